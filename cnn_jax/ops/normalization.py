@@ -1,0 +1,39 @@
+"""Normalisation without parameters."""
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+
+def local_response_norm(
+    x: Float[Array, "batch height width channels"],
+    size: int = 5,
+    k: float = 2.0,
+    alpha: float = 1e-4,
+    beta: float = 0.75,
+    divide_by_size: bool = False,
+) -> Float[Array, "batch height width channels"]:
+    """Divide every channel by the strength of its neighbours: x / (k + alpha * sum x^2)^beta.
+
+    Krizhevsky et al. 2012 ("ImageNet classification with deep convolutional neural networks",
+    section 3.3). The sum runs over the `size` channels around each one, fewer at the ends.
+
+    Args:
+        x: feature maps.
+        size: number of neighbouring channels, the channel itself included; with an even size the
+            extra neighbour lies before it.
+        k, alpha, beta: the paper's constants.
+        divide_by_size: torch and Caffe average the window where the paper sums it: their alpha is
+            `size` times the paper's.
+    """
+    squares = jnp.square(x.astype(jnp.float32))
+    window = lax.reduce_window(
+        squares,
+        0.0,
+        lax.add,
+        (1, 1, 1, size),
+        (1, 1, 1, 1),
+        ((0, 0), (0, 0), (0, 0), (size // 2, (size - 1) // 2)),
+    )
+    scale = k + (alpha / size if divide_by_size else alpha) * window
+    return (x * scale**-beta).astype(x.dtype)

@@ -1,0 +1,199 @@
+"""Pooling over windows, over the whole map and onto a grid, with torch's conventions."""
+
+from collections.abc import Iterator
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float
+
+Pair = tuple[int, int]
+Padding = tuple[Pair, Pair]
+NO_PADDING: Padding = ((0, 0), (0, 0))
+
+
+def max_pool(
+    x: Float[Array, "batch height width channels"],
+    window: Pair,
+    strides: Pair,
+    padding: Padding = NO_PADDING,
+    ceil_mode: bool = False,
+) -> Float[Array, "batch out_height out_width channels"]:
+    """Largest value of each window; padding never wins, NaN does.
+
+    The gradient goes to the first largest value of a window, in reading order.
+
+    Args:
+        x: feature maps.
+        window: rows and columns of the window.
+        strides: step of the window, rows and columns.
+        padding: cells before and after the rows, and before and after the columns.
+        ceil_mode: whether a window that only partly overlaps the padded map counts, as long as
+            it does not start beyond the map and its padding before.
+    """
+    ends = _ends(x.shape[1:3], window, strides, padding, ceil_mode)
+    return _max_pool(x, window, strides, ends, x.shape[1:3])
+
+
+def avg_pool(
+    x: Float[Array, "batch height width channels"],
+    window: Pair,
+    strides: Pair,
+    padding: Padding = NO_PADDING,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+) -> Float[Array, "batch out_height out_width channels"]:
+    """Mean of each window.
+
+    Args:
+        x: feature maps.
+        window: rows and columns of the window.
+        strides: step of the window, rows and columns.
+        padding: zeros before and after the rows, and before and after the columns.
+        ceil_mode: as in `max_pool`; what such a window has beyond the padding is not counted.
+        count_include_pad: whether padding counts as zeros of the mean or not at all.
+    """
+    ends = _ends(x.shape[1:3], window, strides, padding, ceil_mode)
+    sums = lax.reduce_window(
+        x, 0.0, lax.add, (1, *window, 1), (1, *strides, 1), ((0, 0), *ends, (0, 0))
+    )
+    rows, columns = (
+        _cells(*axis, count_include_pad)
+        for axis in zip(x.shape[1:3], sums.shape[1:3], window, strides, padding, strict=True)
+    )
+    counts = np.outer(rows, columns)[None, :, :, None]
+    return sums / jnp.asarray(counts, x.dtype)
+
+
+def global_avg_pool(
+    x: Float[Array, "batch height width channels"],
+) -> Float[Array, "batch channels"]:
+    """Mean over rows and columns."""
+    return jnp.mean(x, axis=(1, 2))
+
+
+def adaptive_avg_pool(
+    x: Float[Array, "batch height width channels"], size: Pair
+) -> Float[Array, "batch out_height out_width channels"]:
+    """Mean over a `size` grid of nearly equal windows that cover the map.
+
+    Torch's rule: cell i of n over a length L averages floor(i L / n) up to, and without,
+    ceil((i + 1) L / n). Windows overlap where n does not divide L, and repeat where n > L.
+    """
+    if x.shape[1:3] == size:
+        return x
+    rows, columns = (
+        jnp.asarray(_averaging(length, count), x.dtype)
+        for length, count in zip(x.shape[1:3], size, strict=True)
+    )
+    return jnp.einsum("nhwc,ih,jw->nijc", x, rows, columns, precision=lax.Precision.HIGHEST)
+
+
+# XLA's gradient of a windowed maximum searches every window again, one cell after another: on a CPU
+# it takes up to fifty times as long as this one, and on a GPU, where it adds atomically, the sum's
+# order, and so its last bits, change from run to run.
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
+def _max_pool(x: Array, window: Pair, strides: Pair, ends: Padding, size: Pair) -> Array:
+    """Max pooling of `x`, whose rows and columns `size` repeats for the gradient."""
+    return _largest(x, window, strides, ends)[0]
+
+
+def _max_pool_forward(
+    x: Array, window: Pair, strides: Pair, ends: Padding, size: Pair
+) -> tuple[Array, Array]:
+    return _largest(x, window, strides, ends)
+
+
+def _max_pool_backward(
+    window: Pair, strides: Pair, ends: Padding, size: Pair, winners: Array, g: Array
+) -> tuple[Array]:
+    """Sums, for each cell of the map, the cotangents of the windows whose maximum it is.
+
+    Cells that are a multiple of the stride apart lie at the same taps of their windows. So the map
+    is made as one plane for every remainder of row and column by the stride, each a sum of
+    shifted cotangents, and the planes are interleaved at the end.
+    """
+    (row_step, column_step), (rows, columns) = strides, g.shape[1:3]
+    # Windows that reach beyond the one that starts at a cell's own multiple of the stride.
+    reach = (window[0] - 1) // row_step, (window[1] - 1) // column_step
+    rows, columns = rows + reach[0], columns + reach[1]
+    around = ((0, 0), (reach[0],) * 2, (reach[1],) * 2, (0, 0))
+    g, winners = jnp.pad(g, around), jnp.pad(winners, around, constant_values=-1)
+
+    empty = jnp.zeros((g.shape[0], rows, columns, g.shape[3]), g.dtype)
+    planes = [[empty] * column_step for _ in range(row_step)]
+    for tap in range(window[0] * window[1]):
+        i, j = divmod(tap, window[1])
+        top, left = reach[0] - i // row_step, reach[1] - j // column_step
+        shifted = (slice(None), slice(top, top + rows), slice(left, left + columns))
+        share = jnp.where(winners[shifted] == tap, g[shifted], 0)
+        planes[i % row_step][j % column_step] += share
+    padded = jnp.stack([jnp.stack(row, axis=3) for row in planes], axis=2)
+    padded = padded.reshape(g.shape[0], rows * row_step, columns * column_step, g.shape[3])
+    # To the map itself, without its padding and with the cells after the last window.
+    edges = [
+        (-before, length + before - covered, 0)
+        for length, (before, _), covered in zip(size, ends, padded.shape[1:3], strict=True)
+    ]
+    return (lax.pad(padded, jnp.zeros((), g.dtype), ((0, 0, 0), *edges, (0, 0, 0))),)
+
+
+_max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+
+
+def _largest(x: Array, window: Pair, strides: Pair, ends: Padding) -> tuple[Array, Array]:
+    """The largest value of each window, and at which of its taps, in reading order, it lies."""
+    taps = _taps(x, window, strides, ends)
+    largest = next(taps)
+    index_type = jnp.int8 if window[0] * window[1] < 128 else jnp.int32
+    winners = jnp.zeros(largest.shape, index_type)
+    for tap, value in enumerate(taps, start=1):
+        wins = (value > largest) | jnp.isnan(value)
+        largest = jnp.where(wins, value, largest)
+        winners = jnp.where(wins, jnp.asarray(tap, index_type), winners)
+    return largest, winners
+
+
+def _taps(x: Array, window: Pair, strides: Pair, ends: Padding) -> Iterator[Array]:
+    """For each cell of the window, in reading order: its value in every window."""
+    x = jnp.pad(x, ((0, 0), *ends, (0, 0)), constant_values=-jnp.inf)
+    last = [length - cells for length, cells in zip(x.shape[1:3], window, strict=True)]
+    for i in range(window[0]):
+        for j in range(window[1]):
+            yield x[:, i : i + last[0] + 1 : strides[0], j : j + last[1] + 1 : strides[1]]
+
+
+def _ends(
+    size: tuple[int, ...], window: Pair, strides: Pair, padding: Padding, ceil_mode: bool
+) -> Padding:
+    """`padding`, lengthened at the end to complete the last window where `ceil_mode` has one."""
+    if not ceil_mode:
+        return padding
+    ends = []
+    for length, cells, stride, (before, after) in zip(size, window, strides, padding, strict=True):
+        last = -(-(length + before + after - cells) // stride)
+        if last * stride >= length + before:
+            last -= 1
+        ends.append((before, max(after, last * stride + cells - length - before)))
+    return tuple(ends)
+
+
+def _cells(
+    length: int, outputs: int, cells: int, stride: int, padding: Pair, count_include_pad: bool
+) -> np.ndarray:
+    """How many of the `cells` along one axis each window counts."""
+    starts = np.arange(outputs) * stride - padding[0]
+    stops = np.minimum(starts + cells, length + padding[1])
+    if not count_include_pad:
+        starts, stops = np.maximum(starts, 0), np.minimum(stops, length)
+    return stops - starts
+
+
+def _averaging(length: int, count: int) -> np.ndarray:
+    """The matrix that averages `length` cells down to `count`, each row one window."""
+    cells, windows = np.arange(length), np.arange(count)[:, None]
+    starts, stops = windows * length // count, -(-(windows + 1) * length // count)
+    inside = (cells >= starts) & (cells < stops)
+    return inside / inside.sum(axis=1, keepdims=True)
