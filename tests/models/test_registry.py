@@ -1,0 +1,155 @@
+"""The table of architectures, and what every one of them promises."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cnn_jax import models
+from cnn_jax.errors import UserError
+
+# One small network of every class, with the options that keep it small.
+FAMILIES = {
+    "alexnet": {"stem": "small", "width": 0.05},
+    "alexnet_paper": {"stem": "small", "width": 0.05},
+    "vgg11": {"stem": "small", "width": 0.05},
+    "vgg11_bn": {"stem": "small", "width": 0.05},
+    "googlenet": {"stem": "small", "width": 0.1},
+    "googlenet_paper": {"stem": "small", "width": 0.1},
+    "inception_v3": {"stem": "small", "width": 0.1},
+    "resnet18": {"stem": "small", "width": 0.05},
+    "resnet20": {"width": 0.25},
+    "resnet50": {"stem": "small", "width": 0.05},
+    "resnext50_32x4d": {"stem": "small", "width": 0.25},
+    "densenet_bc_100_12": {"width": 0.25},
+}
+
+
+def trace(model, image_shape, train=True):
+    """The shapes of a model's variables, logits and features."""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+
+    def run(key, images):
+        keys = {"params": key, "dropout": key}
+        variables = model.init(keys, images, train=True)
+        outputs, _ = model.apply(
+            variables, images, train=train, rngs={"dropout": key}, mutable=["batch_stats"]
+        )
+        return variables, outputs
+
+    return jax.eval_shape(run, key, jax.ShapeDtypeStruct(image_shape, jnp.float32))
+
+
+def test_every_architecture_of_the_house_is_registered():
+    assert {
+        *("alexnet", "alexnet_paper", "googlenet", "googlenet_paper", "inception_v3"),
+        *(f"vgg{depth}{norm}" for depth in (11, 13, 16, 19) for norm in ("", "_bn")),
+        *(f"resnet{depth}" for depth in (18, 34, 50, 101, 152, 20, 32, 44, 56, 110)),
+        *("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d"),
+        *("wide_resnet50_2", "wide_resnet101_2"),
+        *(f"densenet{depth}" for depth in (121, 161, 169, 201)),
+        "densenet_bc_100_12",
+    } == set(models.names())
+
+
+def test_every_architecture_knows_the_common_options():
+    for name in models.names():
+        assert {"width", "dtype", "axis_name", "stem", "dropout_rate"} <= set(models.options(name))
+
+
+def test_options_carry_the_architectures_own_defaults():
+    assert models.options("resnet50")["stem"] == "imagenet"
+    assert models.options("resnet20")["stem"] == "small"
+    # What makes a resnet50 a resnet50 is not an option.
+    assert not {"stage_sizes", "block", "num_classes", "name"} & set(models.options("resnet50"))
+
+
+def test_input_specs():
+    spec = models.input_spec("resnet50")
+    assert (spec.image_size, spec.resize) == (224, 256)
+    assert (spec.mean, spec.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert models.input_spec("alexnet_paper").image_size == 227
+    assert models.input_spec("inception_v3")[:2] == (299, 342)
+    assert models.input_spec("resnet20").image_size == 32
+    # Of torchvision's documentation.
+    minimum = {"alexnet": 63, "vgg16": 32, "googlenet": 15, "inception_v3": 75, "densenet121": 29}
+    for name, size in minimum.items():
+        assert models.input_spec(name).minimum_size == size
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (partial(models.create, "resnet51"), r"unknown model 'resnet51'.*resnet50.*names\(\)"),
+        (partial(models.options, "vgg"), r"unknown model 'vgg'.*vgg1"),
+        (partial(models.input_spec, "???"), r"unknown model '\?\?\?'; .*names\(\)"),
+        (
+            partial(models.create, "vgg11", widht=2.0),
+            "vgg11 has no option 'widht', did you mean width.*stem, width, dropout_rate",
+        ),
+        (partial(models.create, "resnet50", stage_sizes=(1,)), "no option 'stage_sizes'"),
+        (
+            partial(models.create, "resnet50", stem="tiny"),
+            "stem must be one of 'imagenet', 'small'",
+        ),
+        (partial(models.create, "resnet50", width=0.0), "width must be a positive number, not 0.0"),
+        (partial(models.create, "resnet50", width=float("nan")), "width must be a positive"),
+        (partial(models.create, "vgg11", dropout_rate=1.0), "dropout_rate must be at least 0 and"),
+        (partial(models.create, "vgg11", 0), "num_classes must be at least 1, not 0"),
+    ],
+)
+def test_a_users_mistakes_are_named(make, message):
+    with pytest.raises(UserError, match=message) as caught:
+        make()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_logits_features_and_types(name):
+    """In bfloat16, and for images of four channels."""
+    model = models.create(name, 7, dtype=jnp.bfloat16, **FAMILIES[name])
+    variables, (logits, features) = trace(model, (2, 32, 32, 4), train=False)
+    assert (logits.shape, logits.dtype) == ((2, 7), jnp.float32)
+    assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
+    assert {x.dtype for x in features.values()} == {jnp.dtype(jnp.bfloat16)}
+    assert features["pre_logits"].ndim == 2
+    stages = [stage for stage in features if stage.startswith("stage")]
+    assert stages == [f"stage{i}" for i in range(1, len(stages) + 1)]
+    heights = [features[stage].shape[1] for stage in stages]
+    assert heights == sorted(heights, reverse=True)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_an_image_too_small_is_named_with_the_legal_size(name):
+    model = models.create(name, 7, **FAMILIES[name])
+    size = model.minimum_size
+    trace(model, (1, size, size + 1, 1))
+    if size > 1:
+        message = rf"images of {size}x{size - 1} pixels .* is {size}x{size}"
+        with pytest.raises(UserError, match=message):
+            trace(model, (1, size, size - 1, 1))
+
+
+@pytest.mark.parametrize("name", ["resnet20", pytest.param("vgg11_bn", marks=pytest.mark.slow)])
+def test_batch_statistics_are_of_all_devices(name):
+    """Four devices with two images each leave the statistics that one leaves with all eight."""
+    options = FAMILIES[name]
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(8, 32, 32, 3)), jnp.float32)
+    model = models.create(name, 5, dropout_rate=0.0, **options)
+    variables = jax.jit(model.init)(jax.random.key(0), images)
+    (logits, _), together = jax.jit(partial(model.apply, train=True, mutable=["batch_stats"]))(
+        variables, images
+    )
+
+    def step(images):
+        model = models.create(name, 5, dropout_rate=0.0, axis_name="devices", **options)
+        (logits, _), state = model.apply(variables, images, train=True, mutable=["batch_stats"])
+        return logits, state
+
+    divided, apart = jax.pmap(step, axis_name="devices")(images.reshape(4, 2, 32, 32, 3))
+    np.testing.assert_allclose(divided.reshape(8, 5), logits, rtol=1e-3, atol=1e-4)
+    for mine, whole in zip(jax.tree.leaves(apart), jax.tree.leaves(together), strict=True):
+        np.testing.assert_array_equal(mine, jnp.broadcast_to(mine[:1], mine.shape))
+        np.testing.assert_allclose(mine[0], whole, rtol=1e-3, atol=1e-5)
