@@ -1,0 +1,163 @@
+"""The whole augmentation of a run, as flags: which steps, and how strong."""
+
+import dataclasses
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key, Num
+
+from cnn_jax.data.augment import color, geometry, mixing, policies
+from cnn_jax.errors import UserError
+
+# Every step's key is folded with its place in this list, so that switching a step on or off does
+# not change what the others draw. Append to it, never reorder it.
+_STEPS = ("crop", "flip", "affine", "policy", "color_jitter", "pca_color", "erase")
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """What happens to training images, on the device, in this order."""
+
+    output_size: int | None = None
+    """Pixels on a side of the augmented image; default: the canvas's."""
+    crop: Literal["none", "random", "pad", "resized"] = "none"
+    """random: any window; pad: any window after padding; resized: any box of random area and
+    aspect ratio, resampled; none: the whole image."""
+    padding: int = 4
+    """Pixels on every side that `--crop pad` adds."""
+    padding_mode: Literal["constant", "reflect"] = "constant"
+    """What it adds: black, or the mirrored image."""
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    """Smallest and largest share of the area that `--crop resized` keeps."""
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """Smallest and largest width / height of its box."""
+    flip: bool = False
+    """Mirror every second image, left to right."""
+    rotate: float = 0.0
+    """Largest rotation in degrees, either way."""
+    translate: float = 0.0
+    """Largest displacement, as a share of the side."""
+    zoom: tuple[float, float] = (1.0, 1.0)
+    """Smallest and largest factor of the size."""
+    shear: float = 0.0
+    """Largest shear in degrees, either way."""
+    policy: Literal["none", "trivial", "rand"] = "none"
+    """trivial: TrivialAugmentWide; rand: RandAugment."""
+    rand_ops: int = 2
+    """Operations of RandAugment."""
+    rand_magnitude: int = 9
+    """Magnitude of RandAugment, from 0 to 30."""
+    color_jitter: float = 0.0
+    """Largest change of brightness, contrast and saturation, as a share."""
+    hue: float = 0.0
+    """Largest turn of the hue, as a share of the colour circle, up to 0.5."""
+    pca_color: float = 0.0
+    """Standard deviation of AlexNet's shift along the principal colours (0.1 in the paper)."""
+    erase: float = 0.0
+    """Probability of random erasing."""
+    erase_fill: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    """Colour it leaves; default: the mean of ImageNet."""
+    mixup: float = 0.0
+    """Alpha of mixup; with cutmix too, each batch gets one of them."""
+    cutmix: float = 0.0
+    """Alpha of cutmix."""
+
+    def __post_init__(self) -> None:
+        def check(name: str, legal: bool, what: str) -> None:
+            if not legal:
+                flag = name.replace("_", "-")
+                raise UserError(f"--{flag}: {getattr(self, name)} is not {what}")
+
+        check("output_size", self.output_size is None or self.output_size > 0, "a positive number")
+        for name in ("padding", "rotate", "translate", "shear", "rand_ops", "color_jitter"):
+            check(name, getattr(self, name) >= 0, "0 or more")
+        for name in ("pca_color", "mixup", "cutmix"):
+            check(name, getattr(self, name) >= 0, "0 or more")
+        for name in ("crop_ratio", "zoom"):
+            low, high = getattr(self, name)
+            check(name, 0 < low <= high, "a range LOW HIGH with 0 < LOW <= HIGH")
+        low, high = self.crop_scale
+        check("crop_scale", 0 < low <= high <= 1, "a range LOW HIGH with 0 < LOW <= HIGH <= 1")
+        check("shear", self.shear < 90, "less than 90 degrees")
+        check("rand_magnitude", 0 <= self.rand_magnitude < policies.BINS, "from 0 to 30")
+        check("hue", 0 <= self.hue <= 0.5, "from 0 to 0.5")
+        check("erase", 0 <= self.erase <= 1, "a probability from 0 to 1")
+
+
+def augment_example(
+    key: Key[Array, ""],
+    image: Float[Array, "height width channels"],
+    original_size: Num[Array, "2"] | None,
+    config: Augmentation,
+) -> Float[Array, "size size channels"]:
+    """Augments one example; `jax.vmap` it over keys, images and sizes.
+
+    Args:
+        key: the example's own random key.
+        image: its canvas, values in 0..1; three channels where `config` changes colours.
+        original_size: height and width before the image was squashed to the canvas (see
+            :func:`cnn_jax.data.augment.random_resized_crop`); None if it was not.
+        config: the steps and their strengths.
+
+    Returns:
+        A square float32 image of `config.output_size` pixels, values in 0..1.
+
+    Raises:
+        UserError: the image is smaller than a random crop of it.
+    """
+    keys = {name: jax.random.fold_in(key, index) for index, name in enumerate(_STEPS)}
+    image = _crop(keys["crop"], image, original_size, config)
+    if config.flip:
+        image = geometry.random_flip(keys["flip"], image)
+    if config.rotate or config.translate or config.shear or config.zoom != (1.0, 1.0):
+        image = geometry.random_affine(
+            keys["affine"], image, config.rotate, config.translate, config.zoom, config.shear
+        )
+    if config.policy == "trivial":
+        image = policies.trivial_augment_wide(keys["policy"], image)
+    elif config.policy == "rand":
+        image = policies.rand_augment(keys["policy"], image, config.rand_ops, config.rand_magnitude)
+    if config.color_jitter or config.hue:
+        strength = config.color_jitter
+        image = color.color_jitter(
+            keys["color_jitter"], image, strength, strength, strength, config.hue
+        )
+    if config.pca_color:
+        image = color.pca_color(keys["pca_color"], image, config.pca_color)
+    if config.erase:
+        image = geometry.random_erasing(keys["erase"], image, config.erase, fill=config.erase_fill)
+    return image
+
+
+def _crop(
+    key: Key[Array, ""],
+    image: Float[Array, "height width channels"],
+    original_size: Num[Array, "2"] | None,
+    config: Augmentation,
+) -> Float[Array, "size size channels"]:
+    height, width, _ = image.shape
+    size = config.output_size or min(height, width)
+    if config.crop == "resized":
+        return geometry.random_resized_crop(
+            key, image, size, config.crop_scale, config.crop_ratio, original_size
+        )
+    if config.crop == "random":
+        return geometry.random_crop(key, image, size)
+    if (height, width) != (size, size):
+        whole = jnp.array([0, 0, height, width], jnp.float32)
+        image = geometry.crop_and_resize(image, whole, (size, size))
+    if config.crop == "pad":
+        return geometry.pad_and_crop(key, image, config.padding, config.padding_mode)
+    return image
+
+
+def mix(
+    key: Key[Array, ""],
+    images: Float[Array, "batch height width channels"],
+    targets: Float[Array, "batch classes"],
+    config: Augmentation,
+    axis_name: str | None = None,
+) -> tuple[Float[Array, "batch height width channels"], Float[Array, "batch classes"]]:
+    """Mixes the batch's examples as `config` says (see :mod:`cnn_jax.data.augment.mixing`)."""
+    return mixing.mixup_or_cutmix(key, images, targets, config.mixup, config.cutmix, axis_name)

@@ -1,0 +1,101 @@
+"""Resizing and cropping on the host: uint8 RGB images in, uint8 RGB images out.
+
+The arithmetic is Pillow's, whose filters widen with the reduction (antialiasing) and which
+torchvision uses for the published figures; the rounding rules are torchvision's.
+"""
+
+from typing import Literal
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from cnn_jax.errors import UserError
+
+Interpolation = Literal["bilinear", "bicubic"]
+
+_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+
+def resize(
+    image: UInt8[np.ndarray, "height width 3"],
+    size: tuple[int, int],
+    interpolation: Interpolation = "bilinear",
+) -> UInt8[np.ndarray, "new_height new_width 3"]:
+    """Resamples the whole image to ``size`` = (height, width), antialiased."""
+    if image.shape[:2] == size:
+        return image
+    height, width = size
+    return np.array(Image.fromarray(image).resize((width, height), _FILTERS[interpolation]))
+
+
+def resize_shorter_side(
+    image: UInt8[np.ndarray, "height width 3"],
+    size: int,
+    interpolation: Interpolation = "bilinear",
+) -> UInt8[np.ndarray, "new_height new_width 3"]:
+    """Resizes so that the shorter side has ``size`` pixels; the longer side is rounded down."""
+    height, width = image.shape[:2]
+    longer = int(size * max(height, width) / min(height, width))
+    return resize(image, (size, longer) if height <= width else (longer, size), interpolation)
+
+
+def to_square(
+    image: UInt8[np.ndarray, "height width 3"], size: int
+) -> UInt8[np.ndarray, "{size} {size} 3"]:
+    """Squashes the whole image, whatever its shape, to ``size`` x ``size`` pixels.
+
+    This is the training canvas: every batch has one shape, nothing is cut off, and together with
+    the original height and width :func:`cnn_jax.data.augment.random_resized_crop` can sample and
+    resample boxes as if it had the original.
+    """
+    return resize(image, (size, size))
+
+
+def center_crop(
+    image: UInt8[np.ndarray, "height width 3"], size: int
+) -> UInt8[np.ndarray, "{size} {size} 3"]:
+    """The central ``size`` x ``size`` pixels; an image too small for it is padded with zeros."""
+    height, width = image.shape[:2]
+    missing_rows, missing_columns = max(size - height, 0), max(size - width, 0)
+    if missing_rows or missing_columns:
+        rows = (missing_rows // 2, (missing_rows + 1) // 2)
+        columns = (missing_columns // 2, (missing_columns + 1) // 2)
+        image = np.pad(image, (rows, columns, (0, 0)))
+        height, width = image.shape[:2]
+    # Halves round to the even neighbour, as in torchvision.
+    top, left = round((height - size) / 2), round((width - size) / 2)
+    return image[top : top + size, left : left + size]
+
+
+def ten_crop(
+    image: UInt8[np.ndarray, "height width 3"], size: int
+) -> UInt8[np.ndarray, "10 {size} {size} 3"]:
+    """The four corners and the centre, then the same five of the mirrored image.
+
+    The test-time crops of Krizhevsky et al. 2012, section 4.1, in torchvision's order: top left,
+    top right, bottom left, bottom right, centre.
+
+    Raises:
+        UserError: the image has fewer than ``size`` rows or columns.
+    """
+    height, width = image.shape[:2]
+    if min(height, width) < size:
+        raise UserError(
+            f"ten crops of {size} x {size} pixels need an image at least as large, not "
+            f"{height} x {width}: resize its shorter side to {size} or more first"
+        )
+    bottom, right = height - size, width - size
+    return np.stack(
+        [
+            crop
+            for view in (image, image[:, ::-1])
+            for crop in (
+                view[:size, :size],
+                view[:size, right:],
+                view[bottom:, :size],
+                view[bottom:, right:],
+                center_crop(view, size),
+            )
+        ]
+    )

@@ -1,0 +1,171 @@
+"""`tfds:NAME[/CONFIG]`: data sets of the TensorFlow Datasets catalogue, read without TensorFlow."""
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Any
+
+import numpy as np
+
+from cnn_jax.data.decode import decode
+from cnn_jax.data.source import Example, Settings, Source, Split, Subset
+from cnn_jax.errors import UserError
+
+# What a split is called there, the first that exists.
+_SPLITS: dict[Split, tuple[str, ...]] = {
+    "train": ("train",),
+    "eval": ("validation", "test"),
+    "test": ("test", "validation"),
+}
+
+
+class TfdsSource:
+    """Classification on one split of a prepared data set; images stay encoded until they are read.
+
+    Attributes:
+        class_names: the names of the label feature.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        records: Sequence[dict[str, Any]],
+        image_feature: str,
+        label_feature: str,
+        class_names: tuple[str, ...],
+        draft_size: int | None = None,
+    ):
+        """Takes random access to the records, whose images are encoded files."""
+        self.class_names = class_names
+        self._name = name
+        self._records = records
+        self._image_feature = image_feature
+        self._label_feature = label_feature
+        self._draft_size = draft_size
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> Example:
+        record = self._records[index]
+        label = record[self._label_feature]
+        if label < 0:
+            raise UserError(f"{self.describe(index)}: has no label; this split is for submissions")
+        image = decode(
+            record[self._image_feature], name=self.describe(index), draft_size=self._draft_size
+        )
+        return {"image": image, "label": np.int32(label)}
+
+    def describe(self, index: int) -> str:
+        return f"{self._name}[{index}]"
+
+
+def open_tfds(name: str, split: Split, settings: Settings) -> Source:
+    """Opens one split of a data set, which is downloaded and prepared first where possible.
+
+    The split `eval` is `validation`, else `test`; the split `test` is `test`, else `validation`.
+    Where neither exists, both are the last `settings.holdout_fraction` of `train` (whose records
+    TFDS has shuffled), which is then left out of training.
+
+    Data sets are read through array_record files below `settings.data_dir`, or `TFDS_DATA_DIR`, or
+    `~/tensorflow_datasets`. Preparing some of them needs TensorFlow, once.
+
+    Raises:
+        UserError: an unknown name or configuration, a data set that is not prepared and cannot be,
+            or one that is not about classifying images.
+    """
+    if not name:
+        raise UserError("--data tfds: lacks a name, give tfds:NAME or tfds:NAME/CONFIG")
+    if settings.holdout_groups is not None:
+        raise UserError(f"--holdout-groups: tfds:{name} has no file names to group, leave it out")
+    # Imported here: it takes a second, which other data need not wait.
+    import tensorflow_datasets as tfds
+
+    builder = _builder(tfds, name, settings)
+    _prepare(builder, name, settings)
+    features = builder.info.features
+    image_feature = _only(features, tfds.features.Image, "image", name)
+    label_feature = _only(features, tfds.features.ClassLabel, "label", name)
+    available = set(builder.info.splits)
+    chosen = next((place for place in _SPLITS[split] if place in available), "train")
+    if chosen not in available:
+        raise UserError(f"--data tfds:{name}: has no split {chosen!r}, only {_list(available)}")
+    try:
+        records = builder.as_data_source(split=chosen, decoders=_undecoded(tfds, features))
+    except NotImplementedError:
+        raise UserError(
+            f"--data tfds:{name}: {builder.data_dir} holds {builder.info.file_format.value} files; "
+            f"prepare it elsewhere and give that --data-dir: {_command(name, 'DIR')}"
+        ) from None
+    source = TfdsSource(
+        f"tfds:{name} {chosen}",
+        records,
+        image_feature,
+        label_feature,
+        tuple(features[label_feature].names),
+        settings.draft_size,
+    )
+    if chosen != "train" or available & {*_SPLITS["eval"]}:
+        return source
+    boundary = len(source) - max(1, round(len(source) * settings.holdout_fraction))
+    return Subset(source, range(boundary) if split == "train" else range(boundary, len(source)))
+
+
+def _builder(tfds: Any, name: str, settings: Settings) -> Any:
+    """TFDS's own object for a data set, prepared or not."""
+    try:
+        return tfds.builder(name, data_dir=settings.data_dir)
+    except tfds.core.DatasetNotFoundError:
+        nearest = get_close_matches(name, tfds.list_builders(with_community_datasets=False))
+        hint = f"; nearest: {', '.join(nearest)}" if nearest else ""
+        raise UserError(f"--data tfds:{name}: no data set of this name{hint}") from None
+    except ValueError as error:
+        # Unknown configurations and versions; the last line says which there are.
+        reason = " ".join(str(error).split())
+        raise UserError(f"--data tfds:{name}: {reason}") from None
+
+
+def _prepare(builder: Any, name: str, settings: Settings) -> None:
+    """Downloads and prepares a data set unless that has been done."""
+    if builder.is_prepared():
+        return
+    try:
+        builder.download_and_prepare(file_format="array_record")
+    except Exception as error:
+        # A network, a disk and code of any sort stand behind this call.
+        reason = (" ".join(str(error).split()) or type(error).__name__)[:200]
+        raise UserError(
+            f"--data tfds:{name}: not in {builder.data_dir}, and preparing it here failed "
+            f"({reason}); where there is a network and TensorFlow "
+            f"(pip install 'cnn_jax[tfds-prepare]'), run: {_command(name, settings.data_dir)}"
+        ) from error
+
+
+def _command(name: str, data_dir: Any) -> str:
+    place = "" if data_dir is None else f" --data_dir={data_dir}"
+    return f"tfds build {name} --file_format=array_record{place}"
+
+
+def _only(features: Any, kind: type, usual: str, name: str) -> str:
+    """The name of the feature of a kind: the usual one, or the only one."""
+    found = [feature for feature in features if isinstance(features[feature], kind)]
+    if usual in found:
+        return usual
+    if len(found) != 1:
+        raise UserError(
+            f"--data tfds:{name}: needs one feature {usual!r} to classify images by, has "
+            f"{_list(features)}"
+        )
+    return found[0]
+
+
+def _undecoded(tfds: Any, features: Any) -> dict[str, Any]:
+    """Leaves images as the files that they are: TFDS's own decoding is not Pillow's."""
+    return {
+        name: tfds.decode.SkipDecoding()
+        for name in features
+        if isinstance(features[name], tfds.features.Image)
+    }
+
+
+def _list(names: Any) -> str:
+    return ", ".join(sorted(map(str, names)))

@@ -1,0 +1,221 @@
+"""TFDS data sets, made here with TFDS's own builders, read without TensorFlow or a network."""
+
+import io
+import json
+import pickle
+import sys
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from cnn_jax import data
+from cnn_jax.errors import UserError
+
+COUNTS = {"train": 20, "test": 6, "validation": 4}
+
+
+def picture(number: int) -> np.ndarray:
+    return np.random.default_rng(number).integers(0, 256, (4 + number % 3, 5, 3), np.uint8)
+
+
+def png(pixels: np.ndarray) -> io.BytesIO:
+    # TFDS stores what a file object holds as it is; arrays it would encode with TensorFlow.
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    buffer.seek(0)
+    return buffer
+
+
+class Tiny(tfds.core.GeneratorBasedBuilder):
+    """Pictures whose label is their number's remainder by three."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    url_infos: ClassVar = {}  # Else TFDS looks for checksums, with a package it does not install.
+    SPLITS = tuple(COUNTS)
+    FEATURES = tfds.features.FeaturesDict(
+        {
+            "image": tfds.features.Image(shape=(None, None, 3)),
+            "label": tfds.features.ClassLabel(names=["zero", "one", "two"]),
+            "number": tfds.features.Scalar(np.int64),
+        }
+    )
+
+    def _info(self):
+        return tfds.core.DatasetInfo(builder=self, features=self.FEATURES)
+
+    def _split_generators(self, dl_manager):
+        return {split: self._examples(COUNTS[split]) for split in self.SPLITS}
+
+    def _examples(self, count):
+        for number in range(count):
+            yield number, {"image": png(picture(number)), "label": number % 3, "number": number}
+
+    def _generate_examples(self):
+        raise NotImplementedError
+
+
+class TinyTrainOnly(Tiny):
+    """No split for evaluation."""
+
+    SPLITS = ("train",)
+
+
+class TinyTest(Tiny):
+    """A test split but no validation split, and grey pictures."""
+
+    SPLITS = ("train", "test")
+    FEATURES = tfds.features.FeaturesDict(
+        {
+            "picture": tfds.features.Image(shape=(None, None, 1)),
+            "class": tfds.features.ClassLabel(names=["zero", "one", "two"]),
+        }
+    )
+
+    def _examples(self, count):
+        for number in range(count):
+            label = -1 if (count, number) == (COUNTS["test"], 0) else number % 3
+            yield number, {"picture": png(picture(number)[..., 0]), "class": label}
+
+
+class TinyText(Tiny):
+    """Nothing to classify."""
+
+    SPLITS = ("train",)
+    FEATURES = tfds.features.FeaturesDict({"text": tfds.features.Text()})
+
+    def _examples(self, count):
+        yield 0, {"text": "a word"}
+
+
+class TinyBroken(Tiny):
+    """Cannot be prepared, as without a network."""
+
+    def _split_generators(self, dl_manager):
+        raise ConnectionError("no route\nto the host")
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("tfds")
+    for builder in (Tiny, TinyTrainOnly, TinyTest, TinyText):
+        builder(data_dir=directory, file_format="array_record").download_and_prepare()
+    return directory
+
+
+def numbers(source, *, grey: bool = False) -> list[int]:
+    """Which pictures a source holds, found by their pixels."""
+    known = {}
+    for number in range(max(COUNTS.values())):
+        pixels = picture(number)
+        if grey:
+            pixels = np.repeat(pixels[..., :1], 3, -1)
+        known[pixels.tobytes()] = number
+    found = []
+    for index in range(len(source)):
+        example = source[index]
+        number = known[example["image"].tobytes()]
+        assert example["image"].shape == (4 + number % 3, 5, 3)
+        assert example["label"] == number % 3 and example["label"].dtype == np.int32
+        found.append(number)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("split", "place"), [("train", "train"), ("eval", "validation"), ("test", "test")]
+)
+def test_splits_hold_their_examples(data_dir, split, place):
+    source = data.open("tfds:tiny", split, data_dir=data_dir)
+    assert source.class_names == ("zero", "one", "two")
+    assert isinstance(source, data.Source)
+    assert sorted(numbers(source)) == list(range(COUNTS[place]))
+    assert source.describe(2) == f"tfds:tiny {place}[2]"
+    assert "tensorflow" not in sys.modules
+
+
+def test_evaluation_on_the_test_split_and_other_feature_names(data_dir):
+    assert sorted(numbers(data.open("tfds:tiny_test", "train", data_dir=data_dir), grey=True)) == (
+        list(range(COUNTS["train"]))
+    )
+    source = data.open("tfds:tiny_test", "eval", data_dir=data_dir)
+    assert len(source) == COUNTS["test"]
+    unlabelled = []
+    for index in range(len(source)):
+        try:
+            source[index]
+        except UserError as error:
+            unlabelled.append(str(error))
+    assert len(unlabelled) == 1
+    assert "has no label" in unlabelled[0]
+
+
+def test_evaluation_held_out_of_the_only_split(data_dir):
+    def held(split):
+        return numbers(
+            data.open("tfds:tiny_train_only", split, data_dir=data_dir, holdout_fraction=0.2)
+        )
+
+    assert len(held("eval")) == 4
+    assert held("eval") == held("test")
+    assert sorted(held("train") + held("eval")) == list(range(20))
+
+
+def test_a_source_goes_to_worker_processes(data_dir):
+    source = data.open("tfds:tiny", "train", data_dir=data_dir)
+    np.testing.assert_array_equal(
+        pickle.loads(pickle.dumps(source))[3]["image"], source[3]["image"]
+    )
+
+
+def test_the_data_dir_of_the_environment(data_dir, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(data_dir))
+    assert len(data.open("tfds:tiny", "test")) == COUNTS["test"]
+
+
+def problem(spec: str, **settings) -> str:
+    with pytest.raises(UserError) as caught:
+        data.open(spec, "train", **settings)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_an_unknown_name_gives_the_nearest(data_dir):
+    message = problem("tfds:mnits", data_dir=data_dir)
+    assert "no data set of this name" in message
+    assert "mnist" in message
+
+
+def test_no_name():
+    assert "tfds:NAME" in problem("tfds:")
+
+
+def test_an_unknown_configuration(data_dir):
+    assert "foo" in problem("tfds:tiny/foo", data_dir=data_dir)
+
+
+def test_a_set_that_cannot_be_prepared_gives_the_command(tmp_path):
+    message = problem("tfds:tiny_broken", data_dir=tmp_path)
+    assert "no route to the host" in message
+    assert f"tfds build tiny_broken --file_format=array_record --data_dir={tmp_path}" in message
+
+
+def test_a_set_without_images_or_labels(data_dir):
+    assert problem("tfds:tiny_text", data_dir=data_dir).endswith("has text")
+
+
+def test_a_set_prepared_as_tfrecord(tmp_path):
+    builder = Tiny(data_dir=tmp_path, file_format="array_record")
+    builder.download_and_prepare()
+    info = Path(builder.data_dir) / "dataset_info.json"
+    stored = json.loads(info.read_text())
+    info.write_text(json.dumps(stored | {"fileFormat": "tfrecord"}))
+    message = problem("tfds:tiny", data_dir=tmp_path)
+    assert "holds tfrecord files" in message and "--file_format=array_record" in message
+
+
+def test_groups_are_refused(data_dir):
+    assert "--holdout-groups" in problem("tfds:tiny", data_dir=data_dir, holdout_groups="(.)")
