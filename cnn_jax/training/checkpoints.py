@@ -1,0 +1,497 @@
+"""Checkpoints: a training state written whole or not at all, and read back to the last bit.
+
+A checkpoint is the folder `DIRECTORY/STEP/`, written by Orbax under a temporary name and renamed
+when it is complete, so that whatever kills a run, the folders named by a step are whole:
+
+    STEP/state/              the arrays, as Orbax stores a PyTree of nested dicts
+    STEP/manifest/metadata   JSON: path, shape, dtype and CRC-32 of every array
+
+The manifest serves two purposes. A restore compares it with the state that the caller is about to
+fill, before any array is read, and names the leaf that does not fit; and it finds what a rename
+cannot: a file that was truncated, removed or altered afterwards. Such a damaged checkpoint is left
+out in favour of the one before.
+
+Arrays are stored with their global shape, independent of how many devices held them, and placed
+on restore as the caller asks.
+"""
+
+import contextlib
+import errno
+import functools
+import json
+import logging
+import os
+import re
+import shutil
+import sys
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from flax import traverse_util
+from jax.experimental import multihost_utils
+from jaxtyping import PyTree
+
+from cnn_jax.errors import UserError
+
+# The end of a folder's name while Orbax writes it.
+_UNFINISHED = ".orbax-checkpoint-tmp"
+
+# What the operating system says when it refuses to read or write.
+_REFUSALS = tuple(
+    os.strerror(getattr(errno, name))
+    for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO")
+)
+
+
+_T = TypeVar("_T")
+
+
+class _DamagedError(Exception):
+    """A checkpoint's files do not hold what was saved; the message says what is wrong with them."""
+
+
+def save(directory: str | os.PathLike, step: int, state: PyTree, *, keep: int | None = 3) -> None:
+    """Writes `state` as the checkpoint of `step` and returns when it is whole.
+
+    The checkpoint appears under its name in one rename; only then are others removed: all but the
+    newest `keep`, and those of later steps, which belong to a future that the run abandoned when it
+    went back. The same state saved twice at one step is written once.
+
+    Under several processes every process calls this and all return, or raise, together; the first
+    one writes.
+
+    Args:
+      directory: The folder of a run's checkpoints; made if missing.
+      step: The number of finished training steps, which names the checkpoint.
+      state: A pytree of arrays. Under several processes each array must be wholly replicated.
+      keep: How many checkpoints to keep, at least 1, or None for all.
+
+    Raises:
+      UserError: The files cannot be written: a full disk, a quota, a folder without permission.
+        The earlier checkpoints are untouched.
+    """
+    if keep is not None and keep < 1:
+        raise ValueError(f"keep must be at least 1, got {keep}")
+    directory = Path(directory).absolute()
+    failure = None
+    if jax.process_index() == 0:
+        try:
+            _save_locally(directory, step, _leaves_by_path(jax.device_get(state)))
+            _prune(directory, step, keep)
+        except Exception as error:
+            failure = error
+    if any(_gather(failure is not None)):
+        raise failure or UserError(
+            f"{directory}: the first process could not save step {step}; the earlier checkpoints "
+            "are kept"
+        )
+
+
+def restore(
+    directory: str | os.PathLike,
+    like: PyTree,
+    step: int | None = None,
+    *,
+    only: tuple[str, ...] | None = None,
+    notify: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
+) -> tuple[PyTree, int]:
+    """Reads the newest whole checkpoint, or that of `step`, into the structure of `like`.
+
+    Leaves are compared with `like` by path, shape and dtype before anything is read, and never
+    cast. A damaged newest checkpoint gives way to the newest whole one before it; `step` given,
+    nothing else will do.
+
+    Args:
+      directory: The folder of a run's checkpoints.
+      like: A pytree of arrays or `jax.ShapeDtypeStruct`s. A leaf's sharding, where it has one, says
+        where the restored array goes; a NumPy leaf comes back as a NumPy array.
+      step: The checkpoint to read; by default the newest.
+      only: The top-level entries of the saved state that `like` consists of, such as
+        `("params", "model_state")`; the others are left alone. By default all.
+      notify: Receives one line that says which checkpoints were damaged and which one was read.
+
+    Returns:
+      `like` with the stored arrays for leaves, and the step at which they were saved.
+
+    Raises:
+      UserError: There is no checkpoint, or none is whole, or a leaf is missing, unexpected or of
+        another shape or dtype.
+    """
+    directory = Path(directory).absolute()
+    wanted = _leaves_by_path(like)
+    try:
+        arrays, found, notice = _newest_whole(
+            directory, step, lambda path: _read(path, wanted, only)
+        )
+    except Exception:
+        _gather(-1)
+        raise
+    seen = _gather(found)
+    if any(other != found for other in seen):
+        raise UserError(
+            f"{directory}: the processes read different checkpoints (steps {sorted(set(seen))}, "
+            "-1 for none): they must share one file system"
+        )
+    if notice and jax.process_index() == 0:
+        notify(notice)
+    placed = [_place(arrays[path], leaf) for path, leaf in wanted.items()]
+    return jax.tree.unflatten(jax.tree.structure(like), placed), found
+
+
+def leaves(
+    directory: str | os.PathLike, step: int | None = None
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shape and dtype of every array of the newest checkpoint, or of `step`, by path.
+
+    Paths look like `params/Dense_0/kernel`. Only the manifest is read, of the newest checkpoint
+    that has a whole one.
+
+    Raises:
+      UserError: There is no such checkpoint, or its manifest is damaged.
+    """
+    manifest, _, _ = _newest_whole(Path(directory).absolute(), step, _read_manifest)
+    return {path: _spec(entry) for path, entry in manifest.items()}
+
+
+def steps(directory: str | os.PathLike) -> tuple[int, ...]:
+    """The steps that have a checkpoint, ascending; none for a folder that does not exist."""
+    try:
+        names = [entry.name for entry in os.scandir(directory) if entry.is_dir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return ()
+    return tuple(sorted(int(name) for name in names if re.fullmatch("0|[1-9][0-9]*", name)))
+
+
+def latest_step(directory: str | os.PathLike) -> int:
+    """The newest checkpoint's step.
+
+    Raises:
+      UserError: There is none.
+    """
+    found = steps(directory)
+    if not found:
+        raise UserError(f"{os.fspath(directory)}: nothing to resume, no checkpoint there")
+    return found[-1]
+
+
+# Writing.
+
+
+def _save_locally(directory: Path, step: int, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes one checkpoint from this process alone."""
+    target = directory / str(step)
+    manifest = {path: _manifest_entry(array) for path, array in arrays.items()}
+    # Orbax refuses arrays without elements; the manifest says all there is to know about them.
+    filled = {path: array for path, array in arrays.items() if array.size}
+    items = ocp.args.Composite(
+        state=ocp.args.PyTreeSave(_nested(filled)),
+        manifest=ocp.args.JsonSave({"leaves": manifest, "crc32": _manifest_checksum(manifest)}),
+    )
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(directory)
+        if target.exists():
+            if _holds(target, manifest):
+                return
+            _remove(target)
+        with _quiet_orbax(), _checkpointer() as checkpointer:
+            checkpointer.save(target, items)
+        return
+    except Exception as error:
+        _remove_unfinished(directory)
+        refusal = _system_message(error)
+        if refusal is None:
+            raise
+    # Outside the handler, so that the failure and what it holds is gone.
+    raise UserError(
+        f"{directory}: cannot save step {step} ({refusal}): the folder must be writable and "
+        "have room for one more checkpoint; the earlier ones are kept"
+    )
+
+
+def _prune(directory: Path, step: int, keep: int | None) -> None:
+    """Removes the checkpoints after `step` and all but the newest `keep` up to it."""
+    present = steps(directory)
+    earlier = [other for other in present if other <= step]
+    later = [other for other in present if other > step]
+    for other in later + (earlier[:-keep] if keep is not None else []):
+        _remove(directory / str(other))
+
+
+def _remove(path: Path) -> None:
+    """Removes a checkpoint by renaming it first, so that no half of it is ever to be seen."""
+    doomed = path.with_name(f"{path.name}.removed{_UNFINISHED}")
+    path.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _remove_leftovers(directory: Path) -> bool:
+    """Deletes what killed saves and removals left behind; returns whether there was anything."""
+    found = list(directory.glob(f"*{_UNFINISHED}"))
+    for path in found:
+        shutil.rmtree(path, ignore_errors=True)
+    return bool(found)
+
+
+def _remove_unfinished(directory: Path, quiet_seconds: float = 0.3, limit: float = 10.0) -> None:
+    """Deletes a failed save's files, including those that its writes in flight still make.
+
+    Orbax reports the first write that fails and leaves the others running; they end soon, but may
+    bring back a folder that was removed under them.
+    """
+    deadline = time.monotonic() + limit
+    quiet_since = time.monotonic()
+    while time.monotonic() < min(quiet_since + quiet_seconds, deadline):
+        if _remove_leftovers(directory):
+            quiet_since = time.monotonic()
+        time.sleep(0.02)
+
+
+def _system_message(error: BaseException) -> str | None:
+    """The operating system's words if it is what refused to read or write, else None."""
+    if isinstance(error, OSError):
+        return error.strerror
+    # TensorStore's exceptions carry the reason only within their text.
+    return next((words for words in _REFUSALS if words in str(error)), None)
+
+
+# Reading.
+
+
+def _newest_whole(
+    directory: Path, step: int | None, read: Callable[[Path], _T]
+) -> tuple[_T, int, str | None]:
+    """What `read` finds in the newest checkpoint that it does not find damaged, or in `step`'s.
+
+    Returns:
+      What was read, the checkpoint's step, and a line about the damaged ones, if any.
+    """
+    latest_step(directory)  # raises if there is none
+    present = steps(directory)
+    if step is not None and step not in present:
+        there = ", ".join(map(str, present))
+        raise UserError(f"{directory}: no checkpoint of step {step}; there: {there}")
+    damage = []
+    for candidate in present[::-1] if step is None else (step,):
+        try:
+            content = read(directory / str(candidate))
+        except _DamagedError as error:
+            damage.append(f"step {candidate} is damaged ({error})")
+            continue
+        notice = f"{directory}: {', '.join(damage)}; reading step {candidate}" if damage else None
+        return content, candidate, notice
+    raise UserError(f"{directory}: no whole checkpoint: {', '.join(damage)}")
+
+
+def _read(
+    path: Path, wanted: Mapping[str, Any], only: tuple[str, ...] | None
+) -> dict[str, np.ndarray]:
+    """Reads the arrays that `wanted` names, checked against the manifest."""
+    manifest = {
+        name: entry
+        for name, entry in _read_manifest(path).items()
+        if only is None or name.split("/")[0] in only
+    }
+    stored = {name: _spec(entry) for name, entry in manifest.items()}
+    _check_same_leaves(path, stored, wanted)
+    arrays = _read_arrays(path, stored)
+    for name, entry in manifest.items():
+        if _manifest_entry(arrays[name]) != entry:
+            raise _DamagedError(f"{name} is not what was saved")
+    return arrays
+
+
+def _read_arrays(path: Path, stored: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, np.ndarray]:
+    """Reads the stored leaves of a checkpoint to the host."""
+    arrays = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in stored.items()}
+    tree = _nested({name: 0 for name, leaf in stored.items() if leaf.size})
+    if tree:
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        state = ocp.args.PyTreeRestore(tree, restore_args=as_numpy, partial_restore=True)
+        restored = _read_item(path, "state", state)
+        arrays |= traverse_util.flatten_dict(restored, sep="/")
+    return arrays
+
+
+def _read_manifest(path: Path) -> dict[str, dict[str, Any]]:
+    """Reads a checkpoint's manifest: `{leaf path: {shape, dtype, crc32}}`."""
+    content = _read_item(path, "manifest", ocp.args.JsonRestore())
+    if not isinstance(content, dict) or content.get("crc32") != _manifest_checksum(
+        content.get("leaves")
+    ):
+        raise _DamagedError("its manifest is not what was saved")
+    return content["leaves"]
+
+
+def _read_item(path: Path, name: str, arguments: ocp.args.CheckpointArgs) -> Any:
+    """Reads one item of a checkpoint; whatever a broken file makes Orbax raise is damage."""
+    try:
+        with _quiet_orbax(), _checkpointer() as checkpointer:
+            return checkpointer.restore(path, ocp.args.Composite(**{name: arguments}))[name]
+    except MemoryError:
+        raise
+    except Exception as error:
+        reason = _system_message(error)
+    raise _DamagedError(f"its {name} cannot be read" + (f": {reason}" if reason else ""))
+
+
+def _holds(path: Path, manifest: Mapping[str, Any]) -> bool:
+    """Whether the checkpoint at `path` is whole and has exactly these leaves."""
+    try:
+        if _read_manifest(path) != manifest:
+            return False
+        _read(path, {name: _spec(entry) for name, entry in manifest.items()}, only=None)
+    except _DamagedError:
+        return False
+    return True
+
+
+def _check_same_leaves(
+    path: Path, stored: Mapping[str, jax.ShapeDtypeStruct], wanted: Mapping[str, Any]
+) -> None:
+    """Raises a UserError that names the leaves that differ, and how, if any does."""
+    problems = [
+        f"{name} is {_describe(stored[name])} in the checkpoint but {_describe(leaf)} here"
+        for name, leaf in wanted.items()
+        if name in stored and _describe(stored[name]) != _describe(leaf)
+    ]
+    problems += [
+        f"{name}, {_describe(leaf)} here, is missing from the checkpoint"
+        for name, leaf in wanted.items()
+        if name not in stored
+    ]
+    problems += [
+        f"{name}, {_describe(leaf)} in the checkpoint, is unknown here"
+        for name, leaf in stored.items()
+        if name not in wanted
+    ]
+    if problems:
+        shown, more = problems[:3], len(problems) - 3
+        raise UserError(
+            f"{path}: {'; '.join(shown)}{f'; and {more} more' if more > 0 else ''} (the model and "
+            "the optimizer must be those that the run was started with, see its config.json)"
+        )
+
+
+def _place(array: np.ndarray, like: Any) -> Any:
+    """Puts a restored array where `like` is: on the host, as sharded, or on the default device."""
+    if isinstance(like, np.ndarray | np.generic):
+        return array
+    sharding = getattr(like, "sharding", None)
+    if sharding is None or not getattr(like, "committed", True):
+        placed = jnp.asarray(array)
+    else:
+        placed = jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+    if placed.dtype != array.dtype:
+        raise ValueError(f"JAX holds no {array.dtype} unless jax_enable_x64 is set")
+    return placed
+
+
+# Both.
+
+
+def _leaves_by_path(tree: PyTree) -> dict[str, Any]:
+    """The leaves of a pytree by path, as `opt_state/0/mu/Dense_0/kernel`."""
+    found = {}
+    names = set()
+    for keys, leaf in jax.tree.leaves_with_path(tree):
+        path = jax.tree_util.keystr(keys, simple=True, separator="/")
+        name = path.replace("/", ".")  # under which Orbax files it
+        if not hasattr(leaf, "dtype"):
+            raise TypeError(f"{path} must be an array, is {type(leaf).__name__}")
+        if name in names:
+            raise ValueError(f"two leaves have the path {path}")
+        names.add(name)
+        found[path] = leaf
+    return found
+
+
+def _nested(leaves_by_path: Mapping[str, Any]) -> dict[str, Any]:
+    """Leaves by path as nested dicts, the form in which Orbax stores and anyone can read them."""
+    return traverse_util.unflatten_dict(dict(leaves_by_path), sep="/")
+
+
+def _manifest_entry(array: np.ndarray) -> dict[str, Any]:
+    """What the manifest says of an array."""
+    content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    checksum = zlib.crc32(content)
+    return {"shape": list(array.shape), "dtype": array.dtype.name, "crc32": checksum}
+
+
+def _manifest_checksum(manifest: Mapping[str, Any]) -> int:
+    """CRC-32 of the manifest's leaves, so that damage to it is not taken for another model."""
+    return zlib.crc32(json.dumps(manifest, sort_keys=True).encode())
+
+
+def _spec(entry: Mapping[str, Any]) -> jax.ShapeDtypeStruct:
+    """The shape and dtype of a manifest's entry."""
+    return jax.ShapeDtypeStruct(tuple(entry["shape"]), jnp.dtype(entry["dtype"]))
+
+
+def _describe(leaf: Any) -> str:
+    """An array's dtype and shape, as `float32[3,4]`."""
+    return f"{leaf.dtype.name}[{','.join(map(str, leaf.shape))}]"
+
+
+def _gather(value: int) -> list[int]:
+    """`value` as every process has it; all processes must call this."""
+    if jax.process_count() == 1:
+        return [value]
+    return multihost_utils.process_allgather(np.int32(value)).tolist()
+
+
+def _checkpointer() -> ocp.Checkpointer:
+    """An Orbax checkpointer that this process uses on its own, without waiting for others."""
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=jax.process_index(), active_processes={jax.process_index()}
+    )
+    # Trained weights hardly compress; storing them as they are is about twice as fast.
+    state = ocp.PyTreeCheckpointHandler(use_compression=False, multiprocessing_options=alone)
+    manifest = ocp.JsonCheckpointHandler(multiprocessing_options=alone)
+    handler = ocp.CompositeCheckpointHandler(
+        composite_options=ocp.CompositeOptions(multiprocessing_options=alone),
+        state=state,
+        manifest=manifest,
+    )
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
+
+
+@contextlib.contextmanager
+def _quiet_orbax() -> Iterator[None]:
+    """Keeps off the terminal what Orbax says besides raising.
+
+    It logs a failure with its traceback, and abandons the other reads or writes that were under
+    way. Those end later, find that the event loop that waited for them is closed, and report it
+    where exceptions go that nobody can catch. So after a failure, silence about them stays.
+    """
+    previous_hook = sys.unraisablehook
+    if getattr(previous_hook, "func", None) is _report_unraisable:
+        yield  # the silence after an earlier failure still holds
+        return
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    for logger in loggers:
+        logger.addFilter(_keep_record)
+    sys.unraisablehook = functools.partial(_report_unraisable, previous_hook)
+    yield
+    sys.unraisablehook = previous_hook
+    for logger in loggers:
+        logger.removeFilter(_keep_record)
+
+
+def _keep_record(record: logging.LogRecord) -> bool:
+    """False for what Orbax logs and for asyncio's complaint about an abandoned read or write."""
+    abandoned = record.name == "asyncio" and "exception was never retrieved" in record.getMessage()
+    return not abandoned and "orbax" not in Path(record.pathname).parts
+
+
+def _report_unraisable(report: Callable[[Any], None], unraisable: Any) -> None:
+    """Reports an exception that nobody can catch, unless an abandoned read or write raised it."""
+    if "Event loop is closed" not in str(unraisable.exc_value):
+        report(unraisable)

@@ -1,0 +1,266 @@
+"""The loop: batches in, state and rows of metrics out.
+
+Order at a step's end: report, evaluate, save, stop. A run interrupted at any point and resumed goes
+through the same states as one that was not: batch k and every key are functions of (seed, k).
+"""
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from cnn_jax.errors import DivergenceError, UserError
+from cnn_jax.training import checkpoints, parallel
+from cnn_jax.training.logs import RunLog
+from cnn_jax.training.state import TrainState
+from cnn_jax.training.step import Sums, Task
+
+HostBatch = dict[str, np.ndarray]
+Watcher = Callable[[HostBatch, Any], None]
+Callback = Callable[[int, "Evaluation"], None]
+
+
+@runtime_checkable
+class Batches(Protocol):
+    """Training batches: batch k is a function of the seed and k."""
+
+    def iterate(self, start_step: int) -> Iterator[HostBatch]:
+        """Batches start_step, start_step + 1, ... without end."""
+        ...
+
+
+@runtime_checkable
+class EvaluationSet(Protocol):
+    """All of a set's examples once, the last batch padded with `valid` False."""
+
+    def iterate(self) -> Iterator[HostBatch]:
+        """The batches in order, equally many on every process."""
+        ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long a run is and how often things happen, in steps (0: only at the end).
+
+    Attributes:
+        total_steps: length of the run.
+        report_every, evaluate_every, checkpoint_every: periods.
+        keep: number of checkpoints kept.
+        accumulate: parts that each batch is worked through in.
+        ema_decay: moving average of the parameters, or None.
+        batch_size: examples a step, over all devices.
+    """
+
+    total_steps: int
+    batch_size: int
+    report_every: int = 50
+    evaluate_every: int = 0
+    checkpoint_every: int = 0
+    keep: int = 3
+    accumulate: int = 1
+    ema_decay: float | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The outcome of one pass over a set.
+
+    Attributes:
+        metrics: the summary of the sums.
+        sums: the sums themselves (confusion matrix, calibration bins, ...).
+    """
+
+    metrics: dict[str, float]
+    sums: Sums
+
+
+def evaluate(
+    task: Task,
+    step_function: Callable[[TrainState, Any], tuple[Sums, Any]],
+    state: TrainState,
+    batches: EvaluationSet,
+    *,
+    watch: Watcher | None = None,
+) -> Evaluation:
+    """Every example of a set once, its sums added up, its metrics divided out at the end.
+
+    Args:
+        task: see `Task`.
+        step_function: from `parallel.compile_evaluation_step`.
+        state: what to evaluate.
+        batches: the set.
+        watch: shown every (host batch, predictions) of this process, for pictures and exports.
+    """
+    total, started, examples = None, time.perf_counter(), 0
+    for host, batch in parallel.prefetch(batches.iterate()):
+        sums, predictions = step_function(state, batch)
+        if watch is not None:
+            watch(host, parallel.merge(predictions))
+        sums = jax.tree.map(np.asarray, sums)
+        total = sums if total is None else jax.tree.map(np.add, total, sums)
+        examples = int(total["examples"])
+    if not examples:
+        raise UserError("--data: the evaluation set holds no example")
+    metrics = task.summarize(total)
+    metrics["examples_per_second"] = examples / (time.perf_counter() - started)
+    return Evaluation(metrics, total)
+
+
+def train(
+    state: TrainState,
+    task: Task,
+    optimizer: optax.GradientTransformation,
+    batches: Batches,
+    evaluation_set: EvaluationSet,
+    plan: Plan,
+    log: RunLog,
+    key: jax.Array,
+    checkpoint_directory: Path,
+    *,
+    learning_rate: optax.Schedule | None = None,
+    watch: Watcher | None = None,
+    on_evaluation: Callback | None = None,
+) -> TrainState:
+    """Train from `state.step` to the plan's end, or until asked to stop by SIGTERM or Ctrl-C.
+
+    Args:
+        state: first state, fresh or restored.
+        task, optimizer, plan: what is trained, and how.
+        batches: training examples.
+        evaluation_set: held-out examples.
+        log: where rows of metrics go.
+        key: the run's root key.
+        checkpoint_directory: where states are saved.
+        learning_rate: reported with the training metrics.
+        watch: see `evaluate`.
+        on_evaluation: called with (step, evaluation) after each evaluation.
+
+    Raises:
+        DivergenceError: the loss is not finite; the last good checkpoint is left as it is.
+        UserError: on unreadable data (the state is saved first) or a full disk.
+    """
+    train_step = parallel.compile_train_step(
+        task, optimizer, accumulate=plan.accumulate, ema_decay=plan.ema_decay
+    )
+    evaluation_step = parallel.compile_evaluation_step(task)
+    step = int(state.step)
+    saved = step if step else None
+    state = parallel.replicate(state)
+    interval = _Interval(task, plan.batch_size)
+
+    def save() -> None:
+        nonlocal saved
+        interval.check(step)
+        if saved != step:
+            checkpoints.save(checkpoint_directory, step, state, keep=plan.keep)
+            saved = step
+
+    with _stop_signals() as stop:
+        previous = None
+        examples = parallel.prefetch(batches.iterate(step))
+        while step < plan.total_steps:
+            try:
+                _, batch = next(examples)
+            except UserError:
+                save()
+                raise
+            state, sums = train_step(state, batch, key)
+            step += 1
+            # At most one step is queued: batches do not pile up on the device.
+            jax.block_until_ready(previous)
+            previous = sums
+            interval.add(sums)
+            log.advance(step)
+            if _due(step, plan.report_every, plan.total_steps):
+                row = interval.close(step)
+                if learning_rate is not None:
+                    row["learning_rate"] = float(learning_rate(step - 1))
+                log.report(step, "train", row)
+            stopping = parallel.agreed_stop(stop.is_set(), step)
+            if not stopping and _due(step, plan.evaluate_every, plan.total_steps):
+                with interval.paused():
+                    log.phase("evaluating")
+                    evaluation = evaluate(task, evaluation_step, state, evaluation_set, watch=watch)
+                    log.report(step, "eval", evaluation.metrics)
+                    if on_evaluation is not None:
+                        on_evaluation(step, evaluation)
+            if stopping or _due(step, plan.checkpoint_every, plan.total_steps):
+                with interval.paused():
+                    save()
+            if stopping:
+                log.message(f"stopped at step {step} of {plan.total_steps}; --resume continues")
+                break
+    return state
+
+
+class _Interval:
+    """Sums and time since the last report. Values stay on the device until the report."""
+
+    def __init__(self, task: Task, batch_size: int) -> None:
+        self._task, self._batch_size = task, batch_size
+        self._add = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b))
+        self._sums, self._steps, self._started = None, 0, time.perf_counter()
+
+    def add(self, sums: Sums) -> None:
+        self._sums = sums if self._sums is None else self._add(self._sums, sums)
+        self._steps += 1
+
+    def check(self, step: int) -> None:
+        """Raise DivergenceError when the loss of a step since the last report was not finite."""
+        if self._sums is not None and not math.isfinite(float(self._sums["loss"])):
+            raise DivergenceError(
+                f"the training loss is not finite by step {step}; the last good checkpoint is "
+                "kept; a lower --learning-rate or --clip-norm 1 may help"
+            )
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the time spent inside out of the rate of training."""
+        began = time.perf_counter()
+        yield
+        self._started += time.perf_counter() - began
+
+    def close(self, step: int) -> dict[str, float]:
+        sums = jax.tree.map(np.asarray, self._sums)
+        self.check(step)
+        elapsed = time.perf_counter() - self._started
+        row = self._task.summarize(sums)
+        row["gradient_norm"] = float(sums["gradient_norm"] / sums["steps"])
+        row["examples_per_second"] = self._steps * self._batch_size / elapsed
+        self._sums, self._steps, self._started = None, 0, time.perf_counter()
+        return row
+
+
+def _due(step: int, every: int, total: int) -> bool:
+    return step == total or (every > 0 and step % every == 0)
+
+
+@contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    """An event that SIGTERM and the first Ctrl-C set; a second Ctrl-C interrupts at once."""
+    stop = threading.Event()
+
+    def request(number: int, _frame: Any) -> None:
+        if number == signal.SIGINT and stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    previous = {s: signal.signal(s, request) for s in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

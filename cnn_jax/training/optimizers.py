@@ -1,0 +1,145 @@
+"""Optimizers and learning-rate schedules by name."""
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import optax
+from jax.tree_util import DictKey
+
+from cnn_jax.errors import UserError
+
+SCHEDULES = ("constant", "step", "cosine", "polynomial")
+
+# Their updates want the loss's value or another function besides the gradient.
+_MORE_THAN_GRADIENTS = {"lbfgs", "momo", "momo_adam", "sophia", "schedule_free"}
+
+
+def schedule(
+    name: str,
+    learning_rate: float,
+    total_steps: int,
+    *,
+    warmup: int = 0,
+    warmup_start: float = 0.0,
+    milestones: Sequence[float] = (0.5, 0.75),
+    factor: float = 0.1,
+    power: float = 0.9,
+    final: float = 0.0,
+) -> optax.Schedule:
+    """The learning rate by step.
+
+    Args:
+        name: `constant`; `step` (times `factor` at each milestone); `cosine` (Loshchilov & Hutter
+            2017, one half period down to `final`); `polynomial` (to `final`, by `power`).
+        learning_rate: its highest value, reached after the warm-up.
+        total_steps: length of the run.
+        warmup: steps of linear increase at the start, within the total.
+        warmup_start: where the warm-up starts, as a share of `learning_rate`.
+        milestones: when to drop, as shares of the whole run (0.5 is half-way).
+        factor: what a drop multiplies the learning rate by.
+        power: exponent of the polynomial.
+        final: last value, as a share of `learning_rate`.
+
+    Raises:
+        UserError: on an unknown name, or a warm-up that is not shorter than the run.
+    """
+    if name not in SCHEDULES:
+        raise UserError(f"--schedule {name}: unknown; one of {', '.join(SCHEDULES)}")
+    if not 0 <= warmup < max(total_steps, 1):
+        raise UserError(
+            f"--warmup {warmup}: must be at least 0 and less than the {total_steps} steps"
+        )
+    after = total_steps - warmup
+    if name == "constant":
+        main = optax.constant_schedule(learning_rate)
+    elif name == "step":
+        # Milestones count from the start of the run, the joined schedule from the warm-up's end.
+        drops = {round(m * total_steps) - warmup: factor for m in milestones}
+        main = optax.piecewise_constant_schedule(learning_rate, drops)
+    elif name == "cosine":
+        main = optax.cosine_decay_schedule(learning_rate, after, alpha=final)
+    else:
+        main = optax.polynomial_schedule(learning_rate, final * learning_rate, power, after)
+    if not warmup:
+        return main
+    ramp = optax.linear_schedule(warmup_start * learning_rate, learning_rate, warmup)
+    return optax.join_schedules([ramp, main], [warmup])
+
+
+def optimizer(
+    name: str,
+    learning_rate: optax.ScalarOrSchedule,
+    *,
+    options: Mapping[str, Any] | None = None,
+    weight_decay: float = 0.0,
+    decay_mask: Callable[[Any], Any] | None = None,
+    clip_norm: float | None = None,
+) -> optax.GradientTransformation:
+    """Any optimizer of optax by its name there.
+
+    Args:
+        name: of a function of `optax` or `optax.contrib` that takes a learning rate.
+        learning_rate: number or schedule.
+        options: its other arguments (`momentum`, `nesterov`, `b1`, `eps`, ...).
+        weight_decay: given to an optimizer that has its own (AdamW's is decoupled), else added to
+            the gradient as L2 regularisation is.
+        decay_mask: from params to a tree of booleans: what weight decay applies to; None, to all.
+        clip_norm: bound on the global norm of the gradient.
+
+    Raises:
+        UserError: on an unknown name or option; names the nearest or the legal ones.
+    """
+    build, legal = _named(name), legal_options(name)
+    options = dict(options or {})
+    if unknown := sorted(set(options) - legal):
+        raise UserError(
+            f"--optimizer {name}: has no option {unknown[0]!r}; it has {', '.join(sorted(legal))}"
+        )
+    parts = [] if clip_norm is None else [optax.clip_by_global_norm(clip_norm)]
+    if "weight_decay" in legal:
+        options.setdefault("weight_decay", weight_decay)
+        parameters = inspect.signature(build).parameters
+        mask_name = "mask" if "mask" in parameters else "weight_decay_mask"
+        if decay_mask is not None and mask_name in parameters:
+            options[mask_name] = decay_mask
+    elif weight_decay:
+        parts.append(optax.add_decayed_weights(weight_decay, decay_mask))
+    return optax.chain(*parts, build(learning_rate, **options))
+
+
+def legal_options(name: str) -> set[str]:
+    """The arguments that an optimizer takes besides its learning rate and masks.
+
+    Raises:
+        UserError: on an unknown name; names the nearest.
+    """
+    arguments = set(inspect.signature(_named(name)).parameters)
+    return arguments - {"learning_rate", "mask", "weight_decay_mask"}
+
+
+def kernels_only(params: Any) -> Any:
+    """Weight decay for kernels alone, not for biases nor normalisation's scales."""
+    return jax.tree.map_with_path(
+        lambda path, _: isinstance(path[-1], DictKey) and path[-1].key == "kernel", params
+    )
+
+
+def _named(name: str) -> Callable[..., optax.GradientTransformation]:
+    known = {
+        n: f
+        for module in (optax.contrib, optax)
+        for n, f in vars(module).items()
+        if inspect.isfunction(f)
+        and "learning_rate" in inspect.signature(f).parameters
+        and not n.startswith(("_", "scale_by_"))
+        and n not in _MORE_THAN_GRADIENTS
+    }
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3) or ["sgd", "adamw"]
+        raise UserError(
+            f"--optimizer {name}: optax has none of that name; nearest: {', '.join(near)}"
+        )
+    return known[name]

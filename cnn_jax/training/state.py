@@ -1,0 +1,49 @@
+"""What a run knows at a step: arrays only, no functions and no keys."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+
+class TrainState(struct.PyTreeNode):
+    """The state of training. Its leaves may be arrays, or shapes, or whatever maps over a tree.
+
+    Attributes:
+        step: number of updates made, int32 [].
+        params: what the optimizer changes.
+        model_state: what the model changes while training (batch statistics).
+        opt_state: the optimizer's state.
+        ema: exponential moving average of (params, model_state), or None.
+    """
+
+    step: Any
+    params: Any
+    model_state: Any
+    opt_state: Any
+    ema: tuple[Any, Any] | None = None
+
+
+def create(
+    params: Any, model_state: Any, optimizer: optax.GradientTransformation, *, ema: bool = False
+) -> TrainState:
+    """The state before the first step; with `ema` the average starts from these values."""
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        model_state=model_state,
+        opt_state=optimizer.init(params),
+        # Copies: a donated buffer must appear in the state only once.
+        ema=_copy((params, model_state)) if ema else None,
+    )
+
+
+def evaluated(state: TrainState) -> tuple[Any, Any]:
+    """The (params, model_state) that evaluation uses: the moving average where there is one."""
+    return (state.params, state.model_state) if state.ema is None else state.ema
+
+
+def _copy(tree: Any) -> Any:
+    return jax.tree.map(jnp.copy, tree)

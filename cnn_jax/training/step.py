@@ -1,0 +1,128 @@
+"""One step of training, and one of evaluation, as pure functions.
+
+They run on one device as they are, and on many under `pmap` with an `axis_name` (see
+`cnn_jax.training.parallel`). A batch's sums are added over devices before anything is divided, so
+that results do not depend on how examples fall on devices.
+"""
+
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Key
+
+from cnn_jax.training import prng
+from cnn_jax.training.state import TrainState, evaluated
+
+Batch = dict[str, Array | np.ndarray]
+Sums = dict[str, Any]
+
+
+@runtime_checkable
+class Task(Protocol):
+    """What training needs to know of a task: five functions, hashable as a whole."""
+
+    def init(self, key: Key[Array, ""]) -> tuple[Any, Any]:
+        """Fresh (params, model_state)."""
+        ...
+
+    def loss(
+        self, params: Any, model_state: Any, batch: Batch, keys: dict[str, Key[Array, ""]]
+    ) -> tuple[Array, tuple[Any, Sums]]:
+        """The loss summed over a batch's valid examples, and (new model_state, sums).
+
+        `sums["examples"]` counts the valid examples; every other entry adds over batches too.
+        """
+        ...
+
+    def predict(self, params: Any, model_state: Any, batch: Batch) -> Any:
+        """Predictions, one per example along the leading axis, without augmentation."""
+        ...
+
+    def measure(self, predictions: Any, batch: Batch) -> Sums:
+        """Per-example metrics of the valid examples, reduced to sums that add over batches."""
+        ...
+
+    def summarize(self, sums: Sums) -> dict[str, float]:
+        """The metrics themselves, from sums over a whole set (on the host)."""
+        ...
+
+
+def train_step(
+    state: TrainState,
+    batch: Batch,
+    key: Key[Array, ""],
+    *,
+    task: Task,
+    optimizer: optax.GradientTransformation,
+    accumulate: int = 1,
+    ema_decay: float | None = None,
+    axis_name: str | None = None,
+) -> tuple[TrainState, Sums]:
+    """One update of the state from one batch.
+
+    Args:
+        state: the state before the step.
+        batch: this device's examples, leading axis a multiple of `accumulate`.
+        key: the run's root key, the same at every step.
+        task: see `Task`.
+        optimizer: gradient transformation.
+        accumulate: number of parts that the batch is worked through in; the gradient is that of
+            the whole batch.
+        ema_decay: weight of the old moving average, for a state that keeps one.
+        axis_name: mapped axis over which gradients and sums are added.
+
+    Returns:
+        The state after the step, and the sums of the whole batch: the task's own, `steps` (1) and
+        `gradient_norm`.
+    """
+
+    def part(model_state: Any, batch: Batch, index: int | Array) -> tuple[Any, tuple[Any, Sums]]:
+        keys = prng.step_keys(key, state.step, axis_name, index)
+        gradient = jax.value_and_grad(task.loss, has_aux=True)
+        (_, (model_state, sums)), grads = gradient(state.params, model_state, batch, keys)
+        return model_state, (grads, sums)
+
+    if accumulate == 1:
+        model_state, (grads, sums) = part(state.model_state, batch, 0)
+    else:
+        model_state, (grads, sums) = _accumulated(part, state.model_state, batch, accumulate)
+    if axis_name is not None:
+        grads, sums = jax.lax.psum((grads, sums), axis_name)
+    grads = jax.tree.map(lambda g: g / jnp.maximum(sums["examples"], 1), grads)
+
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    ema = state.ema
+    if ema is not None and ema_decay is not None:
+        ema = optax.incremental_update((params, model_state), ema, 1.0 - ema_decay)
+    sums |= {"steps": jnp.ones(()), "gradient_norm": optax.tree.norm(grads)}
+    return TrainState(state.step + 1, params, model_state, opt_state, ema), sums
+
+
+def evaluation_step(
+    state: TrainState, batch: Batch, *, task: Task, axis_name: str | None = None
+) -> tuple[Sums, Any]:
+    """The sums of a batch's metrics over all devices, and this device's predictions."""
+    predictions = task.predict(*evaluated(state), batch)
+    sums = task.measure(predictions, batch)
+    return (sums if axis_name is None else jax.lax.psum(sums, axis_name)), predictions
+
+
+def _accumulated(part: Any, model_state: Any, batch: Batch, accumulate: int) -> Any:
+    """Gradients and sums added over equal parts of a batch, one part in memory at a time."""
+    parts = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), batch)
+    first = jax.tree.map(lambda x: x[0], parts)
+    zeros = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(part, model_state, first, 0)[1]
+    )
+
+    def body(carry: Any, xs: Any) -> Any:
+        model_state, total = carry
+        model_state, new = part(model_state, *xs)
+        return (model_state, jax.tree.map(jnp.add, total, new)), None
+
+    carry, _ = jax.lax.scan(body, (model_state, zeros), (parts, jnp.arange(accumulate)))
+    return carry

@@ -1,0 +1,272 @@
+"""What a model costs, told before the first step: parameters, arithmetic and memory.
+
+Everything is read off abstract traces; nothing is computed or compiled.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+import optax
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
+from rich.console import Console
+from rich.table import Table
+
+# More top-level modules than this are shown by groups of one kind.
+MAX_ROWS = 24
+
+# In place of the class of a module that evaluation does not call, such as an auxiliary head.
+TRAINING_ONLY = "(training)"
+
+# A batch by whose size its activations are told from parameters: no kernel has such a side.
+_MANY = 9973
+
+
+@dataclass(frozen=True)
+class ModuleSummary:
+    """One top-level module of a model.
+
+    Attributes:
+        name: its name in the parameters.
+        kind: its class; `TRAINING_ONLY` where evaluation does not call it.
+        parameters: number of trained numbers.
+        multiply_adds: multiplications of its convolutions and matrix products for one example.
+        output: shape of its (first) output for one example, without the batch's axis.
+    """
+
+    name: str
+    kind: str
+    parameters: int
+    multiply_adds: int
+    output: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ModelSummary:
+    """What a model costs.
+
+    Attributes:
+        modules: top-level modules in the order they are called.
+        parameters, batch_statistics: numbers trained, and running statistics kept.
+        multiply_adds: of the forward pass of one example, with what no module owns. A FLOP count
+            is twice this.
+        parameter_bytes: memory of the parameters, and of the gradients too.
+        optimizer_bytes: memory of the optimizer's state; None if no optimizer was given.
+        activation_bytes: memory that one example's forward pass leaves to the backward pass. The
+            compiler may keep less (by computing again) or need more (as work space): an estimate.
+    """
+
+    modules: tuple[ModuleSummary, ...]
+    parameters: int
+    batch_statistics: int
+    multiply_adds: int
+    parameter_bytes: int
+    optimizer_bytes: int | None
+    activation_bytes: int
+
+
+def summarize(
+    model: nn.Module,
+    *inputs: Any,
+    variables: Any = None,
+    optimizer: optax.GradientTransformation | None = None,
+) -> ModelSummary:
+    """Count a model's parameters, arithmetic and memory.
+
+    Args:
+        model: called as `model.apply(variables, *inputs, train=False)`.
+        inputs: arrays or `jax.ShapeDtypeStruct`s of a batch of one example.
+        variables: the model's variables or their shapes, where the caller has them.
+        optimizer: to count its state.
+    """
+    if variables is None:
+        key = jax.random.key(0)
+        keys = {"params": key, "dropout": key}
+        # Auxiliary heads have variables while training only.
+        variables = jax.eval_shape(lambda *args: model.init(keys, *args, train=True), *inputs)
+    calls: dict[str, tuple[str, tuple[int, ...]]] = {}
+
+    def record(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        """Note the class and the output of each top-level module at its first call."""
+        output = call(*args, **kwargs)
+        if len(context.module.path) == 1 and context.method_name == "__call__":
+            shape = next((x.shape for x in jax.tree.leaves(output)), ())
+            calls.setdefault(context.module.path[0], (type(context.module).__name__, shape[1:]))
+        return output
+
+    def forward(variables: Any, *inputs: Any) -> Any:
+        return model.apply(variables, *inputs, train=False)
+
+    with nn.intercept_methods(record):
+        jaxpr = jax.make_jaxpr(forward)(variables, *inputs)
+    costs = _multiply_adds_by_module(jaxpr.jaxpr)
+    params = variables["params"]
+    for name in params:
+        calls.setdefault(name, (TRAINING_ONLY, ()))
+    modules = tuple(
+        ModuleSummary(name, kind, _count(params.get(name, ())), costs.get(name, 0), output)
+        for name, (kind, output) in calls.items()
+        if name in params or name in costs
+    )
+    state = None if optimizer is None else jax.eval_shape(optimizer.init, params)
+    return ModelSummary(
+        modules=modules,
+        parameters=_count(params),
+        batch_statistics=_count(variables.get("batch_stats", ())),
+        multiply_adds=sum(costs.values()),
+        parameter_bytes=_bytes(params),
+        optimizer_bytes=None if state is None else _bytes(state),
+        activation_bytes=_residual_bytes(forward, variables, inputs),
+    )
+
+
+def print_summary(summary: ModelSummary, console: Console, title: str = "") -> None:
+    """Print a table of the modules on a terminal, and the totals anywhere.
+
+    Args:
+        summary: from `summarize`.
+        console: where to print.
+        title: the model's name and input, such as `resnet18, 224x224x3`.
+    """
+    if console.is_terminal:
+        console.print(_table(summary, title))
+    elif title:
+        console.print(title, highlight=False, markup=False)
+    for line in totals(summary):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def totals(summary: ModelSummary) -> list[str]:
+    """The summary's totals as two lines of text."""
+    arithmetic = [
+        f"{summary.parameters:,} parameters",
+        f"{_scaled(summary.multiply_adds).strip()} multiply-adds "
+        f"({_scaled(2 * summary.multiply_adds)}FLOPs) an example",
+    ]
+    if summary.batch_statistics:
+        arithmetic.insert(1, f"{summary.batch_statistics:,} batch statistics")
+    memory = [f"parameters {_scaled(summary.parameter_bytes)}B"]
+    memory.append(f"gradients {_scaled(summary.parameter_bytes)}B")
+    if summary.optimizer_bytes is not None:
+        memory.append(f"optimizer {_scaled(summary.optimizer_bytes)}B")
+    memory.append(f"activations about {_scaled(summary.activation_bytes)}B an example")
+    return [", ".join(arithmetic), "memory: " + ", ".join(memory)]
+
+
+def _table(summary: ModelSummary, title: str) -> Table:
+    table = Table(title=title or None, title_justify="left")
+    table.add_column("module")
+    table.add_column("kind")
+    for heading in ("output", "parameters", "multiply-adds"):
+        table.add_column(heading, justify="right")
+    for row in _folded(summary.modules):
+        output = "x".join(str(size) for size in row.output)
+        table.add_row(row.name, row.kind, output, f"{row.parameters:,}", _scaled(row.multiply_adds))
+    return table
+
+
+def _folded(modules: tuple[ModuleSummary, ...]) -> list[ModuleSummary]:
+    """The modules, or, of many, one row for neighbours whose names differ in the last number."""
+    if len(modules) <= MAX_ROWS:
+        return list(modules)
+    groups: list[list[ModuleSummary]] = []
+    for module in modules:
+        stem = (module.name.rstrip("0123456789"), module.kind)
+        if groups and stem == (groups[-1][0].name.rstrip("0123456789"), module.kind):
+            groups[-1].append(module)
+        else:
+            groups.append([module])
+    return [
+        group[0]
+        if len(group) == 1
+        else ModuleSummary(
+            name=f"{group[0].name} … {group[-1].name}",
+            kind=f"{len(group)} x {group[0].kind}",
+            parameters=sum(module.parameters for module in group),
+            multiply_adds=sum(module.multiply_adds for module in group),
+            output=group[-1].output,
+        )
+        for group in groups
+    ]
+
+
+def _multiply_adds_by_module(jaxpr: Jaxpr) -> dict[str, int]:
+    """Multiply-adds by top-level module; what no module owns is under the model's own name.
+
+    flax names the scope of every equation: `ResNet/stage1_block0/conv1`.
+    """
+    costs: dict[str, int] = {}
+    for equation in jaxpr.eqns:
+        cost = _multiply_adds(equation)
+        if cost:
+            scope = str(equation.source_info.name_stack).split("/")
+            name = scope[1] if len(scope) > 1 else scope[0]
+            costs[name] = costs.get(name, 0) + cost
+    return costs
+
+
+def _multiply_adds(equation: JaxprEqn) -> int:
+    """Multiplications of one equation, with those of the functions it calls."""
+    params = equation.params
+    match equation.primitive.name:
+        case "dot_general":
+            (contracted, _), _ = params["dimension_numbers"]
+            shape = equation.invars[0].aval.shape
+            return equation.outvars[0].aval.size * math.prod(shape[axis] for axis in contracted)
+        case "conv_general_dilated":
+            kernel = equation.invars[1].aval
+            out_channels = kernel.shape[params["dimension_numbers"].rhs_spec[0]]
+            # A transposed convolution's dilated input is zeros for the most part.
+            dilution = math.prod(params["lhs_dilation"])
+            return equation.outvars[0].aval.size * kernel.size // out_channels // dilution
+        case "cond":  # One branch runs: the dearest is counted.
+            return max(sum(map(_multiply_adds, b.jaxpr.eqns)) for b in params["branches"])
+        case _:
+            times = params["length"] if equation.primitive.name == "scan" else 1
+            inner = sum(_multiply_adds(e) for called in _called(params) for e in called.eqns)
+            return times * inner
+
+
+def _called(params: dict[str, Any]) -> Iterator[Jaxpr]:
+    """The functions among an equation's parameters (of pjit, scan, custom_vjp_call, …)."""
+    for value in params.values():
+        if isinstance(value, ClosedJaxpr):
+            yield value.jaxpr
+        elif isinstance(value, Jaxpr):
+            yield value
+
+
+def _residual_bytes(forward: Any, variables: Any, inputs: tuple[Any, ...]) -> int:
+    """Bytes that differentiating by the parameters keeps for the backward pass."""
+
+    def pull_back(variables: Any, inputs: tuple[Any, ...]) -> Any:
+        def of_params(params: Any) -> Any:
+            return forward({**variables, "params": params}, *inputs)
+
+        return jax.vjp(of_params, variables["params"])[1]
+
+    many = [jax.ShapeDtypeStruct((_MANY, *x.shape[1:]), x.dtype) for x in inputs]
+    residuals = jax.eval_shape(pull_back, variables, tuple(many))
+    # The function that runs backwards is a tree whose leaves are what it remembers: activations,
+    # and parameters, which are counted elsewhere.
+    leaves = [x for x in jax.tree.leaves(residuals) if x.ndim and x.shape[0] == _MANY]
+    return _bytes(leaves) // _MANY
+
+
+def _count(tree: Any) -> int:
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+def _bytes(tree: Any) -> int:
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _scaled(number: int) -> str:
+    """Four digits and a decimal prefix: `1.814 G`."""
+    for prefix, size in (("T", 10**12), ("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if number >= size:
+            return f"{number / size:.4g} {prefix}"
+    return f"{number} "

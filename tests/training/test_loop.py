@@ -1,0 +1,218 @@
+"""Whole runs of a task so small that they take seconds: interrupted, resumed, gone wrong."""
+
+import json
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from cnn_jax.errors import DivergenceError, UserError
+from cnn_jax.training import checkpoints, loop, parallel, prng
+from cnn_jax.training.logs import TIMING_KEYS, RunLog
+from cnn_jax.training.state import create
+
+FEATURES, CLASSES, ROWS, STEPS = 5, 3, 8, 8
+
+
+class Linear:
+    """Softmax regression with dropout on its inputs, so that keys matter too."""
+
+    def __init__(self):
+        self.traces = 0
+
+    def init(self, key):
+        return {"kernel": 0.1 * jax.random.normal(key, (FEATURES, CLASSES))}, {}
+
+    def loss(self, params, model_state, batch, keys):
+        self.traces += 1
+        kept = jax.random.bernoulli(keys["dropout"], 0.8, batch["x"].shape)
+        logits = jnp.where(kept, batch["x"], 0.0) @ params["kernel"]
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
+        total = jnp.sum(losses, where=batch["valid"])
+        return total, (model_state, {"loss": total, "examples": jnp.sum(batch["valid"])})
+
+    def predict(self, params, model_state, batch):
+        return batch["x"] @ params["kernel"]
+
+    def measure(self, predictions, batch):
+        self.traces += 1
+        correct = (jnp.argmax(predictions, -1) == batch["label"]) & batch["valid"]
+        return {"correct": jnp.sum(correct), "examples": jnp.sum(batch["valid"])}
+
+    def summarize(self, sums):
+        return {
+            key: float(sums[key]) / float(sums["examples"])
+            for key in ("loss", "correct")
+            if key in sums
+        }
+
+
+def make_batch(step, rows=ROWS, valid=None):
+    rng = np.random.default_rng(step)
+    return {
+        "x": rng.normal(size=(rows, FEATURES)).astype(np.float32),
+        "label": rng.integers(0, CLASSES, rows).astype(np.int32),
+        "valid": np.ones(rows, bool) if valid is None else valid,
+    }
+
+
+class Batches:
+    """Batch k from seed k; `before[k]` happens first."""
+
+    def __init__(self, before=None):
+        self.before = before or {}
+
+    def iterate(self, start_step):
+        step = start_step
+        while True:
+            if step in self.before:
+                yield self.before[step]() or make_batch(step)
+            else:
+                yield make_batch(step)
+            step += 1
+
+
+class HeldOut:
+    """19 examples in batches of eight: the last one has five rows of padding."""
+
+    def iterate(self):
+        for number in range(3):
+            yield make_batch(1000 + number, valid=np.arange(ROWS) + 8 * number < 19)
+
+
+def run(folder, batches, *, resume=False, task=None, on_evaluation=None, **plan):
+    task, optimizer = task or Linear(), optax.adam(0.05)
+    plan = loop.Plan(
+        **{"total_steps": STEPS, "batch_size": ROWS, "report_every": 2, "evaluate_every": 4}
+        | {"checkpoint_every": 2}
+        | plan
+    )
+    state = create(*task.init(jax.random.key(1)), optimizer)
+    if resume:
+        state, _ = checkpoints.restore(folder / "checkpoints", state)
+    with RunLog(
+        folder, total_steps=plan.total_steps, resumed_step=int(state.step) if resume else None
+    ) as log:
+        return loop.train(
+            state,
+            task,
+            optimizer,
+            batches,
+            HeldOut(),
+            plan,
+            log,
+            prng.root(0),
+            folder / "checkpoints",
+            on_evaluation=on_evaluation,
+        )
+
+
+def rows(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k not in TIMING_KEYS} for row in lines]
+
+
+def assert_same_bits(a, b):
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(np.asarray(x), np.asarray(y)), a, b)
+
+
+def fail():
+    raise UserError("photo.jpg: truncated")
+
+
+def terminate():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_run_repeats_to_the_last_bit(tmp_path):
+    first, second = (run(tmp_path / name, Batches()) for name in "ab")
+    assert_same_bits(first, second)
+    assert rows(tmp_path / "a") == rows(tmp_path / "b")
+
+
+def test_unreadable_data_ends_the_run_without_losing_a_step(tmp_path):
+    whole = run(tmp_path / "whole", Batches())
+    broken = tmp_path / "broken"
+    # Batches are asked for two ahead: batch 7 fails while step 5 is under way.
+    with pytest.raises(UserError, match=r"photo\.jpg: truncated"):
+        run(broken, Batches({7: fail}))
+    assert checkpoints.latest_step(broken / "checkpoints") == 5
+    resumed = run(broken, Batches(), resume=True)
+    assert_same_bits(resumed, whole)
+    # Step 5 is no step of reports: the row of step 6 is of its own step alone.
+    ends = [row for row in rows(tmp_path / "whole") if row["step"] != 6]
+    assert [row for row in rows(broken) if row["step"] != 6] == ends
+
+
+def test_sigterm_saves_and_ends_and_a_resumed_run_equals_an_uninterrupted_one(tmp_path, capsys):
+    whole = run(tmp_path / "whole", Batches())
+    stopped = tmp_path / "stopped"
+    handler = signal.getsignal(signal.SIGTERM)
+    half = run(stopped, Batches({5: terminate}))
+    assert 0 < int(half.step) < STEPS
+    assert signal.getsignal(signal.SIGTERM) is handler
+    assert checkpoints.latest_step(stopped / "checkpoints") == int(half.step)
+    assert "--resume continues" in capsys.readouterr().err
+    assert_same_bits(run(stopped, Batches(), resume=True), whole)
+
+
+def test_divergence_keeps_the_last_good_checkpoint(tmp_path):
+    def poisoned():
+        return {**make_batch(4), "x": np.full((ROWS, FEATURES), np.nan, np.float32)}
+
+    with pytest.raises(DivergenceError, match="not finite by step 6"):
+        run(tmp_path, Batches({4: poisoned}))
+    # Step 4 was saved before its batch; steps 5 and 6 never.
+    assert checkpoints.latest_step(tmp_path / "checkpoints") == 4
+
+
+def test_an_evaluation_counts_every_example_once(tmp_path):
+    seen = []
+    state = run(tmp_path, Batches(), on_evaluation=lambda step, e: seen.append((step, e)))
+    assert [step for step, _ in seen] == [4, 8]
+    kernel = np.asarray(state.params["kernel"])
+    correct = total = 0
+    for batch in HeldOut().iterate():
+        for x, label, valid in zip(batch["x"], batch["label"], batch["valid"], strict=True):
+            total += bool(valid)
+            correct += bool(valid) and int(np.argmax(x @ kernel)) == label
+    assert total == 19
+    assert int(seen[-1][1].sums["examples"]) == 19
+    assert seen[-1][1].metrics["correct"] == pytest.approx(correct / 19)
+
+
+def test_watchers_see_every_example_in_order_with_its_prediction():
+    task, seen = Linear(), []
+    state = create(*task.init(jax.random.key(1)), optax.sgd(0.1))
+    loop.evaluate(
+        task,
+        parallel.compile_evaluation_step(task),
+        parallel.replicate(state),
+        HeldOut(),
+        watch=lambda batch, predictions: seen.append((batch, predictions)),
+    )
+    for batch, predictions in seen:
+        expected = batch["x"] @ np.asarray(state.params["kernel"])
+        np.testing.assert_allclose(predictions, expected, rtol=1e-5, atol=1e-6)
+    assert len(seen) == 3
+
+
+def test_nothing_is_compiled_twice(tmp_path):
+    task = Linear()
+    run(tmp_path, Batches(), task=task)
+    assert task.traces == 2  # The training step once, the evaluation step once.
+
+
+def test_an_empty_evaluation_set_is_refused(tmp_path):
+    class Empty:
+        def iterate(self):
+            yield make_batch(0, valid=np.zeros(ROWS, bool))
+
+    task = Linear()
+    state = create(*task.init(jax.random.key(1)), optax.sgd(0.1))
+    with pytest.raises(UserError, match="no example"):
+        loop.evaluate(task, parallel.compile_evaluation_step(task), state, Empty())
