@@ -1,0 +1,118 @@
+"""What metrics are called and how their values are written for people."""
+
+import math
+from collections.abc import Iterable
+from typing import Literal, NamedTuple
+
+
+class Metric(NamedTuple):
+    """How one metric key is shown.
+
+    Attributes:
+        label: the name people know it by.
+        kind: `"fraction"` (0 to 1, shown in per cent), `"rate"` (whole numbers with thousands
+            separated) or `"number"` (four significant digits).
+        higher_is_better: direction of improvement; None for what is neither, as a learning rate.
+    """
+
+    label: str
+    kind: Literal["fraction", "rate", "number"] = "number"
+    higher_is_better: bool | None = True
+
+
+# In order of importance: the first key that a run has is the one its verdict names.
+METRICS: dict[str, Metric] = {
+    "top1": Metric("top-1", "fraction"),
+    "map": Metric("mAP", "fraction"),
+    "map50": Metric("mAP at IoU 0.5", "fraction"),
+    "coco_ap": Metric("COCO AP", "fraction"),
+    "mean_iou": Metric("mean IoU", "fraction"),
+    "bleu": Metric("BLEU"),
+    "exact_match": Metric("exact match", "fraction"),
+    "top5": Metric("top-5", "fraction"),
+    "mean_class_accuracy": Metric("mean class accuracy", "fraction"),
+    "coco_ap50": Metric("COCO AP50", "fraction"),
+    "coco_ap75": Metric("COCO AP75", "fraction"),
+    "map50_11point": Metric("mAP at IoU 0.5 (11 points)", "fraction"),
+    "precision": Metric("precision", "fraction"),
+    "recall": Metric("recall", "fraction"),
+    "f1": Metric("F1", "fraction"),
+    "sample_precision": Metric("precision per image", "fraction"),
+    "sample_recall": Metric("recall per image", "fraction"),
+    "sample_f1": Metric("F1 per image", "fraction"),
+    "sample_f2": Metric("F2 per image", "fraction"),
+    "class_precision": Metric("precision per class", "fraction"),
+    "class_recall": Metric("recall per class", "fraction"),
+    "overall_precision": Metric("overall precision", "fraction"),
+    "overall_recall": Metric("overall recall", "fraction"),
+    "n_plus": Metric("N+ (classes recalled)", "rate"),
+    "class_accuracy": Metric("class accuracy", "fraction"),
+    "pixel_accuracy": Metric("pixel accuracy", "fraction"),
+    "boundary_f1": Metric("boundary F1", "fraction"),
+    "token_accuracy": Metric("token accuracy", "fraction"),
+    "chrf": Metric("chrF"),
+    "perplexity": Metric("perplexity", higher_is_better=False),
+    "loss": Metric("loss", higher_is_better=False),
+    "expected_calibration_error": Metric("calibration error", "fraction", False),
+    "learning_rate": Metric("learning rate", higher_is_better=None),
+    "gradient_norm": Metric("gradient norm", higher_is_better=None),
+    "examples_per_second": Metric("images/s", "rate", None),
+}
+
+
+def metric(key: str) -> Metric:
+    """The entry of a metric key; one the table lacks is shown under its own name as a number."""
+    return METRICS.get(key) or Metric(key.replace("_", " "), higher_is_better=None)
+
+
+def main_metric(keys: Iterable[str]) -> str | None:
+    """The most important of some metric keys, None where the table knows none of them."""
+    present = set(keys)
+    return next((key for key in METRICS if key in present), None)
+
+
+def in_order(keys: Iterable[str]) -> list[str]:
+    """Metric keys, each once, in the table's order; unknown ones last, in their own."""
+    unique = dict.fromkeys(keys)
+    return [key for key in METRICS if key in unique] + [key for key in unique if key not in METRICS]
+
+
+def show(key: str, value: int | float | None) -> str:
+    """A metric's value as text; a value that is missing or not finite is a dash."""
+    if value is None or not math.isfinite(value):
+        return "–"  # noqa: RUF001 (an en dash is meant)
+    match metric(key).kind:
+        case "fraction":
+            return f"{100 * value:.2f} %"
+        case "rate":
+            return f"{value:,.0f}" if abs(value) >= 10 else f"{value:.3g}"
+        case _:
+            return f"{value:.4g}"
+
+
+def show_spread(key: str, mean: int | float | None, spread: int | float | None) -> str:
+    """A mean with its spread as text: `93.78 ± 0.69 %`; without one, the value alone."""
+    text = show(key, mean)
+    if spread is None or mean is None or not math.isfinite(mean + spread):
+        return text
+    match metric(key).kind:
+        case "fraction":
+            return f"{100 * mean:.2f} ± {100 * spread:.2f} %"
+        case "rate":
+            return f"{text} ± {show(key, spread)}"
+        case _:
+            return f"{text} ± {spread:.2g}"
+
+
+def duration(seconds: int | float) -> str:
+    """Seconds as people say them: `41 s`, `3 min 20 s`, `2 h 05 min`, `3 d 4 h`."""
+    total = round(seconds)
+    if total < 60:
+        return f"{total} s"
+    if total < 3600:
+        return f"{total // 60} min {total % 60:02d} s"
+    minutes = round(seconds / 60)
+    if minutes < 24 * 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    hours = round(seconds / 3600)
+    return f"{hours // 24} d {hours % 24} h"

@@ -1,0 +1,90 @@
+"""A run's page, `report.html`: what it reached, how, and with what settings."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from cnn_jax.reports import curves, files
+from cnn_jax.reports.names import duration, in_order, main_metric, metric, show
+from cnn_jax.reports.page import Folded, Section, Table, render, settings_table
+from cnn_jax.reports.runs import Run, read_run
+
+REPORT_FILE = "report.html"
+
+
+def write_report(directory: str | Path, *, sections: Sequence[Section] = ()) -> Path:
+    """Write `report.html` into a run's folder, from what the folder holds.
+
+    Args:
+        directory: the run's folder.
+        sections: what the task adds; it stands after the curves.
+
+    Returns:
+        The file's path.
+
+    Raises:
+        UserError: the folder cannot be read or written.
+    """
+    run = read_run(directory)
+    parts = [results_table(run), curves.of_run(run), *sections]
+    parts.append(Folded(settings_table("Settings", run.config)))
+    if run.environment:
+        parts.append(Folded(settings_table("Environment", run.environment)))
+    path = Path(directory) / REPORT_FILE
+    command = str(run.environment.get("command", ""))
+    files.replace(path, render(title(run), verdict(run), parts, command))
+    return path
+
+
+def title(run: Run) -> str:
+    """`resnet20 on shapes`, or the folder's name where the settings do not say."""
+    model, data = (run.config.get(key) for key in ("model", "data"))
+    return f"{model} on {data}" if model and data else run.path.resolve().name
+
+
+def verdict(run: Run) -> str:
+    """The main figure, and what it took: steps, time, device, seed."""
+    held_out = [split for split in run.splits if split != "train"]
+    # A test is worth more than an evaluation, which choices may have been made by.
+    split = "test" if "test" in held_out else next(iter(held_out), "train")
+    row = run.last(split)
+    if row is None:
+        return "Nothing reported yet."
+    key = main_metric(run.keys(split))
+    parts = [] if key is None else [f"{metric(key).label} {show(key, row.get(key))} on {split}"]
+    parts.append(f"after {row['step']:,} step{'' if row['step'] == 1 else 's'}")
+    if run.seconds is not None:
+        parts.append(f"in {duration(run.seconds)}")
+    if "device_kind" in run.environment:
+        count, kind = run.environment.get("device_count", 1), run.environment["device_kind"]
+        parts.append(f"on {count} x {kind}" if count != 1 else f"on one {kind}")
+    if "seed" in run.config:
+        parts.append(f"with seed {run.config['seed']}")
+    text = " ".join(parts)
+    return text[0].upper() + text[1:] + "."
+
+
+def results_table(run: Run) -> Table:
+    """The last report of every split, and the best evaluation where it was another."""
+    last = {split: row for split in run.splits if (row := run.last(split))}
+    keys = in_order(key for split in last for key in run.keys(split))
+    best = {key: _best(run, key) for key in keys}
+    rows = [["step", *(f"{row['step']:,}" for row in last.values()), ""]]
+    for key in keys:
+        cells = [show(key, row[key]) if key in row else "" for row in last.values()]
+        rows.append([metric(key).label, *cells, best[key]])
+    header = ["", *last, "best eval"]
+    if not any(best.values()):
+        header, *rows = (row[:-1] for row in (header, *rows))
+    return Table("Results", header, rows)
+
+
+def _best(run: Run, key: str) -> str:
+    """The best evaluation of a metric and its step; empty where there was but one."""
+    direction = metric(key).higher_is_better
+    steps, values = run.series("eval", key)
+    finite = [(value, step) for step, value in zip(steps, values, strict=True) if value == value]
+    if direction is None or len(finite) < 2:
+        return ""
+    # Of equal values the first counts.
+    value, step = max(finite, key=lambda pair: (pair[0] if direction else -pair[0], -pair[1]))
+    return f"{show(key, value)} (step {step:,})"

@@ -1,0 +1,173 @@
+"""Read the folder that a run has written."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cnn_jax.errors import UserError
+
+CONFIG_FILE = "config.json"
+ENVIRONMENT_FILE = "environment.json"
+METRICS_FILE = "metrics.jsonl"
+RESULT_FILE = "result.json"
+
+# Keys of a row that say when and how fast: two runs of one config and seed differ in these alone.
+TIMING_KEYS = ("examples_per_second", "seconds")
+# Keys of a row that are not measurements.
+ROW_KEYS = ("step", "split", "seconds")
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder, read.
+
+    Attributes:
+        path: the folder.
+        config: every resolved option.
+        environment: versions, devices and command; empty where the file is missing.
+        rows: the reports in order of writing: `step`, `split`, `seconds` and metrics. A metric
+            that was not finite is None.
+        result: the last evaluation; empty before the first one.
+    """
+
+    path: Path
+    config: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    rows: Sequence[Row]
+    result: Mapping[str, Any]
+
+    @property
+    def splits(self) -> list[str]:
+        """The splits reported, in order of first appearance."""
+        return list(dict.fromkeys(row["split"] for row in self.rows))
+
+    def keys(self, split: str) -> list[str]:
+        """The metric keys reported of a split, in order of first appearance."""
+        keys = dict.fromkeys(key for row in self.rows if row["split"] == split for key in row)
+        return [key for key in keys if key not in ROW_KEYS]
+
+    def last(self, split: str) -> Row | None:
+        """The last report of a split; None where there is none."""
+        return next((row for row in reversed(self.rows) if row["split"] == split), None)
+
+    def series(self, split: str, key: str) -> tuple[list[int], list[float]]:
+        """Steps and values of one metric, in order of steps.
+
+        Where a step was reported twice, as by `--eval-only`, the later report counts. Values that
+        were not finite are NaN.
+        """
+        values = {
+            row["step"]: math.nan if row[key] is None else float(row[key])
+            for row in self.rows
+            if row["split"] == split and key in row
+        }
+        steps = sorted(values)
+        return steps, [values[step] for step in steps]
+
+    @property
+    def steps(self) -> int:
+        """The last step reported."""
+        return max((row["step"] for row in self.rows), default=0)
+
+    @property
+    def seconds(self) -> int | float | None:
+        """Wall time of the run up to its last report, over all resumptions; None if unknown."""
+        return max((row["seconds"] for row in self.rows if "seconds" in row), default=None)
+
+
+def read_run(path: str | Path) -> Run:
+    """Read a run's folder, also while the run is still being written.
+
+    Raises:
+        UserError: the folder, its `config.json` or its `metrics.jsonl` is missing, or a file is
+            not what it should be; the message names the file and the line.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise UserError(f"{path}: no such folder; give the folder of a run (its --out)")
+    for name in (CONFIG_FILE, METRICS_FILE):
+        if not (path / name).is_file():
+            raise UserError(f"{path}: not the folder of a run: {name} is missing")
+    return Run(
+        path=path,
+        config=read_object(path / CONFIG_FILE),
+        environment=read_object(path / ENVIRONMENT_FILE, missing_ok=True),
+        rows=read_rows(path / METRICS_FILE),
+        result=read_object(path / RESULT_FILE, missing_ok=True),
+    )
+
+
+def read_object(path: Path, missing_ok: bool = False) -> dict[str, Any]:
+    """Read a file that holds one JSON object.
+
+    Args:
+        path: the file.
+        missing_ok: whether a missing file reads as an empty object.
+
+    Raises:
+        UserError: the file is missing, unreadable or not a JSON object.
+    """
+    if missing_ok and not path.exists():
+        return {}
+    try:
+        value = json.loads(_read_text(path))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}:{error.lineno}: not JSON: {error.msg}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}:1: expected a JSON object, found a {type(value).__name__}")
+    return value
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Read the reports of a `metrics.jsonl`.
+
+    A last line that breaks off, as a killed process leaves it and one that writes still may, is
+    left out.
+
+    Raises:
+        UserError: the file is unreadable, or another line is not a report.
+    """
+    lines = _read_text(path).split("\n")
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            if number == len(lines):  # A whole line ends in a newline: this one was cut.
+                break
+            raise UserError(f"{path}:{number}: not JSON: {error.msg}") from None
+        problem = _row_problem(row)
+        if problem:
+            raise UserError(f"{path}:{number}: not a report: {problem}")
+        rows.append(row)
+    return rows
+
+
+def _row_problem(row: Any) -> str | None:
+    """Why a parsed line is not a report; None if it is one."""
+    if not isinstance(row, dict):
+        return f"expected an object, found a {type(row).__name__}"
+    if not isinstance(row.get("step"), int):
+        return 'expected "step" to be a whole number'
+    if not isinstance(row.get("split"), str):
+        return 'expected "split" to be a name such as "train"'
+    for key, value in row.items():
+        if key not in ("step", "split") and not isinstance(value, int | float | None):
+            return f'expected "{key}" to be a number or null'
+    return None
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not a text file (UTF-8)") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None

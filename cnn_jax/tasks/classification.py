@@ -1,0 +1,147 @@
+"""Image classification: one class per image, softmax, top-1 and top-5."""
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from cnn_jax import losses
+from cnn_jax.data.augment import Augmentation, augment_example, mix, normalize
+from cnn_jax.metrics import classification as metrics
+
+CALIBRATION_BINS = 15
+
+Batch = dict[str, Array]
+Sums = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Classification:
+    """A model, what it is fed and how it is judged.
+
+    Attributes:
+        model: gives `(logits, features)` for normalised images.
+        num_classes: number of classes.
+        image_size: pixels on a side of what the model is fed.
+        mean, std: of the model's input, per channel, for images in 0..1.
+        augmentation: applied on the device, training only.
+        loss: softmax cross-entropy, or a logistic loss per class against the one-hot label
+            (Wightman et al. 2021, section 3).
+        label_smoothing: share of the target spread evenly over all classes (Szegedy et al. 2016).
+    """
+
+    model: nn.Module
+    num_classes: int
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    loss_name: Literal["softmax", "sigmoid"] = "softmax"
+    label_smoothing: float = 0.0
+
+    def init(self, key: Key[Array, ""]) -> tuple[Any, Any]:
+        """Fresh (params, model_state)."""
+        params_key, dropout_key = jax.random.split(key)
+        images = jnp.zeros((1, self.image_size, self.image_size, 3))
+        init = jax.jit(partial(self.model.init, train=True))
+        variables = dict(init({"params": params_key, "dropout": dropout_key}, images))
+        return variables.pop("params"), variables
+
+    def loss(
+        self, params: Any, model_state: Any, batch: Batch, keys: dict[str, Key[Array, ""]]
+    ) -> tuple[Float[Array, ""], tuple[Any, Sums]]:
+        """Training loss summed over the batch, auxiliary heads included at their weight."""
+        example_keys = jax.vmap(jax.random.fold_in, (None, 0))(keys["augment"], batch["ordinal"])
+        augment = partial(augment_example, config=self.augmentation)
+        images = jax.vmap(augment)(example_keys, _floating(batch["image"]), batch["size"])
+        targets = jax.nn.one_hot(batch["label"], self.num_classes)
+        axis_name = self.model.axis_name
+        images, targets = mix(keys["mix"], images, targets, self.augmentation, axis_name)
+        (logits, features), model_state = self.model.apply(
+            {"params": params, **model_state},
+            normalize(images, self.mean, self.std),
+            train=True,
+            rngs={"dropout": keys["dropout"]},
+            mutable=list(model_state),
+        )
+        per_example = self._per_example(logits, targets)
+        for auxiliary in features.get("auxiliary_logits", {}).values():
+            weight = self.model.auxiliary_weight
+            per_example = per_example + weight * self._per_example(auxiliary, targets)
+        total = jnp.sum(per_example, where=batch["valid"])
+        sums = {"loss": total, **self._correct(logits, batch)}
+        return total, (model_state, sums)
+
+    def predict(self, params: Any, model_state: Any, batch: Batch) -> Float[Array, "batch classes"]:
+        """Log-probabilities; over several crops of an image, of their mean probability."""
+        images = normalize(_floating(batch["image"]), self.mean, self.std)
+        crops = images.reshape(-1, *images.shape[-3:])
+        logits, _ = self.model.apply({"params": params, **model_state}, crops, train=False)
+        log_probabilities = jax.nn.log_softmax(logits)
+        if images.ndim == 4:
+            return log_probabilities
+        by_crop = log_probabilities.reshape(*images.shape[:2], self.num_classes)
+        return jax.nn.logsumexp(by_crop, axis=1) - jnp.log(images.shape[1])
+
+    def measure(self, predictions: Float[Array, "batch classes"], batch: Batch) -> Sums:
+        """Sums of loss, top-1, top-5, confusion matrix and calibration bins."""
+        valid = batch["valid"]
+        per_example = jax.vmap(losses.cross_entropy)(predictions, batch["label"])
+        bins = jax.vmap(partial(metrics.calibration_bins, bins=CALIBRATION_BINS))(
+            jnp.exp(predictions), batch["label"]
+        )
+        return {
+            "loss": jnp.sum(per_example, where=valid),
+            **self._correct(predictions, batch),
+            "confusion": metrics.confusion_matrix(
+                jnp.argmax(predictions, -1), batch["label"], valid, self.num_classes
+            ),
+            "calibration": jax.tree.map(lambda x: jnp.sum(x, axis=0, where=valid[:, None]), bins),
+        }
+
+    def summarize(self, sums: Sums) -> dict[str, float]:
+        """Means over the examples; of an evaluation also class accuracy and calibration error."""
+        examples = float(sums["examples"])
+        means = {k: float(sums[k]) / examples for k in ("loss", "top1", "top5") if k in sums}
+        if "confusion" in sums:
+            means["mean_class_accuracy"] = metrics.mean_class_accuracy(
+                np.asarray(sums["confusion"])
+            )
+            means["expected_calibration_error"] = metrics.expected_calibration_error(
+                sums["calibration"]
+            )
+        return means
+
+    def _per_example(
+        self, logits: Float[Array, "batch classes"], targets: Float[Array, "batch classes"]
+    ) -> Float[Array, " batch"]:
+        if self.loss_name == "sigmoid":
+            spread = partial(
+                losses.class_distribution,
+                num_classes=self.num_classes,
+                label_smoothing=self.label_smoothing,
+            )
+            targets = jax.vmap(spread)(targets)
+            return jnp.mean(losses.sigmoid_cross_entropy(logits, targets), axis=-1)
+        smoothed = partial(losses.cross_entropy, label_smoothing=self.label_smoothing)
+        return jax.vmap(smoothed)(logits, targets)
+
+    def _correct(self, logits: Float[Array, "batch classes"], batch: Batch) -> Sums:
+        """Counts of valid examples and of those right at the first and within five guesses."""
+        ks = (1, 5) if self.num_classes > 5 else (1,)
+        correct = {
+            f"top{k}": jax.vmap(partial(metrics.top_k_correct, k=k))(logits, batch["label"])
+            for k in ks
+        }
+        counts = {name: jnp.sum(c, where=batch["valid"]) for name, c in correct.items()}
+        return {"examples": jnp.sum(batch["valid"]), **counts}
+
+
+def _floating(images: Array) -> Float[Array, "*batch height width channels"]:
+    """Bytes to 0..1."""
+    return images.astype(jnp.float32) / 255.0
