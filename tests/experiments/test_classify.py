@@ -1,0 +1,210 @@
+"""The classify and predict commands, as a user runs them: on small runs, wholly, and killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from cnn_jax.errors import UserError
+from cnn_jax.reports.runs import TIMING_KEYS
+from cnn_jax.training import checkpoints
+from experiments import classify, predict
+
+SMALL = ["--width", "0.25", "--image-size", "16", "--batch-size", "8", "--eval-batch-size", "16"]
+STEPS = ["--steps", "6", "--report-every", "2", "--eval-every", "3"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two classes that colour tells apart, eight training and three held-out images of each."""
+    root = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for split, number in (("train", 8), ("val", 3)):
+        for label, colour in (("blue", (30, 60, 200)), ("red", (200, 60, 30))):
+            directory = root / split / label
+            directory.mkdir(parents=True)
+            for i in range(number):
+                noise = rng.integers(-25, 25, (20, 24, 3))
+                pixels = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(directory / f"{i}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run") / "run"
+    train(folder, out)
+    return out
+
+
+def train(folder, out, *extra):
+    arguments = [*SMALL, *STEPS, "--learning-rate", "0.05", "--crop", "pad", "--flip", *extra]
+    classify.main(["--data", f"folder:{folder}", "--out", str(out), *arguments])
+
+
+def rows(out):
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k not in TIMING_KEYS} for row in lines]
+
+
+def leaves(out, step=None):
+    like = checkpoints.leaves(out / "checkpoints", step)
+    nested = {}
+    for path, leaf in like.items():
+        *parents, name = path.split("/")
+        place = nested
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[name] = np.zeros(leaf.shape, leaf.dtype)
+    return checkpoints.restore(out / "checkpoints", nested, step)[0]
+
+
+def assert_same_bits(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_a_run_leaves_the_folder_that_the_contract_names(trained):
+    names = {path.name for path in trained.iterdir()}
+    assert {"config.json", "environment.json", "metrics.jsonl", "result.json"} <= names
+    assert {"checkpoints", "samples", "report.html"} <= names
+    assert any(name.startswith("events.") for name in names)
+    result = json.loads((trained / "result.json").read_text())
+    assert (result["step"], result["split"]) == (6, "eval")
+    assert 0 <= result["top1"] <= 1
+    config = json.loads((trained / "config.json").read_text())
+    assert config["class_names"] == ["blue", "red"]
+
+
+def test_the_same_command_gives_the_same_bits(folder, trained, tmp_path):
+    train(folder, tmp_path / "again")
+    assert rows(tmp_path / "again") == rows(trained)
+    assert_same_bits(leaves(tmp_path / "again"), leaves(trained))
+
+
+def test_another_seed_gives_another_run(folder, trained, tmp_path):
+    train(folder, tmp_path / "other", "--seed", "1")
+    assert rows(tmp_path / "other") != rows(trained)
+
+
+def test_a_run_is_not_overwritten(folder, trained):
+    with pytest.raises(UserError, match="already holds a run"):
+        train(folder, trained)
+
+
+def test_evaluating_again_gives_the_same_figures(trained):
+    before = rows(trained)[-1]
+    classify.main(["--eval-only", "--out", str(trained)])
+    assert rows(trained)[-1] == before
+
+
+def test_predictions_are_the_evaluation_s(folder, trained, capsys):
+    images = sorted(str(path) for path in (folder / "val").glob("*/*.png"))
+    predict.main([str(trained), *images, "--json"])
+    results = json.loads(capsys.readouterr().out)
+    assert [result["image"] for result in results] == images
+    right = [r["predictions"][0]["label"] == r["image"].split("/")[-2] for r in results]
+    assert np.mean(right) == pytest.approx(
+        json.loads((trained / "result.json").read_text())["top1"]
+    )
+    for result in results:
+        assert sum(p["probability"] for p in result["predictions"]) == pytest.approx(1, abs=1e-5)
+    predict.main([str(trained), images[0], "--top", "2"])
+    first, second = capsys.readouterr().out.strip().split("; ")
+    assert float(first.split()[1]) >= float(second.split()[1])
+
+
+def test_a_run_starts_from_another_s_weights(folder, trained, tmp_path):
+    start = ["--init-from", str(trained), "--learning-rate", "1e-30", "--weight-decay", "0"]
+    train(folder, tmp_path / "next", *start)
+    assert_same_bits(leaves(tmp_path / "next")["params"], leaves(trained)["params"])
+
+
+def test_bad_images_are_named_or_left_out(folder, tmp_path, capsys):
+    import shutil
+
+    photos = tmp_path / "photos"
+    shutil.copytree(folder, photos)
+    (photos / "train" / "red" / "x.jpg").write_text("not a picture")
+    (photos / "val" / "blue" / "y.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"[xy]\.(jpg|png)"):
+        train(photos, tmp_path / "refused")
+    train(photos, tmp_path / "lenient", "--skip-bad-images")
+    said = capsys.readouterr().err
+    assert "train: left out 1 of 17 images" in said
+    assert "eval: left out 1 of 7 images" in said
+    assert "x.jpg" in said
+    assert "y.png" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "resnet21"], r"resnet21.*resnet20"),
+        (["--data", "folder:/nowhere"], r"folder:/nowhere: no such folder"),
+        (["--data", "foldr:x"], r"foldr"),
+        (["--batch-size", "10"], r"--batch-size 10: not divisible by 4 devices"),
+        (["--optimizer", "sdg"], r"--optimizer sdg: optax has none of that name; nearest: sgd"),
+        (["--steps", "3", "--epochs", "1"], r"--steps and --epochs"),
+        (["--steps", "0"], r"--steps 0"),
+        (["--model", "inception_v3", "--image-size", "32"], r"75"),
+        (["--auxiliary", "True"], r"resnet20 has no option 'auxiliary'"),
+        (["--optimizer-options", "b9=1"], r"b9"),
+        (["--init-from", "nothing.safetensors"], r"nothing\.safetensors"),
+    ],
+)
+def test_mistakes_are_told_in_one_line_and_leave_nothing_behind(arguments, message, tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(UserError, match=message):
+        classify.main([*SMALL, *STEPS, "--out", str(out), *arguments])
+    assert not out.exists()
+
+
+def test_a_checkpoint_of_other_classes_is_refused(folder, trained, tmp_path):
+    with pytest.raises(UserError, match=r"classifier|head|kernel"):
+        classify.main([*SMALL, *STEPS, "--out", str(tmp_path / "out"), "--init-from", str(trained)])
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_and_resumed_a_run_ends_with_the_same_bits(folder, tmp_path):
+    """`kill -9` in the middle of a run of its own process, three times, then on to the end."""
+    command = [
+        *(sys.executable, "-m", "experiments.classify", "--data", f"folder:{folder}", *SMALL),
+        *("--steps", "40", "--report-every", "5", "--eval-every", "20", "--checkpoint-every", "4"),
+        *("--learning-rate", "0.05", "--crop", "pad", "--flip"),
+    ]
+    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")}
+
+    def run(out, *extra):
+        return subprocess.Popen(
+            [*command, "--out", str(out), *extra],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    whole = run(tmp_path / "whole")
+    assert whole.wait(300) == 0, whole.stderr.read()
+    killed, extra = tmp_path / "killed", ()
+    for reached in (4, 16, 28):
+        process = run(killed, *extra)
+        deadline = time.monotonic() + 300
+        while max(checkpoints.steps(killed / "checkpoints"), default=0) < reached:
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        extra = ("--resume",)
+    last = run(killed, *extra)
+    assert last.wait(300) == 0, last.stderr.read()
+    assert_same_bits(leaves(killed), leaves(tmp_path / "whole"))
+    evaluations = [row for row in rows(tmp_path / "whole") if row["split"] == "eval"]
+    assert [row for row in rows(killed) if row["split"] == "eval"] == evaluations
