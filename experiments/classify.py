@@ -7,26 +7,39 @@ python -m experiments.classify --out runs/NAME --eval-only      # evaluate again
 """
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cnn_jax import models
 from cnn_jax.data.augment import Augmentation
 from cnn_jax.data.batches import EvaluationBatches, TrainingBatches
+from cnn_jax.data.decode import decode
 from cnn_jax.data.transforms import EvaluationTransform, TrainingTransform
 from cnn_jax.errors import UserError
 from cnn_jax.reports.classification import ClassificationReport
-from cnn_jax.reports.runs import CONFIG_FILE
+from cnn_jax.reports.runs import CONFIG_FILE, read_object
 from cnn_jax.tasks.classification import Classification
-from cnn_jax.training import loop, parallel, prng, summary
-from cnn_jax.training.logs import RunLog
+from cnn_jax.training import parallel
 from experiments import options as flags
 from experiments import presets, runs
+from experiments.experiment import Experiment
+
+
+@dataclass(frozen=True)
+class LossOptions:
+    """What training minimises."""
+
+    loss: Literal["softmax", "sigmoid"] = "softmax"
+    """Cross-entropy over the classes, or a logistic loss per class."""
+    label_smoothing: float = 0.0
+    """Share of the target spread evenly over all classes."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +50,7 @@ class Options:
     data: flags.Data = field(default_factory=flags.DataOptions)
     augmentation: Annotated[Augmentation, flags.Flat] = field(default_factory=Augmentation)
     optimizer: flags.Optimizer = field(default_factory=flags.OptimizerOptions)
+    loss: Annotated[LossOptions, flags.Flat] = field(default_factory=LossOptions)
     run: flags.Run = field(default_factory=flags.RunOptions)
 
 
@@ -86,118 +100,49 @@ class Sizes:
 def run(options: Options) -> Path:
     """Train, or only evaluate, as the options say; returns the run's folder."""
     runs.prepare_devices(options.run)
-    if not options.run.eval_only:
-        parallel.check_batch_size(options.data.batch_size, options.optimizer.accumulate)
-    parallel.check_batch_size(runs.evaluation_batch_size(options.data), flag="--eval-batch-size")
-    sizes = Sizes.of(options)
+    runs.check_batch_sizes(options)
     out = runs.directory(options.run, "classify")
+    sizes = Sizes.of(options)
     held_out = runs.open_source(
         options.data,
         options.run.split if options.run.eval_only else "eval",
         seed=options.run.seed,
         image_size=sizes.resize,
     )
-    task = build_task(options, held_out.class_names)
-    evaluation_set = EvaluationBatches(
-        held_out,
-        evaluation_transform(options),
-        batch_size=runs.evaluation_batch_size(options.data),
-        **runs.readers(options.data),
-    )
-    report = ClassificationReport(out, held_out, evaluation_transform(options, ten_crop=False))
-    if options.run.eval_only:
-        evaluate_only(options, out, task, evaluation_set, report)
-    else:
-        train(options, out, task, evaluation_set, report)
-    return out
+    transform = evaluation_transform(options)
 
-
-def train(
-    options: Options,
-    out: Path,
-    task: Classification,
-    evaluation_set: EvaluationBatches,
-    report: ClassificationReport,
-) -> None:
-    """Train from the first state, or the newest checkpoint, to the end."""
-    sizes = Sizes.of(options)
-    source = runs.open_source(options.data, "train", seed=options.run.seed, image_size=sizes.canvas)
-    if source.class_names != report.source.class_names:
-        raise UserError(f"--data {options.data.data}: training and evaluation classes differ")
-    steps_per_epoch = len(source) / options.data.batch_size
-    total = runs.total_steps(options.optimizer, steps_per_epoch)
-    optimizer, learning_rate = runs.build_optimizer(options.optimizer, total, steps_per_epoch)
-    state, notices = runs.starting_state(task, optimizer, out, options)
-    batches = TrainingBatches(
-        source,
-        # A resized crop wants the whole image; the others the undistorted middle of it.
-        TrainingTransform(sizes.canvas, keep_aspect=options.augmentation.crop != "resized"),
-        batch_size=options.data.batch_size,
-        seed=options.run.seed,
-        **runs.readers(options.data),
-    )
-    with RunLog(
-        out,
-        total_steps=total,
-        resumed_step=int(state.step) if options.run.resume else None,
-        enabled=jax.process_index() == 0,
-    ) as log:
-        log.write_config(runs.config("classify", options, report.source.class_names))
-        log.write_environment()
-        for notice in notices:
-            log.message(notice)
-        if log.enabled:
-            shape = (1, sizes.training, sizes.training, 3)
-            counts = summary.summarize(
-                task.model,
-                jax.ShapeDtypeStruct(shape, jnp.float32),
-                variables={"params": state.params, **state.model_state},
-                optimizer=optimizer,
-            )
-            size = f"{sizes.training}x{sizes.training}x3"
-            summary.print_summary(counts, log.console, f"{options.model.model}, {size}")
-        loop.train(
-            state,
-            task,
-            optimizer,
-            batches,
-            evaluation_set,
-            runs.plan(options.optimizer, options.data, options.run, total),
-            log,
-            prng.root(options.run.seed),
-            out / runs.CHECKPOINTS,
-            learning_rate=learning_rate,
-            watch=report.select if log.enabled else None,
-            on_evaluation=report.write if log.enabled else None,
+    def training_set() -> tuple[TrainingBatches, int]:
+        source = runs.open_source(
+            options.data, "train", seed=options.run.seed, image_size=sizes.canvas
         )
+        if source.class_names != held_out.class_names:
+            raise UserError(f"--data {options.data.data}: training and evaluation classes differ")
+        batches = TrainingBatches(
+            source,
+            # A resized crop wants the whole image; the others the undistorted middle of it.
+            TrainingTransform(sizes.canvas, keep_aspect=options.augmentation.crop != "resized"),
+            batch_size=options.data.batch_size,
+            seed=options.run.seed,
+            **runs.readers(options.data),
+        )
+        return batches, len(source)
 
-
-def evaluate_only(
-    options: Options,
-    out: Path,
-    task: Classification,
-    evaluation_set: EvaluationBatches,
-    report: ClassificationReport,
-) -> None:
-    """Evaluate the newest checkpoint, or `--init-from`; the row joins the run's others."""
-    state, notices = runs.evaluated_state(task, out, options)
-    evaluation = loop.evaluate(
-        task,
-        parallel.compile_evaluation_step(task),
-        parallel.replicate(state),
-        evaluation_set,
-        watch=report.select,
-    )
-    step = int(state.step)
-    with RunLog(out, total_steps=step, appended=True, enabled=jax.process_index() == 0) as log:
-        if not (out / CONFIG_FILE).exists():
-            log.write_config(runs.config("classify", options, report.source.class_names))
-            log.write_environment()
-        for notice in notices:
-            log.message(notice)
-        log.report(step, options.run.split, evaluation.metrics)
-        if log.enabled:
-            report.write(step, evaluation)
+    return Experiment(
+        verb="classify",
+        options=options,
+        out=out,
+        task=build_task(options, held_out.class_names),
+        evaluation_set=EvaluationBatches(
+            held_out,
+            transform,
+            batch_size=runs.evaluation_batch_size(options.data),
+            **runs.readers(options.data),
+        ),
+        training_set=training_set,
+        report=ClassificationReport(out, held_out, dataclasses.replace(transform, ten_crop=False)),
+        input_shape=(1, sizes.training, sizes.training, 3),
+        recorded={"class_names": held_out.class_names},
+    ).carry_out()
 
 
 def build_task(options: Options, class_names: Sequence[str]) -> Classification:
@@ -224,16 +169,41 @@ def build_task(options: Options, class_names: Sequence[str]) -> Classification:
         mean=spec.mean,
         std=spec.std,
         augmentation=dataclasses.replace(options.augmentation, output_size=sizes.training),
-        loss_name=options.optimizer.loss,
-        label_smoothing=options.optimizer.label_smoothing,
+        loss_name=options.loss.loss,
+        label_smoothing=options.loss.label_smoothing,
     )
 
 
-def evaluation_transform(options: Options, ten_crop: bool | None = None) -> EvaluationTransform:
+def evaluation_transform(options: Options) -> EvaluationTransform:
     """What the host does to an image that is evaluated or predicted."""
     sizes = Sizes.of(options)
-    crops = options.data.ten_crop if ten_crop is None else ten_crop
-    return EvaluationTransform(sizes.resize, sizes.evaluation, crops)
+    return EvaluationTransform(sizes.resize, sizes.evaluation, options.data.ten_crop)
+
+
+def predict(run: Path, options: flags.PredictOptions) -> None:
+    """Print the most probable classes of each image."""
+    trained = flags.stored(Options, run)
+    class_names = read_object(run / CONFIG_FILE)["class_names"]
+    task = build_task(trained, class_names)
+    state, notices = runs.restored(task, run)
+    for notice in notices:
+        flags.warn(notice)
+    transform = evaluation_transform(trained)
+    log_probabilities = runs.in_batches(
+        jax.jit(lambda batch: task.predict(state.params, state.model_state, batch)),
+        ({"image": transform({"image": decode(image)})["image"]} for image in options.images),
+        min(options.batch_size, len(options.images)),
+    )
+    results = []
+    for image, row in zip(options.images, log_probabilities, strict=True):
+        best = np.argsort(-row, kind="stable")[: options.top]
+        named = [{"label": class_names[i], "probability": float(np.exp(row[i]))} for i in best]
+        results.append({"image": image, "predictions": named})
+        if not options.json:
+            line = "; ".join(f"{p['label']} {p['probability']:.2f}" for p in named)
+            print(line if len(options.images) == 1 else f"{image}: {line}")
+    if options.json:
+        print(json.dumps(results, indent=2, ensure_ascii=False))
 
 
 if __name__ == "__main__":

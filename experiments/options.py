@@ -122,10 +122,6 @@ class OptimizerOptions:
     """Parts that each batch is worked through in, to save memory."""
     ema: float | None = None
     """Decay a step of a moving average of the parameters, which evaluation then uses."""
-    loss: Literal["softmax", "sigmoid"] = "softmax"
-    """Cross-entropy over the classes, or a logistic loss per class."""
-    label_smoothing: float = 0.0
-    """Share of the target spread evenly over all classes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,6 +153,22 @@ class RunOptions:
     """Number of checkpoints kept."""
     distributed: bool = False
     """Join the run's other processes (found by JAX under Slurm, TPU pods and Kubernetes)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictOptions:
+    """Predict with a trained run."""
+
+    run: tyro.conf.Positional[str] = ""
+    """The run's folder."""
+    images: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Image files."""
+    top: int = 3
+    """Classes named for each image."""
+    json: bool = False
+    """Print JSON instead of lines."""
+    batch_size: int = 32
+    """Images predicted at a time."""
 
 
 # The data that every task has without a download, and the preset that suits it.

@@ -1,14 +1,16 @@
 """What every training entry point does around its task: devices, folder, schedule, first state."""
 
 import datetime
+import itertools
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 
 from cnn_jax.data import open as open_data
@@ -79,9 +81,16 @@ def plan(options: OptimizerOptions, data: DataOptions, run: RunOptions, total: i
     )
 
 
-def config(verb: str, options: Any, class_names: Sequence[str]) -> dict[str, Any]:
-    """What `config.json` holds: every resolved option, and what predictions are called."""
-    return {"verb": verb, **flat(options), "class_names": list(class_names)}
+def config(verb: str, options: Any, recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """What `config.json` holds: every resolved option, and what else makes the task."""
+    return {"verb": verb, **flat(options), **recorded}
+
+
+def check_batch_sizes(options: Any) -> None:
+    """Raise UserError unless the devices divide the batches of training and evaluation."""
+    if not options.run.eval_only:
+        parallel.check_batch_size(options.data.batch_size, options.optimizer.accumulate)
+    parallel.check_batch_size(evaluation_batch_size(options.data), flag="--eval-batch-size")
 
 
 def evaluation_batch_size(data: DataOptions) -> int:
@@ -224,6 +233,21 @@ def restored(task: Task, out: Path) -> tuple[TrainState, list[str]]:
         step=found["step"], params=params, model_state=model_state, opt_state=optax.EmptyState()
     )
     return state, notices
+
+
+def in_batches(
+    predict: Callable[[dict[str, Any]], Any],
+    examples: Iterable[dict[str, np.ndarray]],
+    batch_size: int,
+) -> Iterator[Any]:
+    """One prediction an example; the last batch is filled up to the compiled shape."""
+    rest = iter(examples)
+    while rows := list(itertools.islice(rest, batch_size)):
+        filled = rows + rows[-1:] * (batch_size - len(rows))
+        batch = {name: np.stack([row[name] for row in filled]) for name in rows[0]}
+        predictions = jax.device_get(predict(batch))
+        for index in range(len(rows)):
+            yield jax.tree.map(lambda x, index=index: x[index], predictions)
 
 
 def _initialized(task: Task, state: TrainState, model: ModelOptions) -> tuple[Any, Any]:
