@@ -74,6 +74,9 @@ class DataOptions:
     """Default: the training batch's."""
     workers: int = 0
     """Processes that read ahead; 0 reads in threads."""
+    cache_gb: float = 1.0
+    """Examples are decoded once and kept, where all of them take at most so many gigabytes (in each
+    worker process)."""
     skip_bad_images: bool = False
     """Leave out images that cannot be read, and say which, instead of stopping."""
 
@@ -177,7 +180,7 @@ BUILT_IN = "shapes"
 # What a resumed run may be given anew without becoming another run.
 RESUMABLE = {
     *("out", "resume", "eval_only", "workers", "report_every", "eval_every", "checkpoint_every"),
-    *("keep", "eval_batch_size", "ten_crop", "distributed", "split"),
+    *("keep", "eval_batch_size", "ten_crop", "distributed", "split", "cache_gb"),
 }
 
 

@@ -99,9 +99,10 @@ def evaluation_batch_size(data: DataOptions) -> int:
 
 
 def readers(data: DataOptions) -> dict[str, int]:
-    """Who reads which rows of a batch."""
+    """Who reads which rows of a batch, and what is kept of them."""
     return {
         "workers": data.workers,
+        "cache_bytes": int(data.cache_gb * 1e9),
         "process_index": jax.process_index(),
         "process_count": jax.process_count(),
     }

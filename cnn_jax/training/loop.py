@@ -154,7 +154,7 @@ def train(
     )
     evaluation_step = parallel.compile_evaluation_step(task)
     step = int(state.step)
-    saved = step if step else None
+    saved = step  # A fresh state is a function of the seed, a restored one is on disk already.
     state = parallel.replicate(state)
     interval = _Interval(task, plan.batch_size)
 
