@@ -1,0 +1,1 @@
+"""Speed of this project, and of torch beside it: `python -m experiments.benchmark`."""

@@ -1,0 +1,175 @@
+"""Measure speed: this project's, and with `--against torch` the same network's in torch.
+
+python -m experiments.benchmark --models resnet18 vgg16 --against torch
+python -m experiments.benchmark --work data --data folder:DIR --against torch
+
+Both work in turn on the same machine, in processes of their own; a ratio above 1 means that this
+project is faster. `DIR/result.json` has every round, `DIR/table.md` the printed table.
+"""
+
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from rich.console import Console
+
+from cnn_jax import models
+from cnn_jax.errors import UserError
+from cnn_jax.reports import files
+from experiments import options as flags
+from experiments.benchmark.contest import Job, Measurement, Work, contest, ratios
+
+OURS = "experiments.benchmark.ours"
+IN_TORCH = "experiments.benchmark.in_torch"
+
+HEADER = (
+    *("network", "work", "batch", "images/s", "torch", "ratio", "of matmul rate"),
+    *("first step", "torch", "memory", "torch"),
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Measure speed."""
+
+    models: tuple[str, ...] = ("resnet18",)
+    """Architectures; `all` for every one."""
+    work: tuple[Work, ...] = ("train", "inference")
+    """Training steps, inference, or reading and augmenting the images of --data."""
+    against: Literal["none", "torch", "torch-compile"] = "none"
+    """Whom to compare with: torch as it is, or with the network compiled."""
+    batch_size: int = 16
+    """Images a step."""
+    image_size: int | None = None
+    """Pixels on a side; default: the architecture's own."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """What the networks compute in."""
+    data: str | None = None
+    """`folder:DIR`, for --work data."""
+    workers: int = 0
+    """Processes that read; 0: threads here, one a core in torch."""
+    rounds: int = 5
+    """Turns that each side gets."""
+    seconds: float = 5.0
+    """Length of a turn."""
+    out: Annotated[str, tyro.conf.arg(metavar="DIR")] = "runs/benchmark"
+    """Where result.json and table.md are written."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse the flags, measure, print the table."""
+    options = flags.parse_plain(Options, argv)
+    modules = [OURS] if options.against == "none" else [OURS, IN_TORCH]
+    console, rows = Console(stderr=True), []
+    for job in jobs(options):
+        console.print(f"{job.model}: {job.work} …", highlight=False)
+        sides = contest(modules, job, options.rounds, options.seconds)
+        rows.append(row(job, *sides))
+        # Written after each: an interrupted benchmark keeps what it has.
+        text = table([r["cells"] for r in rows])
+        files.replace(Path(options.out) / "table.md", text)
+        content = json.dumps(result(rows), indent=2) + "\n"
+        files.replace(Path(options.out) / "result.json", content)
+    print(text, end="")
+
+
+def jobs(options: Options) -> list[Job]:
+    """What is measured, in order.
+
+    Raises:
+        UserError: an unknown architecture, or no folder to read images from.
+    """
+    names = models.names() if options.models == ("all",) else options.models
+    found = []
+    for name in names:
+        spec = models.input_spec(name)
+        for work in options.work:
+            folder = ""
+            if work == "data":
+                kind, _, folder = (options.data or "").partition(":")
+                if kind != "folder" or not folder:
+                    raise UserError("--work data: needs --data folder:DIR")
+            found.append(
+                Job(
+                    work=work,
+                    model=name,
+                    batch_size=options.batch_size,
+                    image_size=options.image_size or spec.image_size,
+                    num_classes=10 if spec.image_size < 100 else 1000,
+                    dtype=options.dtype,
+                    folder=folder,
+                    workers=options.workers,
+                    compiled=options.against == "torch-compile",
+                )
+            )
+    return found
+
+
+def row(job: Job, ours: Measurement, theirs: Measurement | None = None) -> dict[str, Any]:
+    """One row of the results: all that was measured, and its cells in the table."""
+    by_round = [] if theirs is None else ratios(ours, theirs)
+    facts = ours.facts
+    utilisation = None
+    if "matmul_flops" in facts:
+        utilisation = ours.rate * facts["flops_per_image"] / facts["matmul_flops"]
+    cells = [
+        f"{job.model} {job.image_size} px" if job.work != "data" else f"{job.image_size} px",
+        job.work,
+        str(job.batch_size),
+        f"{ours.rate:.4g}",
+        "" if theirs is None else f"{theirs.rate:.4g}",
+        _spread(by_round),
+        "" if utilisation is None else f"{100 * utilisation:.0f} %",
+    ]
+    for side in (
+        lambda m: f"{m.first_step_seconds:.1f} s",
+        lambda m: f"{m.peak_bytes / 1e9:.2f} GB",
+    ):
+        cells += [side(ours), "" if theirs is None else side(theirs)]
+    return {
+        "job": asdict(job),
+        "ours": asdict(ours),
+        "theirs": None if theirs is None else asdict(theirs),
+        "ratios": by_round,
+        "matmul_share": utilisation,
+        "cells": cells,
+    }
+
+
+def result(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What `result.json` holds: a ratio for each kind of work, over all networks, and the rows."""
+    summary: dict[str, Any] = {}
+    for work in dict.fromkeys(r["job"]["work"] for r in rows):
+        medians = [
+            statistics.median(r["ratios"]) for r in rows if r["job"]["work"] == work and r["ratios"]
+        ]
+        if medians:
+            summary[f"{work}_ratio"] = statistics.geometric_mean(medians)
+    return {**summary, "rows": [{k: v for k, v in r.items() if k != "cells"} for r in rows]}
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown, its columns set flush; without the columns that are empty."""
+    kept = [i for i in range(len(HEADER)) if any(r[i] for r in rows)]
+    lines = [[HEADER[i] for i in kept], *([r[i] for i in kept] for r in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(kept))]
+    rule = ["-" * width for width in widths]
+    return "".join(
+        "| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |\n"
+        for line in (lines[0], rule, *lines[1:])
+    )
+
+
+def _spread(values: Sequence[float]) -> str:
+    """`1.08 (1.05 to 1.10)`: the median, and the range of the rounds."""
+    if not values:
+        return ""
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+if __name__ == "__main__":
+    flags.entry(main)

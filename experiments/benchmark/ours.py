@@ -1,0 +1,139 @@
+"""This project as a contender."""
+
+import itertools
+import os
+import resource
+import statistics
+import time
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from cnn_jax import models
+from cnn_jax.data import open as open_data
+from cnn_jax.data.augment import Augmentation, augment_example, normalize
+from cnn_jax.data.batches import TrainingBatches
+from cnn_jax.data.transforms import TrainingTransform
+from cnn_jax.tasks.classification import Classification
+from cnn_jax.training import parallel, prng, summary
+from cnn_jax.training.logs import describe_environment
+from cnn_jax.training.state import create
+from experiments.benchmark.contest import Job, Prepared
+
+
+def prepare(job: Job) -> Prepared:
+    """Build what the job needs, up to its first step."""
+    # The first step's time is that of a first start.
+    jax.config.update("jax_enable_compilation_cache", False)
+    return _data(job) if job.work == "data" else _network(job)
+
+
+def _network(job: Job) -> Prepared:
+    """Training or inference on one batch that lies on the devices, as a run does it."""
+    spec = models.input_spec(job.model)
+    model = models.create(
+        job.model, job.num_classes, dtype=jnp.dtype(job.dtype), axis_name=parallel.AXIS
+    )
+    task = Classification(model, job.num_classes, job.image_size, spec.mean, spec.std)
+    optimizer = optax.chain(optax.add_decayed_weights(1e-4), optax.sgd(0.01, momentum=0.9))
+    state = parallel.replicate(create(*task.init(jax.random.key(0)), optimizer))
+    parallel.check_batch_size(job.batch_size)
+    _, batch = next(parallel.prefetch([_batch(job)]))
+    if job.work == "train":
+        step = parallel.compile_train_step(task, optimizer)
+        key = prng.root(0)
+
+        def run(steps: int) -> None:
+            nonlocal state
+            for _ in range(steps):
+                state, sums = step(state, batch, key)
+            jax.block_until_ready(sums)
+
+    else:
+        evaluate = parallel.compile_evaluation_step(task)
+
+        def run(steps: int) -> None:
+            for _ in range(steps):
+                sums = evaluate(state, batch)
+            jax.block_until_ready(sums)
+
+    return Prepared(run, partial(_facts, job, model), _peak_memory)
+
+
+def _facts(job: Job, model: nn.Module) -> dict[str, Any]:
+    shape = jax.ShapeDtypeStruct((1, job.image_size, job.image_size, 3), jnp.float32)
+    counts = summary.summarize(model, shape)
+    # A training step multiplies thrice: forward, and for the gradients of inputs and of weights.
+    passes = 3 if job.work == "train" else 1
+    return {
+        "parameters": counts.parameters,
+        "flops_per_image": 2 * passes * counts.multiply_adds,
+        "matmul_flops": _matmul_rate(jnp.dtype(job.dtype)),
+        "environment": describe_environment(),
+    }
+
+
+def _batch(job: Job) -> dict[str, np.ndarray]:
+    rng, size = np.random.default_rng(0), job.image_size
+    return {
+        "image": rng.integers(0, 256, (job.batch_size, size, size, 3), dtype=np.uint8),
+        "label": rng.integers(0, job.num_classes, job.batch_size, dtype=np.int32),
+        "valid": np.ones(job.batch_size, bool),
+        "ordinal": np.arange(job.batch_size, dtype=np.int32),
+        "size": np.full((job.batch_size, 2), size, np.float32),
+    }
+
+
+def _data(job: Job) -> Prepared:
+    """Files read and decoded on the host; random resized crop and flip on the device."""
+    canvas = round(job.image_size * 8 / 7)
+    source = open_data(f"folder:{job.folder}", "train", draft_size=canvas)
+    transform = TrainingTransform(canvas)
+    batches = TrainingBatches(
+        source, transform, batch_size=job.batch_size, seed=0, workers=job.workers
+    )
+    config = Augmentation(crop="resized", flip=True, output_size=job.image_size)
+    spec = models.input_spec(job.model)
+
+    @jax.jit
+    def augment(batch: dict[str, Any]) -> jax.Array:
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(prng.root(0), batch["ordinal"].ravel())
+        images = batch["image"].reshape(-1, canvas, canvas, 3).astype(jnp.float32) / 255
+        sizes = batch["size"].reshape(-1, 2)
+        images = jax.vmap(partial(augment_example, config=config))(keys, images, sizes)
+        return normalize(images, spec.mean, spec.std)
+
+    stream = parallel.prefetch(batches.iterate())
+
+    def run(steps: int) -> None:
+        for _, batch in itertools.islice(stream, steps):
+            images = augment(batch)
+        jax.block_until_ready(images)
+
+    return Prepared(run, lambda: {"cores": os.cpu_count()}, _peak_memory)
+
+
+def _matmul_rate(dtype: jnp.dtype) -> float:
+    """FLOP/s of a large matrix product: what the arithmetic of a network is held against."""
+    size = 2048 if jax.default_backend() == "cpu" else 8192
+    a = jnp.ones((size, size), dtype)
+    product = jax.jit(lambda a: a @ a)
+    jax.block_until_ready(product(a))
+    seconds = []
+    for _ in range(7):
+        started = time.perf_counter()
+        jax.block_until_ready(product(a))
+        seconds.append(time.perf_counter() - started)
+    return 2 * size**3 / statistics.median(seconds)
+
+
+def _peak_memory() -> int:
+    stats = jax.local_devices()[0].memory_stats() or {}
+    if "peak_bytes_in_use" in stats:
+        return stats["peak_bytes_in_use"]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,101 @@
+"""The benchmark's arithmetic, its contest of processes, and the networks that it compares."""
+
+import json
+import time
+
+import pytest
+
+from cnn_jax.errors import UserError
+from experiments.benchmark import __main__ as benchmark
+from experiments.benchmark.contest import Job, Measurement, Prepared, contest, ratios
+
+JOB = Job(work="train", model="resnet20", batch_size=2, image_size=8)
+
+
+def prepare(job):
+    """A contender that sleeps: this module stands in for a framework."""
+    if job.model == "unknown":
+        raise UserError("has no unknown")
+    if job.model == "dies":
+        raise SystemExit(7)
+    pause = 0.002 if job.work == "train" else 0.004
+    facts = {"parameters": 1, "flops_per_image": 10, "matmul_flops": 1e4}
+    return Prepared(lambda steps: time.sleep(pause * steps), lambda: facts, lambda: 10**9)
+
+
+def measurement(*rates):
+    return Measurement(rates, 1.5, 2 * 10**9, {"flops_per_image": 10, "matmul_flops": 1e3})
+
+
+def test_ratios_are_taken_round_by_round():
+    assert ratios(measurement(2, 9), measurement(1, 3)) == [2, 3]
+    assert measurement(1, 9, 2).rate == 2
+
+
+def test_a_table_has_the_median_and_the_range_of_the_ratios():
+    row = benchmark.row(JOB, measurement(20, 30, 40), measurement(20, 20, 20))
+    text = benchmark.table([row["cells"]])
+    assert "1.50 (1.00 to 2.00)" in text
+    assert "30 %" in text  # 30 images of 10 FLOPs, of 1000 FLOP/s
+    header, _, line = text.splitlines()
+    assert header.count("|") == line.count("|")
+    alone = benchmark.table([benchmark.row(JOB, measurement(20))["cells"]])
+    assert "ratio" not in alone
+
+
+def test_a_result_has_the_geometric_mean_over_networks_of_each_kind_of_work():
+    def row(model, work, ratio):
+        job = Job(work=work, model=model, batch_size=1, image_size=8)
+        return benchmark.row(job, measurement(ratio), measurement(1))
+
+    rows = [row("a", "train", 1), row("b", "train", 4), row("a", "inference", 3)]
+    result = benchmark.result(rows)
+    assert result["train_ratio"] == pytest.approx(2)
+    assert result["inference_ratio"] == pytest.approx(3)
+    json.dumps(result)
+
+
+@pytest.mark.slow
+def test_contenders_work_in_turn_in_processes_of_their_own(monkeypatch):
+    fast, slow = contest(["tests.experiments.test_benchmark"] * 2, JOB, rounds=2, seconds=0.1)
+    assert len(fast.rates) == len(slow.rates) == 2
+    assert fast.peak_bytes == 10**9
+    # Two images a step of 2 ms; a busy machine may be slower, but not faster.
+    assert 0 < fast.rate <= 1000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "message"), [("unknown", "has no unknown"), ("dies", r"ended early \(exit code 7\)")]
+)
+def test_a_contender_that_cannot_is_an_error_of_one_line(model, message):
+    job = Job(work="train", model=model, batch_size=2, image_size=8)
+    with pytest.raises(UserError, match=message):
+        contest(["tests.experiments.test_benchmark"], job, rounds=1, seconds=0.1)
+
+
+def test_reading_needs_a_folder(tmp_path):
+    with pytest.raises(UserError, match="--work data: needs --data folder:DIR"):
+        benchmark.main(["--work", "data", "--out", str(tmp_path)])
+
+
+@pytest.mark.slow
+def test_a_benchmark_of_this_project_alone_writes_its_results(tmp_path, capsys):
+    options = ["--models", "resnet20", "--batch-size", "4", "--image-size", "16"]
+    benchmark.main([*options, "--rounds", "1", "--seconds", "0.1", "--out", str(tmp_path)])
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert [row["job"]["work"] for row in result["rows"]] == ["train", "inference"]
+    assert all(row["ours"]["rates"][0] > 0 for row in result["rows"])
+    assert result["rows"][0]["ours"]["facts"]["parameters"] == 269_722
+    assert capsys.readouterr().out == (tmp_path / "table.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["resnet20", "densenet_bc_100_12", "googlenet", "inception_v3"])
+def test_the_networks_in_torch_have_as_many_parameters(name):
+    pytest.importorskip("torchvision")
+    from experiments.benchmark import in_torch
+
+    expected = {"resnet20": 269_722, "densenet_bc_100_12": 769_162}
+    expected |= {"googlenet": 9_960_638, "inception_v3": 24_371_444}
+    network = in_torch.network(name, 10)
+    assert sum(p.numel() for p in network.parameters()) == expected[name]
