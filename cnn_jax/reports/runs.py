@@ -15,7 +15,7 @@ METRICS_FILE = "metrics.jsonl"
 RESULT_FILE = "result.json"
 
 # Keys of a row that say when and how fast: two runs of one config and seed differ in these alone.
-TIMING_KEYS = ("examples_per_second", "seconds")
+TIMING_KEYS = ("examples_per_second", "data_wait", "seconds")
 # Keys of a row that are not measurements.
 ROW_KEYS = ("step", "split", "seconds")
 

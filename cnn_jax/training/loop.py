@@ -169,11 +169,15 @@ def train(
         previous = None
         examples = parallel.prefetch(batches.iterate(step))
         while step < plan.total_steps:
+            asked = time.perf_counter()
             try:
                 _, batch = next(examples)
             except UserError:
                 save()
                 raise
+            # Where the queued step is done too, the device had nothing to do but wait.
+            if previous is not None and previous["examples"].is_ready():
+                interval.waited(time.perf_counter() - asked)
             state, sums = train_step(state, batch, key)
             step += 1
             # At most one step is queued: batches do not pile up on the device.
@@ -209,7 +213,15 @@ class _Interval:
     def __init__(self, task: Task, batch_size: int) -> None:
         self._task, self._batch_size = task, batch_size
         self._add = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b))
-        self._sums, self._steps, self._started = None, 0, time.perf_counter()
+        self._restart()
+
+    def _restart(self) -> None:
+        self._sums, self._steps = None, 0
+        self._started, self._waited = time.perf_counter(), 0.0
+
+    def waited(self, seconds: float) -> None:
+        """Note time in which there was no batch to work on."""
+        self._waited += seconds
 
     def add(self, sums: Sums) -> None:
         self._sums = sums if self._sums is None else self._add(self._sums, sums)
@@ -237,7 +249,8 @@ class _Interval:
         row = self._task.summarize(sums)
         row["gradient_norm"] = float(sums["gradient_norm"] / sums["steps"])
         row["examples_per_second"] = self._steps * self._batch_size / elapsed
-        self._sums, self._steps, self._started = None, 0, time.perf_counter()
+        row["data_wait"] = self._waited / elapsed
+        self._restart()
         return row
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 
 import jax
 import jax.numpy as jnp
@@ -199,6 +200,15 @@ def test_watchers_see_every_example_in_order_with_its_prediction():
         expected = batch["x"] @ np.asarray(state.params["kernel"])
         np.testing.assert_allclose(predictions, expected, rtol=1e-5, atol=1e-6)
     assert len(seen) == 3
+
+
+def test_a_device_that_waits_for_data_is_reported(tmp_path):
+    slow = {step: lambda: time.sleep(0.05) for step in range(STEPS + 2)}
+    run(tmp_path / "slow", Batches(slow))
+    lines = (tmp_path / "slow" / "metrics.jsonl").read_text().splitlines()
+    waits = [row["data_wait"] for row in map(json.loads, lines) if row["split"] == "train"]
+    assert waits[-1] > 0.1
+    assert all(0 <= wait <= 1 for wait in waits)
 
 
 def test_nothing_is_compiled_twice(tmp_path):
