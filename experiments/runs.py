@@ -19,6 +19,7 @@ from cnn_jax.errors import UserError
 from cnn_jax.models import weights
 from cnn_jax.training import checkpoints, optimizers, parallel, prng
 from cnn_jax.training.loop import Plan
+from cnn_jax.training.memory import keep_freed_memory
 from cnn_jax.training.state import TrainState, create
 from cnn_jax.training.step import Task
 from experiments.options import DataOptions, ModelOptions, OptimizerOptions, RunOptions, flat
@@ -29,7 +30,7 @@ EVALUATIONS = 10  # a run, unless --eval-every says otherwise
 
 
 def prepare_devices(run: RunOptions) -> None:
-    """Settings that must stand before JAX first touches a device."""
+    """Settings that must stand before the first array."""
     if run.deterministic:
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
@@ -41,6 +42,8 @@ def prepare_devices(run: RunOptions) -> None:
         if run.out is None:
             raise UserError("--distributed: say with --out which folder the processes share")
         parallel.initialize()
+    if jax.default_backend() == "cpu":
+        keep_freed_memory()
 
 
 def directory(run: RunOptions, verb: str) -> Path:

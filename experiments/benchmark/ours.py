@@ -22,6 +22,7 @@ from cnn_jax.data.transforms import TrainingTransform
 from cnn_jax.tasks.classification import Classification
 from cnn_jax.training import parallel, prng, summary
 from cnn_jax.training.logs import describe_environment
+from cnn_jax.training.memory import keep_freed_memory
 from cnn_jax.training.state import create
 from experiments.benchmark.contest import Job, Prepared
 
@@ -30,6 +31,8 @@ def prepare(job: Job) -> Prepared:
     """Build what the job needs, up to its first step."""
     # The first step's time is that of a first start.
     jax.config.update("jax_enable_compilation_cache", False)
+    if jax.default_backend() == "cpu":
+        keep_freed_memory()
     return _data(job) if job.work == "data" else _network(job)
 
 

@@ -1,0 +1,27 @@
+"""Freed memory is used again without the kernel."""
+
+import subprocess
+import sys
+
+PROGRAM = """
+import resource
+import numpy as np
+from cnn_jax.training.memory import keep_freed_memory
+
+kept = keep_freed_memory()
+faults = []
+for _ in range(5):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    np.full(2**26, 1, np.uint8)
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(int(kept), faults[-1])
+"""
+
+
+def test_a_large_block_is_mapped_once():
+    run = subprocess.run(
+        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True
+    )
+    kept, faults = map(int, run.stdout.split())
+    # 64 MiB are 16,384 pages of 4 KiB, or 32 huge ones.
+    assert not kept or faults < 16
