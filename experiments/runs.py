@@ -30,7 +30,8 @@ EVALUATIONS = 10  # a run, unless --eval-every says otherwise
 
 
 def prepare_devices(run: RunOptions) -> None:
-    """Settings that must stand before the first array."""
+    """Settings that must stand before JAX first touches a device."""
+    keep_freed_memory()
     if run.deterministic:
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
@@ -42,8 +43,6 @@ def prepare_devices(run: RunOptions) -> None:
         if run.out is None:
             raise UserError("--distributed: say with --out which folder the processes share")
         parallel.initialize()
-    if jax.default_backend() == "cpu":
-        keep_freed_memory()
 
 
 def directory(run: RunOptions, verb: str) -> Path:

@@ -31,8 +31,7 @@ def prepare(job: Job) -> Prepared:
     """Build what the job needs, up to its first step."""
     # The first step's time is that of a first start.
     jax.config.update("jax_enable_compilation_cache", False)
-    if jax.default_backend() == "cpu":
-        keep_freed_memory()
+    keep_freed_memory()
     return _data(job) if job.work == "data" else _network(job)
 
 
