@@ -65,15 +65,8 @@ def encode(
     rows = range(len(pairs)) if cut else np.flatnonzero(fits).tolist()
     if not rows:
         raise UserError(f"{pairs.name}: no pair is within --max-length {maximum}")
-    kept = Pairs(
-        [pairs.sources[i] for i in rows],
-        [pairs.targets[i] for i in rows],
-        pairs.name,
-        [pairs.lines[i] for i in rows] if pairs.lines else (),
-        pairs.empty,
-    )
     return Encoded(
-        kept,
+        pairs.take(rows),
         [np.array([*sources[i][: maximum - 1], END][: len(sources[i])], np.int32) for i in rows],
         [np.array(targets[i][:maximum], np.int32) for i in rows],
         len(fits) - sum(fits),

@@ -4,18 +4,19 @@ import gzip
 import hashlib
 import unicodedata
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cnn_jax.data.source import Settings, Split
 from cnn_jax.errors import UserError
 
-# What a split's files are called where those of training have `train` in their names.
+# What a split's files are called, the first that exist, where training's are called `train`.
+_VALIDATION = ("val", "valid", "validation", "dev")
 _SPLIT_NAMES: dict[Split, tuple[str, ...]] = {
     "train": ("train",),
-    "eval": ("val", "valid", "validation", "dev"),
-    "test": ("test",),
+    "eval": (*_VALIDATION, "test"),
+    "test": ("test", *_VALIDATION),
 }
 
 
@@ -43,9 +44,8 @@ class Pairs:
         """Where a pair comes from: `FILE:LINE`."""
         return f"{self.name}:{self.lines[index]}" if self.lines else f"{self.name}[{index}]"
 
-    def only(self, chosen: Callable[[str], bool]) -> "Pairs":
-        """The pairs whose source sentence is chosen."""
-        rows = [i for i, source in enumerate(self.sources) if chosen(source)]
+    def take(self, rows: Sequence[int]) -> "Pairs":
+        """The pairs at the given positions."""
         return Pairs(
             [self.sources[i] for i in rows],
             [self.targets[i] for i in rows],
@@ -62,10 +62,11 @@ def open_pairs(argument: str, split: Split, settings: Settings) -> Pairs:
     - `SOURCE_FILE,TARGET_FILE`: line i of one is the translation of line i of the other.
 
     A file that is not there is looked for with `.gz` added. Where `train` is part of the files'
-    names, other splits are the files with `val`, `valid`, `validation` or `dev`, and `test`, in
-    its place, if there are any. Otherwise `eval` and `test` are held out of the pairs, each
-    `settings.holdout_fraction` of the distinct source sentences, by a hash of the sentence: all
-    translations of a sentence are on one side, the same in each run whatever its seed.
+    names, the split `eval` is the files with `val`, `valid`, `validation` or `dev` in its place,
+    else `test`; the split `test` is `test`, else those. Where there are none, both are held out of
+    the pairs, each `settings.holdout_fraction` of the distinct source sentences, by a hash of the
+    sentence: all translations of a sentence are on one side, the same in each run whatever its
+    seed.
 
     Raises:
         UserError: naming the file and line: no such file, an empty one, invalid UTF-8, a line
@@ -76,12 +77,13 @@ def open_pairs(argument: str, split: Split, settings: Settings) -> Pairs:
     paths = [Path(part).expanduser() for part in argument.split(",")]
     if len(paths) > 2:
         raise UserError(f"--data pairs:{argument}: give one file, or two with a comma between")
-    own = _split_files(paths, split)
-    if own is not None:
-        return _read(own)
+    evaluation = _split_files(paths, "eval")
+    if split != "train" and evaluation is not None:
+        return _read(_split_files(paths, split))
     pairs = _read([_existing(path) for path in paths])
-    kept = [s for s in ("eval", "test") if s == split or _split_files(paths, s) is None]
-    part = hold_out(pairs, split, settings.holdout_fraction, kept)
+    if evaluation is not None:
+        return pairs
+    part = hold_out(pairs, split, settings.holdout_fraction)
     if not len(part):
         raise UserError(
             f"{pairs.name}: no sentence of {len(pairs)} is in the split {split!r}; add more, or "
@@ -90,24 +92,24 @@ def open_pairs(argument: str, split: Split, settings: Settings) -> Pairs:
     return part
 
 
-def hold_out(pairs: Pairs, split: Split, fraction: float, held: Sequence[str]) -> Pairs:
-    """One of the splits that are cut out of a set by distinct source sentence.
+def hold_out(pairs: Pairs, split: Split, fraction: float) -> Pairs:
+    """One of three splits of a set, cut by distinct source sentence.
 
     Args:
         pairs: the set.
         split: which.
-        fraction: share of the distinct source sentences in each split that is held out.
-        held: the splits that are held out: `eval`, `test` or both.
+        fraction: share of the distinct source sentences in each of `eval` and `test`.
     """
 
-    def place(source: str) -> str:
+    def place(source: str) -> Split:
         # Sentences that differ in case or spacing alone stay together.
         key = " ".join(source.casefold().split()).encode()
         share = int.from_bytes(hashlib.sha256(key).digest()[:8]) / 2**64
-        number = int(share / fraction) if fraction else len(held)
-        return held[number] if number < len(held) else "train"
+        if share < fraction:
+            return "eval"
+        return "test" if share < 2 * fraction else "train"
 
-    return pairs.only(lambda source: place(source) == split)
+    return pairs.take([i for i, source in enumerate(pairs.sources) if place(source) == split])
 
 
 def _split_files(paths: Sequence[Path], split: Split) -> list[Path] | None:
@@ -117,9 +119,7 @@ def _split_files(paths: Sequence[Path], split: Split) -> list[Path] | None:
     for name in _SPLIT_NAMES[split]:
         found = [_find(p.with_name(p.name.replace("train", name))) for p in paths]
         if all(found):
-            # Without files for evaluation the training files hold its pairs too.
-            cut = split == "train" and not all(_split_files(paths, s) for s in ("eval", "test"))
-            return None if cut else found
+            return found
     return None
 
 

@@ -47,4 +47,4 @@ def open_tfds_pairs(name: str, split: Split, settings: Settings) -> Pairs:
     )
     if chosen != "train" or available & {*SPLITS["eval"]}:
         return pairs
-    return hold_out(pairs, split, settings.holdout_fraction, ("eval", "test"))
+    return hold_out(pairs, split, settings.holdout_fraction)
