@@ -74,15 +74,33 @@ def encode(
 
 
 def bucket_shapes(lengths: np.ndarray, count: int) -> tuple[Shape, ...]:
-    """Shapes that hold equal shares of the pairs: the quantiles of both lengths.
+    """The shapes that leave the least padding: chosen among the percentiles of both lengths.
 
     Args:
         lengths: int [pairs, 2], of the training data.
-        count: number of shapes, less those that would be the same.
+        count: most shapes; the last is the longest of both sides.
     """
-    ranks = [-(-len(lengths) * (k + 1) // count) - 1 for k in range(count)]
     ordered = np.sort(lengths, axis=0)
-    return tuple(sorted({(int(ordered[r, 0]), int(ordered[r, 1])) for r in ranks}))
+    ranks = np.ceil(np.arange(1, 101) / 100 * len(lengths)).astype(int) - 1
+    shapes = sorted({(int(s), int(t)) for s, t in ordered[ranks]})
+    held = [int(np.sum(np.all(lengths <= shape, axis=1))) for shape in shapes]
+    # Shapes hold one another: a bucket's pairs are those of its shape without those of the one
+    # before. best[j]: the least number of tokens, padding included, of shapes that end with j.
+    best = [(held[j] * sum(shape), (j,)) for j, shape in enumerate(shapes)]
+    for _ in range(count - 1):
+        best = [
+            min(
+                best[j],
+                *(
+                    (best[i][0] + (held[j] - held[i]) * sum(shape), (*best[i][1], j))
+                    for i in range(j)
+                ),
+            )
+            if j
+            else best[j]
+            for j, shape in enumerate(shapes)
+        ]
+    return tuple(shapes[j] for j in best[-1][1])
 
 
 def assign(lengths: np.ndarray, shapes: Sequence[Shape]) -> np.ndarray:

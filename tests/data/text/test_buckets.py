@@ -1,5 +1,7 @@
 """Batches of pairs: every pair once an epoch, few shapes, a function of (seed, step)."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -69,10 +71,20 @@ def test_a_stream_goes_on_anywhere_and_processes_share_it():
             np.testing.assert_array_equal(np.concatenate([p[name] for p in parts]), column)
 
 
-def test_shapes_are_quantiles_and_hold_everything():
+def padded(lengths, shapes):
+    """Tokens of all rows, padding included."""
+    return sum(sum(shapes[bucket]) for bucket in assign(lengths, shapes))
+
+
+def test_shapes_hold_everything_with_the_least_padding():
     lengths = encoded(made(200)).lengths
     shapes = bucket_shapes(lengths, 4)
     assert len(shapes) == 4
+    percentiles = np.sort(lengths, axis=0)[1::2].tolist()
+    others = sorted({tuple(shape) for shape in percentiles})
+    assert padded(lengths, shapes) == min(
+        padded(lengths, [*chosen, others[-1]]) for chosen in itertools.combinations(others[:-1], 3)
+    )
     assert shapes[-1] == tuple(lengths.max(0))
     assert assign(lengths, shapes).max() == 3
     assert bucket_shapes(lengths, 1) == (shapes[-1],)
