@@ -177,7 +177,7 @@ def table(groups: Sequence[Group], split: str) -> tuple[list[str], list[list[str
                 "" if seconds is None else duration(seconds.mean),
             ]
         )
-    return [*header, "images/s", "wall time"], rows
+    return [*header, "examples/s", "wall time"], rows
 
 
 def summary(groups: Sequence[Group], split: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 What an entry point adds is in `Experiment`; everything here is the same for every task.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 
-from cnn_jax.reports.runs import CONFIG_FILE
+from cnn_jax.reports import files
+from cnn_jax.reports.runs import CONFIG_FILE, METRICS_FILE, read_rows
 from cnn_jax.training import loop, parallel, prng, summary
 from cnn_jax.training.logs import RunLog
 from cnn_jax.training.step import Task
@@ -45,7 +47,10 @@ class Experiment:
             Not called where there is nothing to train.
         report: draws what the run shows.
         input_shape: of a batch of one example as the network sees it, for the model's summary.
+        inputs: what the network takes, where that is not one float32 array of `input_shape`.
         recorded: what `config.json` holds besides the options, such as the names of the classes.
+        files: texts that stand beside it, by the name of the file.
+        best: the metric, higher is better, by which the best evaluated state is kept in `best/`.
     """
 
     verb: str
@@ -56,7 +61,10 @@ class Experiment:
     training_set: Callable[[], tuple[loop.Batches, int]]
     report: Report
     input_shape: tuple[int, ...]
+    inputs: tuple[jax.ShapeDtypeStruct, ...] = ()
     recorded: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+    best: str | None = None
 
     def carry_out(self) -> Path:
         """Train, or only evaluate, as the options say; returns the run's folder."""
@@ -86,7 +94,7 @@ class Experiment:
             if log.enabled:
                 counts = summary.summarize(
                     task.model,
-                    jax.ShapeDtypeStruct(self.input_shape, jnp.float32),
+                    *(self.inputs or (jax.ShapeDtypeStruct(self.input_shape, jnp.float32),)),
                     variables={"params": state.params, **state.model_state},
                     optimizer=optimizer,
                 )
@@ -105,6 +113,7 @@ class Experiment:
                 learning_rate=learning_rate,
                 watch=self.report.select if log.enabled else None,
                 on_evaluation=self.report.write if log.enabled else None,
+                best=self._best(int(state.step)),
             )
 
     def _evaluate_only(self) -> None:
@@ -128,6 +137,21 @@ class Experiment:
             if log.enabled:
                 self.report.write(step, evaluation)
 
+    def _best(self, step: int) -> loop.Best | None:
+        """What keeps the best state, knowing the evaluations up to a resumed step."""
+        if self.best is None:
+            return None
+        rows = read_rows(self.out / METRICS_FILE) if step else []
+        earlier = [
+            row[self.best]
+            for row in rows
+            if row["split"] == "eval" and row["step"] <= step and row.get(self.best) is not None
+        ]
+        return loop.Best(self.best, self.out / runs.BEST, max(earlier, default=-math.inf))
+
     def _describe(self, log: RunLog) -> None:
         log.write_config(runs.config(self.verb, self.options, self.recorded))
         log.write_environment()
+        if log.enabled:
+            for name, content in self.files.items():
+                files.replace(self.out / name, content)

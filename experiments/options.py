@@ -180,7 +180,8 @@ BUILT_IN = "shapes"
 # What a resumed run may be given anew without becoming another run.
 RESUMABLE = {
     *("out", "resume", "eval_only", "workers", "report_every", "eval_every", "checkpoint_every"),
-    *("keep", "eval_batch_size", "ten_crop", "distributed", "split", "cache_gb"),
+    *("keep", "eval_batch_size", "ten_crop", "distributed", "split", "cache_gb", "test_data"),
+    *("beam", "length_penalty", "replace_unknown", "bleu_tokenize"),
 }
 
 
@@ -214,8 +215,8 @@ def parse(
         return resumed
     presets = presets or {}
     preset = run.preset
-    if preset is None and first.data.data == BUILT_IN:
-        preset = BUILT_IN
+    if preset is None and first.data.data in presets:
+        preset = first.data.data  # A preset with the built-in data's name is made for it.
     if preset == "list":
         print("\n".join(presets))
         raise SystemExit(0)

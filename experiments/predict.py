@@ -2,6 +2,7 @@
 
 python -m experiments.predict runs/NAME photo.jpg       # bicycle 0.60; people 0.30; ...
 python -m experiments.predict runs/NAME *.jpg --json
+python -m experiments.predict runs/NAME "12th of May, 2009"
 """
 
 from collections.abc import Callable, Sequence
@@ -9,12 +10,13 @@ from pathlib import Path
 
 from cnn_jax.errors import UserError
 from cnn_jax.reports.runs import CONFIG_FILE, read_object
-from experiments import classify
+from experiments import classify, translate
 from experiments import options as flags
 
 # By the verb that trained the run.
 PREDICTORS: dict[str, Callable[[Path, flags.PredictOptions], None]] = {
     "classify": classify.predict,
+    "translate": translate.predict,
 }
 
 

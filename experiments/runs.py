@@ -25,6 +25,7 @@ from cnn_jax.training.step import Task
 from experiments.options import DataOptions, ModelOptions, OptimizerOptions, RunOptions, flat
 
 CHECKPOINTS = "checkpoints"
+BEST = "best"  # as CHECKPOINTS, for tasks that keep the state with the best evaluation
 DEFAULT_EPOCHS = 30
 EVALUATIONS = 10  # a run, unless --eval-every says otherwise
 
@@ -218,12 +219,12 @@ def evaluated_state(task: Task, out: Path, options: Any) -> tuple[TrainState, li
 
 
 def restored(task: Task, out: Path) -> tuple[TrainState, list[str]]:
-    """What a run's newest whole checkpoint evaluates with, and notices of damaged ones.
+    """What a run's best, or newest whole, checkpoint evaluates with, and notices of damaged ones.
 
     The average takes the place of the parameters where the run keeps one.
     """
     notices: list[str] = []
-    directory = out / CHECKPOINTS
+    directory = out / (BEST if checkpoints.steps(out / BEST) else CHECKPOINTS)
     like = jax.eval_shape(partial(_fresh, task, optax.identity(), 0, ema=False))
     averaged = any(path.startswith("ema/") for path in checkpoints.leaves(directory))
     if averaged:

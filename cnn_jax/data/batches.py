@@ -71,7 +71,7 @@ class TrainingBatches:
             UserError: the batch size does not divide by the number of processes, or the source is
                 empty.
         """
-        rows = _process_rows(batch_size, process_index, process_count)
+        rows = process_rows(batch_size, process_index, process_count)
         order = _Shuffled(_length(source), seed)
         load = _Load(_Rows(source, transform, cache_bytes), order, batch_size, rows)
         self._reader = _Reader(load, sys.maxsize // batch_size, workers)
@@ -104,7 +104,7 @@ class EvaluationBatches:
         cache_bytes: int = 0,
     ):
         """Describes the batches, as `TrainingBatches` does."""
-        rows = _process_rows(batch_size, process_index, process_count)
+        rows = process_rows(batch_size, process_index, process_count)
         load = _Load(_Rows(source, transform, cache_bytes), _in_order, batch_size, rows)
         self._reader = _Reader(load, -(-_length(source) // batch_size), workers)
 
@@ -297,7 +297,7 @@ def _load_in_worker(step: int) -> Batch:
     return _worker_load(step)
 
 
-def _process_rows(batch_size: int, process_index: int, process_count: int) -> slice:
+def process_rows(batch_size: int, process_index: int, process_count: int) -> slice:
     """The rows of a batch that one process reads."""
     if batch_size % process_count:
         raise UserError(

@@ -11,7 +11,7 @@ from cnn_jax.data.source import Example, Settings, Source, Split, Subset
 from cnn_jax.errors import UserError
 
 # What a split is called there, the first that exists.
-_SPLITS: dict[Split, tuple[str, ...]] = {
+SPLITS: dict[Split, tuple[str, ...]] = {
     "train": ("train",),
     "eval": ("validation", "test"),
     "test": ("test", "validation"),
@@ -80,13 +80,13 @@ def open_tfds(name: str, split: Split, settings: Settings) -> Source:
     # Imported here: it takes a second, which other data need not wait.
     import tensorflow_datasets as tfds
 
-    builder = _builder(tfds, name, settings)
-    _prepare(builder, name, settings)
+    builder = builder_of(tfds, name, settings)
+    prepare(builder, name, settings)
     features = builder.info.features
     image_feature = _only(features, tfds.features.Image, "image", name)
     label_feature = _only(features, tfds.features.ClassLabel, "label", name)
     available = set(builder.info.splits)
-    chosen = next((place for place in _SPLITS[split] if place in available), "train")
+    chosen = next((place for place in SPLITS[split] if place in available), "train")
     if chosen not in available:
         raise UserError(f"--data tfds:{name}: has no split {chosen!r}, only {_list(available)}")
     try:
@@ -104,13 +104,13 @@ def open_tfds(name: str, split: Split, settings: Settings) -> Source:
         tuple(features[label_feature].names),
         settings.draft_size,
     )
-    if chosen != "train" or available & {*_SPLITS["eval"]}:
+    if chosen != "train" or available & {*SPLITS["eval"]}:
         return source
     boundary = len(source) - max(1, round(len(source) * settings.holdout_fraction))
     return Subset(source, range(boundary) if split == "train" else range(boundary, len(source)))
 
 
-def _builder(tfds: Any, name: str, settings: Settings) -> Any:
+def builder_of(tfds: Any, name: str, settings: Settings) -> Any:
     """TFDS's own object for a data set, prepared or not."""
     try:
         return tfds.builder(name, data_dir=settings.data_dir)
@@ -124,7 +124,7 @@ def _builder(tfds: Any, name: str, settings: Settings) -> Any:
         raise UserError(f"--data tfds:{name}: {reason}") from None
 
 
-def _prepare(builder: Any, name: str, settings: Settings) -> None:
+def prepare(builder: Any, name: str, settings: Settings) -> None:
     """Downloads and prepares a data set unless that has been done."""
     if builder.is_prepared():
         return

@@ -56,7 +56,7 @@ METRICS: dict[str, Metric] = {
     "expected_calibration_error": Metric("calibration error", "fraction", False),
     "learning_rate": Metric("learning rate", higher_is_better=None),
     "gradient_norm": Metric("gradient norm", higher_is_better=None),
-    "examples_per_second": Metric("images/s", "rate", None),
+    "examples_per_second": Metric("examples/s", "rate", None),
     "data_wait": Metric("waiting for data", "fraction", False),
 }
 

@@ -260,7 +260,7 @@ class RunLog:
             speed, loss = (metrics.get(key) for key in ("examples_per_second", "loss"))
             self._progress.update(
                 self._task,
-                speed="" if speed is None else f"{show('examples_per_second', speed)} images/s",
+                speed="" if speed is None else f"{show('examples_per_second', speed)} examples/s",
                 loss="" if loss is None else f"loss {show('loss', loss)}",
             )
         self.message(self._line(step, split, metrics))
@@ -280,7 +280,7 @@ class RunLog:
         for key in in_order(metrics):
             value = show(key, metrics[key])
             is_rate = key == "examples_per_second"
-            cells.append(f"{value} images/s" if is_rate else f"{metric(key).label} {value}")
+            cells.append(f"{value} examples/s" if is_rate else f"{metric(key).label} {value}")
         return "  ".join(cells)
 
     def _write_events(

@@ -84,6 +84,27 @@ class Evaluation:
     sums: Sums
 
 
+@dataclass
+class Best:
+    """Keeps the state with the best evaluation.
+
+    Attributes:
+        metric: which figure counts; higher is better.
+        directory: where the state is kept, as a checkpoint.
+        value: the best figure so far.
+    """
+
+    metric: str
+    directory: Path
+    value: float = -math.inf
+
+    def offer(self, step: int, state: TrainState, metrics: dict[str, float]) -> None:
+        """Save the state if its figure is above all earlier ones."""
+        if metrics[self.metric] > self.value:
+            self.value = metrics[self.metric]
+            checkpoints.save(self.directory, step, state, keep=1)
+
+
 def evaluate(
     task: Task,
     step_function: Callable[[TrainState, Any], tuple[Sums, Any]],
@@ -130,6 +151,7 @@ def train(
     learning_rate: optax.Schedule | None = None,
     watch: Watcher | None = None,
     on_evaluation: Callback | None = None,
+    best: Best | None = None,
 ) -> TrainState:
     """Train from `state.step` to the plan's end, or until asked to stop by SIGTERM or Ctrl-C.
 
@@ -144,6 +166,7 @@ def train(
         learning_rate: reported with the training metrics.
         watch: see `evaluate`.
         on_evaluation: called with (step, evaluation) after each evaluation.
+        best: keeps the state with the best evaluation.
 
     Raises:
         DivergenceError: the loss is not finite; the last good checkpoint is left as it is.
@@ -198,6 +221,8 @@ def train(
                     log.report(step, "eval", evaluation.metrics)
                     if on_evaluation is not None:
                         on_evaluation(step, evaluation)
+                    if best is not None:
+                        best.offer(step, state, evaluation.metrics)
             if stopping or _due(step, plan.checkpoint_every, plan.total_steps):
                 with interval.paused():
                     save()

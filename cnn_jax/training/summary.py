@@ -252,7 +252,8 @@ def _residual_bytes(forward: Any, variables: Any, inputs: tuple[Any, ...]) -> in
     residuals = jax.eval_shape(pull_back, variables, tuple(many))
     # The function that runs backwards is a tree whose leaves are what it remembers: activations,
     # and parameters, which are counted elsewhere.
-    leaves = [x for x in jax.tree.leaves(residuals) if x.ndim and x.shape[0] == _MANY]
+    # A recurrent network's states have the time first.
+    leaves = [x for x in jax.tree.leaves(residuals) if _MANY in x.shape]
     return _bytes(leaves) // _MANY
 
 

@@ -123,7 +123,7 @@ class Tables(HTMLParser):
 
 
 EXPECTED = [
-    ["run", "what differs", "steps", "top-1", "loss", "images/s", "wall time"],
+    ["run", "what differs", "steps", "top-1", "loss", "examples/s", "wall time"],
     ["s0 … s2 (3 runs)", "model a", "20", "85.00 ± 5.57 %", "1 ± 0", "100 ± 0", "30 s"],
     ["other", "model b", "20", "60.00 %", "1", "100", "30 s"],
 ]

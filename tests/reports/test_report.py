@@ -87,7 +87,7 @@ def test_the_page_says_what_was_reached_and_how(tmp_path):
         ["step", "1,500", "1,500", ""],
         ["top-1", "92.00 %", "", "93.00 % (step 1,000)"],
         ["loss", "0.45", "–", "0.4 (step 1,000)"],  # noqa: RUF001
-        ["images/s", "", "812", ""],
+        ["examples/s", "", "812", ""],
     ]
     assert ["seed", "7"] in page.tables["Settings"]
     assert ["class_names", "a, b"] in page.tables["Settings"]

@@ -295,7 +295,7 @@ def test_a_line_per_report_and_no_flood_where_nobody_watches(tmp_path):
     printed = console.file.getvalue().splitlines()
     train = [line for line in printed if " train " in line]
     assert len(train) == 21  # The first, then one at each twentieth.
-    assert train[-1] == "400/400  train  top-1 50.00 %  loss 2  1,234 images/s"
+    assert train[-1] == "400/400  train  top-1 50.00 %  loss 2  1,234 examples/s"
     assert printed[-1] == "400/400  eval   top-1 61.00 %  loss 1.5"
     assert len(printed) == 21 + 4
     assert len(lines(tmp_path)) == 404
@@ -320,7 +320,7 @@ def test_a_terminal_gets_every_line_and_a_bar(tmp_path):
     text = console.file.getvalue()
     assert text.count(" train ") == 10
     assert "100/100" in text
-    assert "512 images/s" in text
+    assert "512 examples/s" in text
     assert "loss 0.25" in text
 
 

@@ -1,0 +1,50 @@
+"""`tfds:NAME[/CONFIG]`: translation sets of TensorFlow Datasets, read without TensorFlow."""
+
+from cnn_jax.data.source import Settings, Split
+from cnn_jax.data.text.pairs import Pairs, hold_out, normalize
+from cnn_jax.data.tfds import SPLITS, builder_of, prepare
+from cnn_jax.errors import UserError
+
+
+def open_tfds_pairs(name: str, split: Split, settings: Settings) -> Pairs:
+    """Opens one split of a translation set, which is downloaded and prepared first if possible.
+
+    From the set's own first language to the second. The split `eval` is `validation`, else `test`;
+    the split `test` is `test`, else `validation`; where neither exists both are held out of
+    `train` as in `cnn_jax.data.text.pairs.open_pairs`.
+
+    Raises:
+        UserError: an unknown name or configuration, a set that is not prepared and cannot be, or
+            one that holds no translations.
+    """
+    if not name:
+        raise UserError("--data tfds: lacks a name, give tfds:NAME or tfds:NAME/CONFIG")
+    # Imported here: it takes a second, which other data need not wait.
+    import tensorflow_datasets as tfds
+
+    builder = builder_of(tfds, name, settings)
+    prepare(builder, name, settings)
+    features = builder.info.features
+    if not isinstance(features, tfds.features.Translation):
+        raise UserError(f"--data tfds:{name}: holds no translations, only {', '.join(features)}")
+    source, target = builder.info.supervised_keys or features.languages[:2]
+    available = set(builder.info.splits)
+    chosen = next((place for place in SPLITS[split] if place in available), "train")
+    if chosen not in available:
+        raise UserError(f"--data tfds:{name}: has no split {chosen!r}, only {sorted(available)}")
+    records = list(builder.as_data_source(split=chosen))
+
+    def texts(language: str) -> list[str]:
+        return [normalize(record[language].decode("utf-8")).strip() for record in records]
+
+    sources, targets = texts(source), texts(target)
+    rows = [i for i in range(len(records)) if sources[i] and targets[i]]
+    pairs = Pairs(
+        [sources[i] for i in rows],
+        [targets[i] for i in rows],
+        f"tfds:{name} {chosen}",
+        empty=len(records) - len(rows),
+    )
+    if chosen != "train" or available & {*SPLITS["eval"]}:
+        return pairs
+    return hold_out(pairs, split, settings.holdout_fraction)

@@ -1,0 +1,124 @@
+"""Translation metrics: functions of one sentence on the device, and of whole texts on the host."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+from sacrebleu.metrics import BLEU, CHRF
+
+from cnn_jax.tokens import PAD
+
+
+def token_log_probabilities(
+    logits: Float[Array, "time words"], target: Int[Array, " time"]
+) -> Float[Array, " time"]:
+    """Log-probability of each true token; zero on padding."""
+    log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32))
+    chosen = jnp.take_along_axis(log_probabilities, target[:, None], axis=-1)[:, 0]
+    return jnp.where(target == PAD, 0.0, chosen)
+
+
+def tokens_correct(
+    logits: Float[Array, "time words"], target: Int[Array, " time"]
+) -> Bool[Array, " time"]:
+    """Which tokens are the most probable ones given the true ones before; false on padding."""
+    return (jnp.argmax(logits, axis=-1) == target) & (target != PAD)
+
+
+def exact_match(words: Int[Array, " maximum"], target: Int[Array, " time"]) -> Bool[Array, ""]:
+    """Whether a decoded sentence is the true one, to its end."""
+    length = max(words.shape[0], target.shape[0])
+    padded = [jnp.pad(x, (0, length - x.shape[0]), constant_values=PAD) for x in (words, target)]
+    return jnp.all(padded[0] == padded[1])
+
+
+def perplexity(log_probability: float, tokens: float) -> float:
+    """``exp`` of the mean negative log-probability of a token."""
+    with np.errstate(over="ignore"):
+        return float(np.exp(-log_probability / tokens))
+
+
+@dataclass(frozen=True)
+class TextMetrics:
+    """BLEU (Papineni et al. 2002) and chrF (Popović 2015) of whole texts, by sacrebleu.
+
+    Attributes:
+        tokenize: what BLEU counts: `13a` words of most languages, `zh` Chinese characters beside
+            other languages' words, `char` characters, `none` what spaces divide.
+        lowercase: whether case does not count.
+
+    References:
+        Post, `A Call for Clarity in Reporting BLEU Scores <https://arxiv.org/abs/1804.08771>`_,
+        2018
+    """
+
+    tokenize: str = "13a"
+    lowercase: bool = False
+
+    def scores(self, hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+        """`bleu` and `chrf` from 0 to 100."""
+        return {
+            "bleu": self._bleu().corpus_score(hypotheses, [references]).score,
+            "chrf": self._chrf().corpus_score(hypotheses, [references]).score,
+        }
+
+    def signatures(self) -> dict[str, str]:
+        """What sacrebleu says of how it counted, by metric."""
+        signatures = {}
+        for name, metric in (("bleu", self._bleu()), ("chrf", self._chrf())):
+            metric.corpus_score(["a"], [["a"]])  # Before it has counted it does not say.
+            signatures[name] = str(metric.get_signature())
+        return signatures
+
+    def _bleu(self) -> BLEU:
+        # `force`: what is scored here is detokenised already where it should be.
+        return BLEU(tokenize=self.tokenize, lowercase=self.lowercase, force=True)
+
+    def _chrf(self) -> CHRF:
+        return CHRF(lowercase=self.lowercase)
+
+
+@dataclass(frozen=True)
+class LengthBucket:
+    """BLEU of the sentences of like length.
+
+    Attributes:
+        shortest, longest: source words.
+        sentences: their number.
+        bleu: from 0 to 100.
+    """
+
+    shortest: int
+    longest: int
+    sentences: int
+    bleu: float
+
+
+def bleu_by_length(
+    metrics: TextMetrics,
+    hypotheses: Sequence[str],
+    references: Sequence[str],
+    lengths: Sequence[int],
+    count: int = 6,
+) -> list[LengthBucket]:
+    """BLEU against the length of the source sentence (Bahdanau et al. 2015, figure 2).
+
+    Args:
+        metrics: how BLEU counts.
+        hypotheses, references: the sentences.
+        lengths: of the source sentences.
+        count: number of buckets of about equally many sentences; less those that would be empty.
+    """
+    lengths = np.asarray(lengths)
+    edges = np.unique(np.quantile(lengths, np.linspace(0, 1, count + 1)[1:], method="lower"))
+    place = np.searchsorted(edges, lengths)
+    buckets = []
+    for number in range(len(edges)):
+        rows = np.flatnonzero(place == number)
+        score = metrics.scores([hypotheses[i] for i in rows], [references[i] for i in rows])
+        inside = lengths[rows]
+        buckets.append(LengthBucket(int(inside.min()), int(inside.max()), len(rows), score["bleu"]))
+    return buckets

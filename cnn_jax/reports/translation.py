@@ -1,0 +1,126 @@
+"""The page and pictures of a translation run."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from cnn_jax.reports import alignment, files
+from cnn_jax.reports.alignment import Alignment, Alignments
+from cnn_jax.reports.curves import Chart, Curves, Line
+from cnn_jax.reports.page import Section, Table, Text
+from cnn_jax.reports.report import write_report
+
+SHOWN = 6
+
+
+@runtime_checkable
+class LengthBucket(Protocol):
+    """BLEU of sentences of like length (see `cnn_jax.metrics.translation.LengthBucket`)."""
+
+    shortest: int
+    longest: int
+    sentences: int
+    bleu: float
+
+
+@dataclass(frozen=True)
+class Sentences:
+    """How the sentences of an evaluation are shown.
+
+    Attributes:
+        sources, references: the sentences, and their true translations.
+        source_words: the words of source sentence i, as the model sees them.
+        target_words: token indices as words.
+        hypotheses: from an evaluation's sums: the translations of all.
+        by_length: from those: BLEU by length.
+        signatures: how BLEU and chrF were counted.
+    """
+
+    sources: Sequence[str]
+    references: Sequence[str]
+    source_words: Callable[[int], Sequence[str]]
+    target_words: Callable[[np.ndarray], Sequence[str]]
+    hypotheses: Callable[[Mapping[str, Any]], Sequence[str]]
+    by_length: Callable[[Sequence[str]], Sequence[LengthBucket]]
+    signatures: Mapping[str, str]
+
+
+class TranslationReport:
+    """Writes `report.html` and `samples/*.png` after each evaluation.
+
+    Args:
+        directory: the run's folder.
+        sentences: the examples evaluated.
+        attends: whether the model has attention to show.
+    """
+
+    def __init__(self, directory: str | Path, sentences: Sentences, attends: bool) -> None:
+        self.directory = Path(directory)
+        self.sentences = sentences
+        self.attends = attends
+        count = len(sentences.sources)
+        # Evenly from the whole set, the same ones at every evaluation.
+        self._shown = sorted({i * count // SHOWN for i in range(min(SHOWN, count))})
+        self._found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+
+    def select(self, batch: Mapping[str, np.ndarray], predictions: Mapping[str, Any]) -> None:
+        """Look for the sentences to show in a batch of an evaluation.
+
+        Args:
+            batch: `index` and `valid` of its examples.
+            predictions: `words` and `attention_weights`.
+        """
+        for row in np.flatnonzero(batch["valid"] & np.isin(batch["index"], self._shown)):
+            found = (predictions["words"][row], predictions["attention_weights"][row])
+            self._found[int(batch["index"][row])] = tuple(np.asarray(x) for x in found)
+
+    def write(self, step: int, evaluation: Any) -> None:
+        """Write the page and the pictures of an evaluation.
+
+        Args:
+            step: number of updates made.
+            evaluation: its `sums`, with the words of all translations.
+        """
+        found, self._found = self._found, {}
+        texts = self.sentences
+        hypotheses = texts.hypotheses(evaluation.sums)
+        maps = [self._alignment(index, *found[index]) for index in sorted(found)]
+        sections: list[Section] = []
+        if self.attends:
+            sections.append(Alignments("What each word looked at", maps))
+            for number, each in enumerate(maps):
+                picture, _ = alignment.draw(each)
+                files.replace(self.directory / "samples" / f"alignment_{number}.png", picture)
+        rows = [(texts.sources[i], texts.references[i], hypotheses[i]) for i in self._shown]
+        header = ("source", "reference", "translation")
+        sections.append(Table("Translations", header, rows, left=3))
+        sections += _length_sections(texts.by_length(hypotheses))
+        counted = "; ".join(f"{name}: {text}" for name, text in texts.signatures.items())
+        sections.append(Text("How BLEU and chrF are counted", f"sacrebleu's signatures. {counted}"))
+        write_report(self.directory, sections=sections)
+
+    def _alignment(self, index: int, words: np.ndarray, weights: np.ndarray) -> Alignment:
+        source, target = self.sentences.source_words(index), self.sentences.target_words(words)
+        return alignment_of(source, target, weights, self.sentences.references[index])
+
+
+def alignment_of(
+    source: Sequence[str], target: Sequence[str], weights: np.ndarray, reference: str = ""
+) -> Alignment:
+    """The heat map of a padded sentence's weights."""
+    width = min(len(source), weights.shape[1])
+    note = f"reference: {reference}" if reference else ""
+    return Alignment(source[:width], target, weights[: len(target), :width], note)
+
+
+def _length_sections(buckets: Sequence[LengthBucket]) -> list[Section]:
+    rows = [(f"{b.shortest} to {b.longest}", f"{b.sentences:,}", f"{b.bleu:.2f}") for b in buckets]
+    table = Table("BLEU by length", ("source words", "sentences", "BLEU"), rows)
+    if len(buckets) < 2:
+        return [table]
+    line = Line("BLEU", [b.longest for b in buckets], [b.bleu for b in buckets])
+    chart = Chart("bleu", [line], "BLEU against the longest sentence of each group")
+    return [Curves("BLEU against length", [chart]), table]
