@@ -5,16 +5,14 @@ bound, and one line of `_ARCHITECTURES`. Its options are those fields of the mod
 default.
 """
 
-import dataclasses
-import difflib
-from collections.abc import Iterable
 from functools import partial
-from typing import Any, Literal, NamedTuple, get_args, get_origin
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 
 from cnn_jax.errors import UserError
 from cnn_jax.models import alexnet, densenet, googlenet, inception_v3, resnet, vgg
+from cnn_jax.models.registry import construct, nearest, option_fields
 
 
 class InputSpec(NamedTuple):
@@ -100,17 +98,7 @@ def create(name: str, num_classes: int = 1000, **options: Any) -> nn.Module:
         UserError: for an unknown name or option, or a value that an option does not allow.
     """
     constructor, _ = _entry(name)
-    legal = _option_fields(constructor)
-    for option, value in options.items():
-        if option not in legal:
-            raise UserError(
-                f"{name} has no option {option!r}{_nearest(option, legal)}; "
-                f"its options are {', '.join(legal)}"
-            )
-        _check_value(name, legal[option], value)
-    if num_classes < 1:
-        raise UserError(f"{name}: num_classes must be at least 1, not {num_classes}")
-    return constructor(num_classes=num_classes, **options)
+    return construct(name, constructor, num_classes, options)
 
 
 def options(name: str) -> dict[str, Any]:
@@ -122,7 +110,7 @@ def options(name: str) -> dict[str, Any]:
     constructor, _ = _entry(name)
     return {
         option: constructor.keywords.get(option, field.default)
-        for option, field in _option_fields(constructor).items()
+        for option, field in option_fields(constructor).items()
     }
 
 
@@ -139,36 +127,7 @@ def input_spec(name: str) -> InputSpec:
 def _entry(name: str) -> tuple[partial[nn.Module], InputSpec]:
     if name not in _ARCHITECTURES:
         raise UserError(
-            f"unknown model {name!r}{_nearest(name, _ARCHITECTURES)}; "
+            f"unknown model {name!r}{nearest(name, _ARCHITECTURES)}; "
             "cnn_jax.models.names() lists them all"
         )
     return _ARCHITECTURES[name]
-
-
-def _option_fields(constructor: partial[nn.Module]) -> dict[str, dataclasses.Field]:
-    """The fields of the module that have a default and are not flax's own, by name."""
-    return {
-        field.name: field
-        for field in dataclasses.fields(constructor.func)
-        if field.default is not dataclasses.MISSING
-        and field.name not in ("num_classes", "parent", "name")
-    }
-
-
-def _check_value(name: str, field: dataclasses.Field, value: Any) -> None:
-    """Raises UserError where the option `field` of `name` does not allow `value`."""
-    if get_origin(field.type) is Literal and value not in get_args(field.type):
-        legal = f"one of {', '.join(map(repr, get_args(field.type)))}"
-    elif field.name == "width" and not 0 < value < float("inf"):
-        legal = "a positive number"
-    elif field.name.endswith("dropout_rate") and not 0 <= value < 1:
-        legal = "at least 0 and below 1"
-    else:
-        return
-    raise UserError(f"{name}: option {field.name} must be {legal}, not {value!r}")
-
-
-def _nearest(name: str, legal: Iterable[str]) -> str:
-    """The hint `", did you mean A or B?"`, or nothing where no name is near."""
-    near = difflib.get_close_matches(name, legal, cutoff=0.5)
-    return f", did you mean {' or '.join(near)}?" if near else ""

@@ -1,4 +1,4 @@
-"""Pooling over windows, over the whole map and onto a grid, with torch's conventions."""
+"""Pooling over windows, over the whole map and onto a grid, with torch's conventions; unpooling."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int32
 
 Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]
@@ -35,6 +35,68 @@ def max_pool(
     """
     ends = _ends(x.shape[1:3], window, strides, padding, ceil_mode)
     return _max_pool(x, window, strides, ends, x.shape[1:3])
+
+
+def max_pool_with_indices(
+    x: Float[Array, "batch height width channels"],
+    window: Pair,
+    strides: Pair,
+    padding: Padding = NO_PADDING,
+    ceil_mode: bool = False,
+) -> tuple[
+    Float[Array, "batch out_height out_width channels"],
+    Int32[Array, "batch out_height out_width channels"],
+]:
+    """`max_pool`, and where in the map each largest value lies: `row * width + column`.
+
+    Of equal values the first in reading order is taken, as in torch.
+
+    A 2x2 map, whose largest value is at row 1, column 0::
+
+        1 2
+        4 3  ->  values 4, indices 2
+    """
+    ends = _ends(x.shape[1:3], window, strides, padding, ceil_mode)
+    values = _max_pool(x, window, strides, ends, x.shape[1:3])
+    _, taps = _largest(lax.stop_gradient(x), window, strides, ends)
+    row_tap, column_tap = jnp.divmod(taps.astype(jnp.int32), window[1])
+    rows = jnp.arange(values.shape[1]) * strides[0] - ends[0][0]
+    columns = jnp.arange(values.shape[2]) * strides[1] - ends[1][0]
+    rows = row_tap + jnp.broadcast_to(rows[None, :, None, None], taps.shape)
+    columns = column_tap + jnp.broadcast_to(columns[None, None, :, None], taps.shape)
+    return values, rows * x.shape[2] + columns
+
+
+def max_unpool(
+    x: Float[Array, "batch height width channels"],
+    indices: Int32[Array, "batch height width channels"],
+    size: Pair,
+    window: Pair = (2, 2),
+) -> Float[Array, "batch out_height out_width channels"]:
+    """Sets every value where its pooling found it, zeros elsewhere (Badrinarayanan et al. 2017, 3).
+
+    It undoes :func:`max_pool_with_indices` with windows that neither overlap nor are padded, to
+    the recorded `size` of the map before it: 45 rows are pooled to 23 in ceil mode (22 without),
+    and come back as 45.
+
+    A 2x2 map from a pooling of 4x4 cells, which are counted in reading order::
+
+        1 2       4  2      0 0 2 0
+        3 4  at  12 11  ->  1 0 0 0
+                            0 0 0 4
+                            3 0 0 0
+
+    Args:
+        x: the values.
+        indices: from the pooling: `row * width + column` in the map of `size`.
+        size: rows and columns of that map.
+        window: the pooling's window, which was also its stride.
+    """
+    # A comparison in place of a scatter: it is as exact, and compiles to one pass over the map.
+    spread = [_spread(array, size, window) for array in (x, indices)]
+    position = jnp.arange(size[0])[:, None] * size[1] + jnp.arange(size[1])[None, :]
+    own = spread[1] == jnp.broadcast_to(position[None, :, :, None], spread[1].shape)
+    return jnp.where(own, spread[0], jnp.zeros((), x.dtype))
 
 
 def avg_pool(
@@ -163,6 +225,16 @@ def _taps(x: Array, window: Pair, strides: Pair, ends: Padding) -> Iterator[Arra
     for i in range(window[0]):
         for j in range(window[1]):
             yield x[:, i : i + last[0] + 1 : strides[0], j : j + last[1] + 1 : strides[1]]
+
+
+def _spread(x: Array, size: Pair, window: Pair) -> Array:
+    """Repeats every cell over its window; what the map of `size` has beyond them is minus one."""
+    for axis, (length, cells) in enumerate(zip(size, window, strict=True), start=1):
+        x = jnp.repeat(x, cells, axis=axis)
+        missing = [(0, 0, 0)] * 4
+        missing[axis] = (0, length - x.shape[axis], 0)
+        x = lax.pad(x, jnp.full((), -1, x.dtype), missing)
+    return x
 
 
 def _ends(

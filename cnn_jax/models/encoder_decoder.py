@@ -1,0 +1,161 @@
+"""An encoder that is any registered backbone, and a decoder with any of four ways of upsampling.
+
+The decoder is the U-Net's with two 3x3 convolutions a level (as widely used with pretrained
+encoders), so that what Badrinarayanan et al. 2017 (table 1) compare, the ways of upsampling, is
+one option.
+"""
+
+from functools import partial
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.typing import Dtype
+from jaxtyping import Array, Float
+
+from cnn_jax.models.layers import BatchNorm, Conv, check_image_size, scaled
+from cnn_jax.models.segnet import PixelOutput
+from cnn_jax.ops import upsampling
+from cnn_jax.ops.pooling import max_pool_with_indices, max_unpool
+
+Upsampling = Literal["nearest", "bilinear", "transposed", "unpool"]
+Size = tuple[int, int]
+
+# Channels of the coarsest level's decoder; each finer one has half, but not below the second.
+MOST_CHANNELS, FEWEST_CHANNELS = 256, 16
+
+
+class Upsample(nn.Module):
+    """A map brought to the size of a finer one.
+
+    It is enlarged by a whole factor, then cropped at its end, or its last rows and columns are
+    repeated, where sizes are no multiples of each other.
+
+    Attributes:
+        method: "nearest" and "bilinear" have no parameters; "transposed" is a transposed
+            convolution that starts as bilinear; "unpool" puts values where the finer map's own
+            max pooling finds its maxima, after a 1x1 convolution to that map's channels.
+        dtype: type of the computation.
+    """
+
+    method: Upsampling
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch height width channels"],
+        size: Size,
+        finer: Float[Array, "batch new_height new_width finer_channels"] | None = None,
+    ) -> Float[Array, "batch new_height new_width new_channels"]:
+        """Enlarge `x` to `size`; unpooling wants the `finer` map, and is bilinear without."""
+        factor = max(1, *(round(new / old) for new, old in zip(size, x.shape[1:3], strict=True)))
+        if factor == 1:
+            return fitted(x, size)
+        if self.method == "unpool" and finer is not None:
+            x = Conv(finer.shape[-1], 1, dtype=self.dtype, name="projection")(x)
+            _, indices = max_pool_with_indices(finer, (factor,) * 2, (factor,) * 2, ceil_mode=True)
+            return max_unpool(fitted(x, indices.shape[1:3]), indices, size, (factor,) * 2)
+        if self.method == "nearest":
+            return fitted(upsampling.nearest(x, factor), size)
+        if self.method == "transposed":
+            taps = len(upsampling.bilinear_filter(factor))
+            shape = (taps, taps, x.shape[-1], x.shape[-1])
+            kernel = self.param("kernel", upsampling.bilinear_init, shape, jnp.float32)
+            padding = upsampling.bilinear_padding(factor)
+            kernel, x = kernel.astype(self.dtype), x.astype(self.dtype)
+            return fitted(upsampling.transposed_conv(x, kernel, factor, padding), size)
+        return fitted(upsampling.bilinear(x, factor), size)
+
+
+class EncoderDecoder(nn.Module):
+    """A backbone's maps from the coarsest to the finest, joined on the way up.
+
+    Features: the backbone's, and `decoder1`, `decoder2`, ... from the coarsest on.
+
+    Attributes:
+        backbone: a classifier; its classifying layers are left out and have no parameters.
+        backbone_name: for messages.
+        num_classes: number of classes.
+        upsampling: see `Upsample`.
+        width: multiplies the decoder's number of channels.
+        dtype: type of the computation.
+        axis_name: mapped axis that batch statistics are averaged over.
+    """
+
+    backbone: nn.Module
+    backbone_name: str
+    num_classes: int
+    upsampling: Upsampling = "bilinear"
+    width: float = 1.0
+    dtype: Dtype = jnp.float32
+    axis_name: str | None = None
+
+    # Pixels on every side of the input that its output lacks.
+    margin = 0
+    classifiers = ("head",)
+
+    @property
+    def minimum_size(self) -> int:
+        """Rows and columns of the smallest legal image."""
+        return self.backbone.minimum_size
+
+    def legal_size(self, size: int) -> int:
+        """The rows (or columns) of the smallest legal input with an output of at least `size`."""
+        return max(size, self.minimum_size)
+
+    @nn.compact
+    def __call__(
+        self, images: Float[Array, "batch height width channels"], train: bool = False
+    ) -> PixelOutput:
+        check_image_size(images, self.minimum_size, self.backbone_name)
+        with nn.intercept_methods(_without_classifier):
+            _, features = self.backbone(images, train=train)
+        norm = partial(
+            BatchNorm, use_running_average=not train, dtype=self.dtype, axis_name=self.axis_name
+        )
+        conv = partial(Conv, use_bias=False, dtype=self.dtype)
+
+        x, *finer = reversed(_by_resolution(features))
+        # At the image's own size there is nothing to join.
+        levels: list[Any] = [*finer]
+        if (levels[-1] if levels else x).shape[1:3] != images.shape[1:3]:
+            levels.append(None)
+        for level, skipped in enumerate(levels, start=1):
+            size = images.shape[1:3] if skipped is None else skipped.shape[1:3]
+            x = Upsample(self.upsampling, self.dtype, name=f"up{level}")(x, size, skipped)
+            if skipped is not None:
+                x = jnp.concatenate([x, skipped], axis=-1)
+            channels = max(MOST_CHANNELS >> (level - 1), FEWEST_CHANNELS)
+            for index in (1, 2):
+                x = conv(scaled(channels, self.width), name=f"conv{level}_{index}")(x)
+                x = nn.relu(norm(name=f"norm{level}_{index}")(x))
+            features[f"decoder{level}"] = x
+        head = Conv(self.num_classes, name="head")
+        return head(x.astype(jnp.float32)), features
+
+
+def fitted(
+    x: Float[Array, "batch height width channels"], size: Size
+) -> Float[Array, "batch new_height new_width channels"]:
+    """A map cropped to `size` at its end, or with its last rows and columns repeated."""
+    x = x[:, : size[0], : size[1]]
+    missing = [(0, want - have) for want, have in zip(size, x.shape[1:3], strict=True)]
+    return jnp.pad(x, ((0, 0), *missing, (0, 0)), mode="edge")
+
+
+def _by_resolution(features: dict[str, Any]) -> list[Array]:
+    """A backbone's feature maps from the finest on: of each size the last."""
+    sizes = {m.shape[1:3]: m for m in features.values() if isinstance(m, jax.Array) and m.ndim == 4}
+    return sorted(sizes.values(), key=lambda m: -m.shape[1] * m.shape[2])
+
+
+def _without_classifier(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+    """Stand zeros in for the outputs of linear layers, so that they have no parameters."""
+    module = context.module
+    if context.method_name == "__call__" and isinstance(module, nn.Dense | nn.DenseGeneral):
+        axes = np.size(getattr(module, "axis", -1))
+        return jnp.zeros((*args[0].shape[: args[0].ndim - axes], module.features))
+    return call(*args, **kwargs)

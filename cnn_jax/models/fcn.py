@@ -1,0 +1,111 @@
+"""Fully convolutional networks (Shelhamer et al. 2017, "Fully convolutional networks ...").
+
+VGG-16 with its linear layers as convolutions, and class scores from one, two or three depths that
+are added up on their way to the image's size: FCN-32s, FCN-16s and FCN-8s (section 4). Where the
+paper pads the image by 100 pixels to make all sizes legal, pooling here takes windows that stick
+out, and scores are cropped to the recorded sizes.
+"""
+
+from functools import partial
+from typing import Literal
+
+import flax.linen as nn
+import jax.numpy as jnp
+from flax.typing import Dtype
+from jaxtyping import Array, Float
+
+from cnn_jax.models.layers import Conv, check_image_size, scaled
+from cnn_jax.models.segnet import PixelOutput
+from cnn_jax.models.vgg import CHANNELS
+from cnn_jax.ops.pooling import max_pool
+from cnn_jax.ops.upsampling import bilinear, bilinear_init, bilinear_padding, transposed_conv
+
+STAGE_SIZES = (2, 2, 3, 3, 3)
+
+
+class ScoreUpsampling(nn.Module):
+    """Doubles maps with a transposed convolution that starts as bilinear interpolation.
+
+    Attributes:
+        dtype: type of the computation.
+    """
+
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch height width channels"]
+    ) -> Float[Array, "batch out_height out_width channels"]:
+        shape = (4, 4, x.shape[-1], x.shape[-1])
+        kernel = self.param("kernel", bilinear_init, shape, jnp.float32)
+        return transposed_conv(
+            x.astype(self.dtype), kernel.astype(self.dtype), 2, bilinear_padding(2)
+        )
+
+
+class FCN(nn.Module):
+    """VGG-16 whose scores are read at strides of 32, 16 and 8 pixels.
+
+    Scores and their learnt upsampling start from zero and from bilinear interpolation; the last
+    upsampling, to the image, stays bilinear (section 4.3).
+
+    Features: `stage1` to `stage5` (before their pooling), `pre_logits`.
+
+    Attributes:
+        stride: of the finest scores, in pixels.
+        num_classes: number of classes.
+        width: multiplies the number of channels.
+        dropout_rate: after each of the two convolutions that were linear layers.
+        dtype: type of the computation.
+        axis_name: not used; there are no batch statistics.
+    """
+
+    stride: Literal[8, 16, 32]
+    num_classes: int
+    width: float = 1.0
+    dropout_rate: float = 0.5
+    dtype: Dtype = jnp.float32
+    axis_name: str | None = None
+
+    minimum_size = 1
+    # Pixels on every side of the input that its output lacks.
+    margin = 0
+    classifiers = ("score", "score4", "score3", "up5", "up4")
+
+    def legal_size(self, size: int) -> int:
+        """The rows (or columns) of the smallest legal input with an output of at least `size`."""
+        return size
+
+    @nn.compact
+    def __call__(
+        self, images: Float[Array, "batch height width channels"], train: bool = False
+    ) -> PixelOutput:
+        check_image_size(images, self.minimum_size, "FCN")
+        conv = partial(Conv, dtype=self.dtype)
+        score = partial(Conv, self.num_classes, 1, kernel_init=nn.initializers.zeros_init())
+        dropout = partial(nn.Dropout, self.dropout_rate, deterministic=not train)
+        features, pooled = {}, {}
+        x = images
+        for stage, (convolutions, channels) in enumerate(
+            zip(STAGE_SIZES, CHANNELS, strict=True), start=1
+        ):
+            for index in range(1, convolutions + 1):
+                x = nn.relu(conv(scaled(channels, self.width), name=f"conv{stage}_{index}")(x))
+            features[f"stage{stage}"] = x
+            x = pooled[stage] = max_pool(x, (2, 2), (2, 2), ceil_mode=True)
+        hidden = scaled(4096, self.width)
+        x = dropout()(nn.relu(conv(hidden, 7, name="conv6")(x)))
+        x = features["pre_logits"] = dropout()(nn.relu(conv(hidden, 1, name="conv7")(x)))
+        x = score(name="score")(x.astype(jnp.float32))
+        for stage, stride in ((4, 16), (3, 8)):
+            if self.stride <= stride:
+                skipped = score(name=f"score{stage}")(pooled[stage].astype(jnp.float32))
+                x = ScoreUpsampling(name=f"up{stage + 1}")(x)
+                x = x[:, : skipped.shape[1], : skipped.shape[2]] + skipped
+        height, width = images.shape[1:3]
+        return bilinear(x, self.stride)[:, :height, :width], features
+
+
+fcn32s = partial(FCN, stride=32)
+fcn16s = partial(FCN, stride=16)
+fcn8s = partial(FCN, stride=8)
