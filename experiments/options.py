@@ -165,7 +165,7 @@ class PredictOptions:
     run: tyro.conf.Positional[str] = ""
     """The run's folder."""
     images: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Image files."""
+    """Image files, or sentences."""
     top: int = 3
     """Classes named for each image."""
     json: bool = False

@@ -24,7 +24,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Parse the flags, and predict as the run's task does."""
     options = flags.parse_plain(flags.PredictOptions, argv)
     if not options.run or not options.images:
-        raise UserError("give a run's folder and at least one image: predict RUN IMAGE...")
+        raise UserError(
+            "give a run's folder and at least one image (or sentence): predict RUN IMAGE..."
+        )
     run = Path(options.run)
     verb = read_object(run / CONFIG_FILE).get("verb")
     if verb not in PREDICTORS:

@@ -134,6 +134,13 @@ class DecodingOptions:
     """sacrebleu's tokenizer; default: 13a, or char for a character vocabulary."""
 
 
+def _optimizer() -> flags.OptimizerOptions:
+    """What recurrent networks usually train with."""
+    return flags.OptimizerOptions(
+        optimizer="adam", learning_rate=1e-3, weight_decay=0.0, clip_norm=1.0
+    )
+
+
 @dataclass(frozen=True)
 class Options:
     """Train and evaluate a translator."""
@@ -142,7 +149,7 @@ class Options:
     data: Annotated[DataOptions, flags.Flat] = field(default_factory=DataOptions)
     loss: Annotated[LossOptions, flags.Flat] = field(default_factory=LossOptions)
     decoding: Annotated[DecodingOptions, flags.Flat] = field(default_factory=DecodingOptions)
-    optimizer: flags.Optimizer = field(default_factory=flags.OptimizerOptions)
+    optimizer: flags.Optimizer = field(default_factory=_optimizer)
     run: flags.Run = field(default_factory=flags.RunOptions)
 
 

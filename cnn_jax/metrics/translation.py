@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 from sacrebleu.metrics import BLEU, CHRF
 
+from cnn_jax.metrics.classification import top_k_correct
 from cnn_jax.tokens import PAD
 
 
@@ -25,7 +27,8 @@ def tokens_correct(
     logits: Float[Array, "time words"], target: Int[Array, " time"]
 ) -> Bool[Array, " time"]:
     """Which tokens are the most probable ones given the true ones before; false on padding."""
-    return (jnp.argmax(logits, axis=-1) == target) & (target != PAD)
+    # Not by argmax, which is several times slower on a CPU.
+    return jax.vmap(partial(top_k_correct, k=1))(logits, target) & (target != PAD)
 
 
 def exact_match(words: Int[Array, " maximum"], target: Int[Array, " time"]) -> Bool[Array, ""]:

@@ -1,10 +1,12 @@
 """Attention as people look at it: which source words each word of a translation looked at."""
 
+import contextlib
 import io
 import unicodedata
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from jaxtyping import Float
@@ -117,18 +119,36 @@ def fonts_for(text: str) -> tuple[list[str], str]:
     """Installed fonts that show the text together, and the characters that none of them has."""
     from matplotlib.font_manager import FontProperties, fontManager, get_font
 
-    installed = {font.name: font.fname for font in fontManager.ttflist}
     families, lacking = [], {ord(c) for c in text if not c.isspace()}
     for family in ("DejaVu Sans", *FALLBACK_FONTS):
         if not lacking:
             break
-        if family in installed:
+        if family in installed_fonts(again=bool(families)):
             path = fontManager.findfont(FontProperties(family=family))
             known = lacking & get_font(path).get_charmap().keys()
             if known:
                 families.append(family)
                 lacking -= known
     return families or ["DejaVu Sans"], "".join(map(chr, sorted(lacking)))
+
+
+@cache
+def installed_fonts(again: bool = False) -> frozenset[str]:
+    """The families that matplotlib knows.
+
+    Args:
+        again: look for fonts that were installed after matplotlib first made its list.
+    """
+    from matplotlib.font_manager import findSystemFonts, fontManager
+
+    if again:
+        listed = {str(font.fname) for font in fontManager.ttflist}
+        for path in findSystemFonts():
+            if path not in listed:
+                # Some formats, such as bitmaps of emoji, matplotlib cannot read.
+                with contextlib.suppress(RuntimeError, OSError, ValueError):
+                    fontManager.addfont(path)
+    return frozenset(font.name for font in fontManager.ttflist)
 
 
 def visible(word: str) -> str:
