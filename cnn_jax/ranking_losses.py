@@ -58,10 +58,8 @@ def warp(logits: Scores, labels: Labels, key: Key[Array, ""] | None = None) -> F
     """
     hinges = _hinges(logits, labels)
     violated = hinges > 0
-    if key is None:
-        ranks = jnp.sum(violated, axis=1)
-    else:
-        ranks = _estimated_ranks(key, violated, labels)
+    exact = key is None
+    ranks = jnp.sum(violated, axis=1) if exact else _estimated_ranks(key, violated, labels)
     weights = jnp.array(rank_weights(logits.shape[0]), hinges.dtype)[ranks]
     return jnp.sum(jax.lax.stop_gradient(weights)[:, None] * hinges)
 
