@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from cnn_jax.data import resize
 
@@ -33,6 +34,54 @@ class TrainingTransform:
         else:
             canvas = resize.to_square(image, self.canvas_size)
         return {**example, "image": canvas, "size": size}
+
+
+@dataclass(frozen=True)
+class BoxTransform:
+    """Images with boxes, squashed to a square, and as many rows for objects in each.
+
+    Adds `object_valid`, which rows are objects, and `size`, the image's own height and width.
+
+    Attributes:
+        image_size: pixels on a side.
+        max_objects: rows for objects; what an image has beyond them is left out, crowds first,
+            then the smallest (`objects_left_out` says how many).
+    """
+
+    image_size: int
+    max_objects: int
+
+    def __call__(self, example: Example) -> Example:
+        image = example["image"]
+        height, width = image.shape[:2]
+        scale = np.array([self.image_size / width, self.image_size / height], np.float32)
+        chosen = np.lexsort((-example["area"], example["crowd"]))[: self.max_objects]
+        chosen = np.sort(chosen)
+
+        def rows(values: np.ndarray) -> np.ndarray:
+            padded = np.zeros((self.max_objects, *values.shape[1:]), values.dtype)
+            padded[: len(chosen)] = values[chosen]
+            return padded
+
+        return {
+            **{name: rows(example[name]) for name in ("labels", "difficult", "crowd")},
+            "boxes": rows(example["boxes"] * np.tile(scale, 2)),
+            "area": rows(example["area"] * scale.prod()),
+            "object_valid": np.arange(self.max_objects) < len(chosen),
+            "image": resize.to_square(image, self.image_size),
+            "size": np.array([height, width], np.float32),
+        }
+
+
+def objects_left_out(counts: Int[np.ndarray, " images"], max_objects: int) -> str | None:
+    """What `BoxTransform` leaves out of images with so many objects, as one line; None: nothing."""
+    more = np.maximum(counts - max_objects, 0)
+    if not more.any():
+        return None
+    return (
+        f"{more.sum()} of {counts.sum()} objects are left out, in {np.sum(more > 0)} images with "
+        f"more than --max-objects {max_objects} (the most: {counts.max()})"
+    )
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ vmapped. :class:`Augmentation` holds the flags of a run, :func:`augment_example`
 carry them out.
 """
 
+from cnn_jax.data.augment.boxes import BoxAugmentation, augment_boxes
 from cnn_jax.data.augment.color import color_jitter, normalize, pca_color
 from cnn_jax.data.augment.compose import Augmentation, augment_example, mix
 from cnn_jax.data.augment.geometry import (
@@ -22,7 +23,9 @@ from cnn_jax.data.augment.policies import rand_augment, trivial_augment_wide
 
 __all__ = [
     "Augmentation",
+    "BoxAugmentation",
     "affine",
+    "augment_boxes",
     "augment_example",
     "color_jitter",
     "crop_and_resize",

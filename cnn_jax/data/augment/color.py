@@ -80,6 +80,16 @@ def adjust_hue(image: Image, shift: Scalar) -> Image:
     return value - chroma * jnp.clip(jnp.minimum(phase, 4.0 - phase), 0.0, 1.0)
 
 
+def adjust_hsv(image: Image, saturation: Scalar, value: Scalar) -> Image:
+    """Multiplies saturation and value of every pixel, each cut off at 1; the hue stays."""
+    bright = jnp.max(image, axis=-1, keepdims=True)
+    chroma = bright - jnp.min(image, axis=-1, keepdims=True)
+    new_saturation = jnp.clip(saturation * chroma / jnp.where(bright == 0, 1.0, bright), 0.0, 1.0)
+    # How far each channel lies below the brightest, from 0 to 1: the hue.
+    depth = (bright - image) / jnp.where(chroma == 0, 1.0, chroma)
+    return jnp.clip(value * bright, 0.0, 1.0) * (1.0 - new_saturation * depth)
+
+
 def adjust_sharpness(image: Image, factor: Scalar) -> Image:
     """A smoothed image at factor 0, the image at 1; the outermost pixels stay as they are.
 

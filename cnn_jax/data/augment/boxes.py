@@ -1,0 +1,128 @@
+"""Augmentation of an image together with the boxes in it: functions of one example."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Key
+
+from cnn_jax.data.augment import color, geometry
+from cnn_jax.errors import UserError
+from cnn_jax.ops import boxes as box_ops
+
+# Every step's key is folded with its place in this list. Append to it, never reorder it.
+_STEPS = ("move", "flip", "hue", "saturation", "exposure")
+
+
+@dataclasses.dataclass(frozen=True)
+class BoxAugmentation:
+    """What happens to training images and their boxes, on the device; YOLO's by default.
+
+    Redmon et al. 2016, section 2.2 (flips and the hue are its code's).
+    """
+
+    scale: float = 0.2
+    """Largest change of the size, as a share."""
+    translate: float = 0.2
+    """Largest displacement, as a share of the side."""
+    flip: bool = True
+    """Mirror every second image, left to right."""
+    hue: float = 0.1
+    """Largest turn of the hue, as a share of the colour circle, up to 0.5."""
+    saturation: float = 1.5
+    """Largest factor of the saturation, or its inverse."""
+    exposure: float = 1.5
+    """Largest factor of the brightness, or its inverse."""
+    min_visible: float = 0.2
+    """Objects are forgotten of which less than this share of the box remains in the image."""
+
+    def __post_init__(self) -> None:
+        for name, legal, what in (
+            ("scale", 0 <= self.scale < 1, "from 0 to less than 1"),
+            ("translate", 0 <= self.translate < 1, "from 0 to less than 1"),
+            ("hue", 0 <= self.hue <= 0.5, "from 0 to 0.5"),
+            ("saturation", self.saturation >= 1, "1 or more"),
+            ("exposure", self.exposure >= 1, "1 or more"),
+            ("min-visible", 0 <= self.min_visible <= 1, "from 0 to 1"),
+        ):
+            if not legal:
+                value = getattr(self, name.replace("-", "_"))
+                raise UserError(f"--{name}: {value} is not {what}")
+
+
+def augment_boxes(
+    key: Key[Array, ""],
+    image: Float[Array, "height width 3"],
+    boxes: Float[Array, "objects 4"],
+    valid: Bool[Array, " objects"],
+    config: BoxAugmentation,
+) -> tuple[Float[Array, "height width 3"], Float[Array, "objects 4"], Bool[Array, " objects"]]:
+    """Scales, moves, mirrors and tints one image, and its boxes with it.
+
+    Args:
+        key: the example's own random key.
+        image: values in 0..1.
+        boxes: in pixels of the image.
+        valid: which boxes are objects.
+        config: the steps and their strengths.
+
+    Returns:
+        Image and boxes of the same shapes, boxes cut off at the image's border; and which of them
+        are objects still.
+    """
+    keys = {name: jax.random.fold_in(key, index) for index, name in enumerate(_STEPS)}
+    if config.scale or config.translate:
+        image, boxes, share = _move(keys["move"], image, boxes, config)
+        valid &= (share >= config.min_visible) & box_ops.is_large(boxes)
+    if config.flip:
+        mirrored = jax.random.bernoulli(keys["flip"])
+        image = jnp.where(mirrored, image[:, ::-1], image)
+        boxes = jnp.where(mirrored, flip_boxes(boxes, image.shape[1]), boxes)
+    if config.hue:
+        image = color.adjust_hue(
+            image, jax.random.uniform(keys["hue"], minval=-config.hue, maxval=config.hue)
+        )
+    if config.saturation > 1 or config.exposure > 1:
+        image = color.adjust_hsv(
+            image,
+            _factor(keys["saturation"], config.saturation),
+            _factor(keys["exposure"], config.exposure),
+        )
+    return image, boxes, valid
+
+
+def flip_boxes(
+    boxes: Float[Array, "objects 4"], width: int | Float[Array, ""]
+) -> Float[Array, "objects 4"]:
+    """Boxes of the image mirrored left to right."""
+    x1, y1, x2, y2 = jnp.moveaxis(boxes, -1, 0)
+    return jnp.stack([width - x2, y1, width - x1, y2], axis=-1)
+
+
+def _move(
+    key: Key[Array, ""],
+    image: Float[Array, "height width 3"],
+    boxes: Float[Array, "objects 4"],
+    config: BoxAugmentation,
+) -> tuple[Float[Array, "height width 3"], Float[Array, "objects 4"], Float[Array, " objects"]]:
+    """The image scaled about its centre and moved, and the share of each box that it still has."""
+    height, width, _ = image.shape
+    size = jnp.array([width, height], image.dtype)
+    scale_key, move_key = jax.random.split(key)
+    scale = jax.random.uniform(scale_key, minval=1 - config.scale, maxval=1 + config.scale)
+    share = jax.random.uniform(move_key, (2,), minval=-config.translate, maxval=config.translate)
+    moved = share * size
+    matrix = geometry.inverse_affine_matrix(0.0, moved, scale, jnp.zeros(2), size / 2)
+    center, offset = jnp.tile(size / 2, 2)[None], jnp.tile(moved, 2)[None]
+    placed = (boxes - center) * scale + center + offset
+    clipped = box_ops.clip(placed, (height, width))
+    left = box_ops.area(clipped) / jnp.maximum(box_ops.area(placed), 1e-6)
+    # Grey beyond the border: the middle of the values' range.
+    return geometry.affine(image, matrix, fill=0.5), clipped, left
+
+
+def _factor(key: Key[Array, ""], largest: float) -> Float[Array, ""]:
+    """Uniform from 1 to `largest`, or the inverse of that, as darknet draws it."""
+    amount_key, which_key = jax.random.split(key)
+    factor = jax.random.uniform(amount_key, minval=1.0, maxval=largest)
+    return jnp.where(jax.random.bernoulli(which_key), factor, 1.0 / factor)
