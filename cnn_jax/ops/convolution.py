@@ -6,9 +6,11 @@ written as matrix products over blocks of images that stay in the cache. `_forwa
 `_kernel_gradient_lowering` choose, shape by shape, and give the measurements.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +19,8 @@ from jax import lax
 from jaxtyping import Array, Float
 
 Padding = str | Sequence[tuple[int, int]]
+# An array; while functions are transformed, also a constant that JAX holds as a NumPy array.
+Operand = Any
 
 
 class Window(NamedTuple):
@@ -26,6 +30,19 @@ class Window(NamedTuple):
     padding: tuple[tuple[int, int], tuple[int, int]]
     dilation: tuple[int, int]
     groups: int
+
+
+_as_defined: ContextVar[bool] = ContextVar("as_defined", default=False)
+
+
+@contextmanager
+def as_defined() -> Iterator[None]:
+    """Trace convolutions as the one operation that they are: for counting their arithmetic."""
+    token = _as_defined.set(True)
+    try:
+        yield
+    finally:
+        _as_defined.reset(token)
 
 
 def conv(
@@ -57,22 +74,24 @@ def conv(
         padding = lax.padtype_to_pads(x.shape[1:3], extent, strides, padding)
     rows, columns = padding
     window = Window(tuple(strides), (tuple(rows), tuple(columns)), tuple(dilation), groups)
-    if jax.default_backend() == "cpu":
+    if jax.default_backend() == "cpu" and not _as_defined.get():
         return _cpu_conv(x, kernel, window)
     return by_compiler(x, kernel, window)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _cpu_conv(x: Array, kernel: Array, window: Window) -> Array:
+def _cpu_conv(x: Operand, kernel: Operand, window: Window) -> Array:
     return _forward_lowering(x, kernel, window)(x, kernel, window)
 
 
-def _cpu_conv_forward(x: Array, kernel: Array, window: Window) -> tuple[Array, tuple[Array, Array]]:
+def _cpu_conv_forward(
+    x: Operand, kernel: Operand, window: Window
+) -> tuple[Array, tuple[Operand, Operand]]:
     return _cpu_conv(x, kernel, window), (x, kernel)
 
 
 def _cpu_conv_backward(
-    window: Window, residuals: tuple[Array, Array], g: Array
+    window: Window, residuals: tuple[Operand, Operand], g: Operand
 ) -> tuple[Array, Array]:
     x, kernel = residuals
     kernel_gradient = _kernel_gradient_lowering(x, g, kernel, window)
@@ -86,7 +105,7 @@ Forward = Callable[[Array, Array, Window], Array]
 KernelGradient = Callable[[Array, Array, Array, Window], Array]
 
 
-def _forward_lowering(x: Array, kernel: Array, window: Window) -> Forward:
+def _forward_lowering(x: Operand, kernel: Operand, window: Window) -> Forward:
     """The fastest way known to convolve these shapes on a CPU.
 
     GFLOP/s on one Zen 3 core, float32 (XLA / Winograd / torch):
@@ -114,7 +133,9 @@ def _forward_lowering(x: Array, kernel: Array, window: Window) -> Forward:
     return by_compiler
 
 
-def _kernel_gradient_lowering(x: Array, g: Array, kernel: Array, window: Window) -> KernelGradient:
+def _kernel_gradient_lowering(
+    x: Operand, g: Operand, kernel: Operand, window: Window
+) -> KernelGradient:
     """The fastest way known to compute the weight gradient of these shapes on a CPU.
 
     GFLOP/s on two Zen 3 cores, float32, batch 128 (XLA / patches / shared shifts / torch):
@@ -145,7 +166,7 @@ def _kernel_gradient_lowering(x: Array, g: Array, kernel: Array, window: Window)
     return kernel_gradient_by_patches
 
 
-def _only_compiler_knows(x: Array, kernel: Array, window: Window) -> bool:
+def _only_compiler_knows(x: Operand, kernel: Operand, window: Window) -> bool:
     """Groups, other types than float32 and empty arrays are left to XLA."""
     empty = 0 in x.shape or 0 in kernel.shape or 0 in _out_size(x, kernel, window)
     return window.groups > 1 or x.dtype != jnp.float32 or empty
@@ -156,7 +177,7 @@ def _only_compiler_knows(x: Array, kernel: Array, window: Window) -> bool:
 _BLOCK_BYTES = 2**20
 
 
-def by_compiler(x: Array, kernel: Array, window: Window) -> Array:
+def by_compiler(x: Operand, kernel: Operand, window: Window) -> Array:
     """XLA's own convolution."""
     return lax.conv_general_dilated(
         x,
@@ -169,7 +190,7 @@ def by_compiler(x: Array, kernel: Array, window: Window) -> Array:
     )
 
 
-def by_product(x: Array, kernel: Array, window: Window) -> Array:
+def by_product(x: Operand, kernel: Operand, window: Window) -> Array:
     """A 1x1 convolution as the matrix product it is."""
     height, width = _out_size(x, kernel, window)
     pixels = _tap(_pad(x, window.padding), 0, 0, height, width, window.strides)
@@ -183,7 +204,7 @@ _KERNEL_TRANSFORM = ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1))
 _OUTPUT_TRANSFORM = ((1, 1, 1, 0), (0, 1, -1, -1))
 
 
-def by_winograd(x: Array, kernel: Array, window: Window) -> Array:
+def by_winograd(x: Operand, kernel: Operand, window: Window) -> Array:
     """A 3x3 convolution of stride 1 with 16 instead of 36 products for every 2x2 outputs.
 
     A few images at a time: tiles are transformed, multiplied as 16 matrix products
@@ -241,7 +262,7 @@ def _transform_tiles(matrix, element: Callable[[int, int], Array]) -> list[list[
     return [[combine(column, row) for column in matrix] for row in half]
 
 
-def input_gradient(x: Array, g: Array, kernel: Array, window: Window) -> Array:
+def input_gradient(x: Operand, g: Operand, kernel: Operand, window: Window) -> Array:
     """Gradient of the convolution with respect to `x`.
 
     With stride 1 it is the convolution of `g` with the kernel turned by 180 degrees, which has a
@@ -263,13 +284,13 @@ def input_gradient(x: Array, g: Array, kernel: Array, window: Window) -> Array:
     return _forward_lowering(g, turned, full)(g, turned, full)
 
 
-def kernel_gradient_by_compiler(x: Array, g: Array, kernel: Array, window: Window) -> Array:
+def kernel_gradient_by_compiler(x: Operand, g: Operand, kernel: Operand, window: Window) -> Array:
     """Weight gradient as XLA derives it."""
     (gradient,) = jax.linear_transpose(lambda kernel: by_compiler(x, kernel, window), kernel)(g)
     return gradient
 
 
-def kernel_gradient_by_patches(x: Array, g: Array, kernel: Array, window: Window) -> Array:
+def kernel_gradient_by_patches(x: Operand, g: Operand, kernel: Operand, window: Window) -> Array:
     """Weight gradient as products of output gradients with patch matrices (im2col).
 
     A few images at a time: `[out_channels, pixels] x [pixels, taps * in_channels]`, summed.
@@ -299,7 +320,9 @@ def kernel_gradient_by_patches(x: Array, g: Array, kernel: Array, window: Window
     return gradient.T.reshape(kernel.shape)
 
 
-def kernel_gradient_by_shared_shifts(x: Array, g: Array, kernel: Array, window: Window) -> Array:
+def kernel_gradient_by_shared_shifts(
+    x: Operand, g: Operand, kernel: Operand, window: Window
+) -> Array:
     """Weight gradient with rows shifted on the input and columns shifted on the output gradient.
 
     `dW[i, j] = sum_p x[p + (i, j)] g[p] = sum_q x[q + (i, 0)] g[q - (0, j)]`: one product
@@ -325,7 +348,7 @@ def kernel_gradient_by_shared_shifts(x: Array, g: Array, kernel: Array, window: 
     return gradient.transpose(0, 2, 1, 3)
 
 
-def _map_blocks(function: Callable[[Array], Array], x: Array, image_bytes: int) -> Array:
+def _map_blocks(function: Callable[[Array], Array], x: Operand, image_bytes: int) -> Array:
     """`function(x)` in blocks of images whose operands stay in the cache."""
     images = x.shape[0]
     most = max(1, _BLOCK_BYTES // image_bytes)
@@ -337,7 +360,7 @@ def _map_blocks(function: Callable[[Array], Array], x: Array, image_bytes: int) 
 
 
 def _sum_over_blocks(
-    product: Callable[[Array, Array], Array], x: Array, g: Array, image_bytes: int
+    product: Callable[[Array, Array], Array], x: Operand, g: Operand, image_bytes: int
 ) -> Array:
     """Sums `product(x, g)` over blocks of images whose operands stay in the cache."""
     images = x.shape[0]
@@ -359,7 +382,7 @@ def _contract_pixels(a: Array, b: Array) -> Array:
     return lax.dot_general(a, b, (((0,), (0,)), ((), ())))
 
 
-def _out_size(x: Array, kernel: Array, window: Window) -> tuple[int, int]:
+def _out_size(x: Operand, kernel: Operand, window: Window) -> tuple[int, int]:
     """Rows and columns of the output."""
     sizes = []
     for axis in range(2):
@@ -369,14 +392,14 @@ def _out_size(x: Array, kernel: Array, window: Window) -> tuple[int, int]:
     return sizes[0], sizes[1]
 
 
-def _pad(x: Array, padding: tuple[tuple[int, int], tuple[int, int]]) -> Array:
+def _pad(x: Operand, padding: tuple[tuple[int, int], tuple[int, int]]) -> Array:
     """Adds zero rows and columns; negative numbers take them away."""
     config = [(0, 0, 0), *((before, after, 0) for before, after in padding), (0, 0, 0)]
     return lax.pad(x, jnp.zeros((), x.dtype), config)
 
 
 def _tap(
-    x: Array, row: int, column: int, height: int, width: int, strides: tuple[int, int]
+    x: Operand, row: int, column: int, height: int, width: int, strides: tuple[int, int]
 ) -> Array:
     """Every stride-th pixel from `(row, column)` on, `height` rows and `width` columns of them."""
     row_stride, column_stride = strides

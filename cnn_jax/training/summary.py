@@ -15,6 +15,8 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 from rich.console import Console
 from rich.table import Table
 
+from cnn_jax.ops.convolution import as_defined
+
 # More top-level modules than this are shown by groups of one kind.
 MAX_ROWS = 24
 
@@ -100,7 +102,7 @@ def summarize(
     def forward(variables: Any, *inputs: Any) -> Any:
         return model.apply(variables, *inputs, train=False)
 
-    with nn.intercept_methods(record):
+    with nn.intercept_methods(record), as_defined():
         jaxpr = jax.make_jaxpr(forward)(variables, *inputs)
     costs = _multiply_adds_by_module(jaxpr.jaxpr)
     params = variables["params"]

@@ -192,6 +192,7 @@ def test_killed_at_any_moment_and_resumed_a_run_ends_with_the_same_bits(folder, 
 
     whole = run(tmp_path / "whole")
     assert whole.wait(300) == 0, whole.stderr.read()
+    whole.stderr.close()
     killed, extra = tmp_path / "killed", ()
     for reached in (4, 16, 28):
         process = run(killed, *extra)
@@ -202,9 +203,11 @@ def test_killed_at_any_moment_and_resumed_a_run_ends_with_the_same_bits(folder, 
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
         process.wait()
+        process.stderr.close()
         extra = ("--resume",)
     last = run(killed, *extra)
     assert last.wait(300) == 0, last.stderr.read()
+    last.stderr.close()
     assert_same_bits(leaves(killed), leaves(tmp_path / "whole"))
     evaluations = [row for row in rows(tmp_path / "whole") if row["split"] == "eval"]
     assert [row for row in rows(killed) if row["split"] == "eval"] == evaluations
