@@ -102,7 +102,10 @@ def deep_output(
 
 def readout(weights: Weights, units: Float[Array, "*batch units"]) -> Float32[Array, "*batch v"]:
     """Logits of the next word from the deep output."""
-    return _plus(units @ weights["softmax"], weights["softmax_bias"]).astype(jnp.float32)
+    # As one matrix: XLA's CPU backend transposes products of more axes on the way back.
+    rows = units.reshape(-1, units.shape[-1])
+    logits = _plus(rows @ weights["softmax"], weights["softmax_bias"])
+    return logits.reshape(*units.shape[:-1], -1).astype(jnp.float32)
 
 
 class Encoder(nn.Module):
