@@ -7,7 +7,9 @@ from typing import Any
 
 from cnn_jax.data.coco import open_coco
 from cnn_jax.data.folder import open_folder
+from cnn_jax.data.masks import open_masks
 from cnn_jax.data.shape_boxes import open_shape_boxes
+from cnn_jax.data.shape_masks import open_shape_masks
 from cnn_jax.data.shapes import open_shapes
 from cnn_jax.data.source import Settings, Source, Split
 from cnn_jax.data.tfds import open_tfds
@@ -31,6 +33,9 @@ BOX_FORMATS: Formats = {
     "yolo": open_yolo,
 }
 """The same for examples with boxes."""
+
+MASK_FORMATS: Formats = {"shapes": open_shape_masks, "masks": open_masks}
+"""The same for examples with masks."""
 
 
 def open(

@@ -14,7 +14,7 @@ from cnn_jax.errors import UserError
 
 # The folder that holds each split, the first that exists; the keys of the table are the only
 # names that make a folder's children splits and not classes.
-_SPLIT_FOLDERS: dict[Split, tuple[str, ...]] = {
+SPLIT_FOLDERS: dict[Split, tuple[str, ...]] = {
     "train": ("train",),
     "eval": ("val", "valid", "validation", "test"),
     "test": ("test", "val", "valid", "validation"),
@@ -97,11 +97,11 @@ def open_folder(directory: str, split: Split, settings: Settings) -> FolderSourc
                 "remove it or fill it"
             )
         if divided:
-            chosen = _held_out(names, settings)
+            chosen = hold_out(names, settings)
             names = [name for name in names if (name in chosen) == held_out]
         files.extend((name, label) for name in names)
     if not files:
-        folder = _SPLIT_FOLDERS[split][0]
+        folder = SPLIT_FOLDERS[split][0]
         raise UserError(
             f"{place}: too few files (or too small a --holdout-fraction) to hold some out for "
             f"evaluation; add {root / folder}/"
@@ -112,11 +112,11 @@ def open_folder(directory: str, split: Split, settings: Settings) -> FolderSourc
 def _split_folders(root: Path) -> dict[Split, Path]:
     """The folder of each split; `{"train": root}` where the classes lie directly below root."""
     folders: dict[Split, Path] = {}
-    for split, names in _SPLIT_FOLDERS.items():
+    for split, names in SPLIT_FOLDERS.items():
         for name in names:
             if (root / name).is_dir():
                 folders.setdefault(split, root / name)
-    known = {name for names in _SPLIT_FOLDERS.values() for name in names}
+    known = {name for names in SPLIT_FOLDERS.values() for name in names}
     if "train" in folders or (folders and all(name in known for name in _folders(root))):
         return folders
     return {"train": root}
@@ -162,7 +162,7 @@ def _image_files(place: Path, class_name: str) -> list[str]:
     return sorted(walk(os.path.join(place, class_name)))
 
 
-def _held_out(names: list[str], settings: Settings) -> set[str]:
+def hold_out(names: list[str], settings: Settings) -> set[str]:
     """The files of one class that are kept for evaluation: the groups with the smallest hashes.
 
     At least one group (of two or more) where any share is asked for; never the last one.

@@ -29,6 +29,16 @@ def resize(
     return np.array(Image.fromarray(image).resize((width, height), _FILTERS[interpolation]))
 
 
+def resize_mask(
+    mask: UInt8[np.ndarray, "height width"], size: tuple[int, int]
+) -> UInt8[np.ndarray, "new_height new_width"]:
+    """Resamples a mask to ``size`` = (height, width): for each pixel the nearest one's class."""
+    if mask.shape == size:
+        return mask
+    height, width = size
+    return np.array(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
+
+
 def resize_shorter_side(
     image: UInt8[np.ndarray, "height width 3"],
     size: int,

@@ -62,6 +62,10 @@ class Settings:
         holdout_fraction: the share of each class's files or groups that is held out of the
             training files where a data set has no evaluation split of its own.
         data_dir: where prepared TFDS data sets lie; None for TFDS's own default.
+        class_names: the names of a mask's classes, in the order of their values.
+        label_values: the values that stand for the classes in mask files, where not 0, 1, 2, ...
+        ignore_labels: the values besides 255 of pixels that are not judged.
+        eval_folders, test_folders: the folders of masked images that are held out of training.
     """
 
     seed: int = 0
@@ -70,6 +74,11 @@ class Settings:
     holdout_groups: str | None = None
     holdout_fraction: float = 0.1
     data_dir: str | os.PathLike[str] | None = None
+    class_names: tuple[str, ...] = ()
+    label_values: tuple[int, ...] = ()
+    ignore_labels: tuple[int, ...] = ()
+    eval_folders: tuple[str, ...] = ()
+    test_folders: tuple[str, ...] = ()
 
     def __post_init__(self):
         if not 0 <= self.holdout_fraction < 1:

@@ -7,6 +7,9 @@ import numpy as np
 from jaxtyping import Int
 
 from cnn_jax.data import resize
+from cnn_jax.data.borders import border_weights
+from cnn_jax.data.tiles import window
+from cnn_jax.errors import UserError
 
 Example = dict[str, Any]
 
@@ -103,3 +106,38 @@ class EvaluationTransform:
         image = resize.resize_shorter_side(example["image"], self.resize)
         crop = resize.ten_crop if self.ten_crop else resize.center_crop
         return {**example, "image": crop(image, self.crop)}
+
+
+@dataclass(frozen=True)
+class MaskTransform:
+    """An image and its mask in one size, the image with what a network wants to see around it.
+
+    Attributes:
+        size: rows and columns of the mask.
+        margin: pixels that the image has more on every side: its mirror image.
+        border: w0 and sigma of U-Net's weights (see `cnn_jax.data.borders`), or None.
+        resized: whether images are resized to `size`. Without, all must have it; those that come
+            with their surroundings (`cnn_jax.data.tiles`) are left as they are.
+    """
+
+    size: tuple[int, int]
+    margin: int = 0
+    border: tuple[float, float] | None = None
+    resized: bool = False
+
+    def __call__(self, example: Example) -> Example:
+        image, mask = example["image"], example["mask"]
+        if self.resized:
+            image = resize.resize(image, self.size)
+            mask = resize.resize_mask(mask, self.size)
+        if mask.shape != self.size:
+            raise UserError(
+                f"an image of {mask.shape[0]} x {mask.shape[1]} pixels among those of "
+                f"{self.size[0]} x {self.size[1]}: give --image-shape to resize them, or --tile"
+            )
+        if image.shape[:2] == mask.shape:
+            image = window(image, 0, 0, *mask.shape, self.margin)
+        prepared = {**example, "image": image, "mask": mask}
+        if self.border is not None:
+            prepared["weight"] = border_weights(mask, *self.border)
+        return prepared

@@ -18,15 +18,18 @@ from cnn_jax.data.augment.geometry import (
     random_flip,
     random_resized_crop,
 )
+from cnn_jax.data.augment.masks import MaskAugmentation, augment_with_mask
 from cnn_jax.data.augment.mixing import cutmix, mixup, mixup_or_cutmix
 from cnn_jax.data.augment.policies import rand_augment, trivial_augment_wide
 
 __all__ = [
     "Augmentation",
     "BoxAugmentation",
+    "MaskAugmentation",
     "affine",
     "augment_boxes",
     "augment_example",
+    "augment_with_mask",
     "color_jitter",
     "crop_and_resize",
     "cutmix",

@@ -1,0 +1,212 @@
+"""Augmentation of an image together with its mask, on the device.
+
+Both go through one map of coordinates: what is drawn moves the image's pixels (bilinear), the
+mask's (nearest neighbour) and the weights' alike. Functions of one example with fixed shapes:
+`jax.vmap` them over keys and examples.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from cnn_jax.data.augment import color
+from cnn_jax.errors import UserError
+from cnn_jax.losses import IGNORED
+
+# Every step's key is folded with its place in this list: append to it, never reorder it.
+_STEPS = ("window", "flip", "flip_vertical", "turn", "zoom", "elastic", "color_jitter")
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskAugmentation:
+    """What happens to training images and their masks, on the device."""
+
+    crop_size: tuple[int, int] | None = None
+    """Rows and columns of a window at a random place; default: the whole image."""
+    flip: bool = False
+    """Mirror every second image, left to right."""
+    flip_vertical: bool = False
+    """Mirror every second image, top to bottom."""
+    rotate: float = 0.0
+    """Largest rotation in degrees, either way."""
+    zoom: tuple[float, float] = (1.0, 1.0)
+    """Smallest and largest factor of the size, uniform in its logarithm."""
+    elastic: float = 0.0
+    """Standard deviation in pixels of U-Net's elastic deformation (10 in the paper)."""
+    elastic_grid: int = 3
+    """Points on a side of the grid whose displacements it interpolates."""
+    color_jitter: float = 0.0
+    """Largest change of the image's brightness, contrast and saturation, as a share."""
+
+    def __post_init__(self) -> None:
+        def check(name: str, legal: bool, what: str) -> None:
+            if not legal:
+                flag = name.replace("_", "-")
+                raise UserError(f"--{flag}: {getattr(self, name)} is not {what}")
+
+        size = self.crop_size
+        check("crop_size", size is None or min(size) > 0, "a positive number of rows and columns")
+        for name in ("rotate", "elastic", "color_jitter"):
+            check(name, getattr(self, name) >= 0, "0 or more")
+        low, high = self.zoom
+        check("zoom", 0 < low <= high, "a range LOW HIGH with 0 < LOW <= HIGH")
+        check("elastic_grid", self.elastic_grid >= 2, "2 or more")
+
+    @property
+    def resamples(self) -> bool:
+        """Whether pixels move to places between others."""
+        return bool(self.rotate or self.elastic or self.zoom != (1.0, 1.0))
+
+
+def augment_with_mask(
+    key: Key[Array, ""],
+    image: Float[Array, "height width channels"],
+    mask: Int[Array, "mask_height mask_width"],
+    weights: Float[Array, "mask_height mask_width"] | None,
+    config: MaskAugmentation,
+) -> tuple[
+    Float[Array, "new_height new_width channels"],
+    Int[Array, "new_mask_height new_mask_width"],
+    Float[Array, "new_mask_height new_mask_width"] | None,
+]:
+    """Augments an image, its mask and the weights of the mask's pixels.
+
+    The image may reach beyond its mask, equally far on opposite sides (what a network without
+    padding wants to see around what it predicts); the result does so too.
+
+    Args:
+        key: the example's own random key.
+        image: its pixels, in 0..1.
+        mask: the class of every pixel, or `IGNORED`.
+        weights: of every pixel's loss, or None.
+        config: the steps and their strengths.
+
+    Returns:
+        Image, mask and weights of the window. What comes from outside of the image is its mirror
+        image, and ignored in the mask.
+
+    Raises:
+        UserError: the mask is smaller than the window.
+    """
+    keys = {name: jax.random.fold_in(key, index) for index, name in enumerate(_STEPS)}
+    size = config.crop_size or mask.shape
+    if size[0] > mask.shape[0] or size[1] > mask.shape[1]:
+        raise UserError(
+            f"--crop-size {size[0]} {size[1]}: larger than the images, which have "
+            f"{mask.shape[0]} x {mask.shape[1]} pixels"
+        )
+    places = jnp.array([have - want + 1 for have, want in zip(mask.shape, size, strict=True)])
+    corner = jax.random.randint(keys["window"], (2,), 0, places)
+    margins = [(i - m) // 2 for i, m in zip(image.shape[:2], mask.shape, strict=True)]
+    image_size = tuple(s + 2 * m for s, m in zip(size, margins, strict=True))
+
+    if config.resamples:
+        # From the window's pixels to the image's, counted from the mask's corner.
+        rows, columns = _coordinates(keys, size, image_size, corner, config)
+        offset = jnp.array(margins, jnp.float32)
+        image = _bilinear(image, rows + offset[0], columns + offset[1])
+        inner = tuple(slice(m, m + s) for m, s in zip(margins, size, strict=True))
+        rows, columns = (jnp.round(x[inner]).astype(jnp.int32) for x in (rows, columns))
+        mask_rows, inside_rows = _inside(rows, mask.shape[0])
+        mask_columns, inside_columns = _inside(columns, mask.shape[1])
+        inside = inside_rows & inside_columns
+        mask = jnp.where(inside, mask[mask_rows, mask_columns], IGNORED)
+        if weights is not None:
+            weights = weights[mask_rows, mask_columns]
+    else:
+        start = (corner[0], corner[1])
+        image = jax.lax.dynamic_slice(image, (*start, 0), (*image_size, image.shape[2]))
+        mask = jax.lax.dynamic_slice(mask, start, size)
+        if weights is not None:
+            weights = jax.lax.dynamic_slice(weights, start, size)
+    for name, axis in (("flip", 1), ("flip_vertical", 0)):
+        if getattr(config, name):
+            mirrored = jax.random.bernoulli(keys[name])
+            image, mask = (jnp.where(mirrored, jnp.flip(x, axis), x) for x in (image, mask))
+            if weights is not None:
+                weights = jnp.where(mirrored, jnp.flip(weights, axis), weights)
+    if config.color_jitter:
+        strength = config.color_jitter
+        image = color.color_jitter(keys["color_jitter"], image, strength, strength, strength, 0.0)
+    return image, mask, weights
+
+
+def _coordinates(
+    keys: dict[str, Key[Array, ""]],
+    size: tuple[int, int],
+    image_size: tuple[int, int],
+    corner: Int[Array, "2"],
+    config: MaskAugmentation,
+) -> tuple[Float[Array, "rows columns"], Float[Array, "rows columns"]]:
+    """Where each pixel of the window, with what surrounds it, comes from: row and column.
+
+    Counted from the centre of the mask's first pixel.
+    """
+    centre = [(s - 1) / 2 for s in size]
+    outer = [(s - 1) / 2 for s in image_size]
+    y, x = jnp.meshgrid(
+        *(jnp.arange(s, dtype=jnp.float32) - c for s, c in zip(image_size, outer, strict=True)),
+        indexing="ij",
+    )
+    limit = jnp.deg2rad(config.rotate)
+    angle = jax.random.uniform(keys["turn"], minval=-limit, maxval=limit)
+    low, high = (jnp.log(z) for z in config.zoom)
+    factor = jnp.exp(jax.random.uniform(keys["zoom"], minval=low, maxval=high))
+    cosine, sine = jnp.cos(angle) / factor, jnp.sin(angle) / factor
+    rows = cosine * y - sine * x + centre[0] + corner[0]
+    columns = sine * y + cosine * x + centre[1] + corner[1]
+    if config.elastic:
+        moved = displacements(keys["elastic"], image_size, config.elastic, config.elastic_grid)
+        rows, columns = rows + moved[..., 0], columns + moved[..., 1]
+    return rows, columns
+
+
+def displacements(
+    key: Key[Array, ""], size: tuple[int, int], sigma: float, grid: int = 3
+) -> Float[Array, "height width 2"]:
+    """Smooth displacements in pixels: normal ones on a coarse grid, interpolated bicubically.
+
+    Ronneberger et al. 2015, section 3.1: a grid of 3 x 3 points, sigma 10 pixels.
+
+    Args:
+        key: random key.
+        size: rows and columns of the field.
+        sigma: standard deviation at the grid's points.
+        grid: points on a side.
+    """
+    coarse = sigma * jax.random.normal(key, (grid, grid, 2))
+    return jax.image.resize(coarse, (*size, 2), "cubic", antialias=False)
+
+
+def _bilinear(
+    image: Float[Array, "height width channels"],
+    rows: Float[Array, "new_height new_width"],
+    columns: Float[Array, "new_height new_width"],
+) -> Float[Array, "new_height new_width channels"]:
+    """The image between its pixels; outside of it its mirror image."""
+    top, left = jnp.floor(rows), jnp.floor(columns)
+    lower, right = (rows - top)[..., None], (columns - left)[..., None]
+    top, left = top.astype(jnp.int32), left.astype(jnp.int32)
+
+    def pixels(row: Array, column: Array) -> Array:
+        return image[_mirrored(row, image.shape[0]), _mirrored(column, image.shape[1])]
+
+    upper = pixels(top, left) * (1 - right) + pixels(top, left + 1) * right
+    below = pixels(top + 1, left) * (1 - right) + pixels(top + 1, left + 1) * right
+    return upper * (1 - lower) + below * lower
+
+
+def _mirrored(places: Int[Array, "*shape"], length: int) -> Int[Array, "*shape"]:
+    """Places along an axis, mirrored at the outermost pixels' centres."""
+    period = max(2 * (length - 1), 1)
+    places = jnp.mod(places, period)
+    return jnp.minimum(places, period - places) if length > 1 else jnp.zeros_like(places)
+
+
+def _inside(
+    places: Int[Array, "*shape"], length: int
+) -> tuple[Int[Array, "*shape"], Bool[Array, "*shape"]]:
+    """Places clipped to an axis, and which of them are on it."""
+    return jnp.clip(places, 0, length - 1), (places >= 0) & (places < length)

@@ -1,0 +1,76 @@
+"""Every mask read once before the first step: is it legal, and how frequent is each class."""
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float, Int
+from rich.progress import track
+
+from cnn_jax.errors import UserError
+
+
+@runtime_checkable
+class Masked(Protocol):
+    """A source whose masks can be read alone."""
+
+    class_names: tuple[str, ...]
+
+    def __len__(self) -> int: ...
+
+    def mask(self, index: int) -> np.ndarray:
+        """Classes [height, width]; raises UserError for a mask that is not legal."""
+        ...
+
+
+def survey(source: Masked, most: int | None = None) -> Int[np.ndarray, "images classes"]:
+    """Counts the pixels of each class in each mask, and so checks them all.
+
+    Args:
+        source: the masks.
+        most: look at so many alone, for sources that are generated.
+
+    Raises:
+        UserError: the first mask that is not legal, by name.
+    """
+    classes = len(source.class_names)
+    images = len(source) if most is None else min(most, len(source))
+
+    def counts(index: int) -> np.ndarray:
+        return np.bincount(source.mask(index).ravel(), minlength=256)[:classes]
+
+    def all_counts() -> Iterator[np.ndarray]:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            yield from pool.map(counts, range(images))
+
+    progress = track(all_counts(), "Checking masks", total=images, transient=True)
+    return np.stack(list(progress)).astype(np.int64)
+
+
+def median_frequency(
+    counts: Int[np.ndarray, "images classes"], class_names: Sequence[str]
+) -> Float[np.ndarray, " classes"]:
+    """The weight of each class: the median of all classes' frequencies over its own.
+
+    A class's frequency is its share of the pixels of the images that it is in (Eigen & Fergus 2015,
+    section 6.3.2), of those not ignored.
+
+    Args:
+        counts: of :func:`survey`, of the training set.
+        class_names: for the message.
+
+    Raises:
+        UserError: a class is in no image.
+    """
+    there = counts > 0
+    totals = counts.sum(axis=1)
+    pixels = counts.sum(axis=0)
+    if (pixels == 0).any():
+        missing = class_names[int(np.argmin(pixels))]
+        raise UserError(
+            f"--class-weights median_frequency: no training mask has the class {missing!r}"
+        )
+    frequency = pixels / (there * totals[:, None]).sum(axis=0)
+    return np.median(frequency) / frequency

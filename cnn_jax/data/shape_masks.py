@@ -1,0 +1,51 @@
+"""`shapes` for segmentation: the built-in scenes with several shapes each, and their masks."""
+
+import numpy as np
+
+from cnn_jax.data.shapes import CLASS_NAMES, EXAMPLES_PER_EPOCH, Scene, open_shapes, scene
+from cnn_jax.data.source import Example, Settings, Split
+
+OBJECTS = (1, 4)
+"""The least and the largest number of shapes in a scene."""
+
+
+class ShapeMasks:
+    """Scenes of up to four shapes: `image` and `mask`.
+
+    Attributes:
+        class_names: the background, then the shapes.
+    """
+
+    class_names = ("background", *CLASS_NAMES)
+
+    def __init__(self, split: Split, seed: int, image_size: int):
+        self._split: Split = split
+        self._seed = seed
+        self._image_size = image_size
+
+    def __len__(self) -> int:
+        return EXAMPLES_PER_EPOCH[self._split]
+
+    def __getitem__(self, index: int) -> Example:
+        drawn = self._scene(index)
+        return {"image": drawn.image, "mask": drawn.mask}
+
+    def describe(self, index: int) -> str:
+        return f"shapes[{index}]"
+
+    def mask(self, index: int) -> np.ndarray:
+        """The mask alone."""
+        return self._scene(index).mask
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Rows and columns."""
+        return self._image_size, self._image_size
+
+    def _scene(self, index: int) -> Scene:
+        return scene(self._seed, index, self._image_size, split=self._split, objects=OBJECTS)
+
+
+def open_shape_masks(argument: str, split: Split, settings: Settings) -> ShapeMasks:
+    """Opens the built-in scenes with masks, as `cnn_jax.data.shapes.open_shapes` opens them."""
+    open_shapes(argument, split, settings)
+    return ShapeMasks(split, settings.seed, settings.image_size)
