@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from cnn_jax.data.coco import open_coco
+from cnn_jax.data.csv_tags import open_csv_tags
 from cnn_jax.data.folder import open_folder
+from cnn_jax.data.mask_tags import open_mask_tags
 from cnn_jax.data.masks import open_masks
 from cnn_jax.data.shape_boxes import open_shape_boxes
 from cnn_jax.data.shape_masks import open_shape_masks
+from cnn_jax.data.shape_tags import open_shape_tags
 from cnn_jax.data.shapes import open_shapes
 from cnn_jax.data.source import Settings, Source, Split
 from cnn_jax.data.tfds import open_tfds
@@ -36,6 +39,13 @@ BOX_FORMATS: Formats = {
 
 MASK_FORMATS: Formats = {"shapes": open_shape_masks, "masks": open_masks}
 """The same for examples with masks."""
+
+TAG_FORMATS: Formats = {
+    "shapes": open_shape_tags,
+    "csv": open_csv_tags,
+    "masks": open_mask_tags,
+}
+"""The same for examples with any number of labels each: `labels` bool [classes]."""
 
 
 def open(

@@ -66,6 +66,9 @@ class Settings:
         label_values: the values that stand for the classes in mask files, where not 0, 1, 2, ...
         ignore_labels: the values besides 255 of pixels that are not judged.
         eval_folders, test_folders: the folders of masked images that are held out of training.
+        test_every: rows N, 2N, 3N, ... of a table of tagged images are its split `test`.
+        patch_size: pixels on a side of the patches that masked images are cut into to be tagged.
+        min_area: the share of a patch that a class must exceed to be one of its tags.
     """
 
     seed: int = 0
@@ -79,6 +82,9 @@ class Settings:
     ignore_labels: tuple[int, ...] = ()
     eval_folders: tuple[str, ...] = ()
     test_folders: tuple[str, ...] = ()
+    test_every: int | None = None
+    patch_size: int = 128
+    min_area: float = 0.01
 
     def __post_init__(self):
         if not 0 <= self.holdout_fraction < 1:
