@@ -120,7 +120,7 @@ def floors(outcome: Outcome, ks: Sequence[int] = ()) -> Table:
         given = set(predicted.sum(axis=1).tolist())
         ks = sorted({mean, min(mean + 1, truth.shape[1])} | (given if len(given) == 1 else set()))
         ks = [k for k in ks if k > 0]
-    columns = {"this run": {k: v for k, v in outcome.metrics.items()}}
+    columns = {"this run": dict(outcome.metrics)}
     for k in ks:
         columns[f"constant, {k}"] = metrics.summarize(metrics.constant(truth, k), truth)
         columns[f"best, {k}"] = metrics.summarize(metrics.best_possible(truth, k), truth)
@@ -190,8 +190,8 @@ def together(truth: Truth, names: Sequence[str]) -> Table:
     counts = metrics.cooccurrence(truth)
     if len(names) <= MAX_LABELS:
         rows = [
-            [name, *(_share(counts[i, k], counts[i, i], i == k) for k in range(len(names)))]
-            for i, name in enumerate(names)
+            [names[i], *(_share(count, row[i], i == k) for k, count in enumerate(row))]
+            for i, row in enumerate(counts.tolist())
         ]
         note = "Of the images with the row's label, the share that has the column's too."
         return Table("Labels together", ["", *names], rows, note)
@@ -202,7 +202,7 @@ def together(truth: Truth, names: Sequence[str]) -> Table:
 
 def _share(count: int, images: int, same: bool) -> str:
     if same:
-        return f"{int(images):,} images"
+        return f"{images:,} images"
     return f"{100 * count / images:.0f} %" if images else ""
 
 

@@ -145,10 +145,8 @@ def test_predictions_are_the_evaluation_s(table, trained, capsys):
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["--loss", "softmax", "--decision", "tuned"],
-        ["--loss", "ranking", "--decision", "topk", "--k", "1"],
+        ["--loss", "softmax", "--decision", "topk", "--k", "1"],
         ["--loss", "warp", "--warp-ranks", "sampled", "--decision", "tuned", "--mixup", "0.2"],
-        ["--positive-weights", "2", "1", "5"],
         ["--focal-gamma", "2", "--ten-crop", "--resize", "20"],
     ],
 )
