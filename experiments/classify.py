@@ -14,21 +14,17 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from cnn_jax import models
 from cnn_jax.data.augment import Augmentation
-from cnn_jax.data.batches import EvaluationBatches, TrainingBatches
+from cnn_jax.data.batches import TrainingBatches
 from cnn_jax.data.decode import decode
-from cnn_jax.data.transforms import EvaluationTransform, TrainingTransform
-from cnn_jax.errors import UserError
 from cnn_jax.reports.classification import ClassificationReport
 from cnn_jax.reports.runs import CONFIG_FILE, read_object
 from cnn_jax.tasks.classification import Classification
-from cnn_jax.training import parallel
+from experiments import images, presets, runs
 from experiments import options as flags
-from experiments import presets, runs
 from experiments.experiment import Experiment
 
 
@@ -63,81 +59,32 @@ def main(argv: Sequence[str] | None = None) -> None:
         run(options)
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """Pixels on a side of an image on its way to the network.
-
-    Attributes:
-        evaluation: what the network is fed at evaluation.
-        resize: the shorter side before the evaluation's crop.
-        training: what the network is fed while training.
-        canvas: what the device augments.
-    """
-
-    evaluation: int
-    resize: int
-    training: int
-    canvas: int
-
-    @classmethod
-    def of(cls, options: Options) -> "Sizes":
-        """The flags' sizes, and for those not given the architecture's or what suits the others."""
-        spec = models.input_spec(options.model.model)
-        chosen = options.data
-        evaluation = chosen.image_size or (32 if options.model.stem == "small" else spec.image_size)
-        # Scenes are rendered at the size that is asked for: there is nothing to crop.
-        scale = 1.0 if chosen.data == flags.BUILT_IN else spec.resize / spec.image_size
-        training = options.augmentation.output_size or evaluation
-        margin = {"resized": 8 / 7, "random": 8 / 7}.get(options.augmentation.crop, 1.0)
-        return cls(
-            evaluation=evaluation,
-            resize=chosen.resize or round(evaluation * scale),
-            training=training,
-            canvas=chosen.canvas_size or round(training * margin),
-        )
-
-
 def run(options: Options) -> Path:
     """Train, or only evaluate, as the options say; returns the run's folder."""
     runs.prepare_devices(options.run)
     runs.check_batch_sizes(options)
     out = runs.directory(options.run, "classify")
-    sizes = Sizes.of(options)
+    sizes = images.Sizes.of(options)
     held_out = runs.open_source(
         options.data,
         options.run.split if options.run.eval_only else "eval",
         seed=options.run.seed,
         image_size=sizes.resize,
     )
-    transform = evaluation_transform(options)
+    transform = images.evaluation_transform(options)
 
     def training_set() -> tuple[TrainingBatches, int]:
         source = runs.open_source(
             options.data, "train", seed=options.run.seed, image_size=sizes.canvas
         )
-        if source.class_names != held_out.class_names:
-            raise UserError(f"--data {options.data.data}: training and evaluation classes differ")
-        batches = TrainingBatches(
-            source,
-            # A resized crop wants the whole image; the others the undistorted middle of it.
-            TrainingTransform(sizes.canvas, keep_aspect=options.augmentation.crop != "resized"),
-            batch_size=options.data.batch_size,
-            seed=options.run.seed,
-            **runs.readers(options.data),
-        )
-        return batches, len(source)
+        return images.training_batches(options, source, held_out), len(source)
 
     return Experiment(
         verb="classify",
         options=options,
         out=out,
         task=build_task(options, held_out.class_names),
-        evaluation_set=EvaluationBatches(
-            held_out,
-            transform,
-            batch_size=runs.evaluation_batch_size(options.data),
-            **runs.readers(options.data),
-        ),
+        evaluation_set=images.evaluation_batches(options, held_out),
         training_set=training_set,
         report=ClassificationReport(out, held_out, dataclasses.replace(transform, ten_crop=False)),
         input_shape=(1, sizes.training, sizes.training, 3),
@@ -147,23 +94,10 @@ def run(options: Options) -> Path:
 
 def build_task(options: Options, class_names: Sequence[str]) -> Classification:
     """The network and how it is trained and judged."""
-    chosen = options.model
-    given = {
-        name: value
-        for name in ("width", "stem", "dropout_rate", "auxiliary")
-        if (value := getattr(chosen, name)) is not None
-    }
-    model = models.create(
-        chosen.model,
-        len(class_names),
-        dtype=jnp.dtype(chosen.dtype),
-        axis_name=parallel.AXIS,
-        **given,
-    )
-    spec = models.input_spec(chosen.model)
-    sizes = Sizes.of(options)
+    spec = models.input_spec(options.model.model)
+    sizes = images.Sizes.of(options)
     return Classification(
-        model=model,
+        model=images.build_model(options.model, len(class_names)),
         num_classes=len(class_names),
         image_size=sizes.training,
         mean=spec.mean,
@@ -174,12 +108,6 @@ def build_task(options: Options, class_names: Sequence[str]) -> Classification:
     )
 
 
-def evaluation_transform(options: Options) -> EvaluationTransform:
-    """What the host does to an image that is evaluated or predicted."""
-    sizes = Sizes.of(options)
-    return EvaluationTransform(sizes.resize, sizes.evaluation, options.data.ten_crop)
-
-
 def predict(run: Path, options: flags.PredictOptions) -> None:
     """Print the most probable classes of each image."""
     trained = flags.stored(Options, run)
@@ -188,10 +116,10 @@ def predict(run: Path, options: flags.PredictOptions) -> None:
     state, notices = runs.restored(task, run)
     for notice in notices:
         flags.warn(notice)
-    transform = evaluation_transform(trained)
+    transform = images.evaluation_transform(trained)
     log_probabilities = runs.in_batches(
         jax.jit(lambda batch: task.predict(state.params, state.model_state, batch)),
-        ({"image": transform({"image": decode(image)})["image"]} for image in options.images),
+        ({"image": transform({"image": decode(file)})["image"]} for file in options.images),
         min(options.batch_size, len(options.images)),
     )
     results = []

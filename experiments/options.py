@@ -182,6 +182,7 @@ RESUMABLE = {
     *("out", "resume", "eval_only", "workers", "report_every", "eval_every", "checkpoint_every"),
     *("keep", "eval_batch_size", "ten_crop", "distributed", "split", "cache_gb", "test_data"),
     *("beam", "length_penalty", "replace_unknown", "bleu_tokenize"),
+    *("decision", "k", "threshold", "f_beta"),
 }
 
 

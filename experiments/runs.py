@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import optax
 
+from cnn_jax.data import FORMATS, Formats
 from cnn_jax.data import open as open_data
 from cnn_jax.data.source import Source, Split, find_bad_images, without
 from cnn_jax.errors import UserError
@@ -111,8 +112,19 @@ def readers(data: DataOptions) -> dict[str, int]:
     }
 
 
-def open_source(data: DataOptions, split: Split, *, seed: int, image_size: int) -> Source:
-    """One split of `--data`, without its bad images where that is asked for."""
+def open_source(
+    data: DataOptions,
+    split: Split,
+    *,
+    seed: int,
+    image_size: int,
+    formats: Formats = FORMATS,
+    **settings: Any,
+) -> Source:
+    """One split of `--data`, without its bad images where that is asked for.
+
+    `settings` are those that a task's own flags add.
+    """
     source = open_data(
         data.data,
         split,
@@ -122,6 +134,8 @@ def open_source(data: DataOptions, split: Split, *, seed: int, image_size: int) 
         holdout_groups=data.holdout_groups,
         holdout_fraction=data.holdout_fraction,
         data_dir=data.data_dir,
+        formats=formats,
+        **settings,
     )
     if not data.skip_bad_images:
         return source

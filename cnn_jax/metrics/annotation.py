@@ -198,11 +198,16 @@ def _mean_f(predicted: Decisions, truth: Truth, beta: float) -> float:
 
 
 def _candidates(scores: np.ndarray) -> np.ndarray:
-    """Scores that could be thresholds, highest first: all of them, or evenly many of them."""
+    """Possible thresholds, highest first: all that decide differently, or evenly many of them.
+
+    Half-way between neighbouring scores, so that scores computed again, in batches of another
+    size, whose last bits may differ, are decided alike; the last one is below all scores.
+    """
     distinct = np.unique(scores)[::-1]
-    if len(distinct) <= CANDIDATES:
-        return distinct
-    return distinct[np.linspace(0, len(distinct) - 1, CANDIDATES).round().astype(int)]
+    between = np.append((distinct[1:] + distinct[:-1]) / 2, distinct[-1:] - 1)
+    if len(between) <= CANDIDATES:
+        return between
+    return between[np.linspace(0, len(between) - 1, CANDIDATES).round().astype(int)]
 
 
 def _ratio(numerator: np.ndarray | np.generic, denominator: np.ndarray | np.generic) -> np.ndarray:

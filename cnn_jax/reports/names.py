@@ -46,6 +46,7 @@ METRICS: dict[str, Metric] = {
     "overall_precision": Metric("overall precision", "fraction"),
     "overall_recall": Metric("overall recall", "fraction"),
     "n_plus": Metric("N+ (classes recalled)", "rate"),
+    "hamming_loss": Metric("Hamming loss", "fraction", False),
     "class_accuracy": Metric("class accuracy", "fraction"),
     "pixel_accuracy": Metric("pixel accuracy", "fraction"),
     "boundary_f1": Metric("boundary F1", "fraction"),

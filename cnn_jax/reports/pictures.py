@@ -46,6 +46,10 @@ class Guess:
         """Whether the first guess is the truth."""
         return bool(self.guesses) and self.guesses[0][0] == self.truth
 
+    def mark(self, rank: int) -> bool | None:
+        """Whether a guess is right; None for those that are not judged: all but the first."""
+        return self.right if rank == 0 else None
+
     def text(self) -> str:
         """`bicycle 0.60; people 0.30; mountain 0.05`."""
         return "; ".join(f"{name} {probability:.2f}" for name, probability in self.guesses)
@@ -111,7 +115,7 @@ def draw_guesses(guesses: Sequence[Guess], columns: int = 6, width: int = 200) -
         draw.text((x, y), _fitted(f"truth: {guess.truth}", width), INK, _font())
         for rank, (name, probability) in enumerate(guess.guesses):
             y += row_height
-            ink = (RIGHT if name == guess.truth else WRONG) if rank == 0 else FAINT
+            ink = {True: RIGHT, False: WRONG, None: FAINT}[guess.mark(rank)]
             figure = f" {probability:.2f}"
             draw.text((x, y), _fitted(name, width - int(_font().getlength(figure))), ink, _font())
             draw.text((x + width, y), figure, ink, _font(), anchor="ra")
@@ -201,7 +205,7 @@ def _shuffled(index: np.ndarray) -> np.ndarray:
 def _card(guess: Guess) -> Html:
     lines = []
     for rank, (name, probability) in enumerate(guess.guesses):
-        kind = ("true" if name == guess.truth else "false") if rank == 0 else ""
+        kind = {True: "true", False: "false", None: ""}[guess.mark(rank)]
         text = (tag("span", name), tag("span", f"{probability:.2f}"))
         lines.append(tag("div", *text, class_=f"guess {kind}".strip()))
     truth = tag("div", tag("b", guess.truth))

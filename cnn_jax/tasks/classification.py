@@ -11,12 +11,12 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from cnn_jax import losses
-from cnn_jax.data.augment import Augmentation, augment_example, mix, normalize
+from cnn_jax.data.augment import Augmentation, mix, normalize
 from cnn_jax.metrics import classification as metrics
+from cnn_jax.tasks.images import Batch, augmented, floating, init
 
 CALIBRATION_BINS = 15
 
-Batch = dict[str, Array]
 Sums = dict[str, Any]
 
 
@@ -46,19 +46,13 @@ class Classification:
 
     def init(self, key: Key[Array, ""]) -> tuple[Any, Any]:
         """Fresh (params, model_state)."""
-        params_key, dropout_key = jax.random.split(key)
-        images = jnp.zeros((1, self.image_size, self.image_size, 3))
-        init = jax.jit(partial(self.model.init, train=True))
-        variables = dict(init({"params": params_key, "dropout": dropout_key}, images))
-        return variables.pop("params"), variables
+        return init(self.model, self.image_size, key)
 
     def loss(
         self, params: Any, model_state: Any, batch: Batch, keys: dict[str, Key[Array, ""]]
     ) -> tuple[Float[Array, ""], tuple[Any, Sums]]:
         """Training loss summed over the batch, auxiliary heads included at their weight."""
-        example_keys = jax.vmap(jax.random.fold_in, (None, 0))(keys["augment"], batch["ordinal"])
-        augment = partial(augment_example, config=self.augmentation)
-        images = jax.vmap(augment)(example_keys, _floating(batch["image"]), batch["size"])
+        images = augmented(batch, keys["augment"], self.augmentation)
         targets = jax.nn.one_hot(batch["label"], self.num_classes)
         axis_name = self.model.axis_name
         images, targets = mix(keys["mix"], images, targets, self.augmentation, axis_name)
@@ -79,7 +73,7 @@ class Classification:
 
     def predict(self, params: Any, model_state: Any, batch: Batch) -> Float[Array, "batch classes"]:
         """Log-probabilities; over several crops of an image, of their mean probability."""
-        images = normalize(_floating(batch["image"]), self.mean, self.std)
+        images = normalize(floating(batch["image"]), self.mean, self.std)
         crops = images.reshape(-1, *images.shape[-3:])
         logits, _ = self.model.apply({"params": params, **model_state}, crops, train=False)
         log_probabilities = jax.nn.log_softmax(logits)
@@ -140,8 +134,3 @@ class Classification:
         }
         counts = {name: jnp.sum(c, where=batch["valid"]) for name, c in correct.items()}
         return {"examples": jnp.sum(batch["valid"]), **counts}
-
-
-def _floating(images: Array) -> Float[Array, "*batch height width channels"]:
-    """Bytes to 0..1."""
-    return images.astype(jnp.float32) / 255.0

@@ -1,0 +1,249 @@
+"""The page and pictures of an annotation run."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from cnn_jax.metrics import annotation as metrics
+from cnn_jax.reports.curves import Chart, Curves, Line
+from cnn_jax.reports.names import in_order, metric, show
+from cnn_jax.reports.page import Section, Table
+from cnn_jax.reports.pictures import Gallery, Guess, draw_guesses, save
+from cnn_jax.reports.report import write_report
+
+DRAWN = 18
+MAX_LABELS = 24
+"""Charts and rows of tables of labels are at most so many."""
+PAIRS = 12
+
+Truth = Bool[np.ndarray, "examples labels"]
+
+
+@runtime_checkable
+class Source(Protocol):
+    """What is asked of a data source here (see `cnn_jax.data.source.Source`)."""
+
+    class_names: tuple[str, ...]
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]: ...
+
+    def describe(self, index: int) -> str: ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an evaluation found, of the whole set.
+
+    Attributes:
+        metrics: the figures.
+        scores: what labels are ordered by.
+        probabilities: the same as people read it, in 0..1.
+        predicted, truth: the labels given, and those that hold.
+        thresholds: the probability that each label had to reach; empty for a fixed number.
+        rule: the decision rule in words.
+    """
+
+    metrics: Mapping[str, float]
+    scores: Float[np.ndarray, "examples labels"]
+    probabilities: Float[np.ndarray, "examples labels"]
+    predicted: Truth
+    truth: Truth
+    thresholds: Sequence[float]
+    rule: str
+
+
+@dataclass(frozen=True)
+class Tagged(Guess):
+    """A picture with the labels given to it.
+
+    Attributes:
+        labels: those that hold.
+    """
+
+    labels: frozenset[str] = frozenset()
+
+    @property
+    def right(self) -> bool:
+        """Whether exactly the labels that hold were given."""
+        return {name for name, _ in self.guesses} == self.labels
+
+    def mark(self, rank: int) -> bool | None:
+        """Whether a label that was given holds."""
+        return self.guesses[rank][0] in self.labels
+
+
+def write(
+    directory: Path,
+    source: Source,
+    transform: Callable[[Mapping[str, Any]], Mapping[str, Any]],
+    outcome: Outcome,
+) -> None:
+    """Write `report.html` and `samples/*.png` of an evaluation.
+
+    Args:
+        directory: the run's folder.
+        source: the examples evaluated.
+        transform: what an example looks like to the network: one crop.
+        outcome: what the evaluation found.
+    """
+    names = source.class_names
+    worst, some = _pictures(source, transform, outcome)
+    for name, guesses in (("worst", worst), ("random", some)):
+        save(directory / "samples" / f"{name}.png", draw_guesses(guesses))
+    sections: list[Section] = [
+        floors(outcome),
+        Gallery("Worst", worst, "The lowest F1; of equal ones, those decided most clearly."),
+        Gallery("Some", some, "Evenly spread over the set."),
+        by_label(outcome, names),
+        precision_recall_curves(outcome, names),
+        confused(outcome, names),
+        together(outcome.truth, names),
+    ]
+    write_report(directory, sections=sections)
+
+
+def floors(outcome: Outcome, ks: Sequence[int] = ()) -> Table:
+    """The run's figures between what needs no image and what cannot be passed.
+
+    Args:
+        outcome: what the evaluation found.
+        ks: numbers of labels of the constant and the best possible predictor; by default those
+            about the mean number of labels an image, and the number given where it is always one.
+    """
+    truth, predicted = outcome.truth, outcome.predicted
+    if not ks:
+        mean = max(1, round(float(truth.sum(axis=1).mean())))
+        given = set(predicted.sum(axis=1).tolist())
+        ks = sorted({mean, min(mean + 1, truth.shape[1])} | (given if len(given) == 1 else set()))
+        ks = [k for k in ks if k > 0]
+    columns = {"this run": dict(outcome.metrics)}
+    for k in ks:
+        columns[f"constant, {k}"] = metrics.summarize(metrics.constant(truth, k), truth)
+        columns[f"best, {k}"] = metrics.summarize(metrics.best_possible(truth, k), truth)
+    keys = in_order(next(reversed(columns.values())))
+    if "map" in outcome.metrics:
+        keys = ["map", *keys]
+    rows = [
+        [metric(key).label, *(show(key, c[key]) if key in c else "" for c in columns.values())]
+        for key in keys
+    ]
+    note = (
+        f"Labels are given by {outcome.rule}. constant, k: the k most frequent labels for every "
+        "image, a floor; best, k: an oracle that must give exactly k labels, a ceiling for every "
+        "fixed number. 0/0 counts as 0."
+    )
+    return Table("Between floor and ceiling", ["", *columns], rows, note)
+
+
+def by_label(outcome: Outcome, names: Sequence[str]) -> Table:
+    """Figures of each label, lowest average precision first."""
+    truth, predicted = outcome.truth, outcome.predicted
+    order, precisions = _ordered(outcome)
+    rows = []
+    for i in order:
+        figures = metrics.summarize(predicted[:, i : i + 1], truth[:, i : i + 1])
+        threshold = f"{outcome.thresholds[i]:.3f}" if len(outcome.thresholds) else ""
+        cells = [
+            show(f"class_{kind}", figures[f"class_{kind}"]) for kind in ("precision", "recall")
+        ]
+        count = f"{int(truth[:, i].sum()):,}"
+        rows.append([names[i], count, threshold, *cells, show("map", precisions[i])])
+    header = ["label", "images", "threshold", "precision", "recall", "average precision"]
+    return Table("By label", header, rows)
+
+
+def precision_recall_curves(outcome: Outcome, names: Sequence[str]) -> Curves:
+    """For each label the highest precision at each recall or above, hardest labels first."""
+    charts = []
+    order, precisions = _ordered(outcome)
+    levels = np.linspace(0, 1, 101)
+    for i in order[:MAX_LABELS]:
+        if not outcome.truth[:, i].any():
+            continue
+        precision, recall = metrics.precision_recall(outcome.scores[:, i], outcome.truth[:, i])
+        best = np.maximum.accumulate(precision[::-1])[::-1]
+        at = np.minimum(np.searchsorted(recall, levels - 1e-12), len(best) - 1)
+        line = Line("precision at full recall", (100 * levels).tolist(), best[at].tolist())
+        label = f"{names[i]}: average precision {show('map', precisions[i])}"
+        charts.append(Chart("precision", [line], label))
+    return Curves("Precision over recall (in %)", charts)
+
+
+def confused(outcome: Outcome, names: Sequence[str]) -> Table:
+    """Which label was missed in images where which was invented, most frequent first."""
+    counts = metrics.confusions(outcome.predicted, outcome.truth)
+    missed = (outcome.truth & ~outcome.predicted).sum(axis=0)
+    rows = [
+        [names[i], names[k], f"{count:,}", f"{100 * count / missed[i]:.0f} %"]
+        for i, k, count in _largest(counts)
+    ]
+    header = ["missed", "given instead", "images", "of the times missed"]
+    return Table("Worst confusions", header, rows, "" if rows else "None.", left=2)
+
+
+def together(truth: Truth, names: Sequence[str]) -> Table:
+    """How often labels occur together: in per cent of the row's images."""
+    counts = metrics.cooccurrence(truth)
+    if len(names) <= MAX_LABELS:
+        rows = [
+            [names[i], *(_share(count, row[i], i == k) for k, count in enumerate(row))]
+            for i, row in enumerate(counts.tolist())
+        ]
+        note = "Of the images with the row's label, the share that has the column's too."
+        return Table("Labels together", ["", *names], rows, note)
+    pairs = np.triu(counts, 1)
+    rows = [[names[i], names[k], f"{count:,}"] for i, k, count in _largest(pairs)]
+    return Table("Labels together", ["label", "and", "images"], rows, left=2)
+
+
+def _share(count: int, images: int, same: bool) -> str:
+    if same:
+        return f"{images:,} images"
+    return f"{100 * count / images:.0f} %" if images else ""
+
+
+def _largest(counts: Int[np.ndarray, "labels labels"]) -> list[tuple[int, int, int]]:
+    """The cells that are not 0, largest first."""
+    order = np.argsort(-counts, axis=None, kind="stable")[:PAIRS]
+    cells = [divmod(int(cell), len(counts)) for cell in order]
+    return [(i, k, int(counts[i, k])) for i, k in cells if counts[i, k]]
+
+
+def _ordered(outcome: Outcome) -> tuple[list[int], list[float]]:
+    """The labels by average precision, and that of each."""
+    columns = zip(outcome.scores.T, outcome.truth.T, strict=True)
+    precisions = [metrics.average_precision(s, t) for s, t in columns]
+    return np.argsort(precisions, kind="stable").tolist(), precisions
+
+
+def _pictures(
+    source: Source, transform: Callable[..., Mapping[str, Any]], outcome: Outcome
+) -> tuple[list[Tagged], list[Tagged]]:
+    """(worst, evenly spread) examples."""
+    names, truth, predicted = source.class_names, outcome.truth, outcome.predicted
+    correct = (truth & predicted).sum(axis=1)
+    wrong = (truth ^ predicted).sum(axis=1)
+    f1 = 2 * correct / np.maximum(truth.sum(axis=1) + predicted.sum(axis=1), 1)
+    clearness = np.abs(outcome.probabilities - 0.5).mean(axis=1)
+    order = np.lexsort((-clearness, f1))
+    worst = [int(i) for i in order if wrong[i]][:DRAWN]
+    spread = np.unique(np.linspace(0, len(truth) - 1, DRAWN).round().astype(int)).tolist()
+
+    def tagged(index: int) -> Tagged:
+        labels = [names[i] for i in np.flatnonzero(truth[index])]
+        given = np.flatnonzero(predicted[index])
+        given = given[np.argsort(-outcome.probabilities[index, given], kind="stable")]
+        guesses = [(names[i], float(outcome.probabilities[index, i])) for i in given]
+        return Tagged(
+            image=transform(source[index])["image"],
+            truth=", ".join(labels) or "no label",
+            guesses=guesses,
+            where=source.describe(index),
+            labels=frozenset(labels),
+        )
+
+    return [tagged(i) for i in worst], [tagged(i) for i in spread]

@@ -1,0 +1,236 @@
+"""The annotate command, and predict for it, as a user runs them on a tiny table of images."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from cnn_jax import data
+from cnn_jax.errors import UserError
+from cnn_jax.reports.runs import TIMING_KEYS
+from cnn_jax.training import checkpoints
+from experiments import annotate, predict, presets
+from experiments import options as flags
+
+SMALL = ["--width", "0.25", "--image-size", "16", "--batch-size", "8", "--eval-batch-size", "16"]
+STEPS = ["--steps", "6", "--report-every", "2", "--eval-every", "3"]
+SPLIT = ["--test-every", "4", "--holdout-fraction", "0.25"]
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """48 images; `red` and `blue` hold by colour, either, both or none; `rare` in one image."""
+    root = tmp_path_factory.mktemp("photos")
+    (root / "images").mkdir()
+    rng = np.random.default_rng(0)
+    lines = ["file,red,blue,rare"]
+    for i in range(48):
+        red, blue = i % 2, i // 2 % 2
+        noise = rng.integers(0, 40, (20, 24, 3))
+        pixels = (noise + np.array([200 * red, 0, 200 * blue])).astype(np.uint8)
+        Image.fromarray(pixels).save(root / "images" / f"{i}.png")
+        lines.append(f"{i}.png,{red},{blue},{int(i == 3)}")
+    (root / "labels.csv").write_text("\n".join(lines) + "\n")
+    return f"csv:{root / 'labels.csv'},{root / 'images'}"
+
+
+def train(table, out, *extra):
+    arguments = [*SMALL, *STEPS, *SPLIT, "--learning-rate", "0.05", "--crop", "pad", "--flip"]
+    annotate.main(["--data", table, "--out", str(out), *arguments, *extra])
+
+
+def rows(out):
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k not in TIMING_KEYS} for row in lines]
+
+
+def params(out):
+    like = checkpoints.leaves(out / "checkpoints")
+    nested = {}
+    for path, leaf in like.items():
+        *parents, name = path.split("/")
+        place = nested
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[name] = np.zeros(leaf.shape, leaf.dtype)
+    return checkpoints.restore(out / "checkpoints", nested)[0]
+
+
+@pytest.fixture(scope="module")
+def trained(table, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run") / "run"
+    train(table, out, "--decision", "per-label")
+    return out
+
+
+def test_a_run_leaves_its_folder_with_thresholds_and_a_page(trained):
+    names = {path.name for path in trained.iterdir()}
+    assert {"config.json", "metrics.jsonl", "result.json", "report.html", "samples"} <= names
+    assert (trained / "samples" / "worst.png").exists()
+    result = json.loads((trained / "result.json").read_text())
+    contract = (
+        "sample_precision sample_recall sample_f1 sample_f2 class_precision class_recall "
+        "overall_precision overall_recall n_plus map hamming_loss loss"
+    )
+    assert set(contract.split()) <= set(result)
+    thresholds = json.loads((trained / "thresholds.json").read_text())
+    assert thresholds["step"] == 6
+    assert list(thresholds["per_label"]) == ["red", "blue", "rare"]
+    page = (trained / "report.html").read_text()
+    for heading in (
+        "Between floor and ceiling",
+        "By label",
+        "Precision over recall",
+        "Worst confusions",
+        "Labels together",
+    ):
+        assert heading in page
+    assert "constant, 1" in page and "best, 1" in page
+
+
+def test_the_same_command_gives_the_same_bits(table, trained, tmp_path):
+    train(table, tmp_path / "again", "--decision", "per-label")
+    assert rows(tmp_path / "again") == rows(trained)
+    jax.tree.map(np.testing.assert_array_equal, params(tmp_path / "again"), params(trained))
+
+
+def test_the_test_split_is_judged_by_the_thresholds_of_the_evaluation(trained):
+    before = (trained / "thresholds.json").read_text()
+    last = [row for row in rows(trained) if row["split"] == "eval"][-1]
+    annotate.main(["--eval-only", "--out", str(trained)])
+    assert rows(trained)[-1] == last
+    assert (trained / "thresholds.json").read_text() == before
+    found = {}
+    for rule in ("per-label", "tuned", "threshold", "topk"):
+        extra = ["--k", "2"] if rule == "topk" else []
+        arguments = ["--eval-only", "--out", str(trained), "--split", "test", "--decision", rule]
+        annotate.main([*arguments, *extra])
+        found[rule] = json.loads((trained / "result.json").read_text())
+        assert found[rule]["split"] == "test"
+    assert (trained / "thresholds.json").read_text() == before
+    # One run, one set of scores: the rules change the decisions and nothing else.
+    assert len({(row["map"], row["loss"]) for row in found.values()}) == 1
+    page = (trained / "report.html").read_text()
+    assert "the 2 highest scores" in page
+
+
+def test_predictions_are_the_evaluation_s(table, trained, capsys):
+    source = data.open(table, "eval", formats=data.TAG_FORMATS, test_every=4, holdout_fraction=0.25)
+    files = [source.describe(i) for i in range(len(source))]
+    predict.main([str(trained), *files, "--json"])
+    results = json.loads(capsys.readouterr().out)
+    truth = np.array([source[i]["labels"] for i in range(len(source))])
+    given = np.array(
+        [[name in result["tags"] for name in source.class_names] for result in results]
+    )
+    hits = (truth & given).sum() / max(given.sum(), 1)
+    evaluated = [row for row in rows(trained) if row["split"] == "eval"][-1]
+    assert hits == pytest.approx(evaluated["overall_precision"])
+    for result in results:
+        assert list(result["probabilities"]) != []
+        assert all(0 <= p <= 1 for p in result["probabilities"].values())
+    predict.main([str(trained), files[0]])
+    line = capsys.readouterr().out.strip()
+    expected = "; ".join(f"{t} {results[0]['probabilities'][t]:.2f}" for t in results[0]["tags"])
+    assert line == (expected or "no label")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--loss", "softmax", "--decision", "topk", "--k", "1"],
+        ["--loss", "warp", "--warp-ranks", "sampled", "--decision", "tuned", "--mixup", "0.2"],
+        ["--focal-gamma", "2", "--ten-crop", "--resize", "20"],
+    ],
+)
+def test_every_loss_trains(table, tmp_path, arguments):
+    train(table, tmp_path / "run", "--steps", "2", "--eval-every", "2", *arguments)
+    row = rows(tmp_path / "run")[-1]
+    assert row["split"] == "eval"
+    assert np.isfinite(row["loss"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "folder:x"], r"unknown format 'folder'; .*known: shapes, csv, masks"),
+        (["--data", "csv:nothing.csv"], r"give csv:FILE,IMAGES"),
+        (["--decision", "topk", "--k", "4"], r"--k 4: the data has only 3 labels"),
+        (["--decision", "topk", "--k", "0"], r"--k 0"),
+        (["--threshold", "1.5"], r"--threshold 1.5: must lie between 0 and 1"),
+        (["--positive-weights", "1", "2"], r"--positive-weights: 2 numbers for 3 labels"),
+        (["--loss", "warp", "--focal-gamma", "2"], r"--loss warp: takes no"),
+        (["--warp-ranks", "sampled"], r"--warp-ranks sampled: for --loss warp alone"),
+        (["--loss", "hinge"], r"hinge"),
+        (["--test-every", "1"], r"--test-every 1"),
+    ],
+)
+def test_mistakes_are_told_in_one_line_and_leave_nothing_behind(
+    table, tmp_path, arguments, message
+):
+    out = tmp_path / "out"
+    with pytest.raises(UserError, match=message) as caught:
+        train(table, out, *arguments)
+    assert "\n" not in str(caught.value)
+    assert not out.exists()
+
+
+def test_thresholds_that_do_not_fit_are_refused(trained, tmp_path):
+    with pytest.raises(UserError, match=r"thresholds\.json: no thresholds chosen"):
+        annotate.stored_thresholds(tmp_path, ("a",))
+    with pytest.raises(UserError, match=r"3 labels, .* the data has 1"):
+        annotate.stored_thresholds(trained, ("a",))
+    (tmp_path / "thresholds.json").write_text('{"step": 3}')
+    with pytest.raises(UserError, match="not what annotate writes"):
+        annotate.stored_thresholds(tmp_path, ("a",))
+
+
+@pytest.mark.parametrize("name", presets.ANNOTATION)
+def test_presets_are_options(name):
+    data_flag = [] if name == "shapes" else ["--data", "csv:a,b"]
+    options = flags.parse(annotate.Options, ["--preset", name, *data_flag], presets.ANNOTATION)
+    assert options.run.preset == name
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_a_run_ends_with_the_same_bits(table, tmp_path):
+    """`kill -9` in the middle of a run of its own process, then on to the end."""
+    command = [
+        *(sys.executable, "-m", "experiments.annotate", "--data", table, *SMALL, *SPLIT),
+        *("--steps", "24", "--report-every", "4", "--eval-every", "12", "--checkpoint-every", "4"),
+        *("--learning-rate", "0.05", "--crop", "pad", "--loss", "warp", "--warp-ranks", "sampled"),
+    ]
+    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")}
+
+    def run(out, *extra):
+        return subprocess.Popen(
+            [*command, "--out", str(out), *extra],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def finish(process):
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+
+    finish(run(tmp_path / "whole"))
+    process = run(tmp_path / "killed")
+    deadline = time.monotonic() + 300
+    while max(checkpoints.steps(tmp_path / "killed" / "checkpoints"), default=0) < 8:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    finish(run(tmp_path / "killed", "--resume"))
+    whole, killed = (params(tmp_path / name) for name in ("whole", "killed"))
+    jax.tree.map(np.testing.assert_array_equal, killed, whole)
