@@ -2,14 +2,14 @@
 
 import numpy as np
 
-from cnn_jax.data.shapes import CLASS_NAMES, EXAMPLES_PER_EPOCH, Scene, open_shapes, scene
+from cnn_jax.data.shapes import CLASS_NAMES, Scene, ShapesSource, open_shapes, scene
 from cnn_jax.data.source import Example, Settings, Split
 
 OBJECTS = (1, 4)
 """The least and the largest number of shapes in a scene."""
 
 
-class ShapeMasks:
+class ShapeMasks(ShapesSource):
     """Scenes of up to four shapes: `image` and `mask`.
 
     Attributes:
@@ -18,20 +18,9 @@ class ShapeMasks:
 
     class_names = ("background", *CLASS_NAMES)
 
-    def __init__(self, split: Split, seed: int, image_size: int):
-        self._split: Split = split
-        self._seed = seed
-        self._image_size = image_size
-
-    def __len__(self) -> int:
-        return EXAMPLES_PER_EPOCH[self._split]
-
     def __getitem__(self, index: int) -> Example:
         drawn = self._scene(index)
         return {"image": drawn.image, "mask": drawn.mask}
-
-    def describe(self, index: int) -> str:
-        return f"shapes[{index}]"
 
     def mask(self, index: int) -> np.ndarray:
         """The mask alone."""

@@ -1,37 +1,20 @@
 """`shapes` for annotation: scenes of several shapes, and which shapes are in them."""
 
-from cnn_jax.data.shapes import CLASS_NAMES, EXAMPLES_PER_EPOCH, open_shapes, scene
+from cnn_jax.data.shapes import ShapesSource, open_shapes, scene
 from cnn_jax.data.source import Example, Settings, Split
 
 OBJECTS = (1, 3)
 """The least and the largest number of shapes in a scene."""
 
 
-class ShapeTagsSource:
-    """Scenes with one to three shapes: `image`, and `labels`, which shapes it shows.
-
-    Attributes:
-        class_names: the shapes.
-    """
-
-    class_names = CLASS_NAMES
-
-    def __init__(self, split: Split, seed: int, image_size: int):
-        self._split: Split = split
-        self._seed = seed
-        self._image_size = image_size
-
-    def __len__(self) -> int:
-        return EXAMPLES_PER_EPOCH[self._split]
+class ShapeTagsSource(ShapesSource):
+    """Scenes with one to three shapes: `image`, and `labels`, which shapes it shows."""
 
     def __getitem__(self, index: int) -> Example:
         drawn = scene(
             self._seed, index, self._image_size, split=self._split, objects=OBJECTS, clutter=(0, 2)
         )
         return {"image": drawn.image, "labels": drawn.tags}
-
-    def describe(self, index: int) -> str:
-        return f"shapes[{index}]"
 
 
 def open_shape_tags(argument: str, split: Split, settings: Settings) -> ShapeTagsSource:

@@ -60,7 +60,10 @@ def verdict(run: Run) -> str:
     if "seed" in run.config:
         parts.append(f"with seed {run.config['seed']}")
     text = " ".join(parts)
-    return text[0].upper() + text[1:] + "."
+    first = text.split()[0]
+    if first.islower():  # A name with capitals of its own, as mAP, is written as it is.
+        text = text[0].upper() + text[1:]
+    return text + "."
 
 
 def results_table(run: Run) -> Table:

@@ -4,6 +4,7 @@ Functions of one example with fixed shapes: `jax.vmap` them over the batch's key
 """
 
 import math
+from functools import partial
 from typing import Literal
 
 import jax
@@ -73,7 +74,7 @@ def crop_and_resize(
     rows = _resampling_weights(image.shape[0], size[0], box[0], box[2])
     columns = _resampling_weights(image.shape[1], size[1], box[1], box[3])
     # Full precision: the default of accelerators would round pixels to 8 or 10 bits.
-    contract = lambda *args: jnp.einsum(*args, precision=jax.lax.Precision.HIGHEST)  # noqa: E731
+    contract = partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
     return contract("xw,ywc->yxc", columns, contract("yh,hwc->ywc", rows, image))
 
 
