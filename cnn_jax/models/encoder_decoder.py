@@ -9,18 +9,12 @@ from functools import partial
 from typing import Any, Literal
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
 from jaxtyping import Array, Float
 
-from cnn_jax.models.layers import (
-    BatchNorm,
-    Conv,
-    check_image_size,
-    scaled,
-    without_classifier,
-)
+from cnn_jax.models.backbones import by_resolution, without_classifier
+from cnn_jax.models.layers import BatchNorm, Conv, check_image_size, scaled
 from cnn_jax.models.segnet import PixelOutput
 from cnn_jax.ops import upsampling
 from cnn_jax.ops.pooling import max_pool_with_indices, max_unpool
@@ -123,7 +117,7 @@ class EncoderDecoder(nn.Module):
         )
         conv = partial(Conv, use_bias=False, dtype=self.dtype)
 
-        x, *finer = reversed(_by_resolution(features))
+        x, *finer = reversed(by_resolution(features))
         # At the image's own size there is nothing to join.
         levels: list[Any] = [*finer]
         if (levels[-1] if levels else x).shape[1:3] != images.shape[1:3]:
@@ -149,9 +143,3 @@ def fitted(
     x = x[:, : size[0], : size[1]]
     missing = [(0, want - have) for want, have in zip(size, x.shape[1:3], strict=True)]
     return jnp.pad(x, ((0, 0), *missing, (0, 0)), mode="edge")
-
-
-def _by_resolution(features: dict[str, Any]) -> list[Array]:
-    """A backbone's feature maps from the finest on: of each size the last."""
-    sizes = {m.shape[1:3]: m for m in features.values() if isinstance(m, jax.Array) and m.ndim == 4}
-    return sorted(sizes.values(), key=lambda m: -m.shape[1] * m.shape[2])

@@ -15,13 +15,13 @@ from jaxtyping import Array, Float, Float32
 
 from cnn_jax import models
 from cnn_jax.errors import UserError
+from cnn_jax.models.backbones import without_classifier
 from cnn_jax.models.layers import (
     Initializer,
     MapDense,
     NameRules,
     check_image_size,
     scaled,
-    without_classifier,
 )
 from cnn_jax.models.registry import nearest
 from cnn_jax.models.resnet import ResNet

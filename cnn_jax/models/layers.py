@@ -11,7 +11,6 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax.typing import Dtype
 from jaxtyping import Array, Float, Float32
 
@@ -120,18 +119,6 @@ def check_image_size(
             f"{name}: images of {height}x{width} pixels are too small; "
             f"the smallest legal size is {minimum_size}x{minimum_size}"
         )
-
-
-def without_classifier(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-    """Stand zeros in for the outputs of linear layers, so that they have no parameters.
-
-    For `flax.linen.intercept_methods` around a backbone of which only the maps are wanted.
-    """
-    module = context.module
-    if context.method_name == "__call__" and isinstance(module, nn.Dense | nn.DenseGeneral):
-        axes = np.size(getattr(module, "axis", -1))
-        return jnp.zeros((*args[0].shape[: args[0].ndim - axes], module.features))
-    return call(*args, **kwargs)
 
 
 def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
