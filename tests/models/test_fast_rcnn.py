@@ -159,7 +159,7 @@ def test_full_ranks_change_nothing_and_lower_ones_are_the_best_approximation():
 
 
 def test_mistakes():
-    with pytest.raises(UserError, match="no map 'stage7'.*stage1, stage2, stage3"):
+    with pytest.raises(UserError, match=r"no map 'stage7'.*stage1, stage2, stage3"):
         create("resnet20", 2, stage="stage7")
     with pytest.raises(UserError, match="unknown model"):
         create("resnet21", 2)
