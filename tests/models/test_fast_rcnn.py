@@ -1,5 +1,7 @@
 """Fast R-CNN's network: its parts, its first values, its weights from a file, its short form."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,21 +26,26 @@ def variables(model, key=0):
     return jax.jit(model.init)(jax.random.key(key), IMAGES, BOXES)
 
 
+def apply(model, given):
+    return jax.jit(model.apply)(given, IMAGES, BOXES)
+
+
 @pytest.mark.parametrize(("pooling", "pool"), [("max", roi_pool), ("align", roi_align)])
 def test_outputs_are_those_of_the_parts_by_hand(pooling, pool):
     model = small(pooling=pooling, stage="stage2")
     given = variables(model)
-    scores, deltas = model.apply(given, IMAGES, BOXES)
+    scores, deltas = apply(model, given)
     assert scores.shape == (2, 2, 4) and deltas.shape == (2, 2, 3, 4)
     backbone = models.create("resnet20", 1, width=0.25)
-    whole = backbone.init(jax.random.key(1), IMAGES)
+    whole = jax.jit(backbone.init)(jax.random.key(1), IMAGES)
     params = {**whole["params"], **given["params"]["backbone"]}
     stats = {**whole["batch_stats"], **given["batch_stats"]["backbone"]}
-    _, features = backbone.apply({"params": params, "batch_stats": stats}, IMAGES)
+    _, features = jax.jit(backbone.apply)({"params": params, "batch_stats": stats}, IMAGES)
     for image in range(2):
         maps = features["stage2"][image]
         assert maps.shape[0] == 16
-        x = np.asarray(pool(maps, BOXES[image], (2, 2), 1 / 2)).reshape(2, -1)
+        x = jax.jit(partial(pool, size=(2, 2), spatial_scale=1 / 2))(maps, BOXES[image])
+        x = np.asarray(x).reshape(2, -1)
         for layer in ("fc6", "fc7"):
             weight = given["params"][layer]
             kernel = np.asarray(weight["kernel"]).reshape(x.shape[1], -1)
@@ -92,11 +99,11 @@ def test_vgg16_has_the_paper_s_number_of_parameters():
     assert count == 138_357_544 - 4097 * 1000 + 4097 * (21 + 80)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "vgg11"])
-def test_a_classifier_s_file_fills_the_backbone(name):
+@pytest.mark.parametrize(("name", "stage"), [("resnet18", "stage2"), ("vgg11", "stage5")])
+def test_a_classifier_s_file_fills_the_backbone(name, stage):
     width = {"width": 1 / 16, "stem": "small"}
     classifier = models.create(name, 7, **width)
-    theirs = classifier.init(jax.random.key(3), IMAGES)
+    theirs = jax.jit(classifier.init)(jax.random.key(3), IMAGES)
     rules = classifier.pretrained_names()
     rules = rules.get("torchvision", next(iter(rules.values())))
     tensors = {}
@@ -105,7 +112,7 @@ def test_a_classifier_s_file_fills_the_backbone(name):
         dotted = ".".join(str(step.key) for step in path)
         x = x.transpose(3, 2, 0, 1) if x.ndim == 4 else x.T
         tensors[weights.tensor_name(dotted, rules)] = x
-    model = create(name, 3, stage="stage2", pool_size=1, units=256, **width)
+    model = create(name, 3, stage=stage, pool_size=1, units=256, **width)
     fresh = variables(model)
     loaded = weights.assign(tensors, model, fresh, "reinit")
     for module, arrays in fresh["params"]["backbone"].items():
@@ -140,10 +147,10 @@ def test_vgg_s_linear_layers_come_with_it():
 def test_full_ranks_change_nothing_and_lower_ones_are_the_best_approximation():
     model = small()
     given = variables(model)
-    scores, deltas = model.apply(given, IMAGES, BOXES)
+    scores, deltas = apply(model, given)
     full = truncated(given["params"], (8, 8))
     short = small(ranks=(8, 8))
-    found = short.apply({**given, "params": full}, IMAGES, BOXES)
+    found = apply(short, {**given, "params": full})
     np.testing.assert_allclose(found[0], scores, atol=1e-5)
     np.testing.assert_allclose(found[1], deltas, atol=1e-5)
     low = truncated(given["params"], (3, 2))
@@ -163,7 +170,6 @@ def test_mistakes():
         create("resnet20", 2, stage="stage7")
     with pytest.raises(UserError, match="unknown model"):
         create("resnet21", 2)
+    model = fast_rcnn.create("vgg11", 2)
     with pytest.raises(UserError, match="too small"):
-        fast_rcnn.create("vgg11", 2).init(
-            jax.random.key(0), jnp.zeros((1, 16, 16, 3)), jnp.zeros((1, 1, 4))
-        )
+        jax.eval_shape(model.init, jax.random.key(0), IMAGES[:, :16, :16], BOXES)
