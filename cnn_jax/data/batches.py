@@ -21,6 +21,9 @@ from cnn_jax.errors import UserError
 Batch = dict[str, np.ndarray]
 """Names to arrays whose first axis is the batch; `index`, `ordinal` and `valid` among them."""
 
+Order = Callable[[np.ndarray], np.ndarray]
+"""From positions in a stream to indices of examples; what lies beyond the source is padding."""
+
 _MAX_THREADS = 16
 
 
@@ -49,6 +52,7 @@ class TrainingBatches:
         process_count: int = 1,
         workers: int = 0,
         cache_bytes: int = 0,
+        order: Order | None = None,
     ):
         """Describes the stream; nothing is read yet.
 
@@ -62,14 +66,15 @@ class TrainingBatches:
             workers: worker processes that read ahead; 0 reads ahead in threads.
             cache_bytes: examples are kept as the transform leaves them, and read only once, where
                 all of them together take at most so much memory (in each worker process).
+            order: which examples make the stream; by default all, in a new order each epoch.
 
         Raises:
             UserError: the batch size does not divide by the number of processes, or the source is
                 empty.
         """
         rows = process_rows(batch_size, process_index, process_count)
-        order = _Shuffled(_length(source), seed)
-        load = _Load(_Rows(source, transform, cache_bytes), order, batch_size, rows)
+        order = order or _Shuffled(_length(source), seed)
+        load = _Load(KeptRows(source, transform, cache_bytes), order, batch_size, rows)
         self._reader = _Reader(load, sys.maxsize // batch_size, workers)
 
     def __getitem__(self, step: int) -> Batch:
@@ -101,7 +106,7 @@ class EvaluationBatches:
     ):
         """Describes the batches, as `TrainingBatches` does."""
         rows = process_rows(batch_size, process_index, process_count)
-        load = _Load(_Rows(source, transform, cache_bytes), _in_order, batch_size, rows)
+        load = _Load(KeptRows(source, transform, cache_bytes), _in_order, batch_size, rows)
         self._reader = _Reader(load, -(-_length(source) // batch_size), workers)
 
     def __len__(self) -> int:
@@ -117,7 +122,7 @@ class EvaluationBatches:
         return self._reader.read_ahead()
 
 
-class _Rows:
+class KeptRows:
     """The examples of a source as the transform leaves them, kept in memory where they fit."""
 
     def __init__(self, source: Source, transform: Transform, cache_bytes: int):
@@ -174,8 +179,8 @@ def _in_order(positions: np.ndarray) -> np.ndarray:
 class _Load:
     """Makes batch number `step`; positions past the end of the source are padding."""
 
-    examples: _Rows
-    order: Callable[[np.ndarray], np.ndarray]
+    examples: KeptRows
+    order: Order
     batch_size: int
     rows: slice
 

@@ -53,6 +53,9 @@ def train_svm(
     )
     curvature = jnp.sum(rows**2, axis=1)
 
+    def weights(alpha: Array) -> Array:
+        return jnp.dot(alpha * sign, rows, precision=lax.Precision.HIGHEST)
+
     def one(step: Int[Array, ""], state: tuple) -> tuple:
         order, alpha, w, high, low = state
         i = order[step]
@@ -76,15 +79,18 @@ def train_svm(
         )
 
     def one_pass(state: tuple) -> tuple:
-        number, alpha, w, _ = state
+        number, alpha, _ = state
         order = jax.random.permutation(jax.random.fold_in(key, number), count)
+        # Anew each pass: added up over many, the rounding of the updates would show.
+        w = weights(alpha)
         zero = jnp.zeros(())
-        _, alpha, w, high, low = lax.fori_loop(0, count, one, (order, alpha, w, zero, zero))
-        return number + 1, alpha, w, high - low
+        _, alpha, _, high, low = lax.fori_loop(0, count, one, (order, alpha, w, zero, zero))
+        return number + 1, alpha, high - low
 
     def unfinished(state: tuple) -> Bool[Array, ""]:
-        return (state[0] < max_passes) & (state[3] > tolerance)
+        return (state[0] < max_passes) & (state[2] > tolerance)
 
-    start = 0, jnp.zeros(count), jnp.zeros(rows.shape[1]), jnp.asarray(jnp.inf, jnp.float32)
-    _, _, w, _ = lax.while_loop(unfinished, one_pass, start)
+    start = 0, jnp.zeros(count), jnp.asarray(jnp.inf, jnp.float32)
+    _, alpha, _ = lax.while_loop(unfinished, one_pass, start)
+    w = weights(alpha)
     return LinearSVM(w[:-1], w[-1] * bias_multiplier)
