@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Key
 
 from cnn_jax.data.augment import BoxAugmentation, augment_boxes, normalize
 from cnn_jax.ops import boxes as box_ops
@@ -18,8 +18,10 @@ from cnn_jax.tasks.regions import (
     BoxStatistics,
     RegionLoss,
     RegionSampling,
-    Targets,
     draw,
+    evaluation_losses,
+    loss_means,
+    loss_sums,
     region_loss,
 )
 
@@ -80,16 +82,19 @@ class FastRCNN:
         self, params: Any, model_state: Any, batch: Batch, keys: dict[str, Key[Array, ""]]
     ) -> tuple[Float[Array, ""], tuple[Any, Sums]]:
         """The multi-task loss: of each image the mean over its regions, summed over the images."""
-        prepare = partial(_prepared, config=self.augmentation)
         root = keys["augment"]
-        images, objects, proposals, batch = jax.vmap(partial(prepare, root))(batch)
+        prepare = partial(_prepared, root, config=self.augmentation)
+        images, objects, proposals, batch = jax.vmap(prepare)(batch)
         # Ordinals stay below 2**31: these keys are no example's augmentation's.
         root = jax.random.fold_in(root, jnp.uint32(2**31))
         keys_of_images = jax.vmap(jax.random.fold_in, (None, 0))(root, batch["ordinal"])
         # The objects' own boxes are proposals too.
         regions = jnp.concatenate([proposals, objects], axis=1)
         filled = jnp.concatenate([batch["proposal_valid"], batch["object_valid"]], axis=1)
-        rows, targets = self._draw(keys_of_images, regions, filled, objects, batch)
+        one = partial(draw, sampling=self.sampling, statistics=self.statistics)
+        rows, targets = jax.vmap(one)(
+            keys_of_images, regions, filled, objects, batch["labels"], batch["object_valid"]
+        )
         drawn = jnp.take_along_axis(regions, rows[..., None], axis=1)
         (scores, deltas), model_state = self.model.apply(
             {"params": params, **model_state},
@@ -100,7 +105,7 @@ class FastRCNN:
             mutable=list(model_state),
         )
         losses = jax.vmap(region_loss)(scores, deltas, targets)
-        sums = self._sums(losses, batch)
+        sums = loss_sums(losses, batch["valid"], self.multi_task)
         return sums["loss"], (model_state, sums)
 
     def predict(self, params: Any, model_state: Any, batch: Batch) -> Predictions:
@@ -124,57 +129,21 @@ class FastRCNN:
         found = self.judge.detect(boxes, jax.nn.softmax(scores)[..., 1:], batch["size"], filled)
         if "boxes" not in batch:
             return Predictions(found, None)
-        counted = {**batch, "object_valid": batch["object_valid"] & ~batch["crowd"]}
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), batch["index"])
-        rows, targets = self._draw(keys, proposals, filled, batch["boxes"], counted)
-        scores = jnp.take_along_axis(scores, rows[..., None], axis=1)
-        deltas = jnp.take_along_axis(deltas, rows[..., None, None], axis=1)
-        return Predictions(found, jax.vmap(region_loss)(scores, deltas, targets))
+        return Predictions(
+            found, evaluation_losses(scores, deltas, batch, self.sampling, self.statistics)
+        )
 
     def measure(self, predictions: Predictions, batch: Batch) -> Sums:
         """The losses, and what the judge wants of the whole set."""
         assert predictions.losses is not None
         return {
-            **self._sums(predictions.losses, batch),
+            **loss_sums(predictions.losses, batch["valid"], self.multi_task),
             **self.judge.measure(predictions.detections, batch),
         }
 
     def summarize(self, sums: Sums) -> dict[str, float]:
-        """Losses an image, the share of regions classified right, and the judge's figures."""
-        images, regions = float(sums["examples"]), max(float(sums["regions"]), 1.0)
-        means = {
-            "loss": float(sums["loss"]) / images,
-            "class_loss": float(sums["class_loss"]) / images,
-            "box_loss": float(sums["box_loss"]) / images,
-            "region_accuracy": float(sums["right"]) / regions,
-            "foreground": float(sums["foreground"]) / images,
-        }
-        return means | (self.judge.summarize(sums) if "detections" in sums else {})
-
-    def _draw(
-        self,
-        keys: Key[Array, " batch"],
-        regions: Float[Array, "batch regions 4"],
-        filled: Array,
-        objects: Float[Array, "batch objects 4"],
-        batch: Batch,
-    ) -> tuple[Int[Array, "batch drawn"], Targets]:
-        one = partial(draw, sampling=self.sampling, statistics=self.statistics)
-        return jax.vmap(one)(keys, regions, filled, objects, batch["labels"], batch["object_valid"])
-
-    def _sums(self, losses: RegionLoss, batch: Batch) -> Sums:
-        valid = batch["valid"]
-        total = losses.classes + losses.boxes if self.multi_task else losses.classes
-        columns = {
-            "loss": total,
-            "class_loss": losses.classes,
-            "box_loss": losses.boxes,
-            "right": losses.right,
-            "foreground": losses.foreground,
-            "regions": losses.regions,
-        }
-        sums = {name: jnp.sum(column, where=valid) for name, column in columns.items()}
-        return {"examples": jnp.sum(valid), **sums}
+        """Losses, what regions were drawn, and the judge's figures."""
+        return loss_means(sums) | (self.judge.summarize(sums) if "detections" in sums else {})
 
 
 def _prepared(

@@ -6,7 +6,7 @@ Functions of one image.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +17,10 @@ from cnn_jax import losses
 from cnn_jax.errors import UserError
 from cnn_jax.ops import boxes as box_ops
 from cnn_jax.ops.matching import match, sample_balanced
+from cnn_jax.tasks.images import Batch
 
 Row = tuple[float, float, float, float]
+Sums = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -185,6 +187,56 @@ def region_loss(
         foreground=jnp.sum(targets.foreground, dtype=jnp.int32),
         regions=jnp.sum(targets.valid, dtype=jnp.int32),
     )
+
+
+def evaluation_losses(
+    scores: Float[Array, "batch regions scores"],
+    deltas: Float[Array, "batch regions classes 4"],
+    batch: Batch,
+    sampling: RegionSampling,
+    statistics: BoxStatistics,
+) -> RegionLoss:
+    """What a batch's proposals cost: drawn as in training, but always the same of an image.
+
+    Args:
+        scores, deltas: of all proposals.
+        batch: with `proposals`, `boxes` and what goes with them.
+        sampling, statistics: as in training.
+    """
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), batch["index"])
+    rows, targets = jax.vmap(partial(draw, sampling=sampling, statistics=statistics))(
+        keys,
+        batch["proposals"],
+        batch["proposal_valid"],
+        batch["boxes"],
+        batch["labels"],
+        batch["object_valid"] & ~batch["crowd"],
+    )
+    drawn_scores = jnp.take_along_axis(scores, rows[..., None], axis=1)
+    drawn_deltas = jnp.take_along_axis(deltas, rows[..., None, None], axis=1)
+    return jax.vmap(region_loss)(drawn_scores, drawn_deltas, targets)
+
+
+def loss_sums(losses: RegionLoss, valid: Bool[Array, " batch"], box_weight: float = 1.0) -> Sums:
+    """A batch's losses as sums that add: `loss` is that of the classes and of the boxes."""
+    columns = {
+        "loss": losses.classes + box_weight * losses.boxes,
+        "class_loss": losses.classes,
+        "box_loss": losses.boxes,
+        "right": losses.right,
+        "foreground": losses.foreground,
+        "regions": losses.regions,
+    }
+    sums = {name: jnp.sum(column, where=valid) for name, column in columns.items()}
+    return {"examples": jnp.sum(valid), **sums}
+
+
+def loss_means(sums: Sums) -> dict[str, float]:
+    """Losses an example, and shares of the regions: classified right, and of the foreground."""
+    examples, regions = float(sums["examples"]), max(float(sums["regions"]), 1.0)
+    losses = {name: float(sums[name]) / examples for name in ("loss", "class_loss", "box_loss")}
+    shares = {"region_accuracy": "right", "foreground_share": "foreground"}
+    return losses | {name: float(sums[count]) / regions for name, count in shares.items()}
 
 
 def box_statistics(
