@@ -47,7 +47,7 @@ class Windows:
         """
 
         def labelled(example: Mapping[str, Array]) -> tuple[Array, Array, Array]:
-            objects = example["object_valid"] & ~example["crowd"]
+            objects = example["object_valid"] & ~example["difficult"] & ~example["crowd"]
             regions = jnp.concatenate([example["boxes"], example["proposals"]])
             valid = jnp.concatenate([objects, example["proposal_valid"]]) & example["valid"]
             matches = match(
@@ -61,7 +61,7 @@ class Windows:
             return regions, labels, valid
 
         names = (
-            *("boxes", "labels", "object_valid", "crowd"),
+            *("boxes", "labels", "object_valid", "difficult", "crowd"),
             *("proposals", "proposal_valid", "valid"),
         )
         label = jax.jit(jax.vmap(labelled))

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Key
 from cnn_jax.data.augment import BoxAugmentation, augment_boxes, normalize
 from cnn_jax.ops import boxes as box_ops
 from cnn_jax.ops.nms import Detections
-from cnn_jax.tasks.detection import Judge
+from cnn_jax.tasks.detection import Judge, trained_objects
 from cnn_jax.tasks.images import Batch, floating
 from cnn_jax.tasks.regions import (
     BoxStatistics,
@@ -149,12 +149,10 @@ class FastRCNN:
 def _prepared(
     root: Key[Array, ""], example: Batch, config: BoxAugmentation
 ) -> tuple[Float[Array, "height width 3"], Array, Array, Batch]:
-    """One example's image, objects and proposals, augmented together; crowds are no objects."""
+    """One example's image, objects to train on and proposals, augmented together."""
     key = jax.random.fold_in(root, example["ordinal"])
     objects, proposals = example["boxes"], example["proposals"]
-    valid = jnp.concatenate(
-        [example["object_valid"] & ~example["crowd"], example["proposal_valid"]]
-    )
+    valid = jnp.concatenate([trained_objects(example), example["proposal_valid"]])
     image, boxes, valid = augment_boxes(
         key, floating(example["image"]), jnp.concatenate([objects, proposals]), valid, config
     )

@@ -17,6 +17,7 @@ from cnn_jax import losses
 from cnn_jax.errors import UserError
 from cnn_jax.ops import boxes as box_ops
 from cnn_jax.ops.matching import match, sample_balanced
+from cnn_jax.tasks.detection import trained_objects
 from cnn_jax.tasks.images import Batch
 
 Row = tuple[float, float, float, float]
@@ -210,7 +211,7 @@ def evaluation_losses(
         batch["proposal_valid"],
         batch["boxes"],
         batch["labels"],
-        batch["object_valid"] & ~batch["crowd"],
+        trained_objects(batch),
     )
     drawn_scores = jnp.take_along_axis(scores, rows[..., None], axis=1)
     drawn_deltas = jnp.take_along_axis(deltas, rows[..., None, None], axis=1)
@@ -258,7 +259,10 @@ def box_statistics(
     one = partial(_target_sums, num_classes=num_classes, minimum_iou=minimum_iou)
     add_up = jax.jit(lambda batch: jax.tree.map(lambda x: x.sum(axis=0), jax.vmap(one)(batch)))
     total = np.zeros((num_classes, 9))
-    names = ("proposals", "proposal_valid", "boxes", "labels", "object_valid", "crowd", "valid")
+    names = (
+        *("proposals", "proposal_valid", "boxes", "labels"),
+        *("object_valid", "difficult", "crowd", "valid"),
+    )
     for batch in batches:
         total += np.asarray(add_up({name: jnp.asarray(batch[name]) for name in names}), np.float64)
     counts = total[:, :1]
@@ -281,7 +285,7 @@ def _target_sums(
 ) -> Float[Array, "{num_classes} 9"]:
     """Of one image and by class: how many targets, their sums and those of their squares."""
     regions = jnp.concatenate([batch["proposals"], batch["boxes"]])
-    objects = batch["object_valid"] & ~batch["crowd"]
+    objects = trained_objects(dict(batch))
     matches = match(
         box_ops.iou(regions, batch["boxes"]),
         objects,

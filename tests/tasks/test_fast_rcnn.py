@@ -111,10 +111,11 @@ def test_the_loss_is_that_of_the_regions_drawn_by_hand():
     assert 0 <= figures["region_accuracy"] <= 1
 
 
-def test_crowds_are_no_objects():
+@pytest.mark.parametrize("name", ["crowd", "difficult"])
+def test_crowds_and_difficult_objects_are_not_trained_on(name):
     judged, given = task(), batch(1)
     params, _ = judged.init(jax.random.key(0))
-    crowded = given | {"crowd": given["object_valid"]}
+    crowded = given | {name: given["object_valid"]}
     none = given | {"object_valid": jnp.zeros((ROWS, OBJECTS), bool)}
     np.testing.assert_array_equal(loss(judged, params, crowded)[0], loss(judged, params, none)[0])
     assert loss(judged, params, given)[0] != loss(judged, params, none)[0]

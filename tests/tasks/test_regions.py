@@ -167,6 +167,7 @@ def test_statistics_are_those_of_the_targets_by_class():
                 "labels": np.asarray(example["labels"])[None],
                 "object_valid": np.asarray(example["object_valid"])[None],
                 "crowd": crowd[None],
+                "difficult": np.zeros((1, 3), bool),
                 "valid": np.array([number != 5]),
             }
         )

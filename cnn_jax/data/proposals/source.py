@@ -112,7 +112,7 @@ def prepare(
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        console=console,
+        console=console or Console(stderr=True),
         transient=True,
     )
     found = 0
