@@ -11,8 +11,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
+from cnn_jax.ops import boxes as box_ops
 from cnn_jax.ops.ridge import ridge
 from cnn_jax.ops.svm import train_svm
 
@@ -39,6 +40,25 @@ class ImageRegions(NamedTuple):
     truth: Int[np.ndarray, " regions"]
     overlaps: Float[np.ndarray, "regions classes"]
     targets: Float[np.ndarray, "regions classes 4"]
+
+
+def overlaps_by_class(
+    regions: Float[Array, "regions 4"],
+    objects: Float[Array, "objects 4"],
+    labels: Int[Array, " objects"],
+    object_valid: Bool[Array, " objects"],
+    num_classes: int,
+) -> tuple[Float[Array, "regions {num_classes}"], Float[Array, "regions {num_classes} 4"]]:
+    """Of one image's regions: `overlaps` and `targets` of `ImageRegions`.
+
+    A class without an object has overlaps and targets of 0.
+    """
+    of_class = (labels[None] == jnp.arange(num_classes)[:, None]) & object_valid[None]
+    overlaps = jnp.where(of_class[None], box_ops.iou(regions, objects)[:, None], 0.0)
+    best = jnp.argmax(overlaps, axis=-1)
+    targets = box_ops.encode(objects[best], jnp.broadcast_to(regions[:, None], (*best.shape, 4)))
+    present = jnp.any(of_class, axis=-1)[None, :, None]
+    return jnp.max(overlaps, axis=-1), jnp.where(present, targets, 0.0)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,19 @@
 """What R-CNN fits on features: against scikit-learn and plain solves."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cnn_jax.ops import boxes as box_ops
 from cnn_jax.ops.ridge import ridge
-from cnn_jax.tasks.rcnn_fitting import ImageRegions, Mining, feature_scale, fit_boxes, fit_svms
+from cnn_jax.tasks.rcnn_fitting import (
+    ImageRegions,
+    Mining,
+    feature_scale,
+    fit_boxes,
+    fit_svms,
+    overlaps_by_class,
+)
 
 svm = pytest.importorskip("sklearn.svm")
 
@@ -52,6 +61,29 @@ def plain_svm(k, scale, images, negatives_from):
         random_state=0,
     ).fit(x, y)
     return fitted.coef_[0], float(fitted.intercept_[0])
+
+
+def test_overlaps_are_the_largest_of_each_class():
+    rng = np.random.default_rng(3)
+    corner = rng.uniform(0, 8, (9, 2))
+    boxes = np.concatenate([corner, corner + rng.uniform(4, 9, (9, 2))], axis=1).astype(np.float32)
+    regions, objects = jnp.array(boxes[:5]), jnp.array(boxes[5:])
+    labels, valid = np.array([1, 1, 0, 2]), np.array([True, True, True, False])
+    overlaps, targets = overlaps_by_class(
+        regions, objects, jnp.array(labels), jnp.array(valid), CLASSES
+    )
+    plain = np.asarray(box_ops.iou(regions, objects))
+    for i in range(5):
+        for k in range(CLASSES):
+            rows = [j for j in range(4) if labels[j] == k and valid[j]]
+            if not rows:
+                assert overlaps[i, k] == 0 and not targets[i, k].any()
+                continue
+            best = max(rows, key=lambda j: plain[i, j])
+            assert overlaps[i, k] == plain[i, best]
+            np.testing.assert_allclose(
+                targets[i, k], box_ops.encode(objects[best], regions[i]), rtol=1e-5
+            )
 
 
 def test_with_every_negative_the_svms_are_liblinear_s():

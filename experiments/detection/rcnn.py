@@ -1,0 +1,277 @@
+"""R-CNN for `experiments.detect`: its flags, and its stages one after the other.
+
+1. proposals; 2. fine-tuning of the network on warped regions; 3. features of the training regions;
+4. a linear SVM and 5. a box regression for each class; 6. evaluation of it all. What a stage leaves
+is on disk in the run's folder, and `--resume` goes on with the first stage that has not ended.
+"""
+
+import dataclasses
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+from cnn_jax import models
+from cnn_jax.data.batches import EvaluationBatches, KeptRows, TrainingBatches
+from cnn_jax.data.box_survey import BoxSurvey
+from cnn_jax.data.windows import WindowOrder, Windows, WindowSource, same
+from cnn_jax.errors import UserError
+from cnn_jax.reports import files
+from cnn_jax.tasks.detection import Judge, trained_objects
+from cnn_jax.tasks.rcnn import RCNN, FineTuning, paper_context
+from cnn_jax.tasks.rcnn_fitting import ImageRegions, fit_boxes, fit_svms, overlaps_by_class
+from cnn_jax.training import checkpoints
+from cnn_jax.training.state import TrainState
+from experiments import images, runs
+from experiments.detection import regions
+from experiments.detection.common import Examples, System
+from experiments.experiment import Experiment
+
+# The stages' files in the run's folder.
+_FEATURES, _FITS = "features", {"classes": "svms.npz", "boxes": "box_regressions.npz"}
+
+
+@dataclass(frozen=True)
+class RcnnOptions:
+    """R-CNN."""
+
+    classifier: Literal["svm", "softmax"] = "svm"
+    """What scores regions: a linear SVM for each class on the network's features, as in the paper,
+    or the network's own softmax."""
+    crop_size: int | None = None
+    """Pixels on a side of a warped region; default: what the network is made for."""
+    context: int | None = None
+    """Pixels of it on each side that lie around the region's box; default: the paper's share, 16
+    of 227."""
+
+    def __post_init__(self) -> None:
+        if self.crop_size is not None and self.crop_size < 8:
+            raise UserError(f"--crop-size {self.crop_size}: must be 8 or more")
+        if self.context is not None and self.context < 0:
+            raise UserError(f"--context {self.context}: must be 0 or more")
+
+
+def image_size(options: Any) -> int:
+    """The shorter side that Fast R-CNN's paper has: regions are cut out of the whole image."""
+    return 600
+
+
+def prepare(
+    options: Any, surveyed: BoxSurvey, examples: Examples, source: Any, held_out: Any
+) -> tuple[Any, list[str]]:
+    """What the proposals cover."""
+    return options, regions.recall_lines(
+        examples.evaluation(held_out).iterate(), options.proposals.max_proposals
+    )
+
+
+def build_task(options: Any, class_names: Sequence[str], judge: Judge) -> RCNN:
+    """The whole detector; its network is what is trained.
+
+    Raises:
+        UserError: options that the network does not have, or more context than crop.
+    """
+    chosen: RcnnOptions = options.rcnn
+    spec = models.input_spec(options.model.model)
+    crop = chosen.crop_size or (32 if options.model.stem == "small" else spec.image_size)
+    context = paper_context(crop) if chosen.context is None else chosen.context
+    if 2 * context >= crop:
+        raise UserError(f"--context {context}: nothing is left of --crop-size {crop}")
+    network = FineTuning(
+        # One more for the background.
+        model=images.build_model(options.model, len(class_names) + 1),
+        judge=judge,
+        mean=spec.mean,
+        std=spec.std,
+        crop_size=crop,
+        context=context,
+        flip=options.augmentation.flip,
+        sampling=dataclasses.replace(options.sampling, background_iou=(0.0, 0.5)),
+    )
+    return RCNN(network, chosen.classifier, options.regions.regress_boxes)
+
+
+def carry_out(experiment: Experiment, examples: Examples, source: Any) -> Path:
+    """All stages that have not ended yet; only the last with `--eval-only`.
+
+    Raises:
+        UserError: several processes, or what a stage complains of.
+    """
+    options, out, task = experiment.options, experiment.out, experiment.task
+    assert isinstance(task, RCNN)
+    if jax.process_count() > 1:
+        raise UserError("--system rcnn: its stages after fine-tuning run in one process alone")
+    if not options.run.eval_only:
+        steps = _fine_tuned(experiment, task, examples, source)
+        if steps is None:
+            return out
+        if not checkpoints.steps(out / runs.BEST):
+            _fit(task, out, steps, options, examples, source)
+        options = dataclasses.replace(
+            options, run=dataclasses.replace(options.run, eval_only=True, resume=False)
+        )
+        _say("stage 6 of 6: evaluating the detector")
+    return dataclasses.replace(experiment, options=options).carry_out()
+
+
+def _fine_tuned(experiment: Experiment, task: RCNN, examples: Examples, source: Any) -> int | None:
+    """Trains the network to its end; the number of steps, or None where it was stopped before."""
+    options = experiment.options
+    data = options.data
+
+    def training_set() -> tuple[TrainingBatches, int]:
+        readers = runs.readers(data)
+        windows = Windows.of(examples.evaluation(source).iterate(), options.sampling.foreground_iou)
+        objects = int(np.sum(windows.labels > 0))
+        _say(
+            f"stage 2 of 6: fine-tuning on {len(windows):,} regions, {objects:,} of them of objects"
+        )
+        kept = KeptRows(source, examples.transform, readers.pop("cache_bytes"))
+        batches = TrainingBatches(
+            WindowSource(kept, windows),
+            same,
+            batch_size=data.batch_size,
+            seed=options.run.seed,
+            order=WindowOrder(
+                windows.labels,
+                data.batch_size,
+                options.run.seed,
+                options.sampling.foreground_fraction,
+            ),
+            **readers,
+        )
+        return batches, len(windows)
+
+    crop = task.network.crop_size
+    dataclasses.replace(
+        experiment,
+        task=task.network,
+        training_set=training_set,
+        input_shape=(1, crop, crop, 3),
+    ).carry_out()
+    reached = max(checkpoints.steps(experiment.out / runs.CHECKPOINTS), default=0)
+    if options.optimizer.steps is not None and reached < options.optimizer.steps:
+        return None
+    return reached
+
+
+def _fit(task: RCNN, out: Path, steps: int, options: Any, examples: Examples, source: Any) -> None:
+    """Stages 3 to 5, and the whole detector as the state that is evaluated."""
+    state, _ = runs.restored(task.network, out)
+    heads = {}
+    wanted = {"classes": task.classifier == "svm", "boxes": task.regress_boxes}
+    if any(wanted.values()):
+        batches = examples.evaluation(source)
+        stored = StoredRegions(out / _FEATURES / str(steps), len(source))
+        stored.fill(task, state, batches)
+        fits: dict[str, Callable[[], Mapping[str, np.ndarray]]] = {
+            "classes": lambda: fit_svms(stored, task.judge.num_classes, options.run.seed),
+            "boxes": lambda: fit_boxes(stored, task.judge.num_classes),
+        }
+        names = {"classes": "4 of 6: a linear SVM", "boxes": "5 of 6: a box regression"}
+        for part, fit in fits.items():
+            if wanted[part]:
+                _say(f"stage {names[part]} for each class")
+                heads[part] = _fitted(out / _FITS[part], fit)
+    params = {"network": state.params, **heads}
+    whole = TrainState(state.step, params, state.model_state, state.opt_state, None)
+    checkpoints.save(out / runs.BEST, steps, whole, keep=1)
+
+
+def _fitted(path: Path, fit: Callable[[], Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """What a stage fits, kept in a file: read where it is there already."""
+    if not path.exists():
+        content = io.BytesIO()
+        np.savez(content, **fit())
+        files.replace(path, content.getvalue())
+    with np.load(path) as arrays:
+        return {name: arrays[name] for name in arrays.files}
+
+
+class StoredRegions(Sequence[ImageRegions]):
+    """The regions of a set of images, one file each."""
+
+    def __init__(self, folder: Path, count: int):
+        """Takes the folder and the number of images."""
+        self._folder, self._count = folder, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> ImageRegions:
+        if not 0 <= index < self._count:
+            raise IndexError(index)
+        with np.load(self._path(index)) as arrays:
+            read = ImageRegions(**arrays)
+        return read._replace(
+            classes=read.classes.astype(np.float32), boxes=read.boxes.astype(np.float32)
+        )
+
+    def fill(self, task: RCNN, state: TrainState, batches: EvaluationBatches) -> None:
+        """Stage 3: what the network says of every training region, where it is not known yet.
+
+        Features are kept in half precision.
+        """
+        _say(f"stage 3 of 6: features of the regions of {self._count:,} training images")
+
+        @jax.jit
+        def extract(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+            objects = trained_objects(dict(batch))
+            every = jnp.concatenate([batch["boxes"], batch["proposals"]], axis=1)
+            found = task.network.features(
+                state.params, state.model_state, {**batch, "proposals": every}
+            )
+            overlaps, targets = jax.vmap(
+                lambda *one: overlaps_by_class(*one, task.judge.num_classes)
+            )(every, batch["boxes"], batch["labels"], objects)
+            return {
+                "classes": found.classes.astype(jnp.float16),
+                "boxes": found.boxes.astype(jnp.float16),
+                "truth": jnp.where(objects, batch["labels"], -1),
+                "overlaps": overlaps,
+                "targets": targets,
+                "valid": jnp.concatenate([objects, batch["proposal_valid"]], axis=1),
+            }
+
+        size = -(-self._count // len(batches))
+        console = Console(stderr=True)
+        for number in track(range(len(batches)), "Features", console=console, transient=True):
+            if all(self._path(i).exists() for i in range(self._count)[number * size :][:size]):
+                continue
+            batch = batches[number]
+            found = jax.device_get(extract({k: jnp.asarray(v) for k, v in batch.items()}))
+            for row, index in enumerate(batch["index"][batch["valid"]]):
+                self._write(int(index), {name: column[row] for name, column in found.items()})
+
+    def _write(self, index: int, row: dict[str, np.ndarray]) -> None:
+        valid = row.pop("valid")
+        proposals = np.full(len(valid) - len(row["truth"]), -1, np.int32)
+        row["truth"] = np.concatenate([row["truth"], proposals])
+        content = io.BytesIO()
+        np.savez(content, **{name: column[valid] for name, column in row.items()})
+        files.replace(self._path(index), content.getvalue())
+
+    def _path(self, index: int) -> Path:
+        return self._folder / f"{index:07d}.npz"
+
+
+def _say(message: str) -> None:
+    Console(stderr=True).print(message, highlight=False, soft_wrap=True)
+
+
+SYSTEM = System(
+    build_task=build_task,
+    image_size=image_size,
+    model_names=models.names,
+    prepare=prepare,
+    examples=regions.with_proposals,
+    transform=regions.transform,
+    carry_out=carry_out,
+)
