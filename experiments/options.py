@@ -183,6 +183,7 @@ RESUMABLE = {
     *("keep", "eval_batch_size", "ten_crop", "distributed", "split", "cache_gb", "test_data"),
     *("beam", "length_penalty", "replace_unknown", "bleu_tokenize"),
     *("decision", "k", "threshold", "f_beta"),
+    *("score_threshold", "min_score", "nms_threshold", "max_detections"),
 }
 
 

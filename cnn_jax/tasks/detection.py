@@ -11,7 +11,8 @@ A system's task holds a `Judge` (hashable) and asks it for three things:
   the whole set, of which each batch fills its own rows.
 - `summarize` adds `judge.summarize(sums)` to its own means where `"detections" in sums`.
 
-What a report wants of the whole set besides comes from `DetectedSet.of(sums)`.
+`trained_objects` says which objects of a batch are trained on. What a report wants of the whole set
+besides comes from `DetectedSet.of(sums)`.
 """
 
 from dataclasses import dataclass
@@ -103,6 +104,11 @@ def detections(
         valid=valid,
     )
     return found._replace(boxes=found.boxes * _to_original(size, image_size)[None])
+
+
+def trained_objects(batch: Batch) -> Bool[Array, "batch objects"]:
+    """Which rows are objects to train on: neither padding, nor difficult ones, nor crowds."""
+    return batch["object_valid"] & ~batch["difficult"] & ~batch["crowd"]
 
 
 @dataclass(frozen=True)
