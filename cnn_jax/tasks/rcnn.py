@@ -194,9 +194,9 @@ class FineTuning:
 class RCNN:
     """The whole detector. Its parameters are the network's and what is fitted on its features.
 
-    `params["network"]`; `params["classes"]`, if SVMs classify: `weights` [features, classes] and
-    `bias` [classes]; `params["boxes"]`, if boxes are moved: `weights` [classes, features, 4] and
-    `bias` [classes, 4]; both with the `scale` that features are multiplied by.
+    `params["network"]`; `params["classes"]`, the SVMs: `weights` [features, classes] and `bias`
+    [classes]; `params["boxes"]`, the box regressions: `weights` [classes, features, 4] and `bias`
+    [classes, 4]; both with the `scale` that features are multiplied by.
 
     Attributes:
         network: the fine-tuned network.
@@ -219,7 +219,7 @@ class RCNN:
         return self.network.judge
 
     def init(self, key: Key[Array, ""]) -> tuple[Any, Any]:
-        """A fresh network, and a classifier and regression that say nothing."""
+        """A fresh network, and SVMs and regressions that say nothing."""
         params, model_state = self.network.init(key)
         side = self.judge.image_size
         batch = {
@@ -228,20 +228,17 @@ class RCNN:
         }
         found = jax.eval_shape(self.network.features, params, model_state, batch)
         classes = self.judge.num_classes
-        heads = {}
-        if self.classifier == "svm":
-            heads["classes"] = {
-                "weights": jnp.zeros((found.classes.shape[-1], classes)),
-                "bias": jnp.zeros(classes),
-                "scale": jnp.ones(()),
-            }
-        if self.regress_boxes:
-            heads["boxes"] = {
-                "weights": jnp.zeros((classes, found.boxes.shape[-1], 4)),
-                "bias": jnp.zeros((classes, 4)),
-                "scale": jnp.ones(()),
-            }
-        return {"network": params, **heads}, model_state
+        svms = {
+            "weights": jnp.zeros((found.classes.shape[-1], classes)),
+            "bias": jnp.zeros(classes),
+            "scale": jnp.ones(()),
+        }
+        boxes = {
+            "weights": jnp.zeros((classes, found.boxes.shape[-1], 4)),
+            "bias": jnp.zeros((classes, 4)),
+            "scale": jnp.ones(()),
+        }
+        return {"network": params, "classes": svms, "boxes": boxes}, model_state
 
     def loss(
         self, params: Any, model_state: Any, batch: Batch, keys: dict[str, Key[Array, ""]]

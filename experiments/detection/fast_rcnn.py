@@ -3,8 +3,10 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 
 from cnn_jax import models
@@ -17,7 +19,7 @@ from cnn_jax.tasks.regions import BoxStatistics, Row, box_statistics
 from cnn_jax.training import parallel
 from cnn_jax.training.state import TrainState
 from experiments.detection import regions
-from experiments.detection.common import Examples, System
+from experiments.detection.common import Sources, System
 from experiments.experiment import Experiment
 
 
@@ -36,8 +38,6 @@ class FastRcnnOptions:
     """Units of the two hidden layers; default: VGG's own 4096, else 1024, times --width."""
     multi_task: bool = True
     """Learn boxes together with classes."""
-    regress_boxes: bool = True
-    """Move detections to the boxes that were learnt; without, they stay where proposals are."""
     box_statistics: Literal["fixed", "data"] = "fixed"
     """Box targets are divided by 0.1, 0.1, 0.2, 0.2; or normalised to zero mean and unit deviation
     of each class, as in the paper."""
@@ -78,17 +78,14 @@ def image_size(options: Any) -> int:
     return models.input_spec(options.model.model).image_size
 
 
-def prepare(
-    options: Any, surveyed: BoxSurvey, examples: Examples, source: Any, held_out: Any
-) -> tuple[Any, list[str]]:
+def prepare(options: Any, surveyed: BoxSurvey, sources: Sources) -> tuple[Any, list[str]]:
     """Box statistics of the training set where they are asked for; what the proposals cover."""
     chosen: FastRcnnOptions = options.fast_rcnn
-    lines = regions.recall_lines(
-        examples.evaluation(held_out).iterate(), options.proposals.max_proposals
-    )
+    lines = regions.recall_lines(options, sources)
     if chosen.box_statistics == "data" and not chosen.box_means:
-        batches = regions.some(examples.evaluation(source).iterate())
-        found = box_statistics(batches, len(source.class_names))
+        assert sources.training is not None
+        batches = regions.some(sources.examples.evaluation(sources.training).iterate())
+        found = box_statistics(batches, len(sources.training.class_names))
         # Six digits are enough, and are read back from a run's settings as they were.
         means, deviations = (
             tuple(round(x, 6) for row in table for x in row)
@@ -138,7 +135,7 @@ def build_task(options: Any, class_names: Sequence[str], judge: Judge) -> FastRC
         sampling=options.sampling,
         statistics=chosen.statistics,
         multi_task=chosen.multi_task,
-        regress_boxes=chosen.regress_boxes,
+        regress_boxes=options.regions.regress_boxes,
     )
 
 
@@ -148,13 +145,17 @@ def truncated(task: FastRCNN, state: TrainState, ranks: tuple[int, int]) -> tupl
     return short, state.replace(params=network.truncated(state.params, ranks))
 
 
-def carry_out(experiment: Experiment) -> Any:
+def carry_out(experiment: Experiment, sources: Sources) -> Path:
     """Train, or only evaluate, the short form where `--svd` asks for it.
 
     Raises:
         UserError: `--svd` while training.
     """
-    run, ranks = experiment.options.run, experiment.options.fast_rcnn.svd
+    options = experiment.options
+    run, ranks = options.run, options.fast_rcnn.svd
+    drawn = (1, options.sampling.regions, 4)
+    inputs = (jax.ShapeDtypeStruct(s, jnp.float32) for s in (experiment.input_shape, drawn))
+    experiment = dataclasses.replace(experiment, inputs=tuple(inputs))
     if ranks:
         if not run.eval_only:
             raise UserError("--svd: for --eval-only alone; training keeps the whole layers")

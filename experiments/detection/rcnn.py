@@ -31,11 +31,11 @@ from cnn_jax.training import checkpoints
 from cnn_jax.training.state import TrainState
 from experiments import images, runs
 from experiments.detection import regions
-from experiments.detection.common import Examples, System
+from experiments.detection.common import Sources, System
 from experiments.experiment import Experiment
 
-# The stages' files in the run's folder.
-_FEATURES, _FITS = "features", {"classes": "svms.npz", "boxes": "box_regressions.npz"}
+# What the stages leave in the run's folder; features by the step of the network that gave them.
+_FEATURES, _SVMS, _REGRESSIONS = "features", "svms.npz", "box_regressions.npz"
 
 
 @dataclass(frozen=True)
@@ -63,13 +63,9 @@ def image_size(options: Any) -> int:
     return 600
 
 
-def prepare(
-    options: Any, surveyed: BoxSurvey, examples: Examples, source: Any, held_out: Any
-) -> tuple[Any, list[str]]:
+def prepare(options: Any, surveyed: BoxSurvey, sources: Sources) -> tuple[Any, list[str]]:
     """What the proposals cover."""
-    return options, regions.recall_lines(
-        examples.evaluation(held_out).iterate(), options.proposals.max_proposals
-    )
+    return options, regions.recall_lines(options, sources)
 
 
 def build_task(options: Any, class_names: Sequence[str], judge: Judge) -> RCNN:
@@ -98,7 +94,7 @@ def build_task(options: Any, class_names: Sequence[str], judge: Judge) -> RCNN:
     return RCNN(network, chosen.classifier, options.regions.regress_boxes)
 
 
-def carry_out(experiment: Experiment, examples: Examples, source: Any) -> Path:
+def carry_out(experiment: Experiment, sources: Sources) -> Path:
     """All stages that have not ended yet; only the last with `--eval-only`.
 
     Raises:
@@ -109,42 +105,40 @@ def carry_out(experiment: Experiment, examples: Examples, source: Any) -> Path:
     if jax.process_count() > 1:
         raise UserError("--system rcnn: its stages after fine-tuning run in one process alone")
     if not options.run.eval_only:
-        steps = _fine_tuned(experiment, task, examples, source)
-        if steps is None:
-            return out
-        if not checkpoints.steps(out / runs.BEST):
-            _fit(task, out, steps, options, examples, source)
-        options = dataclasses.replace(
-            options, run=dataclasses.replace(options.run, eval_only=True, resume=False)
-        )
+        if not (options.run.resume and checkpoints.steps(out / runs.BEST)):
+            steps = _fine_tuned(experiment, task, sources)
+            if steps is None:
+                return out
+            _fit(task, out, steps, options, sources)
         _say("stage 6 of 6: evaluating the detector")
+        run = dataclasses.replace(options.run, eval_only=True)
+        options = dataclasses.replace(options, run=run)
     return dataclasses.replace(experiment, options=options).carry_out()
 
 
-def _fine_tuned(experiment: Experiment, task: RCNN, examples: Examples, source: Any) -> int | None:
+def _fine_tuned(experiment: Experiment, task: RCNN, sources: Sources) -> int | None:
     """Trains the network to its end; the number of steps, or None where it was stopped before."""
-    options = experiment.options
-    data = options.data
+    options, examples, source = experiment.options, sources.examples, sources.training
+    data, seed = options.data, options.run.seed
+    assert source is not None
+    windows = Windows.of(examples.evaluation(source).iterate(), options.sampling.foreground_iou)
+    total = runs.total_steps(options.optimizer, len(windows) / data.batch_size)
+    if options.run.resume and total in checkpoints.steps(experiment.out / runs.CHECKPOINTS):
+        return total
+    objects = int(np.sum(windows.labels > 0))
+    _say(f"stage 2 of 6: fine-tuning on {len(windows):,} regions, {objects:,} of objects")
 
     def training_set() -> tuple[TrainingBatches, int]:
         readers = runs.readers(data)
-        windows = Windows.of(examples.evaluation(source).iterate(), options.sampling.foreground_iou)
-        objects = int(np.sum(windows.labels > 0))
-        _say(
-            f"stage 2 of 6: fine-tuning on {len(windows):,} regions, {objects:,} of them of objects"
-        )
         kept = KeptRows(source, examples.transform, readers.pop("cache_bytes"))
+        share = options.sampling.foreground_fraction
+        order = WindowOrder(windows.labels, data.batch_size, seed, share)
         batches = TrainingBatches(
             WindowSource(kept, windows),
             same,
             batch_size=data.batch_size,
-            seed=options.run.seed,
-            order=WindowOrder(
-                windows.labels,
-                data.batch_size,
-                options.run.seed,
-                options.sampling.foreground_fraction,
-            ),
+            seed=seed,
+            order=order,
             **readers,
         )
         return batches, len(windows)
@@ -156,33 +150,22 @@ def _fine_tuned(experiment: Experiment, task: RCNN, examples: Examples, source: 
         training_set=training_set,
         input_shape=(1, crop, crop, 3),
     ).carry_out()
-    reached = max(checkpoints.steps(experiment.out / runs.CHECKPOINTS), default=0)
-    if options.optimizer.steps is not None and reached < options.optimizer.steps:
-        return None
-    return reached
+    return total if total in checkpoints.steps(experiment.out / runs.CHECKPOINTS) else None
 
 
-def _fit(task: RCNN, out: Path, steps: int, options: Any, examples: Examples, source: Any) -> None:
+def _fit(task: RCNN, out: Path, steps: int, options: Any, sources: Sources) -> None:
     """Stages 3 to 5, and the whole detector as the state that is evaluated."""
+    assert sources.training is not None
     state, _ = runs.restored(task.network, out)
-    heads = {}
-    wanted = {"classes": task.classifier == "svm", "boxes": task.regress_boxes}
-    if any(wanted.values()):
-        batches = examples.evaluation(source)
-        stored = StoredRegions(out / _FEATURES / str(steps), len(source))
-        stored.fill(task, state, batches)
-        fits: dict[str, Callable[[], Mapping[str, np.ndarray]]] = {
-            "classes": lambda: fit_svms(stored, task.judge.num_classes, options.run.seed),
-            "boxes": lambda: fit_boxes(stored, task.judge.num_classes),
-        }
-        names = {"classes": "4 of 6: a linear SVM", "boxes": "5 of 6: a box regression"}
-        for part, fit in fits.items():
-            if wanted[part]:
-                _say(f"stage {names[part]} for each class")
-                heads[part] = _fitted(out / _FITS[part], fit)
-    params = {"network": state.params, **heads}
-    whole = TrainState(state.step, params, state.model_state, state.opt_state, None)
-    checkpoints.save(out / runs.BEST, steps, whole, keep=1)
+    classes = task.judge.num_classes
+    stored = StoredRegions(out / _FEATURES / str(steps), len(sources.training))
+    stored.fill(task, state, sources.examples.evaluation(sources.training))
+    _say("stage 4 of 6: a linear SVM for each class")
+    svms = _fitted(out / _SVMS, lambda: fit_svms(stored, classes, options.run.seed))
+    _say("stage 5 of 6: a box regression for each class")
+    boxes = _fitted(out / _REGRESSIONS, lambda: fit_boxes(stored, classes))
+    params = {"network": state.params, "classes": svms, "boxes": boxes}
+    checkpoints.save(out / runs.BEST, steps, state.replace(params=params), keep=1)
 
 
 def _fitted(path: Path, fit: Callable[[], Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -16,7 +16,7 @@ from cnn_jax.data.source import Source, Split, Subset, Transform
 from cnn_jax.errors import UserError
 from cnn_jax.metrics import proposals as metrics
 from cnn_jax.tasks.detection import trained_objects
-from experiments.detection.common import box_transform
+from experiments.detection.common import Sources, box_transform
 
 # Images that the table of recall is of, and that box statistics are measured on, at most.
 _MOST_IMAGES = 1000
@@ -26,8 +26,11 @@ _SHOWN = (0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 @dataclass(frozen=True)
-class SearchOptions:
-    """How proposals are found before training (fast_rcnn and rcnn)."""
+class RegionOptions:
+    """What fast_rcnn and rcnn have in common."""
+
+    regress_boxes: bool = True
+    """Move detections to the boxes that were learnt; without, they stay where proposals are."""
 
     proposal_cache: str | None = None
     """Where found proposals are kept, by the image's content; default: the user's cache folder."""
@@ -46,7 +49,7 @@ class SearchOptions:
 
 def with_proposals(options: Any, source: Source, split: Split) -> Source:
     """The examples with their proposals, which are found now where they are not known yet."""
-    search = options.search
+    search = options.regions
     if split == "train" and search.train_images is not None:
         source = Subset(source, range(min(search.train_images, len(source))))
     cache = None if search.proposal_cache is None else Path(search.proposal_cache)
@@ -105,9 +108,10 @@ def measured_recall(
     return metrics.recall(total), total
 
 
-def recall_lines(batches: Iterable[Mapping[str, np.ndarray]], max_proposals: int) -> list[str]:
+def recall_lines(options: Any, sources: Sources) -> list[str]:
     """The table of recall by number of proposals and overlap, a line each: the method's ceiling."""
-    counts = metrics.steps(max_proposals)
+    batches = sources.examples.evaluation(sources.held_out).iterate()
+    counts = metrics.steps(options.proposals.max_proposals)
     found, sums = measured_recall(some(batches), counts)
     columns = [metrics.THRESHOLDS.index(threshold) for threshold in _SHOWN]
     head = "".join(f"   IoU {threshold:.1f}" for threshold in _SHOWN)

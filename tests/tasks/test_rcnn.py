@@ -131,7 +131,7 @@ def test_the_softmax_detects_where_proposals_are():
     predictions = jax.jit(task.predict)(params, state, given)
     logits = task.features(params, state, given).logits
     scores = np.asarray(jax.nn.softmax(logits))[..., 1:]
-    scores *= np.asarray(given["proposal_valid"])[..., None]
+    scores = scores * np.asarray(given["proposal_valid"])[..., None]
     for row in range(ROWS):
         region, label = np.unravel_index(scores[row].argmax(), scores[row].shape)
         box, score, found, valid = best(predictions, row)
