@@ -172,6 +172,15 @@ class PredictOptions:
     """Print JSON instead of lines."""
     batch_size: int = 32
     """Images predicted at a time."""
+    score_threshold: float | None = None
+    """The least score of a detection that is named, drawn, counted or cut out; default: the run's
+    own, chosen on its evaluation data."""
+    draw: str | None = None
+    """Folder for pictures with the detections drawn; default: `predictions` in the run's."""
+    count: bool = False
+    """Print how many objects of each class are in each image."""
+    crops: str | None = None
+    """Folder for what is detected, cut out, a folder below it for each class."""
 
 
 # The data that every task has without a download, and the preset that suits it.

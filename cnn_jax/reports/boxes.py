@@ -62,7 +62,7 @@ def draw_boxes(image: Picture, marks: Sequence[Mark]) -> Picture:
         size = tuple(side * factor for side in picture.size)
         picture = picture.resize(size, Image.Resampling.NEAREST)
     draw = ImageDraw.Draw(picture)
-    width = max(1, round(max(picture.size) / 300))
+    width = max(2, round(max(picture.size) / 300))
     for mark in marks:
         x1, y1, x2, y2 = (float(v) * factor for v in mark.box)
         # A box thinner than its own edges is still drawn.
