@@ -146,6 +146,9 @@ class RunOptions:
     """Evaluate the run in --out (or --init-from) and train nothing."""
     split: Literal["eval", "test"] = "eval"
     """What --eval-only evaluates."""
+    recalibrate: bool = False
+    """With --eval-only: batch norm's statistics are those of the training set with the weights as
+    they are, instead of the averages kept while training."""
     report_every: int = 50
     """Steps between rows of training metrics."""
     eval_every: int = 0
@@ -170,6 +173,10 @@ class PredictOptions:
     """Classes named for each image."""
     json: bool = False
     """Print JSON instead of lines."""
+    directory: str | None = None
+    """Folder for pictures and arrays, of tasks that give some; default: RUN/predictions."""
+    probabilities: bool = False
+    """Write the probabilities of every pixel too (segment)."""
     batch_size: int = 32
     """Images predicted at a time."""
 
@@ -182,7 +189,7 @@ RESUMABLE = {
     *("out", "resume", "eval_only", "workers", "report_every", "eval_every", "checkpoint_every"),
     *("keep", "eval_batch_size", "ten_crop", "distributed", "split", "cache_gb", "test_data"),
     *("beam", "length_penalty", "replace_unknown", "bleu_tokenize"),
-    *("decision", "k", "threshold", "f_beta"),
+    *("decision", "k", "threshold", "f_beta", "recalibrate", "cells"),
 }
 
 

@@ -10,13 +10,14 @@ from pathlib import Path
 
 from cnn_jax.errors import UserError
 from cnn_jax.reports.runs import CONFIG_FILE, read_object
-from experiments import annotate, classify, translate
+from experiments import annotate, classify, segment, translate
 from experiments import options as flags
 
 # By the verb that trained the run.
 PREDICTORS: dict[str, Callable[[Path, flags.PredictOptions], None]] = {
     "annotate": annotate.predict,
     "classify": classify.predict,
+    "segment": segment.predict,
     "translate": translate.predict,
 }
 

@@ -75,15 +75,15 @@ class Gallery:
         return join([note, tag("div", *cards, class_="gallery")])
 
 
-def data_uri(image: Picture) -> str:
-    """The picture as an address that holds it: PNG where small, else JPEG."""
+def data_uri(image: Picture, largest: int = LARGEST) -> str:
+    """The picture as an address that holds it: PNG where small, else JPEG of `largest` pixels."""
     picture = Image.fromarray(image)
     small = max(picture.size) <= SMALL
     buffer = io.BytesIO()
     if small:
         picture.save(buffer, "PNG")
     else:
-        picture.thumbnail((LARGEST, LARGEST))
+        picture.thumbnail((largest, largest))
         picture.save(buffer, "JPEG", quality=85)
     encoded = base64.b64encode(buffer.getvalue()).decode()
     return f"data:image/{'png' if small else 'jpeg'};base64,{encoded}"
@@ -112,13 +112,13 @@ def draw_guesses(guesses: Sequence[Guess], columns: int = 6, width: int = 200) -
         draw.rectangle((x - 3, y - 3, x + width + 2, y + width + 2), fill=frame)
         sheet.paste(_square(guess.image, width), (x, y))
         y += width + 6
-        draw.text((x, y), _fitted(f"truth: {guess.truth}", width), INK, _font())
+        draw.text((x, y), _fitted(f"truth: {guess.truth}", width), INK, font())
         for rank, (name, probability) in enumerate(guess.guesses):
             y += row_height
             ink = {True: RIGHT, False: WRONG, None: FAINT}[guess.mark(rank)]
             figure = f" {probability:.2f}"
-            draw.text((x, y), _fitted(name, width - int(_font().getlength(figure))), ink, _font())
-            draw.text((x + width, y), figure, ink, _font(), anchor="ra")
+            draw.text((x, y), _fitted(name, width - int(font().getlength(figure))), ink, font())
+            draw.text((x + width, y), figure, ink, font(), anchor="ra")
     return sheet
 
 
@@ -236,7 +236,7 @@ def _square(image: Picture, side: int) -> Image.Image:
 
 
 @cache
-def _font() -> ImageFont.FreeTypeFont:
+def font() -> ImageFont.FreeTypeFont:
     """DejaVu Sans, which comes with matplotlib and knows most alphabets."""
     # Found without importing matplotlib, which would take longer than everything else here.
     (package,) = find_spec("matplotlib").submodule_search_locations
@@ -246,8 +246,8 @@ def _font() -> ImageFont.FreeTypeFont:
 
 def _fitted(text: str, width: int) -> str:
     """The text, cut with an ellipsis where it is wider than `width` pixels."""
-    if _font().getlength(text) <= width:
+    if font().getlength(text) <= width:
         return text
-    while text and _font().getlength(text + "…") > width:
+    while text and font().getlength(text + "…") > width:
         text = text[:-1]
     return text + "…"
