@@ -264,9 +264,10 @@ def build_task(
     """
     if options.masks.cells and len(class_names) != 2:
         raise UserError(f"--cells: needs two classes, the data has {len(class_names)}")
+    model = build_model(options, len(class_names))
     mean, std = networks.statistics(options.model.model)
     return Segmentation(
-        model=build_model(options, len(class_names)),
+        model=model,
         num_classes=len(class_names),
         size=options.augmentation.crop_size or size,
         mean=mean,

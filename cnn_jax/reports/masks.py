@@ -63,7 +63,7 @@ def errors(image: Picture, truth: Mask, predicted: Mask) -> Picture:
 
 def side_by_side(
     image: Picture, truth: Mask, predicted: Mask, num_classes: int, gap: int = 4
-) -> Picture:
+) -> UInt8[np.ndarray, "height across 3"]:
     """The `VIEWS` of an image in a row."""
     colors = palette(num_classes)
     views = (image, colors[truth], colors[predicted], errors(image, truth, predicted))
