@@ -16,6 +16,7 @@ from cnn_jax.reports import files
 from cnn_jax.reports.runs import CONFIG_FILE, METRICS_FILE, read_rows
 from cnn_jax.training import loop, parallel, prng, summary
 from cnn_jax.training.logs import RunLog
+from cnn_jax.training.recalibration import recalibrated
 from cnn_jax.training.step import Task
 from experiments import runs
 
@@ -122,6 +123,10 @@ class Experiment:
         """Evaluate the newest checkpoint, or `--init-from`; the row joins the run's others."""
         options = self.options
         state, notices = runs.evaluated_state(self.task, self.out, options)
+        if options.run.recalibrate:
+            batches, examples = self.training_set()
+            steps = -(-examples // options.data.batch_size)
+            state = recalibrated(state, self.task, batches, steps, prng.root(options.run.seed))
         evaluation = loop.evaluate(
             self.task,
             parallel.compile_evaluation_step(self.task),

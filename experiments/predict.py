@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cnn_jax.errors import UserError
 from cnn_jax.reports.runs import CONFIG_FILE, read_object
-from experiments import annotate, classify, translate
+from experiments import annotate, classify, segment, translate
 from experiments import options as flags
 from experiments.detection import predict as detection
 
@@ -20,6 +20,7 @@ PREDICTORS: dict[str, Callable[[Path, flags.PredictOptions], None]] = {
     "annotate": annotate.predict,
     "classify": classify.predict,
     "detect": detection.predict,
+    "segment": segment.predict,
     "translate": translate.predict,
 }
 

@@ -64,8 +64,8 @@ def predict(run: Path, options: flags.PredictOptions) -> None:
     if options.crops is not None:
         for found in kept:
             write_crops(Path(options.crops), found, names)
-    if options.draw is not None or not (options.json or options.count or options.crops):
-        folder = Path(options.draw) if options.draw is not None else run / PICTURES
+    if options.directory is not None or not (options.json or options.count or options.crops):
+        folder = run / PICTURES if options.directory is None else Path(options.directory)
         for found in kept:
             save(folder / f"{found.name}.png", drawn(found, names))
     if options.count:

@@ -91,6 +91,24 @@ class TinyText(Tiny):
         yield 0, {"text": "a word"}
 
 
+class TinyMasks(Tiny):
+    """Pictures with masks of the values 1, 2 and 3, as Oxford's pets have them."""
+
+    SPLITS = ("train", "test")
+    FEATURES = tfds.features.FeaturesDict(
+        {
+            "image": tfds.features.Image(shape=(None, None, 3)),
+            "segmentation_mask": tfds.features.Image(shape=(None, None, 1), dtype=np.uint8),
+        }
+    )
+
+    def _examples(self, count):
+        for number in range(count):
+            pixels = picture(number)
+            mask = np.full(pixels.shape[:2], 1 + number % 3, np.uint8)
+            yield number, {"image": png(pixels), "segmentation_mask": png(mask)}
+
+
 class TinyBroken(Tiny):
     """Cannot be prepared, as without a network."""
 
@@ -101,12 +119,12 @@ class TinyBroken(Tiny):
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
     directory = tmp_path_factory.mktemp("tfds")
-    for builder in (Tiny, TinyTrainOnly, TinyTest, TinyText):
+    for builder in (Tiny, TinyTrainOnly, TinyTest, TinyText, TinyMasks):
         builder(data_dir=directory, file_format="array_record").download_and_prepare()
     return directory
 
 
-def numbers(source, *, grey: bool = False) -> list[int]:
+def numbers(source, *, grey: bool = False, masks: bool = False) -> list[int]:
     """Which pictures a source holds, found by their pixels."""
     known = {}
     for number in range(max(COUNTS.values())):
@@ -119,7 +137,11 @@ def numbers(source, *, grey: bool = False) -> list[int]:
         example = source[index]
         number = known[example["image"].tobytes()]
         assert example["image"].shape == (4 + number % 3, 5, 3)
-        assert example["label"] == number % 3 and example["label"].dtype == np.int32
+        if masks:
+            assert example["mask"].shape == source.size(index)
+            np.testing.assert_array_equal(example["mask"], number % 3)
+        else:
+            assert example["label"] == number % 3 and example["label"].dtype == np.int32
         found.append(number)
     return found
 
@@ -219,3 +241,21 @@ def test_a_set_prepared_as_tfrecord(tmp_path):
 
 def test_groups_are_refused(data_dir):
     assert "--holdout-groups" in problem("tfds:tiny", data_dir=data_dir, holdout_groups="(.)")
+
+
+def test_masks(data_dir):
+    def opened(split, **settings):
+        return data.open(
+            "tfds:tiny_masks", split, formats=data.MASK_FORMATS, data_dir=data_dir, **settings
+        )
+
+    source = opened("eval", label_values=(1, 2, 3), class_names=("pet", "ground", "border"))
+    assert source.class_names == ("pet", "ground", "border")
+    assert sorted(numbers(source, masks=True)) == list(range(COUNTS["test"]))
+    with pytest.raises(UserError, match="--label-values"):
+        opened("train")
+    with pytest.raises(UserError, match=r"tiny_masks train\[\d+\] segmentation_mask: value"):
+        wrong = opened("train", label_values=(1, 2))
+        [wrong.mask(index) for index in range(len(wrong))]
+    with pytest.raises(UserError, match="needs an image"):
+        data.open("tfds:tiny", "train", formats=data.MASK_FORMATS, data_dir=data_dir)

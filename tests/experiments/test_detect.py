@@ -201,7 +201,7 @@ def test_predictions_are_the_evaluation_s(photos, trained, capsys):
 def test_predictions_are_drawn_named_counted_and_cut_out(photos, trained, tmp_path, capsys):
     files = [str(photos / "images" / f"val{i}.png") for i in (0, 1)]
     everything = ["--score-threshold", "0"]
-    predict.main([str(trained), *files, *everything, "--draw", str(tmp_path / "drawn")])
+    predict.main([str(trained), *files, *everything, "--directory", str(tmp_path / "drawn")])
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == files
     assert " at " in lines[0]
@@ -217,7 +217,7 @@ def test_predictions_are_drawn_named_counted_and_cut_out(photos, trained, tmp_pa
     predict.main([str(trained), files[0], "--score-threshold", "1", "--count"])
     assert capsys.readouterr().out == f"{files[0]}: red 0, blue 0, rare 0\n"
     # The same name twice is two pictures.
-    predict.main([str(trained), files[0], files[0], "--draw", str(tmp_path / "two")])
+    predict.main([str(trained), files[0], files[0], "--directory", str(tmp_path / "two")])
     assert {p.name for p in (tmp_path / "two").iterdir()} == {"val0-1.png", "val0-2.png"}
 
 
