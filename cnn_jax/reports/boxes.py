@@ -16,17 +16,6 @@ MISSED, TRUTH = (222, 140, 0), (120, 132, 142)
 _READABLE = 320
 # Pixels on a side of a picture in a page.
 _IN_PAGE = 400
-# Distinct colours, by class, where nothing is known to be right or wrong.
-_BY_CLASS = (
-    (26, 115, 200),
-    (207, 48, 48),
-    (26, 143, 76),
-    (160, 70, 190),
-    (222, 120, 0),
-    (0, 140, 150),
-    (190, 60, 120),
-    (110, 110, 20),
-)
 
 
 @dataclass(frozen=True)
@@ -42,11 +31,6 @@ class Mark:
     box: Float[np.ndarray, "4"]
     text: str = ""
     color: tuple[int, int, int] = RIGHT
-
-
-def class_color(label: int) -> tuple[int, int, int]:
-    """A colour for a class."""
-    return _BY_CLASS[label % len(_BY_CLASS)]
 
 
 def draw_boxes(image: Picture, marks: Sequence[Mark]) -> Picture:
@@ -81,7 +65,9 @@ def _write(draw: ImageDraw.ImageDraw, mark: Mark, factor: int, size: tuple[int, 
     y = y - bottom - 1 if y > bottom + 1 else y + 1
     x = max(0.0, min(x, size[0] - right - 2))
     draw.rectangle((x, y + top - 1, x + right + 2, y + bottom + 1), fill=mark.color)
-    draw.text((x + 1 - left, y), mark.text, (255, 255, 255), font())
+    # White on dark, black on bright.
+    bright = np.dot(mark.color, (0.299, 0.587, 0.114)) > 150
+    draw.text((x + 1 - left, y), mark.text, (0, 0, 0) if bright else (255, 255, 255), font())
 
 
 @dataclass(frozen=True)

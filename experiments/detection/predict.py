@@ -14,7 +14,8 @@ from PIL import Image
 from cnn_jax.data.decode import decode
 from cnn_jax.errors import UserError
 from cnn_jax.ops.nms import Detections
-from cnn_jax.reports.boxes import Mark, class_color, draw_boxes
+from cnn_jax.reports.boxes import Mark, draw_boxes
+from cnn_jax.reports.masks import palette
 from cnn_jax.reports.pictures import save
 from cnn_jax.reports.runs import CONFIG_FILE, read_object
 from experiments import detect, runs
@@ -146,8 +147,9 @@ def coco_results(found: Found, image_id: int) -> list[dict[str, Any]]:
 
 def drawn(found: Found, names: Sequence[str]) -> Image.Image:
     """The image with boxes, the best ones on top, coloured by class."""
+    colors = palette(len(names)).tolist()
     marks = [
-        Mark(box, f"{names[label]} {min(score, 1):.2f}", class_color(int(label)))
+        Mark(box, f"{names[label]} {min(score, 1):.2f}", tuple(colors[label]))
         for box, score, label, _ in zip(*found.detections, strict=True)
     ]
     return Image.fromarray(draw_boxes(decode(found.file), marks[::-1]))
