@@ -26,7 +26,8 @@ from cnn_jax.reports import files
 from cnn_jax.reports.curves import Chart, Curves, Line
 from cnn_jax.reports.names import duration, in_order, metric, show_spread
 from cnn_jax.reports.page import Table, render
-from cnn_jax.reports.runs import METRICS_FILE, ROW_KEYS, Run, read_run
+from cnn_jax.reports.runs import METRICS_FILE, ROW_KEYS, Run, read_object, read_run
+from cnn_jax.reports.translation import LENGTHS_FILE
 from experiments import options as flags
 
 # Settings that do not make a run another experiment. Several crops give other figures.
@@ -105,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     header, rows = table(groups, split)
     _print(header, rows, split)
     out = Path(options.out)
-    charts = overlaid(groups)
+    charts = [*overlaid(groups), *by_length(groups)]
     note = f"The last report on {split}; of several seeds, mean ± sample standard deviation."
     sections = [Table("Results", header, rows, note, left=2), Curves("Curves", charts)]
     count = sum(len(group.runs) for group in groups)
@@ -223,6 +224,21 @@ def overlaid(groups: Sequence[Group]) -> list[Chart]:
     return charts
 
 
+def by_length(groups: Sequence[Group]) -> list[Chart]:
+    """BLEU against sentence length, a line for each group, where all runs translate."""
+    lines = []
+    for color, group in enumerate(groups):
+        paths = [run.path / LENGTHS_FILE for run in group.runs]
+        if not all(path.exists() for path in paths):
+            return []
+        series = [
+            {bucket["longest"]: bucket["bleu"] for bucket in read_object(path)["buckets"]}
+            for path in paths
+        ]
+        lines.append(_mean_line(group, series, color))
+    return [Chart("bleu", lines, "BLEU against the longest sentence of each length")]
+
+
 def picture(charts: Sequence[Chart], columns: int = 3) -> bytes:
     """The charts as one PNG."""
     # Imported here: it is slow, and a mistaken argument should be told at once.
@@ -254,6 +270,11 @@ def picture(charts: Sequence[Chart], columns: int = 3) -> bytes:
 def _line(group: Group, split: str, key: str, color: int) -> Line:
     """The mean over the group's runs at the steps that all of them reported."""
     series = [dict(zip(*run.series(split, key), strict=True)) for run in group.runs]
+    return _mean_line(group, series, color)
+
+
+def _mean_line(group: Group, series: Sequence[Mapping[int, float]], color: int) -> Line:
+    """The mean over the group's runs wherever all of them have a value."""
     steps = sorted(set.intersection(*(set(values) for values in series)))
     figures = [Statistic.of([values[step] for values in series]) for step in steps]
     spread = [figure.spread for figure in figures] if len(series) > 1 else ()

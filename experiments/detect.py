@@ -107,8 +107,8 @@ def run(options: Options) -> Path:
     task = system.build_task(options, names, judge(options, names, size, len(held_out), threshold))
 
     def training_set() -> tuple[TrainingBatches, int]:
-        assert training is not None
-        return examples.training(training, held_out), len(training)
+        source = examples.open("train") if training is None else training
+        return examples.training(source, held_out), len(source)
 
     experiment = Experiment(
         verb="detect",

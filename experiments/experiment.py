@@ -16,6 +16,7 @@ from cnn_jax.reports import files
 from cnn_jax.reports.runs import CONFIG_FILE, METRICS_FILE, read_rows
 from cnn_jax.training import loop, parallel, prng, summary
 from cnn_jax.training.logs import RunLog
+from cnn_jax.training.recalibration import recalibrated
 from cnn_jax.training.state import TrainState
 from cnn_jax.training.step import Task
 from experiments import runs
@@ -126,6 +127,10 @@ class Experiment:
         options = self.options
         task = self.task
         state, notices = runs.evaluated_state(task, self.out, options)
+        if options.run.recalibrate:
+            batches, examples = self.training_set()
+            steps = -(-examples // options.data.batch_size)
+            state = recalibrated(state, task, batches, steps, prng.root(options.run.seed))
         if self.converted is not None:
             task, state = self.converted(task, state)
         evaluation = loop.evaluate(

@@ -1,7 +1,7 @@
 """What the entry points about whole images share: sizes, transforms, batches, and the network."""
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -61,20 +61,19 @@ class Sizes:
         )
 
 
-def build_model(chosen: flags.ModelOptions, num_classes: int) -> nn.Module:
-    """The network that the flags name, under the trainer's axis."""
+def model_options(chosen: flags.ModelOptions) -> dict[str, Any]:
+    """The network's options: those that are given, its dtype, and the trainer's axis."""
     given = {
         name: value
         for name in ("width", "stem", "dropout_rate", "auxiliary")
         if (value := getattr(chosen, name)) is not None
     }
-    return models.create(
-        chosen.model,
-        num_classes,
-        dtype=jnp.dtype(chosen.dtype),
-        axis_name=parallel.AXIS,
-        **given,
-    )
+    return {**given, "dtype": jnp.dtype(chosen.dtype), "axis_name": parallel.AXIS}
+
+
+def build_model(chosen: flags.ModelOptions, num_classes: int) -> nn.Module:
+    """The classifier that the flags name."""
+    return models.create(chosen.model, num_classes, **model_options(chosen))
 
 
 def evaluation_transform(options: ImageOptions) -> EvaluationTransform:

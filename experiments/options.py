@@ -146,6 +146,9 @@ class RunOptions:
     """Evaluate the run in --out (or --init-from) and train nothing."""
     split: Literal["eval", "test"] = "eval"
     """What --eval-only evaluates."""
+    recalibrate: bool = False
+    """With --eval-only: batch norm's statistics are those of the training set with the weights as
+    they are, instead of the averages kept while training."""
     report_every: int = 50
     """Steps between rows of training metrics."""
     eval_every: int = 0
@@ -170,8 +173,19 @@ class PredictOptions:
     """Classes named for each image."""
     json: bool = False
     """Print JSON instead of lines."""
+    directory: str | None = None
+    """Folder for pictures and arrays, of tasks that give some; default: RUN/predictions."""
+    probabilities: bool = False
+    """Write the probabilities of every pixel too (segment)."""
     batch_size: int = 32
     """Images predicted at a time."""
+    score_threshold: float | None = None
+    """The least score of a detection that is named, drawn, counted or cut out; default: the run's
+    own, chosen on its evaluation data."""
+    count: bool = False
+    """Print how many objects of each class are in each image."""
+    crops: str | None = None
+    """Folder for what is detected, cut out, a folder below it for each class."""
 
 
 # The data that every task has without a download, and the preset that suits it.
@@ -182,7 +196,7 @@ RESUMABLE = {
     *("out", "resume", "eval_only", "workers", "report_every", "eval_every", "checkpoint_every"),
     *("keep", "eval_batch_size", "ten_crop", "distributed", "split", "cache_gb", "test_data"),
     *("beam", "length_penalty", "replace_unknown", "bleu_tokenize"),
-    *("decision", "k", "threshold", "f_beta"),
+    *("decision", "k", "threshold", "f_beta", "recalibrate", "cells"),
     *("score_threshold", "min_score", "nms_threshold", "max_detections"),
     *("proposal_cache", "proposal_workers", "regress_boxes", "classifier", "svd"),
 }

@@ -16,6 +16,8 @@ from cnn_jax.data.shape_tags import open_shape_tags
 from cnn_jax.data.shapes import open_shapes
 from cnn_jax.data.source import Settings, Source, Split
 from cnn_jax.data.tfds import open_tfds
+from cnn_jax.data.tfds_boxes import open_tfds_boxes
+from cnn_jax.data.tfds_masks import open_tfds_masks
 from cnn_jax.data.voc import open_voc
 from cnn_jax.data.yolo import open_yolo
 from cnn_jax.errors import UserError
@@ -34,10 +36,15 @@ BOX_FORMATS: Formats = {
     "voc": open_voc,
     "coco": open_coco,
     "yolo": open_yolo,
+    "tfds": open_tfds_boxes,
 }
 """The same for examples with boxes."""
 
-MASK_FORMATS: Formats = {"shapes": open_shape_masks, "masks": open_masks}
+MASK_FORMATS: Formats = {
+    "shapes": open_shape_masks,
+    "masks": open_masks,
+    "tfds": open_tfds_masks,
+}
 """The same for examples with masks."""
 
 TAG_FORMATS: Formats = {

@@ -28,7 +28,7 @@ class BoxSurvey:
         counts: the number of objects of any kind in each image looked at.
     """
 
-    boxes: Sequence[Float[np.ndarray, "objects 4"]]
+    boxes: Sequence[Float[np.ndarray, "_ 4"]]
     of: int
     counts: Sequence[int]
 
@@ -43,15 +43,15 @@ def survey(source: Source, most: int = MOST_IMAGES) -> BoxSurvey:
     chosen = np.unique(np.linspace(0, len(source) - 1, min(most, len(source))).astype(int))
 
     def look(index: int) -> tuple[np.ndarray, int]:
-        example = source[int(index)]
+        example = source[index]
         height, width = example["image"].shape[:2]
         wanted = ~(example["difficult"] | example["crowd"])
         shares = example["boxes"] / np.array([width, height, width, height], np.float32)
         return shares[wanted], len(wanted)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        boxes, counts = zip(*pool.map(look, chosen), strict=True)
-    return BoxSurvey(boxes, len(source), counts)
+        looked = list(pool.map(look, chosen.tolist()))
+    return BoxSurvey([boxes for boxes, _ in looked], len(source), [count for _, count in looked])
 
 
 def notices(source: Source, surveyed: BoxSurvey, max_objects: int) -> list[str]:
@@ -93,8 +93,7 @@ def prior_shapes(surveyed: BoxSurvey, count: int, seed: int = 0) -> tuple[tuple[
     Raises:
         UserError: there is no box.
     """
-    sides = [boxes[:, 2:] - boxes[:, :2] for boxes in surveyed.boxes]
-    shapes = np.concatenate([*sides, np.zeros((0, 2))]).astype(np.float64)
+    shapes = _shapes(surveyed)
     if not len(shapes):
         raise UserError(
             "--boxes priors: the training set has no box to take shapes of; give --priors, or "
@@ -120,8 +119,12 @@ def prior_shapes(surveyed: BoxSurvey, count: int, seed: int = 0) -> tuple[tuple[
 
 def mean_overlap(surveyed: BoxSurvey, priors: Sequence[tuple[float, float]]) -> float:
     """The mean over all boxes of the highest IoU of their shape with one of the priors."""
-    sides = np.concatenate([boxes[:, 2:] - boxes[:, :2] for boxes in surveyed.boxes])
-    return float(_overlaps(sides.astype(np.float64), np.array(priors)).max(axis=1).mean())
+    return float(_overlaps(_shapes(surveyed), np.array(priors)).max(axis=1).mean())
+
+
+def _shapes(surveyed: BoxSurvey) -> Float[np.ndarray, "boxes 2"]:
+    sides = [boxes[:, 2:] - boxes[:, :2] for boxes in surveyed.boxes]
+    return np.concatenate([*sides, np.zeros((0, 2))]).astype(np.float64)
 
 
 def _overlaps(

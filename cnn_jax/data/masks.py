@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from cnn_jax.data.decode import EXTENSIONS, decode
 from cnn_jax.data.folder import SPLIT_FOLDERS, hold_out
@@ -74,17 +74,7 @@ class MaskSource:
                 f"{path}: the mask has {raw.shape[0]} x {raw.shape[1]} pixels, "
                 f"its image {size[0]} x {size[1]}"
             )
-        known = (raw >= 0) & (raw < len(self._values))
-        mask = self._values[np.where(known, raw, 0)]
-        wrong = ~known | (mask < 0)
-        if wrong.any():
-            row, column = np.argwhere(wrong)[0].tolist()
-            raise UserError(
-                f"{path}: value {raw[row, column]} at row {row}, column {column} is none of the "
-                f"{len(self.class_names)} classes (0 to {len(self.class_names) - 1}) nor {IGNORED} "
-                "for ignored pixels; --ignore-labels, --label-values or --class-names may say more"
-            )
-        return mask.astype(np.uint8)
+        return classes_of(raw, self._values, path, len(self.class_names))
 
     def size(self, index: int) -> tuple[int, int]:
         """The image's rows and columns, from the file's head."""
@@ -107,21 +97,57 @@ def read_mask(path: str) -> np.ndarray:
     try:
         with open(path, "rb") as file:
             content = file.read()
+    except OSError as error:
+        raise UserError(f"{path}: the mask cannot be read ({error.strerror})") from None
+    return decode_mask(content, path)
+
+
+def decode_mask(content: bytes, name: str) -> np.ndarray:
+    """The values of an encoded mask; `name` is for the message.
+
+    Raises:
+        UserError: it is no image, or has more than one channel.
+    """
+    try:
         with Image.open(BytesIO(content)) as image:
             if image.mode not in _SINGLE_CHANNEL:
                 channels = len(image.getbands())
                 raise UserError(
-                    f"{path}: a mask of {channels} channels ({image.mode}); it must have one, "
+                    f"{name}: a mask of {channels} channels ({image.mode}); it must have one, "
                     "whose values are the classes"
                 )
             return np.asarray(image).astype(np.int64)
     except UserError:
         raise
-    except OSError as error:
-        reason = error.strerror or "not an image"
-        raise UserError(f"{path}: the mask cannot be read ({reason})") from None
+    except UnidentifiedImageError:
+        raise UserError(f"{name}: the mask cannot be read (not an image)") from None
     except Exception as error:
-        raise UserError(f"{path}: damaged mask ({error})") from error
+        raise UserError(f"{name}: damaged mask ({error})") from error
+
+
+def classes_of(raw: np.ndarray, meaning: np.ndarray, name: str, num_classes: int) -> Mask:
+    """The classes that a mask's values stand for.
+
+    Args:
+        raw: the values.
+        meaning: what each value stands for: a class, `IGNORED`, or -1 for nothing.
+        name: for the message.
+        num_classes: for the message.
+
+    Raises:
+        UserError: a value stands for nothing.
+    """
+    known = (raw >= 0) & (raw < len(meaning))
+    mask = meaning[np.where(known, raw, 0)]
+    wrong = ~known | (mask < 0)
+    if wrong.any():
+        row, column = np.argwhere(wrong)[0].tolist()
+        raise UserError(
+            f"{name}: value {raw[row, column]} at row {row}, column {column} is none of the "
+            f"{num_classes} classes (0 to {num_classes - 1}) nor {IGNORED} for ignored pixels; "
+            "--ignore-labels, --label-values or --class-names may say more"
+        )
+    return mask.astype(np.uint8)
 
 
 def open_masks(directory: str, split: Split, settings: Settings) -> MaskSource:
@@ -164,7 +190,7 @@ def open_masks(directory: str, split: Split, settings: Settings) -> MaskSource:
     if not class_names:
         train = chosen if split == "train" else _of_split(root, names, "train", settings)
         class_names = _found(root, _pairs(root, train, labels), settings)
-    return MaskSource(root, pairs, class_names, _meaning(len(class_names), settings))
+    return MaskSource(root, pairs, class_names, meaning_of(len(class_names), settings))
 
 
 def _files(place: Path, extensions: tuple[str, ...]) -> Iterator[str]:
@@ -262,7 +288,7 @@ def _found(root: Path, pairs: list[tuple[str, str]], settings: Settings) -> tupl
     return tuple(f"class {value}" for value in range(max(classes) + 1))
 
 
-def _meaning(num_classes: int, settings: Settings) -> np.ndarray:
+def meaning_of(num_classes: int, settings: Settings) -> np.ndarray:
     """What each value of a mask file stands for: a class, `IGNORED`, or -1 for nothing."""
     for value in (*settings.label_values, *settings.ignore_labels):
         if not 0 <= value < 65536:

@@ -108,6 +108,14 @@ class Subset:
     def describe(self, index: int) -> str:
         return self.source.describe(int(self.indices[index]))
 
+    def mask(self, index: int) -> np.ndarray:
+        """The mask alone, of sources that have them."""
+        return self.source.mask(int(self.indices[index]))
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Rows and columns, of sources that know them without reading the image."""
+        return self.source.size(int(self.indices[index]))
+
 
 def without(source: Source, left_out: Mapping[int, Any]) -> Source:
     """The source without the examples whose indices are keys of `left_out`.

@@ -1,6 +1,7 @@
 """`tfds:NAME[/CONFIG]`: data sets of the TensorFlow Datasets catalogue, read without TensorFlow."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
@@ -59,8 +60,46 @@ class TfdsSource:
         return f"{self._name}[{index}]"
 
 
+@dataclass(frozen=True)
+class Records:
+    """One split of a prepared data set: random access, images still the files that they are.
+
+    Attributes:
+        title: for messages: the data set's name and its split.
+        rows: the records.
+        features: TFDS's own description of them.
+        span: which of them are of the split.
+    """
+
+    title: str
+    rows: Sequence[dict[str, Any]]
+    features: Any
+    span: range
+
+    def part(self, source: Source) -> Source:
+        """The split's examples of a source of all the rows."""
+        return source if len(self.span) == len(self.rows) else Subset(source, self.span)
+
+
 def open_tfds(name: str, split: Split, settings: Settings) -> Source:
-    """Opens one split of a data set, which is downloaded and prepared first where possible.
+    """Opens one split of a data set for classification.
+
+    Raises:
+        UserError: as :func:`open_records`, or the data set is not about classifying images.
+    """
+    records = open_records(name, split, settings)
+    from tensorflow_datasets import features
+
+    why = "to classify images by"
+    image = only_feature(records, features.Image, "image", name, why)
+    label = only_feature(records, features.ClassLabel, "label", name, why)
+    names = tuple(records.features[label].names)
+    source = TfdsSource(records.title, records.rows, image, label, names, settings.draft_size)
+    return records.part(source)
+
+
+def open_records(name: str, split: Split, settings: Settings) -> Records:
+    """One split of a data set, which is downloaded and prepared first where possible.
 
     The split `eval` is `validation`, else `test`; the split `test` is `test`, else `validation`.
     Where neither exists, both are the last `settings.holdout_fraction` of `train` (whose records
@@ -70,8 +109,8 @@ def open_tfds(name: str, split: Split, settings: Settings) -> Source:
     `~/tensorflow_datasets`. Preparing some of them needs TensorFlow, once.
 
     Raises:
-        UserError: an unknown name or configuration, a data set that is not prepared and cannot be,
-            or one that is not about classifying images.
+        UserError: an unknown name or configuration, or a data set that is not prepared and cannot
+            be.
     """
     if not name:
         raise UserError("--data tfds: lacks a name, give tfds:NAME or tfds:NAME/CONFIG")
@@ -83,31 +122,22 @@ def open_tfds(name: str, split: Split, settings: Settings) -> Source:
     builder = builder_of(tfds, name, settings)
     prepare(builder, name, settings)
     features = builder.info.features
-    image_feature = _only(features, tfds.features.Image, "image", name)
-    label_feature = _only(features, tfds.features.ClassLabel, "label", name)
     available = set(builder.info.splits)
     chosen = next((place for place in SPLITS[split] if place in available), "train")
     if chosen not in available:
         raise UserError(f"--data tfds:{name}: has no split {chosen!r}, only {_list(available)}")
     try:
-        records = builder.as_data_source(split=chosen, decoders=_undecoded(tfds, features))
+        rows = builder.as_data_source(split=chosen, decoders=_undecoded(tfds, features))
     except NotImplementedError:
         raise UserError(
             f"--data tfds:{name}: {builder.data_dir} holds {builder.info.file_format.value} files; "
             f"prepare it elsewhere and give that --data-dir: {_command(name, 'DIR')}"
         ) from None
-    source = TfdsSource(
-        f"tfds:{name} {chosen}",
-        records,
-        image_feature,
-        label_feature,
-        tuple(features[label_feature].names),
-        settings.draft_size,
-    )
-    if chosen != "train" or available & {*SPLITS["eval"]}:
-        return source
-    boundary = len(source) - max(1, round(len(source) * settings.holdout_fraction))
-    return Subset(source, range(boundary) if split == "train" else range(boundary, len(source)))
+    span = range(len(rows))
+    if chosen == "train" and not available & {*SPLITS["eval"]}:
+        boundary = len(rows) - max(1, round(len(rows) * settings.holdout_fraction))
+        span = range(boundary) if split == "train" else range(boundary, len(rows))
+    return Records(f"tfds:{name} {chosen}", rows, features, span)
 
 
 def builder_of(tfds: Any, name: str, settings: Settings) -> Any:
@@ -145,15 +175,19 @@ def _command(name: str, data_dir: Any) -> str:
     return f"tfds build {name} --file_format=array_record{place}"
 
 
-def _only(features: Any, kind: type, usual: str, name: str) -> str:
-    """The name of the feature of a kind: the usual one, or the only one."""
+def only_feature(records: Records, kind: type, usual: str, name: str, why: str) -> str:
+    """The name of the feature of a kind: the usual one, or the only one.
+
+    Raises:
+        UserError: there is none, or there are several; `why` says what it would be for.
+    """
+    features = records.features
     found = [feature for feature in features if isinstance(features[feature], kind)]
     if usual in found:
         return usual
     if len(found) != 1:
         raise UserError(
-            f"--data tfds:{name}: needs one feature {usual!r} to classify images by, has "
-            f"{_list(features)}"
+            f"--data tfds:{name}: needs one feature {usual!r} {why}, has {_list(features)}"
         )
     return found[0]
 

@@ -8,6 +8,25 @@ the encoder's last state.
 The decoder is pure functions of its weights, `attend`, `advance` and `readout`, written for one
 sentence; leading axes are batches. Sentences are token indices that begin with the first word and
 end with `END`; `PAD` fills them up and changes nothing.
+
+The lecture's worked example, three input vectors and two steps of the decoder
+(`tests/models/test_seq2seq.py` computes it)::
+
+    a = [.1, 0, 1]  b = [1, .1, 0]  c = [.2, .3, 1]
+          |               |               |
+          v               v               v
+    0 -> h_1 ----------> h_2 ----------> h_3       h_j  = tanh(U x_j + W h_{j-1})
+          |               |               |
+          | k_i1          | k_i2          | k_i3   e_ij = v^T tanh(W_a s_{i-1} + U_a h_j)
+          |               |               |        k_i  = softmax(e_i)
+          +---------------+---------------+
+                          |
+                         c_i                       c_i  = k_i1 h_1 + k_i2 h_2 + k_i3 h_3
+                          |
+                          v                        r, z = sigmoid(W_{r, z} [s_{i-1}, E y, c_i])
+    s_0 (0 or h_3) -> s_1 -> s_2                   s~   = tanh(W [r * s_{i-1}, E y, c_i])
+                       ^      ^                    s_i  = (1 - z) s_{i-1} + z s~
+                     E y_0  E y_1                  with y = y_{i-1}
 """
 
 from collections.abc import Callable, Mapping

@@ -16,17 +16,6 @@ MISSED, TRUTH = (222, 140, 0), (120, 132, 142)
 _READABLE = 320
 # Pixels on a side of a picture in a page.
 _IN_PAGE = 400
-# Distinct colours, by class, where nothing is known to be right or wrong.
-_BY_CLASS = (
-    (26, 115, 200),
-    (207, 48, 48),
-    (26, 143, 76),
-    (160, 70, 190),
-    (222, 120, 0),
-    (0, 140, 150),
-    (190, 60, 120),
-    (110, 110, 20),
-)
 
 
 @dataclass(frozen=True)
@@ -44,11 +33,6 @@ class Mark:
     color: tuple[int, int, int] = RIGHT
 
 
-def class_color(label: int) -> tuple[int, int, int]:
-    """A colour for a class."""
-    return _BY_CLASS[label % len(_BY_CLASS)]
-
-
 def draw_boxes(image: Picture, marks: Sequence[Mark]) -> Picture:
     """The picture with boxes and their texts; a small one is enlarged by a whole factor.
 
@@ -62,7 +46,7 @@ def draw_boxes(image: Picture, marks: Sequence[Mark]) -> Picture:
         size = tuple(side * factor for side in picture.size)
         picture = picture.resize(size, Image.Resampling.NEAREST)
     draw = ImageDraw.Draw(picture)
-    width = max(1, round(max(picture.size) / 300))
+    width = max(2, round(max(picture.size) / 300))
     for mark in marks:
         x1, y1, x2, y2 = (float(v) * factor for v in mark.box)
         # A box thinner than its own edges is still drawn.
@@ -81,7 +65,9 @@ def _write(draw: ImageDraw.ImageDraw, mark: Mark, factor: int, size: tuple[int, 
     y = y - bottom - 1 if y > bottom + 1 else y + 1
     x = max(0.0, min(x, size[0] - right - 2))
     draw.rectangle((x, y + top - 1, x + right + 2, y + bottom + 1), fill=mark.color)
-    draw.text((x + 1 - left, y), mark.text, (255, 255, 255), font())
+    # White on dark, black on bright.
+    bright = np.dot(mark.color, (0.299, 0.587, 0.114)) > 150
+    draw.text((x + 1 - left, y), mark.text, (0, 0, 0) if bright else (255, 255, 255), font())
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ class Gallery:
 
 
 def data_uri(image: Picture, largest: int = LARGEST) -> str:
-    """The picture as an address that holds it: PNG where small, else JPEG of at most that size."""
+    """The picture as an address that holds it: PNG where small, else JPEG of `largest` pixels."""
     picture = Image.fromarray(image)
     small = max(picture.size) <= SMALL
     buffer = io.BytesIO()
@@ -112,12 +112,12 @@ def draw_guesses(guesses: Sequence[Guess], columns: int = 6, width: int = 200) -
         draw.rectangle((x - 3, y - 3, x + width + 2, y + width + 2), fill=frame)
         sheet.paste(_square(guess.image, width), (x, y))
         y += width + 6
-        draw.text((x, y), fitted(f"truth: {guess.truth}", width), INK, font())
+        draw.text((x, y), _fitted(f"truth: {guess.truth}", width), INK, font())
         for rank, (name, probability) in enumerate(guess.guesses):
             y += row_height
             ink = {True: RIGHT, False: WRONG, None: FAINT}[guess.mark(rank)]
             figure = f" {probability:.2f}"
-            draw.text((x, y), fitted(name, width - int(font().getlength(figure))), ink, font())
+            draw.text((x, y), _fitted(name, width - int(font().getlength(figure))), ink, font())
             draw.text((x + width, y), figure, ink, font(), anchor="ra")
     return sheet
 
@@ -244,7 +244,7 @@ def font() -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(path), 13)
 
 
-def fitted(text: str, width: int) -> str:
+def _fitted(text: str, width: int) -> str:
     """The text, cut with an ellipsis where it is wider than `width` pixels."""
     if font().getlength(text) <= width:
         return text

@@ -1,5 +1,7 @@
 """The page and pictures of a translation run."""
 
+import dataclasses
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,9 @@ from cnn_jax.reports.page import Section, Table, Text
 from cnn_jax.reports.report import write_report
 
 SHOWN = 6
+
+LENGTHS_FILE = "bleu_by_length.json"
+"""In a run's folder: the last evaluation's BLEU by length, for `compare`."""
 
 
 @runtime_checkable
@@ -97,7 +102,10 @@ class TranslationReport:
         rows = [(texts.sources[i], texts.references[i], hypotheses[i]) for i in self._shown]
         header = ("source", "reference", "translation")
         sections.append(Table("Translations", header, rows, left=3))
-        sections += _length_sections(texts.by_length(hypotheses))
+        buckets = texts.by_length(hypotheses)
+        sections += _length_sections(buckets)
+        content = {"step": step, "buckets": [dataclasses.asdict(bucket) for bucket in buckets]}
+        files.replace(self.directory / LENGTHS_FILE, json.dumps(content, indent=2) + "\n")
         counted = "; ".join(f"{name}: {text}" for name, text in texts.signatures.items())
         sections.append(Text("How BLEU and chrF are counted", f"sacrebleu's signatures. {counted}"))
         write_report(self.directory, sections=sections)

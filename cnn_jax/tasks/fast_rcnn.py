@@ -127,7 +127,7 @@ class FastRCNN:
                 self.statistics.restore(deltas), jnp.broadcast_to(proposals[:, :, None], shape)
             )
         found = self.judge.detect(boxes, jax.nn.softmax(scores)[..., 1:], batch["size"], filled)
-        if "boxes" not in batch:
+        if "index" not in batch:  # images of a user, not of a set
             return Predictions(found, None)
         return Predictions(
             found, evaluation_losses(scores, deltas, batch, self.sampling, self.statistics)

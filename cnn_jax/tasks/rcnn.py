@@ -177,7 +177,7 @@ class FineTuning:
     ) -> Predictions:
         """Scored boxes as detections, with the logits' losses where objects are known."""
         found = self.judge.detect(boxes, scores, batch["size"], batch["proposal_valid"])
-        if "boxes" not in batch:
+        if "index" not in batch:  # images of a user, not of a set
             return Predictions(found, None)
         deltas = jnp.zeros((*scores.shape, 4))
         paid = evaluation_losses(logits, deltas, batch, self.sampling, BoxStatistics())

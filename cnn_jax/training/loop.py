@@ -127,7 +127,7 @@ def evaluate(
         sums, predictions = step_function(state, batch)
         if watch is not None:
             watch(host, parallel.merge(predictions))
-        sums = jax.tree.map(np.asarray, sums)
+        sums = jax.tree.map(_wide, sums)
         total = sums if total is None else jax.tree.map(np.add, total, sums)
         examples = int(total["examples"])
     if not examples:
@@ -277,6 +277,12 @@ class _Interval:
         row["data_wait"] = self._waited / elapsed
         self._restart()
         return row
+
+
+def _wide(x: Any) -> np.ndarray:
+    """As NumPy, counts in 64 bits: those of the pixels of a large set need them."""
+    x = np.asarray(x)
+    return x.astype(np.int64) if np.issubdtype(x.dtype, np.integer) else x
 
 
 def _due(step: int, every: int, total: int) -> bool:

@@ -20,7 +20,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cnn_jax.errors import UserError
 from cnn_jax.training.state import TrainState
-from cnn_jax.training.step import Sums, Task, evaluation_step, train_step
+from cnn_jax.training.step import Sums, Task, batch_statistics, evaluation_step, train_step
 
 AXIS = "devices"
 
@@ -77,6 +77,12 @@ def compile_evaluation_step(task: Task) -> Callable[[TrainState, Any], tuple[Sum
     """`evaluation_step` over all devices: total sums, and predictions by (device, example)."""
     step = partial(evaluation_step, task=task, axis_name=AXIS)
     return _in_order(jax.pmap(step, AXIS, in_axes=(None, 0), out_axes=(None, 0)))
+
+
+def compile_batch_statistics(task: Task) -> Callable[[TrainState, Any, jax.Array], Any]:
+    """`batch_statistics` over all devices: those of the whole batch, the same on each."""
+    step = partial(batch_statistics, task=task, axis_name=AXIS)
+    return _in_order(jax.pmap(step, AXIS, in_axes=(None, 0, None), out_axes=None))
 
 
 def _in_order(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -13,11 +13,14 @@ import numpy as np
 import optax
 from jaxtyping import Array, Key
 
+from cnn_jax.models.layers import BatchNorm
 from cnn_jax.training import prng
 from cnn_jax.training.state import TrainState, evaluated
 
 Batch = dict[str, Array | np.ndarray]
 Sums = dict[str, Any]
+
+_MOMENTUM: float = BatchNorm.keywords["momentum"]
 
 
 @runtime_checkable
@@ -109,6 +112,31 @@ def evaluation_step(
     predictions = task.predict(*evaluated(state), batch)
     sums = task.measure(predictions, batch)
     return (sums if axis_name is None else jax.lax.psum(sums, axis_name)), predictions
+
+
+def batch_statistics(
+    state: TrainState,
+    batch: Batch,
+    key: Key[Array, ""],
+    *,
+    task: Task,
+    axis_name: str | None = None,
+) -> Any:
+    """The model state that one batch alone would give: its means and variances.
+
+    Args:
+        state: whose parameters are used, and whose step the keys are of.
+        batch: this device's examples.
+        key: the run's root key.
+        task: see `Task`.
+        axis_name: mapped axis that the network averages its statistics over.
+    """
+    params, model_state = evaluated(state)
+    # A running average that starts from nothing holds 1 - momentum of the first batch's.
+    nothing = jax.tree.map(jnp.zeros_like, model_state)
+    keys = prng.step_keys(key, state.step, axis_name)
+    _, (moved, _) = task.loss(params, nothing, batch, keys)
+    return jax.tree.map(lambda x: x / (1 - _MOMENTUM), moved)
 
 
 def _accumulated(part: Any, model_state: Any, batch: Batch, accumulate: int) -> Any:

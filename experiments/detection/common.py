@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import flax.linen as nn
+import numpy as np
 
 from cnn_jax.data import BOX_FORMATS
 from cnn_jax.data.augment.boxes import BoxAugmentation
 from cnn_jax.data.batches import EvaluationBatches, TrainingBatches
 from cnn_jax.data.box_survey import BoxSurvey
-from cnn_jax.data.source import Source, Split, Transform
+from cnn_jax.data.source import Example, Source, Split, Transform
 from cnn_jax.data.transforms import BoxTransform
 from cnn_jax.errors import UserError
 from cnn_jax.reports import files
@@ -85,6 +86,19 @@ def box_transform(options: Any, image_size: int) -> Transform:
     return BoxTransform(image_size, options.detector.max_objects)
 
 
+def unlabelled(options: Any, image: np.ndarray) -> Example:
+    """An image to predict for, as an example without objects."""
+    none = np.zeros(0, bool)
+    return {
+        "image": image,
+        "boxes": np.zeros((0, 4), np.float32),
+        "labels": np.zeros(0, np.int32),
+        "difficult": none,
+        "crowd": none,
+        "area": np.zeros(0, np.float32),
+    }
+
+
 @dataclass(frozen=True)
 class System:
     """What a system adds to the command.
@@ -98,6 +112,7 @@ class System:
         examples: (options, source, split) -> the source with what else the system reads, such as
             proposals.
         transform: (options, image size) -> what the host does to an example.
+        unlabelled: (options, image) -> an example to predict for, before the transform.
         carry_out: (experiment, the sources) trains, or only evaluates; for a system in stages,
             something of its own.
     """
@@ -108,6 +123,7 @@ class System:
     prepare: Callable[[Any, BoxSurvey, "Sources"], tuple[Any, list[str]]] = _nothing
     examples: Callable[[Any, Source, Split], Source] = _as_they_are
     transform: Callable[[Any, int], Transform] = box_transform
+    unlabelled: Callable[[Any, np.ndarray], Example] = unlabelled
     carry_out: Callable[[Experiment, "Sources"], Path] = _at_once
 
 

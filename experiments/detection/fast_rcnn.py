@@ -172,5 +172,6 @@ SYSTEM = System(
     prepare=prepare,
     examples=regions.with_proposals,
     transform=regions.transform,
+    unlabelled=regions.unlabelled,
     carry_out=carry_out,
 )

@@ -104,6 +104,8 @@ def carry_out(experiment: Experiment, sources: Sources) -> Path:
     assert isinstance(task, RCNN)
     if jax.process_count() > 1:
         raise UserError("--system rcnn: its stages after fine-tuning run in one process alone")
+    if options.run.recalibrate:
+        raise UserError("--recalibrate: not for rcnn, whose SVMs know the network as it was")
     if not options.run.eval_only:
         if not (options.run.resume and checkpoints.steps(out / runs.BEST)):
             steps = _fine_tuned(experiment, task, sources)
@@ -256,5 +258,6 @@ SYSTEM = System(
     prepare=prepare,
     examples=regions.with_proposals,
     transform=regions.transform,
+    unlabelled=regions.unlabelled,
     carry_out=carry_out,
 )

@@ -12,11 +12,12 @@ import numpy as np
 
 from cnn_jax.data.proposals.source import ProposalSource, prepare
 from cnn_jax.data.proposals.transform import ProposalTransform
-from cnn_jax.data.source import Source, Split, Subset, Transform
+from cnn_jax.data.source import Example, Source, Split, Subset, Transform
 from cnn_jax.errors import UserError
 from cnn_jax.metrics import proposals as metrics
 from cnn_jax.tasks.detection import trained_objects
-from experiments.detection.common import Sources, box_transform
+from experiments.detection import common
+from experiments.detection.common import Sources
 
 # Images that the table of recall is of, and that box statistics are measured on, at most.
 _MOST_IMAGES = 1000
@@ -58,9 +59,19 @@ def with_proposals(options: Any, source: Source, split: Split) -> Source:
     return proposed
 
 
+def unlabelled(options: Any, image: np.ndarray) -> Example:
+    """An image to predict for, with its proposals."""
+    return {
+        **common.unlabelled(options, image),
+        "proposals": options.proposals.find(image)[: options.proposals.max_proposals],
+    }
+
+
 def transform(options: Any, image_size: int) -> Transform:
     """Images squashed to the network's square, with so many rows for objects and proposals."""
-    return ProposalTransform(box_transform(options, image_size), options.proposals.max_proposals)
+    return ProposalTransform(
+        common.box_transform(options, image_size), options.proposals.max_proposals
+    )
 
 
 def some(

@@ -81,6 +81,51 @@ class TinyTest(Tiny):
             yield number, {"picture": png(picture(number)[..., 0]), "class": label}
 
 
+class TinyFaces(Tiny):
+    """Pictures with as many faces as their number, one of them invalid."""
+
+    SPLITS = ("train", "validation")
+    FEATURES = tfds.features.FeaturesDict(
+        {
+            "image": tfds.features.Image(shape=(None, None, 3)),
+            "faces": tfds.features.Sequence(
+                {"bbox": tfds.features.BBoxFeature(), "invalid": np.bool_}
+            ),
+        }
+    )
+
+    def _examples(self, count):
+        for number in range(min(count, 4)):
+            boxes = [tfds.features.BBox(0.0, 0.2 * i, 0.5, 0.2 * i + 0.2) for i in range(number)]
+            faces = [{"bbox": box, "invalid": i == 0} for i, box in enumerate(boxes)]
+            yield number, {"image": png(picture(number)), "faces": faces}
+
+
+class TinyObjects(Tiny):
+    """Pictures with one object, as COCO lists them."""
+
+    SPLITS = ("train", "validation")
+    FEATURES = tfds.features.FeaturesDict(
+        {
+            "image": tfds.features.Image(shape=(None, None, 3)),
+            "objects": tfds.features.Sequence(
+                {
+                    "bbox": tfds.features.BBoxFeature(),
+                    "area": np.int64,
+                    "is_crowd": np.bool_,
+                    "label": tfds.features.ClassLabel(names=["zero", "one", "two"]),
+                }
+            ),
+        }
+    )
+
+    def _examples(self, count):
+        for number in range(count):
+            box = tfds.features.BBox(0.5, 0.0, 1.0, 1.0)
+            one = {"bbox": box, "area": 3, "is_crowd": number == 2, "label": number % 3}
+            yield number, {"image": png(picture(number)), "objects": [one]}
+
+
 class TinyText(Tiny):
     """Nothing to classify."""
 
@@ -89,6 +134,24 @@ class TinyText(Tiny):
 
     def _examples(self, count):
         yield 0, {"text": "a word"}
+
+
+class TinyMasks(Tiny):
+    """Pictures with masks of the values 1, 2 and 3, as Oxford's pets have them."""
+
+    SPLITS = ("train", "test")
+    FEATURES = tfds.features.FeaturesDict(
+        {
+            "image": tfds.features.Image(shape=(None, None, 3)),
+            "segmentation_mask": tfds.features.Image(shape=(None, None, 1), dtype=np.uint8),
+        }
+    )
+
+    def _examples(self, count):
+        for number in range(count):
+            pixels = picture(number)
+            mask = np.full(pixels.shape[:2], 1 + number % 3, np.uint8)
+            yield number, {"image": png(pixels), "segmentation_mask": png(mask)}
 
 
 class TinyBroken(Tiny):
@@ -101,12 +164,12 @@ class TinyBroken(Tiny):
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
     directory = tmp_path_factory.mktemp("tfds")
-    for builder in (Tiny, TinyTrainOnly, TinyTest, TinyText):
+    for builder in (Tiny, TinyTrainOnly, TinyTest, TinyText, TinyMasks, TinyFaces, TinyObjects):
         builder(data_dir=directory, file_format="array_record").download_and_prepare()
     return directory
 
 
-def numbers(source, *, grey: bool = False) -> list[int]:
+def numbers(source, *, grey: bool = False, masks: bool = False) -> list[int]:
     """Which pictures a source holds, found by their pixels."""
     known = {}
     for number in range(max(COUNTS.values())):
@@ -119,7 +182,11 @@ def numbers(source, *, grey: bool = False) -> list[int]:
         example = source[index]
         number = known[example["image"].tobytes()]
         assert example["image"].shape == (4 + number % 3, 5, 3)
-        assert example["label"] == number % 3 and example["label"].dtype == np.int32
+        if masks:
+            assert example["mask"].shape == source.size(index)
+            np.testing.assert_array_equal(example["mask"], number % 3)
+        else:
+            assert example["label"] == number % 3 and example["label"].dtype == np.int32
         found.append(number)
     return found
 
@@ -219,3 +286,45 @@ def test_a_set_prepared_as_tfrecord(tmp_path):
 
 def test_groups_are_refused(data_dir):
     assert "--holdout-groups" in problem("tfds:tiny", data_dir=data_dir, holdout_groups="(.)")
+
+
+def test_masks(data_dir):
+    def opened(split, **settings):
+        return data.open(
+            "tfds:tiny_masks", split, formats=data.MASK_FORMATS, data_dir=data_dir, **settings
+        )
+
+    source = opened("eval", label_values=(1, 2, 3), class_names=("pet", "ground", "border"))
+    assert source.class_names == ("pet", "ground", "border")
+    assert sorted(numbers(source, masks=True)) == list(range(COUNTS["test"]))
+    with pytest.raises(UserError, match="--label-values"):
+        opened("train")
+    with pytest.raises(UserError, match=r"tiny_masks train\[\d+\] segmentation_mask: value"):
+        wrong = opened("train", label_values=(1, 2))
+        [wrong.mask(index) for index in range(len(wrong))]
+    with pytest.raises(UserError, match="needs an image"):
+        data.open("tfds:tiny", "train", formats=data.MASK_FORMATS, data_dir=data_dir)
+
+
+def test_faces_and_objects(data_dir):
+    def opened(name, split="train"):
+        return data.open(f"tfds:{name}", split, formats=data.BOX_FORMATS, data_dir=data_dir)
+
+    source = opened("tiny_faces")
+    assert source.class_names == ("face",)
+    found = {len(source[i]["labels"]): source[i] for i in range(len(source))}
+    assert sorted(found) == [0, 1, 2, 3]
+    assert found[0]["boxes"].shape == (0, 4)
+    # Pictures are 5 wide; that of number 2 is 6 high.
+    np.testing.assert_allclose(found[2]["boxes"], [[0, 0, 1, 3], [1, 0, 2, 3]], atol=1e-5)
+    np.testing.assert_allclose(found[2]["area"], [3, 3], atol=1e-4)
+    assert found[2]["difficult"].tolist() == [True, False]
+    assert not found[2]["crowd"].any()
+    source = opened("tiny_objects", "eval")
+    assert source.class_names == ("zero", "one", "two")
+    examples = {int(source[i]["labels"][0]): source[i] for i in range(3)}
+    assert examples[2]["crowd"].tolist() in ([True], [False])
+    assert all(example["area"].tolist() == [3] for example in examples.values())
+    assert sum(bool(source[i]["crowd"][0]) for i in range(len(source))) == 1
+    with pytest.raises(UserError, match=r"tfds:tiny: needs a list of boxes \(objects or faces"):
+        opened("tiny")

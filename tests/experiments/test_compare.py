@@ -164,6 +164,24 @@ def test_names_and_settings_are_escaped(tmp_path):
     assert Tables(page).rows[2][:2] == [runs[1].name, "model <script>alert(1)</script>"]
 
 
+def test_bleu_by_length_is_one_chart_of_all_translators(tmp_path):
+    paths = make_seeds(tmp_path)
+    groups = compare.grouped([read_run(path) for path in paths])
+    assert compare.by_length(groups) == []
+    for number, path in enumerate(paths):
+        buckets = [
+            {"shortest": 1, "longest": 8, "sentences": 5, "bleu": 30.0 + number},
+            {"shortest": 9, "longest": 20 + number // 2, "sentences": 5, "bleu": 20.0},
+        ]
+        content = {"step": 20, "buckets": buckets}
+        (Path(path) / "bleu_by_length.json").write_text(json.dumps(content))
+    (chart,) = compare.by_length(groups)
+    several, alone = chart.lines
+    # Of the three seeds two have sentences of up to 20 words as their longest, one of up to 21.
+    assert (several.steps, several.values, several.spread) == ([8], [31.0], [1.0])
+    assert (alone.steps, alone.values) == ([8, 21], [33.0, 20.0])
+
+
 def broken_run(directory: Path, metrics: str) -> str:
     make_run(directory)
     (directory / "metrics.jsonl").write_text(metrics)

@@ -1,0 +1,201 @@
+"""The page and pictures of a segmentation run."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from cnn_jax.losses import IGNORED
+from cnn_jax.metrics import segmentation as metrics
+from cnn_jax.reports import masks
+from cnn_jax.reports.confusion import ConfusionMatrix
+from cnn_jax.reports.html import Html, join, tag
+from cnn_jax.reports.names import show
+from cnn_jax.reports.page import Section, Table
+from cnn_jax.reports.pictures import data_uri, save
+from cnn_jax.reports.report import write_report
+
+DRAWN = 8
+"""Images of each kind."""
+PAGE_WIDTH = 1000
+"""Pixels across of four views in the page."""
+
+
+@runtime_checkable
+class Source(Protocol):
+    """What is asked of a data source here (see `cnn_jax.data.source.Source`)."""
+
+    class_names: tuple[str, ...]
+
+    def __len__(self) -> int: ...
+
+    def describe(self, index: int) -> str: ...
+
+
+@runtime_checkable
+class Evaluation(Protocol):
+    """What is asked of an evaluation here (see `cnn_jax.training.loop.Evaluation`)."""
+
+    metrics: Mapping[str, float]
+    sums: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """An image with the truth and the prediction.
+
+    Attributes:
+        index: its position in the source.
+        accuracy: the share of its judged pixels that are right.
+        image: RGB.
+        truth, predicted: masks.
+    """
+
+    index: int
+    accuracy: float
+    image: masks.Picture
+    truth: masks.Mask
+    predicted: masks.Mask
+
+    def views(self, num_classes: int) -> masks.Picture:
+        """The four views."""
+        return masks.side_by_side(self.image, self.truth, self.predicted, num_classes)
+
+
+@dataclass(frozen=True)
+class Panels:
+    """A section of images in four views.
+
+    Attributes:
+        title: its heading.
+        shown: the images, in order.
+        source: says where they are from.
+        note: a line above them.
+    """
+
+    title: str
+    shown: Sequence[Shown]
+    source: Source
+    note: str = ""
+
+    def html(self) -> Html:
+        names = self.source.class_names
+        parts = [tag("p", self.note, class_="note"), legend(names)]
+        for item in self.shown:
+            picture = tag(
+                "img",
+                src=data_uri(item.views(len(names)), PAGE_WIDTH),
+                alt=", ".join(masks.VIEWS),
+                style="width:100%",
+            )
+            accuracy = show("pixel_accuracy", item.accuracy)
+            caption = f"{self.source.describe(item.index)}: {accuracy} of the pixels right"
+            image = Html(picture.removesuffix("</img>"))
+            parts.append(tag("figure", image, tag("figcaption", caption)))
+        return join(parts)
+
+
+def legend(class_names: Sequence[str]) -> Html:
+    """The colours of the classes, and what the views are."""
+    colors = masks.palette(len(class_names))
+    keys = []
+    for label, name in enumerate(class_names):
+        swatch = "height:11px;background:rgb({},{},{})".format(*colors[label].tolist())
+        keys.append(tag("span", tag("i", style=swatch), tag("b", name)))
+    views = f"From left to right: {', '.join(masks.VIEWS)} (red). Black pixels are not judged."
+    return join([tag("p", *keys, class_="key"), tag("p", views, class_="note")])
+
+
+class SegmentationReport:
+    """Writes `report.html` and `samples/*.png` after each evaluation.
+
+    Args:
+        directory: the run's folder.
+        source: the examples evaluated.
+    """
+
+    def __init__(self, directory: str | Path, source: Source) -> None:
+        self.directory = Path(directory)
+        self.source = source
+        spread = np.linspace(0, len(source) - 1, min(DRAWN, len(source)))
+        self._spread = set(spread.round().astype(int).tolist())
+        self._restart()
+
+    def _restart(self) -> None:
+        self._worst: list[Shown] = []
+        self._some: list[Shown] = []
+
+    def select(self, batch: Mapping[str, np.ndarray], log_probabilities: Any) -> None:
+        """Look for pictures to show in a batch of an evaluation.
+
+        Args:
+            batch: `index`, `image`, `mask` and `valid` of its examples.
+            log_probabilities: floats [batch, height, width, classes].
+        """
+        predicted = np.asarray(log_probabilities).argmax(-1).astype(np.uint8)
+        for row in np.flatnonzero(np.asarray(batch["valid"])):
+            truth = np.asarray(batch["mask"][row])
+            judged = truth != IGNORED
+            right = (truth == predicted[row]) & judged
+            index = int(batch["index"][row])
+            accuracy = float(right.sum() / judged.sum()) if judged.any() else 1.0
+            worst = len(self._worst) < DRAWN or accuracy < self._worst[-1].accuracy
+            if not worst and index not in self._spread:
+                continue
+            image = _middle(np.asarray(batch["image"][row]), truth.shape)
+            item = Shown(index, accuracy, image, truth.copy(), predicted[row].copy())
+            if index in self._spread:
+                self._some.append(item)
+            if worst:
+                self._worst.append(item)
+                self._worst.sort(key=lambda shown: (shown.accuracy, shown.index))
+                del self._worst[DRAWN:]
+
+    def write(self, step: int, evaluation: Evaluation) -> None:
+        """Write the page and the pictures of an evaluation.
+
+        Args:
+            step: number of updates made.
+            evaluation: its metrics and its `confusion`. Its pictures are those that `select` has
+                chosen since the last call.
+        """
+        names = self.source.class_names
+        worst, some = self._worst, sorted(self._some, key=lambda shown: shown.index)
+        self._restart()
+        for name, items in (("worst", worst), ("some", some)):
+            rows = [item.views(len(names)) for item in items]
+            save(self.directory / "samples" / f"{name}.png", masks.sheet(rows, names))
+        confusion = np.asarray(evaluation.sums["confusion"])
+        sections: list[Section] = [
+            Panels("Some", some, self.source, "Evenly spread over the set."),
+            Panels("Worst", worst, self.source, "The fewest pixels right."),
+            by_class(confusion, names),
+            ConfusionMatrix("Confusion matrix (pixels)", confusion, names),
+        ]
+        write_report(self.directory, sections=sections)
+
+
+def by_class(confusion: np.ndarray, names: Sequence[str]) -> Table:
+    """IoU and accuracy of each class, lowest IoU first; absent classes last."""
+    union = metrics.intersection_over_union(confusion)
+    accuracy = metrics.per_class_accuracy(confusion)
+    pixels = confusion.sum(axis=1)
+    rows = [
+        [
+            names[i],
+            f"{100 * pixels[i] / max(pixels.sum(), 1):.2f} %",
+            show("pixel_accuracy", float(accuracy[i])),
+            show("mean_iou", float(union[i])),
+        ]
+        for i in np.argsort(union, kind="stable")
+    ]
+    note = "A class that is neither in a mask nor predicted counts in no mean."
+    return Table("By class", ["class", "of the pixels", "accuracy", "IoU"], rows, note)
+
+
+def _middle(image: np.ndarray, size: tuple[int, ...]) -> masks.Picture:
+    """The part of an image that its mask is of."""
+    top, left = ((have - want) // 2 for have, want in zip(image.shape, size, strict=False))
+    return image[top : top + size[0], left : left + size[1]].copy()

@@ -1,0 +1,200 @@
+"""Segmentation: a class for every pixel."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from cnn_jax import losses
+from cnn_jax.data.augment import normalize
+from cnn_jax.data.augment.masks import MaskAugmentation, augment_with_mask
+from cnn_jax.metrics import cells
+from cnn_jax.metrics import segmentation as metrics
+from cnn_jax.metrics.classification import confusion_matrix
+from cnn_jax.tasks.images import Batch, floating
+
+Sums = dict[str, Any]
+Size = tuple[int, int]
+
+LossName = Literal["cross_entropy", "dice", "both"]
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """A model, what it is fed and how it is judged.
+
+    An image may reach `model.margin` pixels beyond its mask on every side: what a network without
+    padding wants to see around what it predicts. Where a network takes certain sizes alone, images
+    are mirrored at their borders up to the next of them, and its output is cropped back.
+
+    Attributes:
+        model: gives `(logits, features)` for normalised images.
+        num_classes: number of classes.
+        size: rows and columns of the masks trained on.
+        mean, std: of the model's input, per channel, for images in 0..1.
+        augmentation: applied on the device, training only.
+        loss_name: cross-entropy per pixel; one minus the Dice coefficient; or their sum.
+        class_weights: what a pixel of each class counts in the cross-entropy; none for 1 each.
+        cells_of: images of the set evaluated, whose cells are judged too: class 1 against
+            class 0. 0 for data that is not of cells.
+    """
+
+    model: nn.Module
+    num_classes: int
+    size: Size
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augmentation: MaskAugmentation = field(default_factory=MaskAugmentation)
+    loss_name: LossName = "cross_entropy"
+    class_weights: tuple[float, ...] = ()
+    cells_of: int = 0
+
+    def init(self, key: Key[Array, ""]) -> tuple[Any, Any]:
+        """Fresh (params, model_state)."""
+        params_key, dropout_key = jax.random.split(key)
+        images = jnp.zeros((1, *map(self.model.legal_size, self.size), 3))
+        initialize = jax.jit(lambda keys: self.model.init(keys, images, train=True))
+        variables = dict(initialize({"params": params_key, "dropout": dropout_key}))
+        return variables.pop("params"), variables
+
+    def loss(
+        self, params: Any, model_state: Any, batch: Batch, keys: dict[str, Key[Array, ""]]
+    ) -> tuple[Float[Array, ""], tuple[Any, Sums]]:
+        """Training loss summed over the batch: of each image the mean over its pixels."""
+
+        def augment(ordinal: Array, image: Array, mask: Array, weights: Array | None) -> Any:
+            key = jax.random.fold_in(keys["augment"], ordinal)
+            return augment_with_mask(key, image, mask, weights, self.augmentation)
+
+        images, masks, weights = jax.vmap(augment)(
+            batch["ordinal"],
+            floating(batch["image"]),
+            batch["mask"].astype(jnp.int32),
+            batch.get("weight"),
+        )
+        logits, model_state = self._logits(
+            {"params": params, **model_state},
+            normalize(images, self.mean, self.std),
+            masks.shape[1:],
+            train=True,
+            rngs={"dropout": keys["dropout"]},
+            mutable=list(model_state),
+        )
+        per_example = jax.vmap(self._per_example)(logits, masks, weights)
+        total = jnp.sum(per_example, where=batch["valid"])
+        confusion = self._confusion(logits, masks, batch["valid"])
+        sums = {"examples": jnp.sum(batch["valid"]), "loss": total, "confusion": confusion}
+        return total, (model_state, sums)
+
+    def predict(
+        self, params: Any, model_state: Any, batch: Batch
+    ) -> Float[Array, "batch height width classes"]:
+        """Log-probabilities of every pixel of the masks (of images without, of all pixels).
+
+        Args:
+            params: the network's parameters.
+            model_state: its batch statistics.
+            batch: `image`, with the model's margin around what is predicted.
+        """
+        images = normalize(floating(batch["image"]), self.mean, self.std)
+        margin = 2 * self.model.margin
+        size = (images.shape[1] - margin, images.shape[2] - margin)
+        logits = self._logits({"params": params, **model_state}, images, size, train=False)
+        return jax.nn.log_softmax(logits)
+
+    def measure(
+        self, predictions: Float[Array, "batch height width classes"], batch: Batch
+    ) -> Sums:
+        """The confusion matrix of all pixels, the loss, and how well boundaries are met.
+
+        The loss is that of training with every pixel's weight that of its class. Cells are judged
+        image by image at the end: each batch fills its own rows of a table of all predictions.
+        """
+        masks, valid = batch["mask"].astype(jnp.int32), batch["valid"]
+        predicted = jnp.argmax(predictions, axis=-1)
+        per_example = jax.vmap(self._per_example)(predictions, masks)
+        boundary, judged = jax.vmap(
+            lambda prediction, mask: metrics.boundary_f1(prediction, mask, self.num_classes)
+        )(predicted, masks)
+        sums = {
+            "examples": jnp.sum(valid),
+            "loss": jnp.sum(per_example, where=valid),
+            "confusion": self._confusion(predictions, masks, valid),
+            "boundary_f1": jnp.sum(boundary, where=judged & valid),
+            "boundary_images": jnp.sum(judged & valid),
+        }
+        if self.cells_of:
+            # 0 stands for rows of other batches: adding leaves one batch's values.
+            rows = jnp.where(valid, batch["index"], self.cells_of)
+            both = jnp.stack([predicted, masks], axis=1).astype(jnp.int32)
+            table = jnp.zeros((self.cells_of, *both.shape[1:]), jnp.int32)
+            sums["cells"] = table.at[rows].set(both, mode="drop")
+        return sums
+
+    def summarize(self, sums: Sums) -> dict[str, float]:
+        """Every metric, from the sums of a whole set."""
+        confusion = np.asarray(sums["confusion"], np.int64)
+        means = {
+            "loss": float(sums["loss"]) / float(sums["examples"]),
+            "pixel_accuracy": metrics.pixel_accuracy(confusion),
+            "class_accuracy": metrics.mean_class_accuracy(confusion),
+            "mean_iou": metrics.mean_iou(confusion),
+        }
+        if "boundary_f1" in sums:
+            images = float(sums["boundary_images"])
+            means["boundary_f1"] = float(sums["boundary_f1"]) / images if images else float("nan")
+        if "cells" in sums:
+            means |= cell_errors(np.asarray(sums["cells"]))
+        return means
+
+    def _logits(self, variables: Any, images: Array, size: Size, **options: Any) -> Any:
+        """The network's output for the `size` pixels in the middle of the images."""
+        wanted = [self.model.legal_size(length) for length in size]
+        missing = [w - have for w, have in zip(wanted, images.shape[1:3], strict=True)]
+        before = [m // 2 for m in missing]
+        padding = [(b, m - b) for b, m in zip(before, missing, strict=True)]
+        images = jnp.pad(images, ((0, 0), *padding, (0, 0)), mode="reflect")
+        output = self.model.apply(variables, images, **options)
+        (logits, _), state = output if "mutable" in options else (output, None)
+        (top, left), (height, width) = before, size
+        logits = logits[:, top : top + height, left : left + width]
+        return (logits, state) if "mutable" in options else logits
+
+    def _per_example(
+        self,
+        logits: Float[Array, "height width classes"],
+        mask: Array,
+        weights: Float[Array, "height width"] | None = None,
+    ) -> Float[Array, ""]:
+        total = jnp.zeros(())
+        if self.loss_name != "dice":
+            of_classes = jnp.array(self.class_weights, jnp.float32) if self.class_weights else None
+            total += losses.pixel_cross_entropy(logits, mask, of_classes, weights)
+        if self.loss_name != "cross_entropy":
+            total += losses.dice_loss(logits, mask)
+        return total
+
+    def _confusion(self, scores: Array, masks: Array, valid: Array) -> Array:
+        judged = jnp.broadcast_to(valid[:, None, None], masks.shape)
+        return confusion_matrix(jnp.argmax(scores, axis=-1), masks, judged, self.num_classes)
+
+
+def cell_errors(tables: np.ndarray) -> dict[str, float]:
+    """The means of the three errors over images.
+
+    Args:
+        tables: integers [images, 2, height, width], predictions and masks: 1 for cells.
+    """
+    pairs = [(predicted == 1, mask == 1) for predicted, mask in tables]
+    errors = {
+        "pixel_error": cells.pixel_error,
+        "rand_error": cells.rand_error,
+        "warping_error": cells.warping_error,
+    }
+    return {
+        name: float(np.mean([error(*pair) for pair in pairs])) for name, error in errors.items()
+    }

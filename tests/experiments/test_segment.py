@@ -1,0 +1,154 @@
+"""The segment command, and predict for it, as a user runs them on a tiny folder of masks."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cnn_jax.errors import UserError
+from cnn_jax.reports.runs import TIMING_KEYS, read_rows
+from cnn_jax.training import checkpoints
+from experiments import predict, segment
+
+SMALL = ["--model", "unet_same", "--width", "0.0625", "--batch-size", "4"]
+STEPS = ["--steps", "4", "--report-every", "2", "--eval-every", "2", "--learning-rate", "0.02"]
+SIZE = (18, 22)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Bright discs on dark ground: 12 images for training, 4 to evaluate, 3 to test."""
+    root = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    rows, columns = np.mgrid[: SIZE[0], : SIZE[1]]
+    for split, count in (("train", 12), ("val", 4), ("test", 3)):
+        for kind in ("images", "labels"):
+            (root / kind / split).mkdir(parents=True)
+        for number in range(count):
+            centre = rng.uniform(5, 13, 2)
+            disc = (rows - centre[0]) ** 2 + (columns - centre[1]) ** 2 < 20
+            pixels = rng.integers(0, 60, (*SIZE, 3)) + 150 * disc[..., None]
+            Image.fromarray(pixels.astype(np.uint8)).save(root / f"images/{split}/{number}.png")
+            mask = disc.astype(np.uint8)
+            mask[0, :3] = 255
+            Image.fromarray(mask).save(root / f"labels/{split}/{number}.png")
+    (root / "classes.txt").write_text("ground\ndisc\n")
+    return root
+
+
+def train(photos, out, *extra):
+    arguments = ["--data", f"masks:{photos}", "--out", str(out), *SMALL, *STEPS, "--flip"]
+    segment.main([*arguments, *extra])
+
+
+def rows(out):
+    found = read_rows(out / "metrics.jsonl")
+    return [{k: v for k, v in row.items() if k not in TIMING_KEYS} for row in found]
+
+
+@pytest.fixture(scope="module")
+def trained(photos, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run") / "run"
+    train(photos, out, "--class-weights", "median_frequency", "--cells")
+    return out
+
+
+def test_a_run_leaves_its_folder_with_pictures_and_a_page(trained):
+    result = json.loads((trained / "result.json").read_text())
+    contract = "pixel_accuracy class_accuracy mean_iou boundary_f1 loss"
+    assert set(contract.split()) <= set(result)
+    assert {"pixel_error", "rand_error", "warping_error"} <= set(result)
+    assert result["pixel_error"] >= 1 - result["pixel_accuracy"] - 1e-6  # ignored pixels are wrong
+    for name in ("worst", "some"):
+        assert Image.open(trained / "samples" / f"{name}.png").size[0] == 960
+    page = (trained / "report.html").read_text()
+    for text in ("By class", "Confusion matrix", "Worst", "disc", "prediction"):
+        assert text in page
+    config = json.loads((trained / "config.json").read_text())
+    assert config["class_names"] == ["ground", "disc"]
+    assert config["evaluated_size"] == list(SIZE)
+    # The rarer class counts more; the median of two frequencies lies between them.
+    ground, disc = config["weights_by_class"]
+    assert ground < 1 < disc
+
+
+def test_a_run_that_stopped_goes_on_to_the_same_bits(photos, trained, tmp_path):
+    out = tmp_path / "resumed"
+    train(photos, out, "--class-weights", "median_frequency", "--cells")
+    for step in checkpoints.steps(out / "checkpoints"):
+        if step > 2:
+            shutil.rmtree(out / "checkpoints" / str(step))
+    segment.main(["--out", str(out), "--resume"])
+    assert rows(out)[-1] == rows(trained)[-1]
+
+
+def test_the_test_split_with_batch_norm_recalibrated(trained):
+    before = rows(trained)[-1]
+    segment.main(["--eval-only", "--out", str(trained), "--split", "test"])
+    plain = rows(trained)[-1]
+    segment.main(["--eval-only", "--out", str(trained), "--split", "test", "--recalibrate"])
+    anew = rows(trained)[-1]
+    assert plain["split"] == anew["split"] == "test" and before["split"] == "eval"
+    assert plain["loss"] != anew["loss"]
+    # After four steps the running averages are still close to where they started from.
+    assert anew["loss"] < plain["loss"]
+
+
+def test_predict_writes_masks_of_the_image_s_own_size(trained, photos, tmp_path, capsys):
+    image = tmp_path / "large.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (37, 29, 3), np.uint8)).save(image)
+    place = tmp_path / "found"
+    arguments = [str(trained), str(image), "--json", "--probabilities", "--directory", str(place)]
+    predict.main(arguments)
+    (found,) = json.loads(capsys.readouterr().out)
+    mask = np.asarray(Image.open(found["mask"]))
+    assert mask.shape == (37, 29) and set(np.unique(mask)) <= {0, 1}
+    assert Image.open(found["overlay"]).size == (29, 37)
+    probabilities = np.load(found["probabilities"])
+    np.testing.assert_allclose(probabilities.sum(-1), 1, atol=1e-4)
+    np.testing.assert_array_equal(probabilities.argmax(-1), mask)
+    assert found["shares"]["disc"] == pytest.approx((mask == 1).mean())
+
+
+def test_tiles_cover_images_of_any_size(photos, tmp_path, capsys):
+    out = tmp_path / "tiles"
+    train(photos, out, "--tile", "16", "--crop-size", "16", "16")
+    # 18 x 22 pixels in tiles of 16 are four, and every pixel counts once.
+    evaluated = np.array(json.loads((out / "config.json").read_text())["evaluated_size"])
+    assert evaluated.tolist() == [16, 16]
+    capsys.readouterr()
+    predict.main([str(out), str(photos / "images/test/0.png")])
+    assert "0.png: " in capsys.readouterr().out
+    assert Image.open(out / "predictions" / "0.mask.png").size == SIZE[::-1]
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--model", "segnit"], "did you mean 'segnet'"),
+        (["--class-weights", "1", "2", "3"], "each of the 2 classes"),
+        (["--class-weights", "1", "much"], "median_frequency, or a number"),
+        (["--upsampling", "unpool"], "upsampling"),
+        (["--image-shape", "0", "4"], "--image-shape"),
+        (["--tile", "16", "--image-shape", "8", "8"], "give one of them"),
+        (["--loss", "dice", "--border-weight", "10"], "--loss dice"),
+        (["--crop-size", "40", "40"], "--crop-size 40 40"),
+    ],
+)
+def test_wrong_flags_are_refused_in_a_line(photos, tmp_path, extra, message):
+    with pytest.raises(UserError, match=message):
+        train(photos, tmp_path / "out", *extra)
+
+
+def test_a_mask_of_an_unknown_value_is_named_before_the_first_step(photos, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(photos, copy)
+    bad = copy / "labels" / "train" / "7.png"
+    mask = np.array(Image.open(bad))
+    mask[4, 5] = 9
+    Image.fromarray(mask).save(bad)
+    with pytest.raises(UserError, match=r"7.png: value 9 at row 4, column 5"):
+        train(copy, tmp_path / "out")
+    assert not (tmp_path / "out" / "checkpoints").exists()
