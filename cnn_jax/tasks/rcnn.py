@@ -7,6 +7,7 @@ for each class.
 
 import math
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
@@ -35,8 +36,8 @@ from cnn_jax.tasks.regions import (
 
 Sums = dict[str, Any]
 
-# Regions of an image that go through the network at a time.
-_AT_A_TIME = 64
+# Regions of an image that go through the network at a time; where all are padding, none do.
+_AT_A_TIME = 32
 
 # Rows and columns of the map that boxes are regressed from, at most: AlexNet's last one.
 _BOX_MAP = 6
@@ -143,12 +144,14 @@ class FineTuning:
         return means | (self.judge.summarize(sums) if "detections" in sums else {})
 
     def features(self, params: Any, model_state: Any, batch: Batch) -> RegionFeatures:
-        """What the network says of each proposal, some of them at a time."""
+        """What the network says of each proposal, some of them at a time; 0 for most padding."""
         images = normalize(floating(batch["image"]), self.mean, self.std)
-        boxes = batch["proposals"]
+        boxes, filled = batch["proposals"], batch["proposal_valid"]
         count = boxes.shape[1]
         size = min(_AT_A_TIME, count)
-        padded = jnp.pad(boxes, ((0, 0), (0, -count % size), (0, 0)))
+        missing = (0, -count % size)
+        padded = jnp.pad(boxes, ((0, 0), missing, (0, 0)))
+        filled = jnp.pad(filled, ((0, 0), missing))
 
         def of_regions(image: Array, regions: Array) -> RegionFeatures:
             logits, features = self.model.apply(
@@ -161,12 +164,19 @@ class FineTuning:
                 logits, *(x.astype(jnp.float32) for x in (features["pre_logits"], pooled))
             )
 
-        def of_image(row: tuple[Array, Array]) -> RegionFeatures:
-            image, regions = row
-            parts = lax.map(lambda part: of_regions(image, part), regions.reshape(-1, size, 4))
+        def of_image(row: tuple[Array, Array, Array]) -> RegionFeatures:
+            image, regions, filled = row
+
+            def of_part(part: tuple[Array, Array]) -> RegionFeatures:
+                shapes = jax.eval_shape(of_regions, image, part[0])
+                zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+                whole = partial(of_regions, image)
+                return lax.cond(jnp.any(part[1]), whole, lambda _: zeros, part[0])
+
+            parts = lax.map(of_part, (regions.reshape(-1, size, 4), filled.reshape(-1, size)))
             return jax.tree.map(lambda x: x.reshape(-1, x.shape[-1])[:count], parts)
 
-        return lax.map(of_image, (images, padded))
+        return lax.map(of_image, (images, padded, filled))
 
     def detections(
         self,
@@ -225,6 +235,7 @@ class RCNN:
         batch = {
             "image": jnp.zeros((1, side, side, 3), jnp.uint8),
             "proposals": jnp.zeros((1, 1, 4)),
+            "proposal_valid": jnp.ones((1, 1), bool),
         }
         found = jax.eval_shape(self.network.features, params, model_state, batch)
         classes = self.judge.num_classes

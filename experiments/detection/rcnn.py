@@ -210,8 +210,11 @@ class StoredRegions(Sequence[ImageRegions]):
         def extract(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
             objects = trained_objects(dict(batch))
             every = jnp.concatenate([batch["boxes"], batch["proposals"]], axis=1)
+            valid = jnp.concatenate([objects, batch["proposal_valid"]], axis=1)
             found = task.network.features(
-                state.params, state.model_state, {**batch, "proposals": every}
+                state.params,
+                state.model_state,
+                {**batch, "proposals": every, "proposal_valid": valid},
             )
             overlaps, targets = jax.vmap(
                 lambda *one: overlaps_by_class(*one, task.judge.num_classes)
@@ -222,7 +225,7 @@ class StoredRegions(Sequence[ImageRegions]):
                 "truth": jnp.where(objects, batch["labels"], -1),
                 "overlaps": overlaps,
                 "targets": targets,
-                "valid": jnp.concatenate([objects, batch["proposal_valid"]], axis=1),
+                "valid": valid,
             }
 
         size = -(-self._count // len(batches))

@@ -119,6 +119,11 @@ def test_features_in_parts_are_those_of_each_region(at_a_time, monkeypatch):
         np.testing.assert_allclose(found.classes[row], features["pre_logits"], atol=1e-4)
         pooled = adaptive_avg_pool(features["stage1"], (6, 6)).reshape(REGIONS, -1)
         np.testing.assert_allclose(found.boxes[row], pooled, atol=1e-4)
+    # Parts that are all padding are not worked on; what is not padding does not notice.
+    given |= {"proposal_valid": jnp.arange(REGIONS)[None] < jnp.array([[3], [0]])}
+    part = jax.jit(task.features)(params, state, given)
+    np.testing.assert_allclose(part.logits[0, :3], found.logits[0, :3], atol=1e-4)
+    assert not part.logits[1].any() and part.logits[0, 8:].any() == (at_a_time > 8)
 
 
 def best(predictions, row):
