@@ -32,7 +32,6 @@ class RegionOptions:
 
     regress_boxes: bool = True
     """Move detections to the boxes that were learnt; without, they stay where proposals are."""
-
     proposal_cache: str | None = None
     """Where found proposals are kept, by the image's content; default: the user's cache folder."""
     proposal_workers: int | None = None

@@ -35,6 +35,8 @@ class ProposalSource:
         self.source, self.method = source, method
         self.class_names = source.class_names
         self.notices = getattr(source, "notices", ())
+        if hasattr(source, "object_counts"):
+            self.object_counts = source.object_counts
         self._folder = (cache or default_cache()) / method.key
 
     def __len__(self) -> int:
