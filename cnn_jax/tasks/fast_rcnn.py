@@ -105,7 +105,7 @@ class FastRCNN:
             mutable=list(model_state),
         )
         losses = jax.vmap(region_loss)(scores, deltas, targets)
-        sums = loss_sums(losses, batch["valid"], self.multi_task)
+        sums = loss_sums(losses, batch["valid"], float(self.multi_task))
         return sums["loss"], (model_state, sums)
 
     def predict(self, params: Any, model_state: Any, batch: Batch) -> Predictions:
@@ -137,7 +137,7 @@ class FastRCNN:
         """The losses, and what the judge wants of the whole set."""
         assert predictions.losses is not None
         return {
-            **loss_sums(predictions.losses, batch["valid"], self.multi_task),
+            **loss_sums(predictions.losses, batch["valid"], float(self.multi_task)),
             **self.judge.measure(predictions.detections, batch),
         }
 
