@@ -236,7 +236,8 @@ class StoredRegions(Sequence[ImageRegions]):
             batch = batches[number]
             found = jax.device_get(extract({k: jnp.asarray(v) for k, v in batch.items()}))
             for row, index in enumerate(batch["index"][batch["valid"]]):
-                self._write(int(index), {name: column[row] for name, column in found.items()})
+                if not self._path(int(index)).exists():
+                    self._write(int(index), {name: column[row] for name, column in found.items()})
 
     def _write(self, index: int, row: dict[str, np.ndarray]) -> None:
         valid = row.pop("valid")
