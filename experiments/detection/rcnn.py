@@ -106,6 +106,8 @@ def carry_out(experiment: Experiment, sources: Sources) -> Path:
         raise UserError("--system rcnn: its stages after fine-tuning run in one process alone")
     if options.run.recalibrate:
         raise UserError("--recalibrate: not for rcnn, whose SVMs know the network as it was")
+    if options.run.eval_only and not checkpoints.steps(out / runs.BEST):
+        raise UserError(f"{out}: its stages have not all ended; --resume goes on with them")
     if not options.run.eval_only:
         if not (options.run.resume and checkpoints.steps(out / runs.BEST)):
             steps = _fine_tuned(experiment, task, sources)
@@ -161,7 +163,8 @@ def _fit(task: RCNN, out: Path, steps: int, options: Any, sources: Sources) -> N
     state, _ = runs.restored(task.network, out)
     classes = task.judge.num_classes
     stored = StoredRegions(out / _FEATURES / str(steps), len(sources.training))
-    stored.fill(task, state, sources.examples.evaluation(sources.training))
+    batch_size = runs.evaluation_batch_size(options.data)
+    stored.fill(task, state, sources.examples.evaluation(sources.training), batch_size)
     _say("stage 4 of 6: a linear SVM for each class")
     svms = _fitted(out / _SVMS, lambda: fit_svms(stored, classes, options.run.seed))
     _say("stage 5 of 6: a box regression for each class")
@@ -199,7 +202,9 @@ class StoredRegions(Sequence[ImageRegions]):
             classes=read.classes.astype(np.float32), boxes=read.boxes.astype(np.float32)
         )
 
-    def fill(self, task: RCNN, state: TrainState, batches: EvaluationBatches) -> None:
+    def fill(
+        self, task: RCNN, state: TrainState, batches: EvaluationBatches, batch_size: int
+    ) -> None:
         """Stage 3: what the network says of every training region, where it is not known yet.
 
         Features are kept in half precision.
@@ -228,10 +233,10 @@ class StoredRegions(Sequence[ImageRegions]):
                 "valid": valid,
             }
 
-        size = -(-self._count // len(batches))
         console = Console(stderr=True)
         for number in track(range(len(batches)), "Features", console=console, transient=True):
-            if all(self._path(i).exists() for i in range(self._count)[number * size :][:size]):
+            rows = range(self._count)[number * batch_size :][:batch_size]
+            if all(self._path(index).exists() for index in rows):
                 continue
             batch = batches[number]
             found = jax.device_get(extract({k: jnp.asarray(v) for k, v in batch.items()}))
