@@ -106,10 +106,11 @@ def carry_out(experiment: Experiment, sources: Sources) -> Path:
         raise UserError("--system rcnn: its stages after fine-tuning run in one process alone")
     if options.run.recalibrate:
         raise UserError("--recalibrate: not for rcnn, whose SVMs know the network as it was")
-    if options.run.eval_only and not checkpoints.steps(out / runs.BEST):
+    ended = checkpoints.steps(out / runs.BEST)
+    if options.run.eval_only and checkpoints.steps(out / runs.CHECKPOINTS) and not ended:
         raise UserError(f"{out}: its stages have not all ended; --resume goes on with them")
     if not options.run.eval_only:
-        if not (options.run.resume and checkpoints.steps(out / runs.BEST)):
+        if not (options.run.resume and ended):
             steps = _fine_tuned(experiment, task, sources)
             if steps is None:
                 return out
