@@ -54,11 +54,11 @@ def overlaps_by_class(
     A class without an object has overlaps and targets of 0.
     """
     of_class = (labels[None] == jnp.arange(num_classes)[:, None]) & object_valid[None]
-    overlaps = jnp.where(of_class[None], box_ops.iou(regions, objects)[:, None], 0.0)
+    overlaps = jnp.where(of_class[None], box_ops.iou(regions, objects)[:, None], -1.0)
     best = jnp.argmax(overlaps, axis=-1)
     targets = box_ops.encode(objects[best], jnp.broadcast_to(regions[:, None], (*best.shape, 4)))
     present = jnp.any(of_class, axis=-1)[None, :, None]
-    return jnp.max(overlaps, axis=-1), jnp.where(present, targets, 0.0)
+    return jnp.maximum(jnp.max(overlaps, axis=-1), 0.0), jnp.where(present, targets, 0.0)
 
 
 @dataclass(frozen=True)
