@@ -4,7 +4,7 @@ What an entry point adds is in `Experiment`; everything here is the same for eve
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -52,6 +52,7 @@ class Experiment:
         recorded: what `config.json` holds besides the options, such as the names of the classes.
         files: texts that stand beside it, by the name of the file.
         best: the metric, higher is better, by which the best evaluated state is kept in `best/`.
+        notices: what the user should know before the first step, a line each.
     """
 
     verb: str
@@ -66,6 +67,7 @@ class Experiment:
     recorded: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
     best: str | None = None
+    notices: Sequence[str] = ()
 
     def carry_out(self) -> Path:
         """Train, or only evaluate, as the options say; returns the run's folder."""
@@ -90,7 +92,7 @@ class Experiment:
             enabled=jax.process_index() == 0,
         ) as log:
             self._describe(log)
-            for notice in notices:
+            for notice in (*self.notices, *notices):
                 log.message(notice)
             if log.enabled:
                 counts = summary.summarize(

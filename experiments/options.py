@@ -179,6 +179,13 @@ class PredictOptions:
     """Write the probabilities of every pixel too (segment)."""
     batch_size: int = 32
     """Images predicted at a time."""
+    score_threshold: float | None = None
+    """The least score of a detection that is named, drawn, counted or cut out; default: the run's
+    own, chosen on its evaluation data."""
+    count: bool = False
+    """Print how many objects of each class are in each image."""
+    crops: str | None = None
+    """Folder for what is detected, cut out, a folder below it for each class."""
 
 
 # The data that every task has without a download, and the preset that suits it.
@@ -190,6 +197,7 @@ RESUMABLE = {
     *("keep", "eval_batch_size", "ten_crop", "distributed", "split", "cache_gb", "test_data"),
     *("beam", "length_penalty", "replace_unknown", "bleu_tokenize"),
     *("decision", "k", "threshold", "f_beta", "recalibrate", "cells"),
+    *("score_threshold", "min_score", "nms_threshold", "max_detections"),
 }
 
 

@@ -2,6 +2,7 @@
 
 python -m experiments.predict runs/NAME photo.jpg       # bicycle 0.60; people 0.30; ...
 python -m experiments.predict runs/NAME *.jpg --json
+python -m experiments.predict runs/NAME street.jpg --count  # of a detector
 python -m experiments.predict runs/NAME "12th of May, 2009"
 """
 
@@ -12,11 +13,13 @@ from cnn_jax.errors import UserError
 from cnn_jax.reports.runs import CONFIG_FILE, read_object
 from experiments import annotate, classify, segment, translate
 from experiments import options as flags
+from experiments.detection import predict as detection
 
 # By the verb that trained the run.
 PREDICTORS: dict[str, Callable[[Path, flags.PredictOptions], None]] = {
     "annotate": annotate.predict,
     "classify": classify.predict,
+    "detect": detection.predict,
     "segment": segment.predict,
     "translate": translate.predict,
 }

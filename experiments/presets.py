@@ -349,3 +349,78 @@ TRANSLATION: dict[str, dict[str, Any]] = {
         "label_smoothing": 0.1,
     },
 }
+
+DETECTION: dict[str, dict[str, Any]] = {
+    # The built-in scenes of one to six shapes.
+    "shapes": {
+        "model": "resnet18",
+        "stem": "small",
+        "width": 0.25,
+        "image_size": 64,
+        "grid": 8,
+        "batch_size": 32,
+        "eval_batch_size": 128,
+        "steps": 1500,
+        "eval_every": 500,
+        "optimizer": "adam",
+        "learning_rate": 2e-3,
+        "warmup": 100,
+        "schedule": "cosine",
+        "weight_decay": 0.0,
+        "hue": 0.0,
+    },
+    # Redmon et al. 2016, section 2.2: VOC 2007 and 2012, 135 epochs at batch 64: the learning rate
+    # rises from 0.001 to 0.01 over the first epochs (their number is not given), 75 epochs there,
+    # 30 at a tenth and 30 at a hundredth. The authors' code halves the gradient of a square, so
+    # that their 0.01 is 0.005 here. Their network is trained on ImageNet first (--init-from).
+    "yolo": {
+        "model": "yolo",
+        "image_size": 448,
+        "grid": 7,
+        "boxes_per_cell": 2,
+        "boxes": "free",
+        "classes": "sse",
+        "epochs": 135.0,
+        "batch_size": 64,
+        "optimizer": "sgd",
+        "momentum": 0.9,
+        "learning_rate": 5e-3,
+        "warmup_epochs": 3.0,
+        "warmup_start": 0.1,
+        "schedule": "step",
+        "milestones": (78 / 135, 105 / 135),
+        "weight_decay": 5e-4,
+        "hue": 0.0,
+    },
+    # Faces: one class, many and small, so a finer grid (wider_face, or any set of one class).
+    "faces": {
+        "model": "resnet18",
+        "image_size": 416,
+        "grid": 13,
+        "max_objects": 100,
+        "epochs": 100.0,
+        "batch_size": 32,
+        "optimizer": "adam",
+        "learning_rate": 1e-3,
+        "warmup_epochs": 2.0,
+        "schedule": "cosine",
+        "weight_decay": 0.0,
+    },
+    # A few hundred images of many small objects, from scratch: blood cells, for one.
+    "small_boxes": {
+        "model": "resnet18",
+        "width": 0.5,
+        "image_size": 224,
+        "grid": 14,
+        "max_objects": 60,
+        "epochs": 120.0,
+        "batch_size": 16,
+        "optimizer": "adam",
+        "learning_rate": 1e-3,
+        "warmup": 100,
+        "schedule": "cosine",
+        "weight_decay": 0.0,
+        "ema": 0.998,
+        "eval_every": 0,
+    },
+}

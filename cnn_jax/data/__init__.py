@@ -16,6 +16,7 @@ from cnn_jax.data.shape_tags import open_shape_tags
 from cnn_jax.data.shapes import open_shapes
 from cnn_jax.data.source import Settings, Source, Split
 from cnn_jax.data.tfds import open_tfds
+from cnn_jax.data.tfds_boxes import open_tfds_boxes
 from cnn_jax.data.tfds_masks import open_tfds_masks
 from cnn_jax.data.voc import open_voc
 from cnn_jax.data.yolo import open_yolo
@@ -35,6 +36,7 @@ BOX_FORMATS: Formats = {
     "voc": open_voc,
     "coco": open_coco,
     "yolo": open_yolo,
+    "tfds": open_tfds_boxes,
 }
 """The same for examples with boxes."""
 

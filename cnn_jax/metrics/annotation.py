@@ -1,8 +1,8 @@
 """Annotation metrics: several labels an image, on the host, from the scores of a whole set.
 
-Scores and labels of all examples are gathered first (`score_table`), so that every figure is exact
-over the whole set, average precision and chosen thresholds among them. A decision rule turns scores
-into predicted labels; the metrics judge these.
+Scores and labels of all examples are gathered first (`cnn_jax.metrics.tables`), so that every
+figure is exact over the whole set, average precision and chosen thresholds among them. A decision
+rule turns scores into predicted labels; the metrics judge these.
 
 **0/0 counts as 0** everywhere: the precision of an image or label for which nothing is predicted,
 the recall where nothing is true, F of nothing predicted and nothing true, the average precision of
@@ -13,9 +13,8 @@ References:
     <https://arxiv.org/abs/1312.4894>`_, 2013, section 4.2: per-class and overall figures, N+
 """
 
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Num, Shaped
+from jaxtyping import Bool, Float, Int
 
 Decisions = Bool[np.ndarray, "examples labels"]
 Truth = Bool[np.ndarray, "examples labels"]
@@ -23,27 +22,6 @@ Scores = Float[np.ndarray, "examples labels"]
 
 # At most so many thresholds are tried for a label.
 CANDIDATES = 100
-
-
-def score_table(
-    values: Shaped[Array, "batch labels"],
-    index: Int[Array, " batch"],
-    valid: Bool[Array, " batch"],
-    size: int,
-) -> Num[Array, "{size} labels"]:
-    """A batch's rows at their places in a table of the whole set, zeros elsewhere.
-
-    Every example fills its own row once, so tables of batches, devices and processes add up to
-    the set's own values to the last bit.
-
-    Args:
-        values: one row an example.
-        index: the examples' positions in the set, below `size`.
-        valid: which examples count.
-        size: number of examples of the set.
-    """
-    place = jnp.where(valid, index, size)
-    return jnp.zeros((size, values.shape[1]), values.dtype).at[place].add(values, mode="drop")
 
 
 def top_k(scores: Scores, k: int) -> Decisions:

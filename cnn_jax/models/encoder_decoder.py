@@ -9,12 +9,11 @@ from functools import partial
 from typing import Any, Literal
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
-import numpy as np
 from flax.typing import Dtype
 from jaxtyping import Array, Float
 
+from cnn_jax.models.backbones import by_resolution, without_classifier
 from cnn_jax.models.layers import BatchNorm, Conv, check_image_size, scaled
 from cnn_jax.models.segnet import PixelOutput
 from cnn_jax.ops import upsampling
@@ -111,14 +110,14 @@ class EncoderDecoder(nn.Module):
         self, images: Float[Array, "batch height width channels"], train: bool = False
     ) -> PixelOutput:
         check_image_size(images, self.minimum_size, self.backbone_name)
-        with nn.intercept_methods(_without_classifier):
+        with nn.intercept_methods(without_classifier):
             _, features = self.backbone(images, train=train)
         norm = partial(
             BatchNorm, use_running_average=not train, dtype=self.dtype, axis_name=self.axis_name
         )
         conv = partial(Conv, use_bias=False, dtype=self.dtype)
 
-        x, *finer = reversed(_by_resolution(features))
+        x, *finer = reversed(by_resolution(features))
         # At the image's own size there is nothing to join.
         levels: list[Any] = [*finer]
         if (levels[-1] if levels else x).shape[1:3] != images.shape[1:3]:
@@ -144,18 +143,3 @@ def fitted(
     x = x[:, : size[0], : size[1]]
     missing = [(0, want - have) for want, have in zip(size, x.shape[1:3], strict=True)]
     return jnp.pad(x, ((0, 0), *missing, (0, 0)), mode="edge")
-
-
-def _by_resolution(features: dict[str, Any]) -> list[Array]:
-    """A backbone's feature maps from the finest on: of each size the last."""
-    sizes = {m.shape[1:3]: m for m in features.values() if isinstance(m, jax.Array) and m.ndim == 4}
-    return sorted(sizes.values(), key=lambda m: -m.shape[1] * m.shape[2])
-
-
-def _without_classifier(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-    """Stand zeros in for the outputs of linear layers, so that they have no parameters."""
-    module = context.module
-    if context.method_name == "__call__" and isinstance(module, nn.Dense | nn.DenseGeneral):
-        axes = np.size(getattr(module, "axis", -1))
-        return jnp.zeros((*args[0].shape[: args[0].ndim - axes], module.features))
-    return call(*args, **kwargs)

@@ -71,6 +71,7 @@ svg .line { fill: none; stroke-width: 1.8; stroke-linejoin: round; }
 svg .band { stroke: none; opacity: .18; }
 .gallery { display: grid; gap: 14px;
   grid-template-columns: repeat(auto-fill, minmax(min(44%, 150px), 1fr)); }
+.wide-pictures { grid-template-columns: repeat(auto-fill, minmax(min(100%, 260px), 1fr)); }
 .gallery figure { background: var(--card); border-radius: 6px; overflow: hidden;
   border-top: 4px solid var(--right); }
 .gallery .wrong { border-color: var(--wrong); }
@@ -100,6 +101,7 @@ svg .band { stroke: none; opacity: .18; }
   h2, h3, section > .note { break-after: avoid; }
   .charts { grid-template-columns: repeat(3, 1fr); }
   .gallery { grid-template-columns: repeat(7, 1fr); gap: 8px; }
+  .wide-pictures { grid-template-columns: repeat(4, 1fr); }
   .gallery figcaption { font-size: 9px; padding: 4px; }
   .wide { overflow: visible; } .matrix { max-width: 100%; }
   details { display: none; } section:has(> details) { display: none; }

@@ -15,6 +15,7 @@ from cnn_jax import losses, ranking_losses
 from cnn_jax.data.augment import Augmentation, mix, normalize
 from cnn_jax.errors import UserError
 from cnn_jax.metrics import annotation as metrics
+from cnn_jax.metrics.tables import set_table
 from cnn_jax.tasks.images import Batch, augmented, floating, init
 
 Sums = dict[str, Any]
@@ -145,9 +146,7 @@ class Annotation:
         processes, to exactly what one pass on one device would gather.
         """
         valid, labels = batch["valid"], batch["labels"]
-        table = partial(
-            metrics.score_table, index=batch["index"], valid=valid, size=self.num_evaluated
-        )
+        table = partial(set_table, index=batch["index"], valid=valid, size=self.num_evaluated)
         per_example = self._per_example(predictions, labels.astype(jnp.float32))
         return {
             "examples": jnp.sum(valid),

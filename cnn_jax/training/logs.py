@@ -10,6 +10,7 @@ import datetime
 import enum
 import importlib.metadata
 import json
+import logging
 import math
 import os
 import platform
@@ -293,6 +294,8 @@ class RunLog:
         from tensorboardX.proto.event_pb2 import Event, SessionLog
         from tensorboardX.summary import scalar
 
+        # What there is nothing of is not a number, and no reason for a warning.
+        logging.getLogger("tensorboardX.x2num").setLevel(logging.ERROR)
         with files.writing(self.directory):
             if self._events is None:
                 self._events = EventsWriter(str(self.directory / "events"), f".{time.time_ns()}")

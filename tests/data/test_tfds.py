@@ -81,6 +81,51 @@ class TinyTest(Tiny):
             yield number, {"picture": png(picture(number)[..., 0]), "class": label}
 
 
+class TinyFaces(Tiny):
+    """Pictures with as many faces as their number, one of them invalid."""
+
+    SPLITS = ("train", "validation")
+    FEATURES = tfds.features.FeaturesDict(
+        {
+            "image": tfds.features.Image(shape=(None, None, 3)),
+            "faces": tfds.features.Sequence(
+                {"bbox": tfds.features.BBoxFeature(), "invalid": np.bool_}
+            ),
+        }
+    )
+
+    def _examples(self, count):
+        for number in range(min(count, 4)):
+            boxes = [tfds.features.BBox(0.0, 0.2 * i, 0.5, 0.2 * i + 0.2) for i in range(number)]
+            faces = [{"bbox": box, "invalid": i == 0} for i, box in enumerate(boxes)]
+            yield number, {"image": png(picture(number)), "faces": faces}
+
+
+class TinyObjects(Tiny):
+    """Pictures with one object, as COCO lists them."""
+
+    SPLITS = ("train", "validation")
+    FEATURES = tfds.features.FeaturesDict(
+        {
+            "image": tfds.features.Image(shape=(None, None, 3)),
+            "objects": tfds.features.Sequence(
+                {
+                    "bbox": tfds.features.BBoxFeature(),
+                    "area": np.int64,
+                    "is_crowd": np.bool_,
+                    "label": tfds.features.ClassLabel(names=["zero", "one", "two"]),
+                }
+            ),
+        }
+    )
+
+    def _examples(self, count):
+        for number in range(count):
+            box = tfds.features.BBox(0.5, 0.0, 1.0, 1.0)
+            one = {"bbox": box, "area": 3, "is_crowd": number == 2, "label": number % 3}
+            yield number, {"image": png(picture(number)), "objects": [one]}
+
+
 class TinyText(Tiny):
     """Nothing to classify."""
 
@@ -119,7 +164,7 @@ class TinyBroken(Tiny):
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
     directory = tmp_path_factory.mktemp("tfds")
-    for builder in (Tiny, TinyTrainOnly, TinyTest, TinyText, TinyMasks):
+    for builder in (Tiny, TinyTrainOnly, TinyTest, TinyText, TinyMasks, TinyFaces, TinyObjects):
         builder(data_dir=directory, file_format="array_record").download_and_prepare()
     return directory
 
@@ -259,3 +304,27 @@ def test_masks(data_dir):
         [wrong.mask(index) for index in range(len(wrong))]
     with pytest.raises(UserError, match="needs an image"):
         data.open("tfds:tiny", "train", formats=data.MASK_FORMATS, data_dir=data_dir)
+
+
+def test_faces_and_objects(data_dir):
+    def opened(name, split="train"):
+        return data.open(f"tfds:{name}", split, formats=data.BOX_FORMATS, data_dir=data_dir)
+
+    source = opened("tiny_faces")
+    assert source.class_names == ("face",)
+    found = {len(source[i]["labels"]): source[i] for i in range(len(source))}
+    assert sorted(found) == [0, 1, 2, 3]
+    assert found[0]["boxes"].shape == (0, 4)
+    # Pictures are 5 wide; that of number 2 is 6 high.
+    np.testing.assert_allclose(found[2]["boxes"], [[0, 0, 1, 3], [1, 0, 2, 3]], atol=1e-5)
+    np.testing.assert_allclose(found[2]["area"], [3, 3], atol=1e-4)
+    assert found[2]["difficult"].tolist() == [True, False]
+    assert not found[2]["crowd"].any()
+    source = opened("tiny_objects", "eval")
+    assert source.class_names == ("zero", "one", "two")
+    examples = {int(source[i]["labels"][0]): source[i] for i in range(3)}
+    assert examples[2]["crowd"].tolist() in ([True], [False])
+    assert all(example["area"].tolist() == [3] for example in examples.values())
+    assert sum(bool(source[i]["crowd"][0]) for i in range(len(source))) == 1
+    with pytest.raises(UserError, match=r"tfds:tiny: needs a list of boxes \(objects or faces"):
+        opened("tiny")

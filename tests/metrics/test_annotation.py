@@ -11,6 +11,7 @@ import pytest
 from sklearn import metrics as sklearn_metrics
 
 from cnn_jax.metrics import annotation as metrics
+from cnn_jax.metrics.tables import set_table
 
 
 def _random(seed, examples=80, labels=6):
@@ -106,9 +107,7 @@ def test_tables_of_batches_and_devices_add_up_to_the_set():
         valid = index < 11
         index = jnp.where(valid, index, 0)
         rows = jnp.where(valid[:, None], jnp.array(values)[index], jnp.nan)
-        table = table + np.asarray(
-            jax.jit(metrics.score_table, static_argnums=3)(rows, index, valid, 11)
-        )
+        table = table + np.asarray(jax.jit(set_table, static_argnums=3)(rows, index, valid, 11))
     np.testing.assert_array_equal(table, values)
 
 

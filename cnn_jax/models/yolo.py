@@ -1,0 +1,250 @@
+"""YOLO's networks (Redmon et al. 2016, "You only look once"): an image in, a grid of cells out.
+
+Each cell of the grid gives `boxes` times (x, y, width, height, confidence) and a number for each
+class; what they mean is said in `cnn_jax.ops.grid`.
+
+- `yolo`: the paper's 24 convolutions and two linear layers (section 2.1, figure 3).
+- `fast_yolo`: nine convolutions with fewer filters; as in the authors' configuration, a linear
+  layer of 256 before the two.
+- any classifier of `cnn_jax.models` as the backbone of `GridDetector`.
+"""
+
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from flax.typing import Dtype
+from jaxtyping import Array, Float, Float32
+
+from cnn_jax.errors import UserError
+from cnn_jax.models.backbones import by_resolution, without_classifier
+from cnn_jax.models.layers import (
+    BatchNorm,
+    Conv,
+    MapDense,
+    NameRules,
+    check_image_size,
+    scaled,
+)
+from cnn_jax.ops.pooling import max_pool
+
+GridOutput = tuple[Float32[Array, "batch grid grid outputs"], dict[str, Any]]
+
+# (channels, kernel size, stride) of a convolution.
+Layer = tuple[int, int, int]
+
+# He et al. 2015, fan-in: darknet's, but for its uniform distribution.
+he_normal: nn.initializers.Initializer = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+# What the outputs start from: near 0.
+small_normal: nn.initializers.Initializer = nn.initializers.normal(0.01)
+
+leaky_relu = partial(nn.leaky_relu, negative_slope=0.1)
+
+
+class Yolo(nn.Module):
+    """Stages of convolutions with a max pooling between them, then linear layers.
+
+    Features: `stage1`, `stage2`, ... (before their pooling) and `pre_outputs`.
+
+    Attributes:
+        stages: the convolutions of each stage.
+        hidden: (units, whether leaky) of the linear layers before the last.
+        num_classes: number of classes.
+        grid: number of cells on a side.
+        boxes: number of boxes of a cell.
+        batch_norm: a batch normalisation in place of each convolution's bias, as in the authors'
+            later configurations; the paper's network has none.
+        width: multiplies the number of channels and of hidden units.
+        dropout_rate: after the last hidden layer.
+        dtype: type of the computation.
+        axis_name: mapped axis that batch statistics are averaged over.
+    """
+
+    stages: tuple[tuple[Layer, ...], ...]
+    hidden: tuple[tuple[int, bool], ...]
+    num_classes: int
+    grid: int = 7
+    boxes: int = 2
+    batch_norm: bool = False
+    width: float = 1.0
+    dropout_rate: float = 0.5
+    dtype: Dtype = jnp.float32
+    axis_name: str | None = None
+
+    # 64 pixels are one cell of the last map.
+    minimum_size = 64
+    # The modules whose size depends on the number of classes.
+    classifiers = ("head",)
+
+    @nn.compact
+    def __call__(
+        self, images: Float[Array, "batch height width channels"], train: bool = False
+    ) -> GridOutput:
+        check_image_size(images, self.minimum_size, "YOLO")
+        unit = partial(
+            _unit,
+            batch_norm=self.batch_norm,
+            train=train,
+            dtype=self.dtype,
+            axis_name=self.axis_name,
+        )
+        features = {}
+        x = images
+        for stage, layers in enumerate(self.stages, start=1):
+            for index, (channels, kernel_size, strides) in enumerate(layers, start=1):
+                name = f"{stage}_{index}"
+                x = unit(x, name, scaled(channels, self.width), kernel_size, strides)
+            features[f"stage{stage}"] = x
+            if stage < len(self.stages):
+                x = max_pool(x, (2, 2), (2, 2))
+        for index, (units, leaky) in enumerate(self.hidden, start=1):
+            dense = MapDense if index == 1 else nn.Dense
+            x = dense(
+                scaled(units, self.width),
+                dtype=self.dtype,
+                kernel_init=he_normal,
+                name=f"dense{index}",
+            )(x)
+            x = leaky_relu(x) if leaky else x
+        features["pre_outputs"] = x
+        x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+        outputs = self.boxes * 5 + self.num_classes
+        head = nn.Dense(self.grid**2 * outputs, kernel_init=small_normal, name="head")
+        y = head(x.astype(jnp.float32))
+        return y.reshape(-1, self.grid, self.grid, outputs), features
+
+
+class GridDetector(nn.Module):
+    """A backbone, two 3x3 convolutions on one of its maps, and the outputs of each cell.
+
+    The map is the coarsest with at least `grid` cells on a side; where it has twice as many, the
+    first convolution halves it.
+
+    Features: the backbone's, and `pre_outputs`.
+
+    Attributes:
+        backbone: a classifier; its classifying layers are left out and have no parameters.
+        backbone_name: for messages.
+        num_classes: number of classes.
+        grid: number of cells on a side.
+        boxes: number of boxes of a cell.
+        width: multiplies the number of channels of the two convolutions, 512.
+        dropout_rate: before the outputs.
+        dtype: type of the computation.
+        axis_name: mapped axis that batch statistics are averaged over.
+    """
+
+    backbone: nn.Module
+    backbone_name: str
+    num_classes: int
+    grid: int = 7
+    boxes: int = 2
+    width: float = 1.0
+    dropout_rate: float = 0.0
+    dtype: Dtype = jnp.float32
+    axis_name: str | None = None
+
+    classifiers = ("conv1", "norm1", "conv2", "norm2", "head")
+
+    @property
+    def minimum_size(self) -> int:
+        """Rows and columns of the smallest legal image."""
+        return self.backbone.minimum_size
+
+    @nn.compact
+    def __call__(
+        self, images: Float[Array, "batch height width channels"], train: bool = False
+    ) -> GridOutput:
+        check_image_size(images, self.minimum_size, self.backbone_name)
+        with nn.intercept_methods(without_classifier):
+            _, features = self.backbone(images, train=train)
+        maps = by_resolution(features)
+        x = next((m for m in reversed(maps) if min(m.shape[1:3]) >= self.grid), maps[0])
+        strides = x.shape[1] // self.grid
+        if x.shape[1:3] != (strides * self.grid,) * 2 or strides > 2:
+            sides = ", ".join(str(m.shape[1]) for m in maps)
+            raise UserError(
+                f"--grid {self.grid}: the maps of {self.backbone_name} have {sides} cells on a "
+                f"side for images of {images.shape[1]}x{images.shape[2]} pixels: give one of "
+                "these, or half of one"
+            )
+        unit = partial(
+            _unit, batch_norm=True, train=train, dtype=self.dtype, axis_name=self.axis_name
+        )
+        channels = scaled(512, self.width)
+        x = unit(x, "1", channels, 3, strides)
+        x = features["pre_outputs"] = unit(x, "2", channels, 3, 1)
+        x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+        head = Conv(self.boxes * 5 + self.num_classes, 1, kernel_init=small_normal, name="head")
+        return head(x.astype(jnp.float32)), features
+
+    @property
+    def auxiliary_heads(self) -> tuple[str, ...]:
+        """What a file of pretrained weights may hold for nothing: the backbone's classifier."""
+        own = (*self.backbone.classifiers, *getattr(self.backbone, "auxiliary_heads", ()))
+        return tuple(f"backbone.{name}" for name in own)
+
+    def pretrained_names(self) -> dict[str, NameRules]:
+        """Other libraries' names of the backbone's modules, by library."""
+        return {
+            library: ((r"^backbone\.", ""), *rules)
+            for library, rules in self.backbone.pretrained_names().items()
+        }
+
+
+def _unit(
+    x: Float[Array, "batch height width channels"],
+    name: str,
+    channels: int,
+    kernel_size: int,
+    strides: int,
+    *,
+    batch_norm: bool,
+    train: bool,
+    dtype: Dtype,
+    axis_name: str | None,
+) -> Float[Array, "batch out_height out_width out_channels"]:
+    """A convolution, perhaps a batch normalisation, and the leaky rectifier."""
+    x = Conv(
+        channels,
+        kernel_size,
+        strides,
+        use_bias=not batch_norm,
+        dtype=dtype,
+        kernel_init=he_normal,
+        name=f"conv{name}",
+    )(x)
+    if batch_norm:
+        norm = BatchNorm(
+            use_running_average=not train, dtype=dtype, axis_name=axis_name, name=f"norm{name}"
+        )
+        x = norm(x)
+    return leaky_relu(x)
+
+
+yolo = partial(
+    Yolo,
+    stages=(
+        ((64, 7, 2),),
+        ((192, 3, 1),),
+        ((128, 1, 1), (256, 3, 1), (256, 1, 1), (512, 3, 1)),
+        (*((256, 1, 1), (512, 3, 1)) * 4, (512, 1, 1), (1024, 3, 1)),
+        (
+            *((512, 1, 1), (1024, 3, 1)) * 2,
+            (1024, 3, 1),
+            (1024, 3, 2),
+            (1024, 3, 1),
+            (1024, 3, 1),
+        ),
+    ),
+    hidden=((4096, True),),
+)
+fast_yolo = partial(
+    Yolo,
+    stages=(
+        *(((channels, 3, 1),) for channels in (16, 32, 64, 128, 256, 512)),
+        ((1024, 3, 1), (1024, 3, 1), (1024, 3, 1)),
+    ),
+    hidden=((256, False), (4096, True)),
+)

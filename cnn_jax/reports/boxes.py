@@ -1,0 +1,137 @@
+"""Pictures with boxes drawn into them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image, ImageDraw
+
+from cnn_jax.reports.html import Html, join, tag
+from cnn_jax.reports.pictures import INK, RIGHT, WRONG, Picture, data_uri, font
+
+MISSED, TRUTH = (222, 140, 0), (120, 132, 142)
+
+# Smaller pictures are enlarged to this, so that labels can be read.
+_READABLE = 320
+# Pixels on a side of a picture in a page.
+_IN_PAGE = 400
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A box to draw.
+
+    Attributes:
+        box: [x1, y1, x2, y2] in pixels of the picture.
+        text: written at its upper edge; none if empty.
+        color: of its edges.
+    """
+
+    box: Float[np.ndarray, "4"]
+    text: str = ""
+    color: tuple[int, int, int] = RIGHT
+
+
+def draw_boxes(image: Picture, marks: Sequence[Mark]) -> Picture:
+    """The picture with boxes and their texts; a small one is enlarged by a whole factor.
+
+    Args:
+        image: RGB, or grey.
+        marks: what to draw, the last one on top.
+    """
+    picture = Image.fromarray(image).convert("RGB")
+    factor = max(1, round(_READABLE / max(picture.size)))
+    if factor > 1:
+        size = tuple(side * factor for side in picture.size)
+        picture = picture.resize(size, Image.Resampling.NEAREST)
+    draw = ImageDraw.Draw(picture)
+    width = max(2, round(max(picture.size) / 300))
+    for mark in marks:
+        x1, y1, x2, y2 = (float(v) * factor for v in mark.box)
+        # A box thinner than its own edges is still drawn.
+        x2, y2 = max(x2 - 1, x1 + 1), max(y2 - 1, y1 + 1)
+        draw.rectangle((x1, y1, x2, y2), outline=mark.color, width=width)
+    for mark in marks:
+        if mark.text:
+            _write(draw, mark, factor, picture.size)
+    return np.asarray(picture)
+
+
+def _write(draw: ImageDraw.ImageDraw, mark: Mark, factor: int, size: tuple[int, int]) -> None:
+    """The text of a box, above it or, where there is no room, inside, never beyond the picture."""
+    x, y = float(mark.box[0]) * factor, float(mark.box[1]) * factor
+    left, top, right, bottom = draw.textbbox((0, 0), mark.text, font())
+    y = y - bottom - 1 if y > bottom + 1 else y + 1
+    x = max(0.0, min(x, size[0] - right - 2))
+    draw.rectangle((x, y + top - 1, x + right + 2, y + bottom + 1), fill=mark.color)
+    # White on dark, black on bright.
+    bright = np.dot(mark.color, (0.299, 0.587, 0.114)) > 150
+    draw.text((x + 1 - left, y), mark.text, (0, 0, 0) if bright else (255, 255, 255), font())
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A picture with its boxes drawn, and what is said below it.
+
+    Attributes:
+        picture: with the boxes.
+        caption: a line.
+        where: where it comes from.
+        right: whether everything in it is right.
+    """
+
+    picture: Picture
+    caption: str
+    where: str = ""
+    right: bool = True
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """A section of pictures with boxes.
+
+    Attributes:
+        title: its heading.
+        scenes: in order.
+        note: a line above them.
+    """
+
+    title: str
+    scenes: Sequence[Scene]
+    note: str = ""
+
+    def html(self) -> Html:
+        note = tag("p", self.note, class_="note") if self.note else Html()
+        return join([note, tag("div", *map(_card, self.scenes), class_="gallery wide-pictures")])
+
+
+def _card(scene: Scene) -> Html:
+    address = data_uri(scene.picture, _IN_PAGE)
+    picture = tag("img", src=address, alt=scene.caption)
+    # An image element has no end tag.
+    picture = Html(picture.removesuffix("</img>"))
+    where = tag("div", scene.where, class_="where") if scene.where else Html()
+    caption = tag("figcaption", tag("div", scene.caption), where)
+    return tag("figure", picture, caption, class_="right" if scene.right else "wrong")
+
+
+def sheet(scenes: Sequence[Scene], columns: int = 4, width: int = 320) -> Image.Image:
+    """The pictures in a grid, framed green or red, with their captions below."""
+    gap, line = 12, 20
+    columns = max(1, min(columns, len(scenes)))
+    rows = -(-len(scenes) // columns)
+    height = width + line
+    size = (gap + columns * (width + gap), gap + rows * (height + gap))
+    whole = Image.new("RGB", size, (255, 255, 255))
+    draw = ImageDraw.Draw(whole)
+    for i, scene in enumerate(scenes):
+        x, y = gap + i % columns * (width + gap), gap + i // columns * (height + gap)
+        picture = Image.fromarray(scene.picture)
+        picture.thumbnail((width, width), Image.Resampling.LANCZOS)
+        frame = RIGHT if scene.right else WRONG
+        corner = (x - 2, y - 2, x + picture.width + 1, y + picture.height + 1)
+        draw.rectangle(corner, fill=frame)
+        whole.paste(picture, (x, y))
+        draw.text((x, y + width + 2), scene.caption, INK, font())
+    return whole

@@ -1,0 +1,136 @@
+"""Train and evaluate a detector: which objects are where in an image.
+
+python -m experiments.detect                                        # built-in scenes, minutes
+python -m experiments.detect --data voc:DIR --preset small_boxes
+python -m experiments.detect --data coco:train.json,images --preset yolo --model resnet18
+python -m experiments.detect --out runs/NAME --eval-only --split test
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+
+from cnn_jax.data import box_survey
+from cnn_jax.data.augment.boxes import BoxAugmentation
+from cnn_jax.data.batches import TrainingBatches
+from cnn_jax.data.source import Source
+from cnn_jax.reports import detection as report
+from cnn_jax.tasks.detection import DetectedSet, DetectionRule
+from experiments import options as flags
+from experiments import presets, runs
+from experiments.detection.common import (
+    DetectionTask,
+    DetectorOptions,
+    Examples,
+    System,
+    judge,
+    stored_threshold,
+    write_threshold,
+)
+from experiments.detection.yolo import SYSTEM as YOLO
+from experiments.detection.yolo import YoloOptions
+from experiments.experiment import Experiment
+
+SYSTEMS: dict[str, System] = {"yolo": YOLO}
+"""The detection systems by name; each has its group of flags in `Options`."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Train and evaluate a detector."""
+
+    model: flags.Model = field(default_factory=flags.ModelOptions)
+    data: flags.Data = field(default_factory=flags.DataOptions)
+    detector: Annotated[DetectorOptions, flags.Flat] = field(default_factory=DetectorOptions)
+    yolo: Annotated[YoloOptions, flags.Flat] = field(default_factory=YoloOptions)
+    augmentation: Annotated[BoxAugmentation, flags.Flat] = field(default_factory=BoxAugmentation)
+    optimizer: flags.Optimizer = field(default_factory=flags.OptimizerOptions)
+    rule: Annotated[DetectionRule, flags.Flat] = field(default_factory=DetectionRule)
+    run: flags.Run = field(default_factory=flags.RunOptions)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse the flags and run."""
+    options = flags.parse(Options, argv, presets.DETECTION)
+    if options.model.model == "list":
+        print("\n".join(SYSTEMS[options.detector.system].model_names()))
+    else:
+        run(options)
+
+
+def run(options: Options) -> Path:
+    """Train, or only evaluate, as the options say; returns the run's folder."""
+    runs.prepare_devices(options.run)
+    runs.check_batch_sizes(options)
+    out = runs.directory(options.run, "detect")
+    system = SYSTEMS[options.detector.system]
+    examples = Examples(system, options)
+    split = options.run.split if options.run.eval_only else "eval"
+    held_out = examples.open(split)
+    notices: list[str] = []
+    if not options.run.eval_only:
+        training_source = examples.open("train")
+        surveyed = box_survey.survey(training_source)
+        options, lines = system.prepare(options, surveyed)
+        examples = Examples(system, options)
+        notices = [
+            *box_survey.notices(training_source, surveyed, options.detector.max_objects),
+            *lines,
+        ]
+    threshold = None
+    if split == "test" and options.rule.score_threshold is None:
+        threshold = stored_threshold(out)
+    size = examples.image_size
+    names = held_out.class_names
+    task = system.build_task(options, names, judge(options, names, size, len(held_out), threshold))
+
+    def training_set() -> tuple[TrainingBatches, int]:
+        return examples.training(training_source, held_out), len(training_source)
+
+    experiment = Experiment(
+        verb="detect",
+        options=options,
+        out=out,
+        task=task,
+        evaluation_set=examples.evaluation(held_out),
+        training_set=training_set,
+        report=Report(out, held_out, task, split),
+        input_shape=(1, size, size, 3),
+        recorded={"class_names": names},
+        notices=notices,
+    )
+    return system.carry_out(experiment)
+
+
+class Report:
+    """Writes the page and the pictures and, of the split `eval`, the threshold chosen on it."""
+
+    def __init__(self, out: Path, source: Source, task: DetectionTask, split: str) -> None:
+        self._out, self._source, self._task, self._split = out, source, task, split
+
+    def select(self, batch: Mapping[str, np.ndarray], predictions: Any) -> None:
+        """Nothing: the sums hold the whole set's detections."""
+
+    def write(self, step: int, evaluation: Any) -> None:
+        """Write what an evaluation found, after `step` updates."""
+        given = self._task.judge.rule.score_threshold
+        if self._split == "eval" and given is None:
+            write_threshold(self._out, step, evaluation.metrics)
+        outcome = report.Outcome(
+            whole=DetectedSet.of(evaluation.sums),
+            threshold=evaluation.metrics["score_threshold"],
+            chosen_here=given is None and self._task.judge.score_threshold is None,
+        )
+        report.write(self._out, self._source, outcome)
+
+
+def stored(run: Path) -> Options:
+    """The options of a run."""
+    return flags.stored(Options, run)
+
+
+if __name__ == "__main__":
+    flags.entry(main)

@@ -1,0 +1,232 @@
+"""What the detection systems share: their flags, examples, and what a system has to say of itself.
+
+A system is a `System`, one line of `experiments.detect.SYSTEMS`; its own flags are a group of
+`experiments.detect.Options`.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import flax.linen as nn
+import numpy as np
+
+from cnn_jax.data import BOX_FORMATS
+from cnn_jax.data.augment.boxes import BoxAugmentation
+from cnn_jax.data.batches import EvaluationBatches, TrainingBatches
+from cnn_jax.data.box_survey import BoxSurvey
+from cnn_jax.data.source import Example, Source, Split, Transform
+from cnn_jax.data.transforms import BoxTransform
+from cnn_jax.errors import UserError
+from cnn_jax.reports import files
+from cnn_jax.reports.runs import read_object
+from cnn_jax.tasks.detection import DetectionRule, Judge
+from cnn_jax.training import checkpoints
+from cnn_jax.training.step import Task
+from experiments import options as flags
+from experiments import runs
+from experiments.experiment import Experiment
+
+THRESHOLD_FILE = "threshold.json"
+
+
+@dataclass(frozen=True)
+class DetectorOptions:
+    """Which system. `--data` is `shapes`, `voc:DIR`, `coco:JSON,IMAGES` or `yolo:DATA.yaml`."""
+
+    system: Literal["yolo"] = "yolo"
+    """yolo: a grid of cells in one pass (Redmon et al. 2016)."""
+    max_objects: int = 50
+    """Objects of an image that are trained on and evaluated; what is left out is said."""
+
+    def __post_init__(self) -> None:
+        if self.max_objects < 1:
+            raise UserError(f"--max-objects {self.max_objects}: must be 1 or more")
+
+
+@runtime_checkable
+class DetectionOptions(Protocol):
+    """The groups of options that every system has."""
+
+    model: flags.ModelOptions
+    data: flags.DataOptions
+    detector: DetectorOptions
+    augmentation: BoxAugmentation
+    optimizer: flags.OptimizerOptions
+    rule: DetectionRule
+    run: flags.RunOptions
+
+
+@runtime_checkable
+class DetectionTask(Task, Protocol):
+    """A task whose predictions are, or have, `detections`, made by its `judge`."""
+
+    judge: Judge
+    model: nn.Module
+
+
+def _as_they_are(options: Any, source: Source, split: Split) -> Source:
+    return source
+
+
+def _nothing(options: Any, surveyed: BoxSurvey) -> tuple[Any, list[str]]:
+    return options, []
+
+
+def box_transform(options: Any, image_size: int) -> Transform:
+    """Images squashed to the network's square, with room for so many objects."""
+    return BoxTransform(image_size, options.detector.max_objects)
+
+
+def unlabelled(options: Any, image: np.ndarray) -> Example:
+    """An image to predict for, as an example without objects."""
+    none = np.zeros(0, bool)
+    return {
+        "image": image,
+        "boxes": np.zeros((0, 4), np.float32),
+        "labels": np.zeros(0, np.int32),
+        "difficult": none,
+        "crowd": none,
+        "area": np.zeros(0, np.float32),
+    }
+
+
+@dataclass(frozen=True)
+class System:
+    """What a system adds to the command.
+
+    Attributes:
+        build_task: (options, names of the classes, judge) -> the task.
+        image_size: options -> pixels on a side of the network's square, where no flag says so.
+        model_names: what `--model list` prints.
+        prepare: (options, survey of the training boxes) -> options with what the training set
+            decides, and lines to print before training.
+        examples: (options, source, split) -> the source with what else the system reads, such as
+            proposals.
+        transform: (options, image size) -> what the host does to an example.
+        unlabelled: (options, image) -> an example to predict for, before the transform.
+        carry_out: trains, or only evaluates; for a system in stages, something of its own.
+    """
+
+    build_task: Callable[[Any, Sequence[str], Judge], DetectionTask]
+    image_size: Callable[[Any], int]
+    model_names: Callable[[], Sequence[str]]
+    prepare: Callable[[Any, BoxSurvey], tuple[Any, list[str]]] = _nothing
+    examples: Callable[[Any, Source, Split], Source] = _as_they_are
+    transform: Callable[[Any, int], Transform] = box_transform
+    unlabelled: Callable[[Any, np.ndarray], Example] = unlabelled
+    carry_out: Callable[[Experiment], Path] = Experiment.carry_out
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The examples of a run, as its system wants them.
+
+    Attributes:
+        system: whose.
+        options: the run's.
+    """
+
+    system: System
+    options: DetectionOptions
+
+    @property
+    def image_size(self) -> int:
+        """Pixels on a side of the network's square."""
+        return self.options.data.image_size or self.system.image_size(self.options)
+
+    def open(self, split: Split) -> Source:
+        """One split of `--data`."""
+        options = self.options
+        source = runs.open_source(
+            options.data,
+            split,
+            seed=options.run.seed,
+            image_size=self.image_size,
+            formats=BOX_FORMATS,
+        )
+        return self.system.examples(options, source, split)
+
+    @property
+    def transform(self) -> Transform:
+        """What the host does to an example."""
+        return self.system.transform(self.options, self.image_size)
+
+    def evaluation(self, source: Source) -> EvaluationBatches:
+        """Every example of a held-out set once."""
+        data = self.options.data
+        return EvaluationBatches(
+            source,
+            self.transform,
+            batch_size=runs.evaluation_batch_size(data),
+            **runs.readers(data),
+        )
+
+    def training(self, source: Source, held_out: Source) -> TrainingBatches:
+        """Training examples for the device to augment.
+
+        Raises:
+            UserError: they have other classes than the held-out examples.
+        """
+        data = self.options.data
+        if tuple(source.class_names) != tuple(held_out.class_names):
+            raise UserError(f"--data {data.data}: training and evaluation classes differ")
+        return TrainingBatches(
+            source,
+            self.transform,
+            batch_size=data.batch_size,
+            seed=self.options.run.seed,
+            **runs.readers(data),
+        )
+
+
+def judge(
+    options: DetectionOptions,
+    class_names: Sequence[str],
+    image_size: int,
+    num_evaluated: int = 0,
+    score_threshold: float | None = None,
+) -> Judge:
+    """How detections are made and judged, as the flags say."""
+    return Judge(
+        num_classes=len(class_names),
+        image_size=image_size,
+        rule=options.rule,
+        score_threshold=score_threshold,
+        num_evaluated=num_evaluated,
+    )
+
+
+def write_threshold(run: Path, step: int, metrics: Mapping[str, float]) -> None:
+    """Keep the score that an evaluation of the split `eval` chose, and how well it counts."""
+    content = {
+        "step": step,
+        "score": metrics["score_threshold"],
+        "count_mae": metrics["count_mae"],
+    }
+    files.replace(run / THRESHOLD_FILE, json.dumps(content, indent=2) + "\n")
+
+
+def stored_threshold(run: Path) -> float:
+    """The score that a run's last evaluation of the split `eval` chose.
+
+    Raises:
+        UserError: there is none, or it is of another checkpoint.
+    """
+    path = run / THRESHOLD_FILE
+    again = f"choose it with --eval-only --out {run}, or give --score-threshold"
+    if not path.exists():
+        raise UserError(f"{path}: no threshold chosen on evaluation data; {again}")
+    content = read_object(path)
+    try:
+        step, score = int(content["step"]), float(content["score"])
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{path}: not what detect writes; {again}") from None
+    newest = max(checkpoints.steps(run / runs.CHECKPOINTS), default=step)
+    if step != newest:
+        raise UserError(
+            f"{path}: chosen for step {step}, the newest checkpoint is of step {newest}; {again}"
+        )
+    return score

@@ -1,0 +1,319 @@
+"""The detect command with YOLO, and predict for it, as a user runs them on tiny images."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from cnn_jax.errors import UserError
+from cnn_jax.metrics.detection_coco import evaluate_coco
+from cnn_jax.metrics.detection_sets import DetectionRows, ObjectRows
+from cnn_jax.reports.runs import TIMING_KEYS
+from cnn_jax.training import checkpoints
+from experiments import detect, predict, presets
+from experiments import options as flags
+from experiments.detection.common import stored_threshold
+
+SMALL = [
+    *("--model", "resnet20", "--width", "0.25", "--image-size", "16", "--grid", "4"),
+    *("--batch-size", "8", "--eval-batch-size", "8", "--max-objects", "3", "--warmup", "0"),
+]
+STEPS = ["--steps", "4", "--report-every", "2", "--eval-every", "2"]
+COLORS = {"red": (220, 30, 30), "blue": (30, 30, 220)}
+
+
+def picture(rng, path, objects):
+    """A noisy picture of 20 x 24 pixels with filled boxes."""
+    pixels = rng.integers(90, 130, (20, 24, 3))
+    for name, (x1, y1, x2, y2) in objects:
+        pixels[y1:y2, x1:x2] = COLORS[name]
+    Image.fromarray(pixels.astype(np.uint8)).save(path)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """32 images in COCO's format, 8 of them to evaluate: some without objects, `rare` nowhere."""
+    root = tmp_path_factory.mktemp("photos")
+    (root / "images").mkdir()
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 24), ("val", 8)):
+        images, annotations = [], []
+        for i in range(count):
+            file = f"{split}{i}.png"
+            objects = []
+            for n in range(0 if i == 2 else 4 if i == 3 else 1 + i % 2):
+                x, y = int(rng.integers(0, 12)), 5 * n
+                objects.append((("red", "blue")[(i + n) % 2], (x, y, x + 9, min(y + 5, 20))))
+            picture(rng, root / "images" / file, objects)
+            images.append({"id": 10 + i, "file_name": file, "width": 24, "height": 20})
+            for name, (x1, y1, x2, y2) in objects:
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,
+                        "image_id": 10 + i,
+                        "category_id": {"red": 3, "blue": 7}[name],
+                        "bbox": [x1, y1, x2 - x1, y2 - y1],
+                        "area": (x2 - x1) * (y2 - y1),
+                        "iscrowd": 0,
+                    }
+                )
+        categories = [{"id": i, "name": n} for i, n in ((3, "red"), (7, "blue"), (9, "rare"))]
+        content = {"images": images, "annotations": annotations, "categories": categories}
+        (root / f"{split}.json").write_text(json.dumps(content))
+    return root
+
+
+def spec(photos):
+    images = photos / "images"
+    return f"coco:{photos / 'train.json'},{images},{photos / 'val.json'},{images}"
+
+
+def train(photos, out, *extra):
+    arguments = [*SMALL, *STEPS, "--learning-rate", "0.002", "--optimizer", "adam"]
+    detect.main(["--data", spec(photos), "--out", str(out), *arguments, *extra])
+
+
+def rows(out):
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k not in TIMING_KEYS} for row in lines]
+
+
+def params(out):
+    like = checkpoints.leaves(out / "checkpoints")
+    nested = {}
+    for path, leaf in like.items():
+        *parents, name = path.split("/")
+        place = nested
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[name] = np.zeros(leaf.shape, leaf.dtype)
+    return checkpoints.restore(out / "checkpoints", nested)[0]
+
+
+@pytest.fixture(scope="module")
+def trained(photos, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run") / "run"
+    train(photos, out)
+    return out
+
+
+def test_a_run_leaves_its_folder_with_a_threshold_and_a_page(photos, trained):
+    names = {path.name for path in trained.iterdir()}
+    assert {"config.json", "metrics.jsonl", "result.json", "report.html", "samples"} <= names
+    assert (trained / "samples" / "some.png").exists()
+    result = json.loads((trained / "result.json").read_text())
+    contract = (
+        "map50 map50_11point coco_ap coco_ap50 coco_ap75 coco_ar100 precision recall f1 count_mae "
+        "count_bias count_exact loss coordinate_loss confidence_loss class_loss"
+    )
+    assert set(contract.split()) <= set(result)
+    config = json.loads((trained / "config.json").read_text())
+    assert config["class_names"] == ["red", "blue", "rare"]
+    # The base boxes come from the training set, and are the run's from then on.
+    assert len(config["priors"]) == 6
+    threshold = json.loads((trained / "threshold.json").read_text())
+    assert threshold["step"] == 4
+    assert threshold["score"] == result["score_threshold"] == stored_threshold(trained)
+    page = (trained / "report.html").read_text()
+    for heading in (
+        "Worst",
+        "By class",
+        "Counting",
+        "Precision over recall",
+        "Confusion",
+        "Kinds of mistakes",
+    ):
+        assert heading in page
+    assert "background" in page
+
+
+def test_what_the_training_boxes_are_like_is_told_first(photos, tmp_path, capsys):
+    train(photos, tmp_path / "run", "--steps", "1", "--grid", "2", "--max-objects", "2")
+    told = capsys.readouterr().out
+    told = " ".join(told.split())
+    assert "of 38 training boxes" in told and "are lost to cells" in told
+    assert "1 of 24 training images have no objects" in told
+    assert "2 of 38 objects are left out" in told
+    assert "base boxes" in told
+
+
+def test_the_same_command_gives_the_same_bits_and_resumes_with_them(photos, trained, tmp_path):
+    out = tmp_path / "again"
+    train(photos, out, "--steps", "4")
+    assert rows(out) == rows(trained)
+    jax.tree.map(np.testing.assert_array_equal, params(out), params(trained))
+    # As if it had been stopped after the first checkpoint.
+    newest = max(checkpoints.steps(out / "checkpoints"))
+    for path in (out / "checkpoints" / str(newest)).rglob("*"):
+        if path.is_file():
+            path.unlink()
+    detect.main(["--out", str(out), "--resume"])
+    jax.tree.map(np.testing.assert_array_equal, params(out), params(trained))
+    assert rows(out)[-1] == rows(trained)[-1]
+
+
+def test_the_test_split_is_judged_by_the_stored_threshold(photos, trained):
+    before = (trained / "threshold.json").read_text()
+    detect.main(["--eval-only", "--out", str(trained), "--split", "test"])
+    row = rows(trained)[-1]
+    assert row["split"] == "test"
+    assert row["score_threshold"] == json.loads(before)["score"]
+    detect.main(["--eval-only", "--out", str(trained), "--score-threshold", "0.25"])
+    assert rows(trained)[-1]["score_threshold"] == 0.25
+    assert (trained / "threshold.json").read_text() == before
+
+
+def test_predictions_are_the_evaluation_s(photos, trained, capsys):
+    content = json.loads((photos / "val.json").read_text())
+    files = [str(photos / "images" / image["file_name"]) for image in content["images"]]
+    predict.main([str(trained), *files, "--json"])
+    results = json.loads(capsys.readouterr().out)
+    assert results
+    assert {"image_id", "category_id", "bbox", "score"} <= set(results[0])
+    boxes = np.array([r["bbox"] for r in results], np.float64)
+    boxes[:, 2:] += boxes[:, :2]
+    assert (boxes >= -1e-4).all() and (boxes <= [24.001, 20.001, 24.001, 20.001]).all()
+    found = DetectionRows(
+        np.array([r["image_id"] - 1 for r in results]),
+        boxes.astype(np.float32),
+        np.array([r["category_id"] - 1 for r in results]),
+        np.array([r["score"] for r in results], np.float32),
+    )
+    wanted = np.array([a["bbox"] for a in content["annotations"]], np.float32)
+    wanted[:, 2:] += wanted[:, :2]
+    objects = ObjectRows(
+        np.array([a["image_id"] - 10 for a in content["annotations"]]),
+        wanted,
+        np.array([{3: 0, 7: 1}[a["category_id"]] for a in content["annotations"]]),
+    )
+    numbers = evaluate_coco(found, objects, 3).summary()
+    evaluated = [row for row in rows(trained) if row["split"] == "eval"][0:2][-1]
+    assert evaluated["coco_ap50"] == pytest.approx(numbers["coco_ap50"], abs=1e-3)
+
+
+def test_predictions_are_drawn_named_counted_and_cut_out(photos, trained, tmp_path, capsys):
+    files = [str(photos / "images" / f"val{i}.png") for i in (0, 1)]
+    everything = ["--score-threshold", "0"]
+    predict.main([str(trained), *files, *everything, "--directory", str(tmp_path / "drawn")])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == files
+    assert " at " in lines[0]
+    assert {p.name for p in (tmp_path / "drawn").iterdir()} == {"val0.png", "val1.png"}
+    predict.main([str(trained), *files, *everything, "--count", "--json"])
+    counts = json.loads(capsys.readouterr().out)
+    assert [list(c["counts"]) for c in counts] == [["red", "blue", "rare"]] * 2
+    crops = tmp_path / "crops"
+    predict.main([str(trained), *files, *everything, "--crops", str(crops)])
+    capsys.readouterr()
+    total = sum(sum(c["counts"].values()) for c in counts)
+    assert len(list(crops.rglob("*.png"))) == total == sum(line.count(" at ") for line in lines)
+    predict.main([str(trained), files[0], "--score-threshold", "1", "--count"])
+    assert capsys.readouterr().out == f"{files[0]}: red 0, blue 0, rare 0\n"
+    # The same name twice is two pictures.
+    predict.main([str(trained), files[0], files[0], "--directory", str(tmp_path / "two")])
+    assert {p.name for p in (tmp_path / "two").iterdir()} == {"val0-1.png", "val0-2.png"}
+
+
+def test_the_papers_form_trains_and_learns_nothing_from_images_without_objects(photos, tmp_path):
+    content = json.loads((photos / "train.json").read_text())
+    content["annotations"] = []
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    out = tmp_path / "run"
+    data = f"coco:{tmp_path / 'train.json'},{photos / 'images'}"
+    form = ["--classes", "sse", "--boxes", "free", "--boxes-per-cell", "2"]
+    detect.main(["--data", data, "--out", str(out), *SMALL, "--steps", "2", *form])
+    row = rows(out)[-1]
+    assert row["map50"] is None and row["recall"] is None
+    assert row["coordinate_loss"] == row["class_loss"] == 0
+    assert row["count_mae"] is not None
+    assert np.isfinite(row["loss"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--grid", "5"], r"--grid 5: the maps of resnet20 have 16, 8, 4 cells"),
+        (["--grid", "0"], r"--grid 0: must be 1 or more"),
+        (["--max-objects", "0"], r"--max-objects 0"),
+        (["--priors", "0.1", "0.2"], r"--priors: 2 numbers for --boxes-per-cell 3"),
+        (["--priors", *["2"] * 6], r"--priors: shares"),
+        (["--boxes", "free", "--priors", *["0.5"] * 6], r"--priors: for --boxes priors alone"),
+        (["--scale", "1.5"], r"--scale: 1.5 is not"),
+        (["--system", "ssd"], r"ssd"),
+        (["--model", "yolov9"], r"unknown model 'yolov9'"),
+        (["--nms-threshold", "2"], r"--nms-threshold 2"),
+        (["--data", "folder:x"], r"unknown format 'folder'; .*known: shapes, voc, coco, yolo"),
+        (["--data", "coco:nothing.json,x"], r"nothing\.json"),
+    ],
+)
+def test_mistakes_are_told_in_one_line_and_leave_nothing_behind(
+    photos, tmp_path, arguments, message
+):
+    out = tmp_path / "out"
+    with pytest.raises(UserError, match=message) as caught:
+        train(photos, out, *arguments)
+    assert "\n" not in str(caught.value)
+    assert not out.exists()
+
+
+def test_a_missing_threshold_is_told(trained, tmp_path):
+    with pytest.raises(UserError, match=r"threshold\.json: no threshold chosen"):
+        stored_threshold(tmp_path)
+    (tmp_path / "threshold.json").write_text('{"step": 3}')
+    with pytest.raises(UserError, match="not what detect writes"):
+        stored_threshold(tmp_path)
+    with pytest.raises(UserError, match=r"--score-threshold 3"):
+        predict.main([str(trained), "x.png", "--score-threshold", "3"])
+
+
+@pytest.mark.parametrize("name", presets.DETECTION)
+def test_presets_are_options(name):
+    data_flag = [] if name == "shapes" else ["--data", "voc:x"]
+    options = flags.parse(detect.Options, ["--preset", name, *data_flag], presets.DETECTION)
+    assert options.run.preset == name
+    assert options.detector.system in detect.SYSTEMS
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_a_run_ends_with_the_same_bits(photos, tmp_path):
+    """`kill -9` in the middle of a run of its own process, then on to the end."""
+    command = [
+        *(sys.executable, "-m", "experiments.detect", "--data", spec(photos), *SMALL),
+        *("--steps", "24", "--report-every", "4", "--eval-every", "12", "--checkpoint-every", "4"),
+        *("--learning-rate", "0.002", "--optimizer", "adam"),
+    ]
+    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")}
+
+    def run(out, *extra):
+        return subprocess.Popen(
+            [*command, "--out", str(out), *extra],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def finish(process):
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+
+    finish(run(tmp_path / "whole"))
+    process = run(tmp_path / "killed")
+    deadline = time.monotonic() + 300
+    while max(checkpoints.steps(tmp_path / "killed" / "checkpoints"), default=0) < 8:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    finish(run(tmp_path / "killed", "--resume"))
+    whole, killed = (params(tmp_path / name) for name in ("whole", "killed"))
+    jax.tree.map(np.testing.assert_array_equal, killed, whole)
