@@ -71,8 +71,10 @@ def run(options: Options) -> Path:
     split = options.run.split if options.run.eval_only else "eval"
     held_out = examples.open(split)
     notices: list[str] = []
-    if not options.run.eval_only:
+    training_source = None
+    if not options.run.eval_only or options.run.recalibrate:
         training_source = examples.open("train")
+    if not options.run.eval_only:
         surveyed = box_survey.survey(training_source)
         options, lines = system.prepare(options, surveyed)
         examples = Examples(system, options)
