@@ -129,7 +129,7 @@ class GridDetector(nn.Module):
         num_classes: number of classes.
         grid: number of cells on a side.
         boxes: number of boxes of a cell.
-        width: multiplies the number of channels of the two convolutions, 512.
+        width: multiplies the number of channels of the two convolutions, 256.
         dropout_rate: before the outputs.
         dtype: type of the computation.
         axis_name: mapped axis that batch statistics are averaged over.
@@ -172,7 +172,7 @@ class GridDetector(nn.Module):
         unit = partial(
             _unit, batch_norm=True, train=train, dtype=self.dtype, axis_name=self.axis_name
         )
-        channels = scaled(512, self.width)
+        channels = scaled(256, self.width)
         x = unit(x, "1", channels, 3, strides)
         x = features["pre_outputs"] = unit(x, "2", channels, 3, 1)
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)

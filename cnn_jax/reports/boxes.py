@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw
 
 from cnn_jax.reports.html import Html, join, tag
@@ -33,11 +33,13 @@ class Mark:
     color: tuple[int, int, int] = RIGHT
 
 
-def draw_boxes(image: Picture, marks: Sequence[Mark]) -> Picture:
+def draw_boxes(
+    image: Picture, marks: Sequence[Mark]
+) -> UInt8[np.ndarray, "shown_height shown_width 3"]:
     """The picture with boxes and their texts; a small one is enlarged by a whole factor.
 
     Args:
-        image: RGB, or grey.
+        image: RGB.
         marks: what to draw, the last one on top.
     """
     picture = Image.fromarray(image).convert("RGB")

@@ -12,7 +12,7 @@ from cnn_jax.models import detection as networks
 from cnn_jax.tasks.detection import Judge
 from cnn_jax.tasks.yolo import Yolo
 from experiments import images
-from experiments.detection.common import System
+from experiments.detection.common import Sources, System
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def image_size(options: Any) -> int:
     return networks.image_size(options.model.model)
 
 
-def prepare(options: Any, surveyed: BoxSurvey) -> tuple[Any, list[str]]:
+def prepare(options: Any, surveyed: BoxSurvey, sources: Sources) -> tuple[Any, list[str]]:
     """Shapes of base boxes where none are given; how many boxes the grid cannot hold."""
     chosen: YoloOptions = options.yolo
     lines = []
