@@ -16,25 +16,33 @@ import numpy as np
 from cnn_jax.data import box_survey
 from cnn_jax.data.augment.boxes import BoxAugmentation
 from cnn_jax.data.batches import TrainingBatches
+from cnn_jax.data.proposals import Proposals
 from cnn_jax.data.source import Source
 from cnn_jax.reports import detection as report
 from cnn_jax.tasks.detection import DetectedSet, DetectionRule
+from cnn_jax.tasks.regions import RegionSampling
 from experiments import options as flags
 from experiments import presets, runs
 from experiments.detection.common import (
     DetectionTask,
     DetectorOptions,
     Examples,
+    Sources,
     System,
     judge,
     stored_threshold,
     write_threshold,
 )
+from experiments.detection.fast_rcnn import SYSTEM as FAST_RCNN
+from experiments.detection.fast_rcnn import FastRcnnOptions
+from experiments.detection.rcnn import SYSTEM as RCNN
+from experiments.detection.rcnn import RcnnOptions
+from experiments.detection.regions import RegionOptions
 from experiments.detection.yolo import SYSTEM as YOLO
 from experiments.detection.yolo import YoloOptions
 from experiments.experiment import Experiment
 
-SYSTEMS: dict[str, System] = {"yolo": YOLO}
+SYSTEMS: dict[str, System] = {"yolo": YOLO, "fast_rcnn": FAST_RCNN, "rcnn": RCNN}
 """The detection systems by name; each has its group of flags in `Options`."""
 
 
@@ -46,6 +54,11 @@ class Options:
     data: flags.Data = field(default_factory=flags.DataOptions)
     detector: Annotated[DetectorOptions, flags.Flat] = field(default_factory=DetectorOptions)
     yolo: Annotated[YoloOptions, flags.Flat] = field(default_factory=YoloOptions)
+    proposals: Annotated[Proposals, flags.Flat] = field(default_factory=Proposals)
+    regions: Annotated[RegionOptions, flags.Flat] = field(default_factory=RegionOptions)
+    sampling: Annotated[RegionSampling, flags.Flat] = field(default_factory=RegionSampling)
+    fast_rcnn: Annotated[FastRcnnOptions, flags.Flat] = field(default_factory=FastRcnnOptions)
+    rcnn: Annotated[RcnnOptions, flags.Flat] = field(default_factory=RcnnOptions)
     augmentation: Annotated[BoxAugmentation, flags.Flat] = field(default_factory=BoxAugmentation)
     optimizer: flags.Optimizer = field(default_factory=flags.OptimizerOptions)
     rule: Annotated[DetectionRule, flags.Flat] = field(default_factory=DetectionRule)
@@ -54,7 +67,11 @@ class Options:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the flags and run."""
-    options = flags.parse(Options, argv, presets.DETECTION)
+    known = presets.DETECTION
+    system = flags.parse_plain(Options, argv).detector.system
+    if (built_in := f"{flags.BUILT_IN}_{system}") in known:
+        known = {**known, flags.BUILT_IN: known[built_in]}
+    options = flags.parse(Options, argv, known)
     if options.model.model == "list":
         print("\n".join(SYSTEMS[options.detector.system].model_names()))
     else:
@@ -70,14 +87,16 @@ def run(options: Options) -> Path:
     examples = Examples(system, options)
     split = options.run.split if options.run.eval_only else "eval"
     held_out = examples.open(split)
+    training = None if options.run.eval_only else examples.open("train")
+    sources = Sources(examples, held_out, training)
     notices: list[str] = []
-    if not options.run.eval_only:
-        training_source = examples.open("train")
-        surveyed = box_survey.survey(training_source)
-        options, lines = system.prepare(options, surveyed)
+    if training is not None:
+        surveyed = box_survey.survey(training)
+        options, lines = system.prepare(options, surveyed, sources)
         examples = Examples(system, options)
+        sources = Sources(examples, held_out, training)
         notices = [
-            *box_survey.notices(training_source, surveyed, options.detector.max_objects),
+            *box_survey.notices(training, surveyed, options.detector.max_objects),
             *lines,
         ]
     threshold = None
@@ -88,7 +107,8 @@ def run(options: Options) -> Path:
     task = system.build_task(options, names, judge(options, names, size, len(held_out), threshold))
 
     def training_set() -> tuple[TrainingBatches, int]:
-        return examples.training(training_source, held_out), len(training_source)
+        source = examples.open("train") if training is None else training
+        return examples.training(source, held_out), len(source)
 
     experiment = Experiment(
         verb="detect",
@@ -102,7 +122,7 @@ def run(options: Options) -> Path:
         recorded={"class_names": names},
         notices=notices,
     )
-    return system.carry_out(experiment)
+    return system.carry_out(experiment, sources)
 
 
 class Report:

@@ -17,6 +17,7 @@ from cnn_jax.reports.runs import CONFIG_FILE, METRICS_FILE, read_rows
 from cnn_jax.training import loop, parallel, prng, summary
 from cnn_jax.training.logs import RunLog
 from cnn_jax.training.recalibration import recalibrated
+from cnn_jax.training.state import TrainState
 from cnn_jax.training.step import Task
 from experiments import runs
 
@@ -53,6 +54,7 @@ class Experiment:
         files: texts that stand beside it, by the name of the file.
         best: the metric, higher is better, by which the best evaluated state is kept in `best/`.
         notices: what the user should know before the first step, a line each.
+        converted: makes of a task and its restored state what is evaluated in their place.
     """
 
     verb: str
@@ -68,6 +70,7 @@ class Experiment:
     files: Mapping[str, str] = field(default_factory=dict)
     best: str | None = None
     notices: Sequence[str] = ()
+    converted: Callable[[Task, TrainState], tuple[Task, TrainState]] | None = None
 
     def carry_out(self) -> Path:
         """Train, or only evaluate, as the options say; returns the run's folder."""
@@ -122,14 +125,17 @@ class Experiment:
     def _evaluate_only(self) -> None:
         """Evaluate the newest checkpoint, or `--init-from`; the row joins the run's others."""
         options = self.options
-        state, notices = runs.evaluated_state(self.task, self.out, options)
+        task = self.task
+        state, notices = runs.evaluated_state(task, self.out, options)
         if options.run.recalibrate:
             batches, examples = self.training_set()
             steps = -(-examples // options.data.batch_size)
-            state = recalibrated(state, self.task, batches, steps, prng.root(options.run.seed))
+            state = recalibrated(state, task, batches, steps, prng.root(options.run.seed))
+        if self.converted is not None:
+            task, state = self.converted(task, state)
         evaluation = loop.evaluate(
-            self.task,
-            parallel.compile_evaluation_step(self.task),
+            task,
+            parallel.compile_evaluation_step(task),
             parallel.replicate(state),
             self.evaluation_set,
             watch=self.report.select,

@@ -198,6 +198,7 @@ RESUMABLE = {
     *("beam", "length_penalty", "replace_unknown", "bleu_tokenize"),
     *("decision", "k", "threshold", "f_beta", "recalibrate", "cells"),
     *("score_threshold", "min_score", "nms_threshold", "max_detections"),
+    *("proposal_cache", "proposal_workers", "regress_boxes", "classifier", "svd"),
 }
 
 

@@ -4,14 +4,9 @@ Batch k is a pure function of (source, transform, seed, k). Nothing has to be sa
 run stopped, and the number of threads, workers and processes does not show in the numbers.
 """
 
-import multiprocessing
 import os
-import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,10 +15,14 @@ import grain
 import numpy as np
 
 from cnn_jax.data.source import Example, Source, Transform
+from cnn_jax.data.workers import worker_processes
 from cnn_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
 """Names to arrays whose first axis is the batch; `index`, `ordinal` and `valid` among them."""
+
+Order = Callable[[np.ndarray], np.ndarray]
+"""From positions in a stream to indices of examples; what lies beyond the source is padding."""
 
 _MAX_THREADS = 16
 
@@ -53,6 +52,7 @@ class TrainingBatches:
         process_count: int = 1,
         workers: int = 0,
         cache_bytes: int = 0,
+        order: Order | None = None,
     ):
         """Describes the stream; nothing is read yet.
 
@@ -66,14 +66,15 @@ class TrainingBatches:
             workers: worker processes that read ahead; 0 reads ahead in threads.
             cache_bytes: examples are kept as the transform leaves them, and read only once, where
                 all of them together take at most so much memory (in each worker process).
+            order: which examples make the stream; by default all, in a new order each epoch.
 
         Raises:
             UserError: the batch size does not divide by the number of processes, or the source is
                 empty.
         """
         rows = process_rows(batch_size, process_index, process_count)
-        order = _Shuffled(_length(source), seed)
-        load = _Load(_Rows(source, transform, cache_bytes), order, batch_size, rows)
+        order = order or _Shuffled(_length(source), seed)
+        load = _Load(KeptRows(source, transform, cache_bytes), order, batch_size, rows)
         self._reader = _Reader(load, sys.maxsize // batch_size, workers)
 
     def __getitem__(self, step: int) -> Batch:
@@ -105,7 +106,7 @@ class EvaluationBatches:
     ):
         """Describes the batches, as `TrainingBatches` does."""
         rows = process_rows(batch_size, process_index, process_count)
-        load = _Load(_Rows(source, transform, cache_bytes), _in_order, batch_size, rows)
+        load = _Load(KeptRows(source, transform, cache_bytes), _in_order, batch_size, rows)
         self._reader = _Reader(load, -(-_length(source) // batch_size), workers)
 
     def __len__(self) -> int:
@@ -121,7 +122,7 @@ class EvaluationBatches:
         return self._reader.read_ahead()
 
 
-class _Rows:
+class KeptRows:
     """The examples of a source as the transform leaves them, kept in memory where they fit."""
 
     def __init__(self, source: Source, transform: Transform, cache_bytes: int):
@@ -178,8 +179,8 @@ def _in_order(positions: np.ndarray) -> np.ndarray:
 class _Load:
     """Makes batch number `step`; positions past the end of the source are padding."""
 
-    examples: _Rows
-    order: Callable[[np.ndarray], np.ndarray]
+    examples: KeptRows
+    order: Order
     batch_size: int
     rows: slice
 
@@ -224,11 +225,7 @@ def _stack(examples: Sequence[Example], count: int, describe: Callable[[int], st
 
 @dataclass(frozen=True)
 class _Reader:
-    """Reads batches ahead of their use, in order: in Grain's threads, which may have processes.
-
-    The processes are a standard pool and not Grain's own, whose workers outlive a killed parent and
-    whose shared memory complains when the interpreter ends.
-    """
+    """Reads batches ahead of their use, in order: in Grain's threads, which may have processes."""
 
     load: _Load
     count: int
@@ -251,50 +248,10 @@ class _Reader:
                 raise UserError(*error.args) from None
 
     def _read_in_processes(self, steps: grain.MapDataset) -> Iterator[Batch]:
-        pool = ProcessPoolExecutor(
-            self.workers,
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=_start_worker,
-            initargs=(self.load,),
-        )
-        try:
+        with worker_processes(self.load, self.workers) as submit:
             # Each thread waits for one process; one more batch is always on its way.
-            batches = steps.map(lambda step: pool.submit(_load_in_worker, step).result())
+            batches = steps.map(lambda step: submit(step).result())
             yield from self._read(batches, self.workers + 1)
-        except BrokenProcessPool:
-            raise UserError(
-                f"--workers {self.workers}: a worker process died, of too little memory perhaps; "
-                "try fewer workers"
-            ) from None
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-# What a worker process was started to do.
-_worker_load: _Load | None = None
-
-
-def _start_worker(load: _Load) -> None:
-    """Makes a process a reader of batches that ends with its parent and not before."""
-    global _worker_load
-    _worker_load = load
-    # Signals go to whole process groups: the parent answers them, and may need batches until then.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: threading.Timer(30, os._exit, (0,)).start())
-    # A parent that is killed cannot end its processes.
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _load_in_worker(step: int) -> Batch:
-    assert _worker_load is not None
-    return _worker_load(step)
 
 
 def process_rows(batch_size: int, process_index: int, process_count: int) -> slice:

@@ -106,7 +106,7 @@ def detections(
     return found._replace(boxes=found.boxes * _to_original(size, image_size)[None])
 
 
-def trained_objects(batch: Batch) -> Bool[Array, "batch objects"]:
+def trained_objects(batch: Batch) -> Bool[Array, "*batch objects"]:
     """Which rows are objects to train on: neither padding, nor difficult ones, nor crowds."""
     return batch["object_valid"] & ~batch["difficult"] & ~batch["crowd"]
 

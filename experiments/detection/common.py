@@ -36,8 +36,10 @@ THRESHOLD_FILE = "threshold.json"
 class DetectorOptions:
     """Which system. `--data` is `shapes`, `voc:DIR`, `coco:JSON,IMAGES` or `yolo:DATA.yaml`."""
 
-    system: Literal["yolo"] = "yolo"
-    """yolo: a grid of cells in one pass (Redmon et al. 2016)."""
+    system: Literal["yolo", "fast_rcnn", "rcnn"] = "yolo"
+    """yolo: a grid of cells in one pass (Redmon et al. 2016); fast_rcnn: proposals classified on
+    the image's map (Girshick 2015); rcnn: proposals cut out and classified one by one (Girshick et
+    al. 2014)."""
     max_objects: int = 50
     """Objects of an image that are trained on and evaluated; what is left out is said."""
 
@@ -71,8 +73,12 @@ def _as_they_are(options: Any, source: Source, split: Split) -> Source:
     return source
 
 
-def _nothing(options: Any, surveyed: BoxSurvey) -> tuple[Any, list[str]]:
+def _nothing(options: Any, surveyed: BoxSurvey, sources: "Sources") -> tuple[Any, list[str]]:
     return options, []
+
+
+def _at_once(experiment: Experiment, sources: "Sources") -> Path:
+    return experiment.carry_out()
 
 
 def box_transform(options: Any, image_size: int) -> Transform:
@@ -101,23 +107,24 @@ class System:
         build_task: (options, names of the classes, judge) -> the task.
         image_size: options -> pixels on a side of the network's square, where no flag says so.
         model_names: what `--model list` prints.
-        prepare: (options, survey of the training boxes) -> options with what the training set
-            decides, and lines to print before training.
+        prepare: (options, survey of the training boxes, the sources) -> options with what the
+            training set decides, and lines to print before training.
         examples: (options, source, split) -> the source with what else the system reads, such as
             proposals.
         transform: (options, image size) -> what the host does to an example.
         unlabelled: (options, image) -> an example to predict for, before the transform.
-        carry_out: trains, or only evaluates; for a system in stages, something of its own.
+        carry_out: (experiment, the sources) trains, or only evaluates; for a system in stages,
+            something of its own.
     """
 
     build_task: Callable[[Any, Sequence[str], Judge], DetectionTask]
     image_size: Callable[[Any], int]
     model_names: Callable[[], Sequence[str]]
-    prepare: Callable[[Any, BoxSurvey], tuple[Any, list[str]]] = _nothing
+    prepare: Callable[[Any, BoxSurvey, "Sources"], tuple[Any, list[str]]] = _nothing
     examples: Callable[[Any, Source, Split], Source] = _as_they_are
     transform: Callable[[Any, int], Transform] = box_transform
     unlabelled: Callable[[Any, np.ndarray], Example] = unlabelled
-    carry_out: Callable[[Experiment], Path] = Experiment.carry_out
+    carry_out: Callable[[Experiment, "Sources"], Path] = _at_once
 
 
 @dataclass(frozen=True)
@@ -180,6 +187,21 @@ class Examples:
             seed=self.options.run.seed,
             **runs.readers(data),
         )
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What a run reads.
+
+    Attributes:
+        examples: opens and prepares.
+        held_out: what is evaluated.
+        training: what is trained on; None where nothing is trained.
+    """
+
+    examples: Examples
+    held_out: Source
+    training: Source | None
 
 
 def judge(

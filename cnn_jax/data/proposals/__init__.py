@@ -1,0 +1,87 @@
+"""Region proposals: boxes that may hold an object, found by methods that know no classes.
+
+A method is a pure function of an image; `ProposalSource` adds what it finds to the examples of a
+source and keeps it on disk, so that it is searched for once.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from cnn_jax.data.proposals.dense_grid import dense_grid
+from cnn_jax.data.proposals.edge_boxes import edge_boxes
+from cnn_jax.data.proposals.selective_search import selective_search
+from cnn_jax.data.resize import resize
+from cnn_jax.errors import UserError
+
+Name = Literal["selective_search", "selective_search_quality", "edge_boxes", "grid"]
+
+LARGEST_SIDE = 500
+"""What images with a longer side are reduced to before they are searched, in pixels (Girshick et
+al. 2014 search all images at this width)."""
+
+# Part of every key in the cache: raise it when a method's boxes change.
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """Where to look for objects."""
+
+    proposals: Name = "selective_search"
+    """selective_search (its fast form), selective_search_quality, edge_boxes (on colour gradients
+    in place of a trained edge detector), or grid: boxes at regular places, the baseline."""
+    proposal_size: int | None = None
+    """Pixels of the longer side that images are searched at; default: their own, 500 at most."""
+    max_proposals: int = 2000
+    """The best of each image that are used."""
+    grid_scales: tuple[float, ...] = (0.8, 0.4, 0.2, 0.1)
+    """Sizes of the grid's boxes, as shares of the image's shorter side."""
+    grid_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    """Heights over widths of the grid's boxes."""
+    grid_step: float = 0.33
+    """How far the grid's boxes are apart, as a share of their own side."""
+
+    def __post_init__(self) -> None:
+        for name, legal, what in (
+            ("proposals", self.proposals in get_args(Name), f"one of {', '.join(get_args(Name))}"),
+            ("max-proposals", self.max_proposals >= 1, "1 or more"),
+            ("proposal-size", self.proposal_size is None or self.proposal_size >= 16, "16 or more"),
+            ("grid-scales", self.grid_scales and min(self.grid_scales) > 0, "above 0"),
+            ("grid-ratios", self.grid_ratios and min(self.grid_ratios) > 0, "above 0"),
+            ("grid-step", self.grid_step > 0, "above 0"),
+        ):
+            if not legal:
+                value = getattr(self, name.replace("-", "_"))
+                raise UserError(f"--{name} {value}: must be {what}")
+
+    @property
+    def cached(self) -> bool:
+        """Whether finding them takes so long that they are kept on disk."""
+        return self.proposals != "grid"
+
+    @property
+    def key(self) -> str:
+        """A name for what is found: the same settings give the same boxes."""
+        settings = (_VERSION, self.proposals, self.proposal_size or f"at most {LARGEST_SIDE}")
+        digest = hashlib.blake2b(repr(settings).encode(), digest_size=6).hexdigest()
+        return f"{self.proposals}-{digest}"
+
+    def find(self, image: UInt8[np.ndarray, "height width 3"]) -> Float32[np.ndarray, "boxes 4"]:
+        """All boxes of an image in its own pixels, the most promising first."""
+        height, width = image.shape[:2]
+        if self.proposals == "grid":
+            return dense_grid(height, width, self.grid_scales, self.grid_ratios, self.grid_step)
+        longer = self.proposal_size or min(LARGEST_SIDE, max(height, width))
+        size = tuple(max(1, round(side * longer / max(height, width))) for side in (height, width))
+        searched = resize(image, size)
+        if self.proposals == "edge_boxes":
+            boxes = edge_boxes(searched)
+        else:
+            boxes = selective_search(searched, quality=self.proposals.endswith("quality"))
+        scale = np.array([width / size[1], height / size[0]] * 2, np.float32)
+        boxes = np.clip(boxes * scale, 0, np.array([width, height] * 2, np.float32))
+        return boxes[np.all(boxes[:, 2:] > boxes[:, :2], axis=1)]

@@ -1,0 +1,136 @@
+"""What R-CNN and Fast R-CNN add to `experiments.detect` alike: proposals, and what they cover."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cnn_jax.data.proposals.source import ProposalSource, prepare
+from cnn_jax.data.proposals.transform import ProposalTransform
+from cnn_jax.data.source import Example, Source, Split, Subset, Transform
+from cnn_jax.errors import UserError
+from cnn_jax.metrics import proposals as metrics
+from cnn_jax.tasks.detection import trained_objects
+from experiments.detection import common
+from experiments.detection.common import Sources
+
+# Images that the table of recall is of, and that box statistics are measured on, at most.
+_MOST_IMAGES = 1000
+
+# The overlaps of the table's columns.
+_SHOWN = (0.5, 0.6, 0.7, 0.8, 0.9)
+
+
+@dataclass(frozen=True)
+class RegionOptions:
+    """What fast_rcnn and rcnn have in common."""
+
+    regress_boxes: bool = True
+    """Move detections to the boxes that were learnt; without, they stay where proposals are."""
+    proposal_cache: str | None = None
+    """Where found proposals are kept, by the image's content; default: the user's cache folder."""
+    proposal_workers: int | None = None
+    """Processes that search; default: one a core. 0 searches in the command's own process."""
+    train_images: int | None = None
+    """Train on the first so many images alone: built-in scenes have no end, and searching them
+    all takes long."""
+
+    def __post_init__(self) -> None:
+        if self.train_images is not None and self.train_images < 1:
+            raise UserError(f"--train-images {self.train_images}: must be 1 or more")
+        if self.proposal_workers is not None and self.proposal_workers < 0:
+            raise UserError(f"--proposal-workers {self.proposal_workers}: must be 0 or more")
+
+
+def with_proposals(options: Any, source: Source, split: Split) -> Source:
+    """The examples with their proposals, which are found now where they are not known yet."""
+    search = options.regions
+    if split == "train" and search.train_images is not None:
+        source = Subset(source, range(min(search.train_images, len(source))))
+    cache = None if search.proposal_cache is None else Path(search.proposal_cache)
+    proposed = ProposalSource(source, options.proposals, cache)
+    prepare(proposed, search.proposal_workers)
+    return proposed
+
+
+def unlabelled(options: Any, image: np.ndarray) -> Example:
+    """An image to predict for, with its proposals."""
+    return {
+        **common.unlabelled(options, image),
+        "proposals": options.proposals.find(image)[: options.proposals.max_proposals],
+    }
+
+
+def transform(options: Any, image_size: int) -> Transform:
+    """Images squashed to the network's square, with so many rows for objects and proposals."""
+    return ProposalTransform(
+        common.box_transform(options, image_size), options.proposals.max_proposals
+    )
+
+
+def some(
+    batches: Iterable[Mapping[str, np.ndarray]], most: int = _MOST_IMAGES
+) -> Iterator[Mapping[str, np.ndarray]]:
+    """The first batches, of about so many images."""
+    images = 0
+    for batch in batches:
+        yield batch
+        images += int(batch["valid"].sum())
+        if images >= most:
+            return
+
+
+def measured_recall(
+    batches: Iterable[Mapping[str, np.ndarray]], counts: tuple[int, ...]
+) -> tuple[metrics.Recall, metrics.Covered]:
+    """What share of the objects the first proposals of each image cover, and the sums it is of."""
+
+    @jax.jit
+    def covered(batch: Mapping[str, jax.Array]) -> metrics.Covered:
+        one = partial(metrics.coverage, counts=counts)
+        valid, objects = batch["valid"], trained_objects(dict(batch))
+        found = jax.vmap(one)(
+            batch["proposals"],
+            batch["proposal_valid"],
+            batch["boxes"],
+            objects & valid[:, None],
+        )
+        sums = jax.tree.map(lambda x: x.sum(axis=0), found)
+        # Rows that fill the last batch up are no images.
+        return sums._replace(images=valid.sum())
+
+    names = (
+        *("proposals", "proposal_valid", "boxes", "object_valid"),
+        *("difficult", "crowd", "valid"),
+    )
+    total = None
+    for batch in batches:
+        sums = covered({name: jnp.asarray(batch[name]) for name in names})
+        sums = jax.tree.map(np.asarray, sums)
+        total = sums if total is None else jax.tree.map(np.add, total, sums)
+    if total is None:
+        raise UserError("--data: the evaluation set holds no example")
+    return metrics.recall(total), total
+
+
+def recall_lines(options: Any, sources: Sources) -> list[str]:
+    """The table of recall by number of proposals and overlap, a line each: the method's ceiling."""
+    batches = sources.examples.evaluation(sources.held_out).iterate()
+    counts = metrics.steps(options.proposals.max_proposals)
+    found, sums = measured_recall(some(batches), counts)
+    columns = [metrics.THRESHOLDS.index(threshold) for threshold in _SHOWN]
+    head = "".join(f"   IoU {threshold:.1f}" for threshold in _SHOWN)
+    lines = [
+        f"{found.proposals:,.1f} proposals an image; what share of {int(sums.objects):,} objects "
+        f"in {int(sums.images):,} evaluation images the first ones cover:",
+        f"{'proposals':>9}{head}   average (.5 to .95)",
+    ]
+    for count, row, average in zip(counts, found.by_threshold, found.average, strict=True):
+        cells = "".join(f"{100 * row[column]:8.1f} %" for column in columns)
+        lines.append(f"{count:>9,}{cells}{100 * average:8.1f} %")
+    return lines

@@ -1,0 +1,268 @@
+"""The detect command with Fast R-CNN and R-CNN, as a user runs them on tiny images."""
+
+import json
+import re
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from cnn_jax.errors import UserError
+from cnn_jax.reports.runs import TIMING_KEYS
+from cnn_jax.training import checkpoints
+from experiments import detect, predict
+
+COLORS = {"red": (220, 30, 30), "blue": (30, 30, 220)}
+SMALL = [
+    *("--model", "resnet20", "--width", "0.25", "--image-size", "16", "--max-objects", "3"),
+    *("--proposals", "grid", "--grid-scales", "0.4", "0.6", "--grid-ratios", "1"),
+    *("--grid-step", "0.5", "--max-proposals", "24", "--regions", "8"),
+    *("--batch-size", "8", "--eval-batch-size", "8", "--warmup", "0", "--optimizer", "adam"),
+    *("--learning-rate", "0.002", "--steps", "4", "--report-every", "2", "--eval-every", "2"),
+]
+FAST = ["--system", "fast_rcnn", "--pool-size", "2", "--units", "8", "--background-iou", "0", "0.5"]
+SLOW = ["--system", "rcnn", "--crop-size", "12", "--context", "1"]
+
+
+def write(root, split, count, empty=False):
+    """Pictures of 20 x 24 pixels with one or two filled boxes, in COCO's format."""
+    rng = np.random.default_rng(count)
+    images, annotations = [], []
+    for i in range(count):
+        pixels = rng.integers(90, 130, (20, 24, 3))
+        for n in range(0 if i == 2 or empty else 1 + i % 2):
+            name = ("red", "blue")[(i + n) % 2]
+            x, y = int(rng.integers(0, 12)), 9 * n
+            pixels[y : y + 9, x : x + 10] = COLORS[name]
+            box = {"bbox": [x, y, 10, 9], "area": 90, "iscrowd": 0}
+            ids = {"id": len(annotations) + 1, "image_id": i, "category_id": {"red": 1, "blue": 2}}
+            annotations.append({**box, **ids, "category_id": ids["category_id"][name]})
+        file = f"{split}{i}.png"
+        Image.fromarray(pixels.astype(np.uint8)).save(root / "images" / file)
+        images.append({"id": i, "file_name": file, "width": 24, "height": 20})
+    categories = [{"id": 1, "name": "red"}, {"id": 2, "name": "blue"}, {"id": 3, "name": "rare"}]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (root / f"{split}.json").write_text(json.dumps(content))
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    root = tmp_path_factory.mktemp("photos")
+    (root / "images").mkdir()
+    write(root, "train", 12)
+    write(root, "val", 5)
+    return root
+
+
+def spec(photos):
+    images = photos / "images"
+    return f"coco:{photos / 'train.json'},{images},{photos / 'val.json'},{images}"
+
+
+def train(photos, out, *extra):
+    detect.main(["--data", spec(photos), "--out", str(out), *SMALL, *extra])
+
+
+def rows(out):
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k not in TIMING_KEYS} for row in lines]
+
+
+def params(out, folder="checkpoints"):
+    nested = {}
+    for path, leaf in checkpoints.leaves(out / folder).items():
+        *parents, name = path.split("/")
+        place = nested
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[name] = np.zeros(leaf.shape, leaf.dtype)
+    return checkpoints.restore(out / folder, nested)[0]
+
+
+def same(first, second):
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+
+
+def break_off(out):
+    """As if the run had been stopped before its last checkpoint."""
+    shutil.rmtree(out / "checkpoints" / str(max(checkpoints.steps(out / "checkpoints"))))
+
+
+@pytest.fixture(scope="module")
+def fast(photos, tmp_path_factory):
+    out = tmp_path_factory.mktemp("fast") / "run"
+    train(photos, out, *FAST, "--box-statistics", "data")
+    return out
+
+
+def test_fast_rcnn_leaves_its_folder(fast):
+    names = {path.name for path in fast.iterdir()}
+    assert {"config.json", "metrics.jsonl", "result.json", "report.html", "threshold.json"} <= names
+    result = json.loads((fast / "result.json").read_text())
+    contract = (
+        "map50 map50_11point coco_ap precision recall f1 count_mae loss class_loss box_loss "
+        "region_accuracy foreground_share"
+    )
+    assert set(contract.split()) <= set(result)
+    # What the training set decided is the run's from then on.
+    config = json.loads((fast / "config.json").read_text())
+    assert len(config["box_means"]) == len(config["box_deviations"]) == 3 * 4
+    assert min(config["box_deviations"]) > 0
+
+
+def test_what_proposals_cover_is_told_first(photos, tmp_path, capsys):
+    train(photos, tmp_path / "run", *FAST, "--steps", "1", "--no-multi-task", "--pooling", "align")
+    captured = capsys.readouterr()
+    told = captured.out + captured.err
+    assert re.search(r"24\.0 proposals an image; .* of 6 objects in 5 evaluation images", told)
+    last = re.search(r"^ +24( +[\d.]+ %){6}", told, re.M)
+    assert last is not None
+    shares = [float(x) for x in re.findall(r"[\d.]+(?= %)", last[0])]
+    assert shares[0] > 50 and shares == sorted(shares[:-1], reverse=True) + shares[-1:]
+    row = rows(tmp_path / "run")[-1]
+    assert row["loss"] == row["class_loss"]
+
+
+def test_fast_rcnn_repeats_and_resumes_with_the_same_bits(photos, fast, tmp_path):
+    out = tmp_path / "again"
+    train(photos, out, *FAST, "--box-statistics", "data")
+    assert rows(out) == rows(fast)
+    same(params(out), params(fast))
+    break_off(out)
+    detect.main(["--out", str(out), "--resume"])
+    same(params(out), params(fast))
+    assert rows(out)[-1] == rows(fast)[-1]
+
+
+def test_the_short_form_with_full_ranks_detects_the_same(fast, photos, tmp_path):
+    out = shutil.copytree(fast, tmp_path / "run")
+    evaluated = [row for row in rows(out) if row["split"] == "eval"][-1]
+    detect.main(["--eval-only", "--out", str(out), "--svd", "8", "8"])
+    short = rows(out)[-1]
+    assert short["loss"] == pytest.approx(evaluated["loss"], rel=1e-4)
+    detect.main(["--eval-only", "--out", str(out), "--svd", "1", "1"])
+    assert rows(out)[-1]["loss"] != pytest.approx(evaluated["loss"], rel=1e-4)
+    with pytest.raises(UserError, match="fc6 has a rank of 1 to 8"):
+        detect.main(["--eval-only", "--out", str(out), "--svd", "9", "8"])
+    with pytest.raises(UserError, match="--svd: for --eval-only alone"):
+        train(photos, tmp_path / "new", *FAST, "--svd", "8", "8")
+    assert not (tmp_path / "new").exists()
+
+
+def test_predictions_are_the_evaluation_s(photos, fast, capsys):
+    files = [str(photos / "images" / f"val{i}.png") for i in range(2)]
+    predict.main([str(fast), *files, "--json"])
+    results = json.loads(capsys.readouterr().out)
+    assert results
+    boxes = np.array([r["bbox"] for r in results])
+    assert (boxes >= -1e-4).all()
+    assert (boxes[:, :2] + boxes[:, 2:] <= [24.001, 20.001]).all()
+
+
+def test_without_any_object_and_without_proposals(photos, tmp_path):
+    (tmp_path / "images").mkdir()
+    for split, count in (("train", 6), ("val", 3)):
+        write(tmp_path, split, count, empty=True)
+    for number, low in enumerate(("0", "0.1")):
+        out = tmp_path / f"run{number}"
+        train(tmp_path, out, *FAST, "--steps", "2", "--background-iou", low, "0.5")
+        row = rows(out)[-1]
+        assert row["map50"] is None and row["box_loss"] == 0
+        assert (row["loss"] == 0) == (low == "0.1")
+    # Edge boxes want at least a pixel of a thousandth of the image; a plain image has no edges.
+    for image in (tmp_path / "images").iterdir():
+        Image.new("RGB", (24, 20)).save(image)
+    arguments = ["--proposals", "edge_boxes", "--proposal-cache", str(tmp_path / "cache")]
+    train(tmp_path, tmp_path / "plain", *FAST, *arguments, "--proposal-workers", "0")
+    assert np.isfinite(rows(tmp_path / "plain")[-1]["loss"])
+    assert list((tmp_path / "cache").rglob("*.npy"))
+
+
+@pytest.fixture(scope="module")
+def slow(photos, tmp_path_factory):
+    out = tmp_path_factory.mktemp("slow") / "run"
+    train(photos, out, *SLOW)
+    return out
+
+
+def test_rcnn_leaves_what_its_stages_found(slow):
+    assert checkpoints.steps(slow / "best") == (4,)
+    assert len(list((slow / "features" / "4").iterdir())) == 12
+    found = params(slow, "best")["params"]
+    assert set(found) == {"network", "classes", "boxes"}
+    with np.load(slow / "svms.npz") as svms:
+        np.testing.assert_array_equal(svms["weights"], found["classes"]["weights"])
+        assert svms["weights"].shape == (16, 3)
+        assert not svms["weights"][:, 2].any() and svms["weights"][:, 0].any()
+    result = json.loads((slow / "result.json").read_text())
+    assert result["step"] == 4 and np.isfinite(result["map50"])
+    # The network's own evaluations, and last the detector's.
+    assert [row["split"] for row in rows(slow)] == ["train", "eval", "train", "eval", "eval"]
+
+
+@pytest.mark.parametrize("stage", ["fine-tuning", "features", "svms", "whole"])
+def test_rcnn_resumes_at_the_stage_it_was_in(slow, tmp_path, stage):
+    out = shutil.copytree(slow, tmp_path / "run")
+    expected = params(slow, "best")
+    shutil.rmtree(out / "best")
+    if stage == "svms":
+        (out / "svms.npz").unlink()
+    elif stage != "whole":
+        for name in ("svms.npz", "box_regressions.npz"):
+            (out / name).unlink()
+        for path in sorted((out / "features" / "4").iterdir())[3:]:
+            path.unlink()
+    if stage == "fine-tuning":
+        shutil.rmtree(out / "features")
+        break_off(out)
+    kept = {path: path.stat().st_mtime_ns for path in out.rglob("*.npz")}
+    detect.main(["--out", str(out), "--resume"])
+    same(params(out, "best"), expected)
+    assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
+    assert rows(out)[-1] == rows(slow)[-1]
+
+
+def test_rcnn_judges_with_and_without_what_was_fitted(slow, photos, tmp_path, capsys):
+    out = shutil.copytree(slow, tmp_path / "run")
+    network = [row for row in rows(out) if row["split"] == "eval"][-2]
+    plain = ["--classifier", "softmax", "--no-regress-boxes"]
+    detect.main(["--eval-only", "--out", str(out), *plain])
+    row = rows(out)[-1]
+    for name in ("loss", "map50", "coco_ap"):
+        assert row[name] == pytest.approx(network[name], rel=1e-5)
+    capsys.readouterr()
+    predict.main([str(slow), str(photos / "images" / "val0.png"), "--json"])
+    assert json.loads(capsys.readouterr().out)
+    with pytest.raises(UserError, match="--recalibrate: not for rcnn"):
+        detect.main(["--eval-only", "--out", str(out), "--recalibrate"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([*FAST, "--stage", "stage9"], r"no map 'stage9'"),
+        ([*FAST, "--pool-size", "0"], r"--pool-size 0"),
+        ([*FAST, "--units", "0"], r"--units 0"),
+        ([*FAST, "--svd", "3"], r"--svd: 1 numbers; give two"),
+        ([*FAST, "--box-means", "1"], r"--box-means and --box-deviations"),
+        ([*FAST, "--regions", "0"], r"--regions 0"),
+        ([*FAST, "--background-iou", "0.5", "0.1"], r"--background-iou"),
+        ([*FAST, "--max-proposals", "0"], r"--max-proposals 0"),
+        ([*FAST, "--train-images", "0"], r"--train-images 0"),
+        ([*FAST, "--proposals", "guess"], r"guess"),
+        ([*FAST, "--model", "yolo"], r"unknown model 'yolo'"),
+        ([*SLOW, "--crop-size", "4"], r"--crop-size 4"),
+        ([*SLOW, "--context", "6"], r"--context 6: nothing is left of --crop-size 12"),
+        ([*SLOW, "--classifier", "forest"], r"forest"),
+    ],
+)
+def test_mistakes_are_told_in_one_line_and_leave_nothing_behind(
+    photos, tmp_path, arguments, message
+):
+    out = tmp_path / "out"
+    with pytest.raises(UserError, match=message) as caught:
+        train(photos, out, *arguments)
+    assert "\n" not in str(caught.value)
+    assert not out.exists()
