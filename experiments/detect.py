@@ -2,6 +2,7 @@
 
 python -m experiments.detect                                        # built-in scenes, minutes
 python -m experiments.detect --data voc:DIR --preset small_boxes
+python -m experiments.detect --data tfds:wider_face --preset faces
 python -m experiments.detect --data coco:train.json,images --preset yolo --model resnet18
 python -m experiments.detect --out runs/NAME --eval-only --split test
 """

@@ -25,16 +25,17 @@ from cnn_jax.data import MASK_FORMATS
 from cnn_jax.data.augment import MaskAugmentation
 from cnn_jax.data.batches import EvaluationBatches, TrainingBatches
 from cnn_jax.data.decode import decode
-from cnn_jax.data.mask_checks import median_frequency, survey
+from cnn_jax.data.mask_checks import median_frequency, position_prior, survey
 from cnn_jax.data.resize import resize
 from cnn_jax.data.source import Source
 from cnn_jax.data.tiles import Tiles, corners, window
 from cnn_jax.data.transforms import MaskTransform
 from cnn_jax.errors import UserError
+from cnn_jax.metrics import segmentation as metrics
 from cnn_jax.models import segmentation as networks
 from cnn_jax.reports import files
 from cnn_jax.reports import masks as pictures
-from cnn_jax.reports.names import show
+from cnn_jax.reports.names import metric, show
 from cnn_jax.reports.pictures import save
 from cnn_jax.reports.runs import CONFIG_FILE, read_object
 from cnn_jax.reports.segmentation import SegmentationReport
@@ -42,6 +43,8 @@ from cnn_jax.tasks.segmentation import LossName, Segmentation, Size
 from experiments import images, presets, runs
 from experiments import options as flags
 from experiments.experiment import Experiment
+
+MEDIAN_FREQUENCY = ("median_frequency",)
 
 SURVEYED = 1000
 """Of generated scenes, the first so many are counted for the classes' weights."""
@@ -139,20 +142,31 @@ def run(options: Options) -> Path:
     out = runs.directory(options.run, "segment")
     held_out = open_split(options, options.run.split if options.run.eval_only else "eval")
     size = evaluated_size(options, held_out)
-    weights = class_weights(options, held_out.class_names, out)
+    training = None
+    if not options.run.eval_only or options.run.recalibrate:
+        training = open_split(options, "train")
+        if training.class_names != held_out.class_names:
+            raise UserError(f"--data {options.data.data}: training and evaluation classes differ")
+    weights, notices = class_weights(options, held_out.class_names), []
+    if options.run.resume or options.run.eval_only:
+        weights = recorded_weights(out)
+    elif not generated(options) or options.loss.class_weights == MEDIAN_FREQUENCY:
+        # Every mask is looked at before the first step, so that none ends a run in the middle.
+        counts = survey(training, SURVEYED if generated(options) else None)
+        if options.loss.class_weights == MEDIAN_FREQUENCY:
+            weights = tuple(map(float, median_frequency(counts, training.class_names).round(4)))
+            named = (f"{n} {w:g}" for n, w in zip(training.class_names, weights, strict=True))
+            notices.append(f"class weights (median frequency): {', '.join(named)}")
+        if not generated(options):
+            survey(held_out)
+            notices += floor(options, training, held_out, size)
     cells_of = len(held_out) if options.masks.cells else 0
     task = build_task(options, held_out.class_names, size, weights, cells_of)
     cut = partial(_cut, tile=options.masks.tile, margin=task.model.margin)
     evaluated = cut(held_out)
 
     def training_set() -> tuple[TrainingBatches, int]:
-        source = open_split(options, "train")
-        if source.class_names != held_out.class_names:
-            raise UserError(f"--data {options.data.data}: training and evaluation classes differ")
-        if not generated(options):
-            survey(source)
-            survey(held_out)
-        source = cut(source)
+        source = cut(training)
         batches = TrainingBatches(
             source,
             transform(options, task, size, training=True),
@@ -181,6 +195,7 @@ def run(options: Options) -> Path:
             "evaluated_size": size,
             "weights_by_class": weights,
         },
+        notices=notices,
     ).carry_out()
 
 
@@ -222,22 +237,29 @@ def resized_to(options: Options) -> Size | None:
     return (size, size) if size and not generated(options) and not options.masks.tile else None
 
 
-def class_weights(options: Options, class_names: Sequence[str], out: Path) -> tuple[float, ...]:
-    """The weight of each class in the loss, printed where it is computed; empty: all count 1.
+def floor(options: Options, training: Source, held_out: Source, size: Size) -> list[str]:
+    """What a predictor reaches that sees no image, in words; nothing of images in tiles."""
+    if options.masks.tile is not None:
+        return []
+    confusion = position_prior(training, held_out, size)
+    figures = {
+        "pixel_accuracy": metrics.pixel_accuracy(confusion),
+        "class_accuracy": metrics.mean_class_accuracy(confusion),
+        "mean_iou": metrics.mean_iou(confusion),
+    }
+    named = ", ".join(f"{metric(key).label} {show(key, value)}" for key, value in figures.items())
+    return [f"floor (the class most frequent at each place in training): {named}"]
+
+
+def class_weights(options: Options, class_names: Sequence[str]) -> tuple[float, ...]:
+    """The weights that the flag gives; empty where all count 1, or are still to be computed.
 
     Raises:
         UserError: the flag is neither a rule's name nor a positive number for each class.
     """
     given = options.loss.class_weights
-    if given == ("median_frequency",):
-        if (out / CONFIG_FILE).exists():
-            return tuple(read_object(out / CONFIG_FILE)["weights_by_class"])
-        source = open_split(options, "train")
-        counts = survey(source, SURVEYED if generated(options) else None)
-        weights = tuple(map(float, median_frequency(counts, class_names).round(4)))
-        named = (f"{name} {w:g}" for name, w in zip(class_names, weights, strict=True))
-        print("class weights (median frequency):", ", ".join(named))
-        return weights
+    if given == MEDIAN_FREQUENCY:
+        return ()
     try:
         weights = tuple(map(float, given))
     except ValueError:
@@ -248,6 +270,12 @@ def class_weights(options: Options, class_names: Sequence[str], out: Path) -> tu
             f"each of the {len(class_names)} classes"
         )
     return weights
+
+
+def recorded_weights(out: Path) -> tuple[float, ...]:
+    """The weights that a run was trained with; none where `--init-from` alone is evaluated."""
+    path = out / CONFIG_FILE
+    return tuple(read_object(path)["weights_by_class"]) if path.exists() else ()
 
 
 def build_task(

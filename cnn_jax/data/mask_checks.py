@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from rich.progress import track
 
+from cnn_jax.data.resize import resize_mask
 from cnn_jax.errors import UserError
 
 
@@ -47,6 +48,34 @@ def survey(source: Masked, most: int | None = None) -> Int[np.ndarray, "images c
 
     progress = track(all_counts(), "Checking masks", total=images, transient=True)
     return np.stack(list(progress)).astype(np.int64)
+
+
+def position_prior(
+    training: Masked, evaluated: Masked, size: tuple[int, int]
+) -> Int[np.ndarray, "classes classes"]:
+    """The confusion matrix of a predictor that sees no image: a floor for every network.
+
+    It gives every pixel the class that is most frequent at its place in the training masks; of
+    equal ones the first, as where no training mask has a class at all.
+
+    Args:
+        training, evaluated: masks.
+        size: rows and columns that all masks are resized to.
+    """
+    classes = len(training.class_names)
+    votes = np.zeros((classes, *size), np.int32)
+    for index in range(len(training)):
+        mask = resize_mask(training.mask(index), size)
+        for label in np.unique(mask[mask < classes]):
+            votes[label] += mask == label
+    prior = votes.argmax(axis=0)
+    confusion = np.zeros(classes * classes, np.int64)
+    for index in range(len(evaluated)):
+        mask = resize_mask(evaluated.mask(index), size)
+        judged = mask < classes
+        pairs = mask[judged].astype(np.int64) * classes + prior[judged]
+        confusion += np.bincount(pairs, minlength=classes * classes)
+    return confusion.reshape(classes, classes)
 
 
 def median_frequency(

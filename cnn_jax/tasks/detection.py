@@ -38,7 +38,7 @@ from cnn_jax.tasks.images import Batch
 Sums = dict[str, Any]
 
 # The scores that a threshold is chosen from.
-_CANDIDATES = tuple(i / 100 for i in range(1, 100))
+_CANDIDATES = tuple(i / 50 for i in range(1, 50))
 
 # How many images are counted side by side.
 _AT_A_TIME = 64

@@ -2,6 +2,7 @@
 
 python -m experiments.benchmark --models resnet18 vgg16 --against torch
 python -m experiments.benchmark --work data --data folder:DIR --against torch
+python -m experiments.benchmark --work ops --batch-size 1000 --against torch
 
 Both work in turn on the same machine, in processes of their own; a ratio above 1 means that this
 project is faster. `DIR/result.json` has every round, `DIR/table.md` the printed table.
@@ -21,13 +22,14 @@ from cnn_jax import models
 from cnn_jax.errors import UserError
 from cnn_jax.reports import files
 from experiments import options as flags
+from experiments.benchmark import operations
 from experiments.benchmark.contest import Job, Measurement, Work, contest, ratios
 
 OURS = "experiments.benchmark.ours"
 IN_TORCH = "experiments.benchmark.in_torch"
 
 HEADER = (
-    *("network", "work", "batch", "images/s", "torch", "ratio", "of matmul rate"),
+    *("network", "work", "batch", "per second", "torch", "ratio", "of matmul rate"),
     *("first step", "torch", "memory", "torch"),
 )
 
@@ -37,13 +39,14 @@ class Options:
     """Measure speed."""
 
     models: tuple[str, ...] = ("resnet18",)
-    """Architectures; `all` for every one."""
+    """Architectures; `all` for every one. With --work ops alone: operations, by default all."""
     work: tuple[Work, ...] = ("train", "inference")
-    """Training steps, inference, or reading and augmenting the images of --data."""
+    """Training steps, inference, reading and augmenting the images of --data, or the array
+    operations of detection."""
     against: Literal["none", "torch", "torch-compile"] = "none"
     """Whom to compare with: torch as it is, or with the network compiled."""
     batch_size: int = 16
-    """Images a step."""
+    """Images a step; boxes of an image, for --work ops."""
     image_size: int | None = None
     """Pixels on a side; default: the architecture's own."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -81,10 +84,19 @@ def jobs(options: Options) -> list[Job]:
     """What is measured, in order.
 
     Raises:
-        UserError: an unknown architecture, or no folder to read images from.
+        UserError: an unknown architecture, no folder to read images from, or operations and
+            networks together.
     """
-    names = models.names() if options.models == ("all",) else options.models
     found = []
+    if "ops" in options.work:
+        if len(options.work) > 1:
+            raise UserError("--work ops: cannot be mixed with other work")
+        known = [name for name in options.models if name in operations.NAMES]
+        return [
+            Job(work="ops", model=name, batch_size=options.batch_size, image_size=operations.IMAGE)
+            for name in known or operations.NAMES
+        ]
+    names = models.names() if options.models == ("all",) else options.models
     for name in names:
         spec = models.input_spec(name)
         for work in options.work:
@@ -117,7 +129,7 @@ def row(job: Job, ours: Measurement, theirs: Measurement | None = None) -> dict[
     if "matmul_flops" in facts:
         utilisation = ours.rate * facts["flops_per_image"] / facts["matmul_flops"]
     cells = [
-        f"{job.model} {job.image_size} px" if job.work != "data" else f"{job.image_size} px",
+        f"{job.image_size} px" if job.work == "data" else f"{job.model} {job.image_size} px",
         job.work,
         str(job.batch_size),
         f"{ours.rate:.4g}",

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from cnn_jax.errors import UserError
 
-Work = Literal["train", "inference", "data"]
+Work = Literal["train", "inference", "data", "ops"]
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Job:
     """What both contenders do.
 
     Attributes:
-        work: training steps, inference, or reading and augmenting images.
-        model: an architecture's name.
-        batch_size: images a step.
+        work: training steps, inference, reading and augmenting images, or an array operation.
+        model: an architecture's name, or an operation's.
+        batch_size: images a step, or boxes.
         image_size: pixels on a side of what the network is fed.
         num_classes: number of logits.
         dtype: what the network computes in.
@@ -67,7 +67,7 @@ class Measurement:
     """What one contender reached.
 
     Attributes:
-        rates: images a second, one a round.
+        rates: images (or boxes) a second, one a round.
         first_step_seconds: from nothing but imported libraries to the end of the first step:
             building, compiling, running.
         peak_bytes: memory of the process or, on an accelerator, of the device.
@@ -107,7 +107,7 @@ class Contender:
         self.rates: list[float] = []
 
     def play(self, steps: int) -> float:
-        """Run so many steps; returns and notes the images a second."""
+        """Run so many steps; returns and notes the images (or boxes) a second."""
         self._connection.send(steps)
         self.rates.append(steps * self._job.batch_size / self._receive())
         return self.rates[-1]

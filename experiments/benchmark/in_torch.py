@@ -9,6 +9,7 @@ from typing import Any
 
 from cnn_jax import models
 from cnn_jax.errors import UserError
+from experiments.benchmark import operations
 from experiments.benchmark.contest import Job, Prepared
 
 try:
@@ -24,7 +25,13 @@ except ImportError as error:
 
 def prepare(job: Job) -> Prepared:
     """Build what the job needs, up to its first step."""
-    return _data(job) if job.work == "data" else _network(job)
+    match job.work:
+        case "data":
+            return _data(job)
+        case "ops":
+            return _operation(job)
+        case _:
+            return _network(job)
 
 
 def network(name: str, num_classes: int) -> nn.Module:
@@ -161,6 +168,44 @@ def _data(job: Job) -> Prepared:
     def run(steps: int) -> None:
         for images, _ in itertools.islice(stream, steps):
             images.sum()
+
+    return Prepared(run, lambda: {"torch": torch.__version__}, _peak_memory)
+
+
+def _operation(job: Job) -> Prepared:
+    """torchvision's operation on one image's boxes."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    given = operations.inputs(job.batch_size)
+    boxes, scores = (torch.from_numpy(x).to(device) for x in (given.boxes, given.scores))
+    features = torch.from_numpy(given.features).permute(2, 0, 1)[None].contiguous().to(device)
+    of_image = torch.cat([torch.zeros(len(boxes), 1, device=device), boxes], dim=1)
+    scale, ops = 1 / operations.STRIDE, torchvision.ops
+
+    def pool() -> torch.Tensor:
+        return ops.roi_pool(features, of_image, operations.BINS, scale)
+
+    def align() -> torch.Tensor:
+        return ops.roi_align(
+            features, of_image, operations.BINS, scale, operations.SAMPLES, aligned=True
+        )
+
+    calls = {
+        "box_iou": lambda: ops.box_iou(boxes, boxes),
+        "nms": lambda: ops.nms(boxes, scores, operations.THRESHOLD),
+        "roi_pool": pool,
+        "roi_align": align,
+        "roi_pool_gradient": lambda: torch.autograd.grad(pool().sum(), features),
+        "roi_align_gradient": lambda: torch.autograd.grad(align().sum(), features),
+    }
+    call, trains = calls[job.model], job.model.endswith("_gradient")
+    features.requires_grad_(trains)
+
+    def run(steps: int) -> None:
+        with torch.set_grad_enabled(trains):
+            for _ in range(steps):
+                call()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
 
     return Prepared(run, lambda: {"torch": torch.__version__}, _peak_memory)
 

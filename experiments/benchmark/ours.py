@@ -19,11 +19,16 @@ from cnn_jax.data import open as open_data
 from cnn_jax.data.augment import Augmentation, augment_example, normalize
 from cnn_jax.data.batches import TrainingBatches
 from cnn_jax.data.transforms import TrainingTransform
+from cnn_jax.ops.boxes import iou
+from cnn_jax.ops.nms import nms
+from cnn_jax.ops.roi_align import roi_align
+from cnn_jax.ops.roi_pooling import roi_pool
 from cnn_jax.tasks.classification import Classification
 from cnn_jax.training import parallel, prng, summary
 from cnn_jax.training.logs import describe_environment
 from cnn_jax.training.memory import keep_freed_memory
 from cnn_jax.training.state import create
+from experiments.benchmark import operations
 from experiments.benchmark.contest import Job, Prepared
 
 
@@ -32,7 +37,13 @@ def prepare(job: Job) -> Prepared:
     # The first step's time is that of a first start.
     jax.config.update("jax_enable_compilation_cache", False)
     keep_freed_memory()
-    return _data(job) if job.work == "data" else _network(job)
+    match job.work:
+        case "data":
+            return _data(job)
+        case "ops":
+            return _operation(job)
+        case _:
+            return _network(job)
 
 
 def _network(job: Job) -> Prepared:
@@ -118,6 +129,41 @@ def _data(job: Job) -> Prepared:
         jax.block_until_ready(images)
 
     return Prepared(run, lambda: {"cores": os.cpu_count()}, _peak_memory)
+
+
+def _operation(job: Job) -> Prepared:
+    """An operation of detection on one image's boxes, compiled."""
+    given = operations.inputs(job.batch_size)
+    boxes, scores, features = map(jnp.asarray, (given.boxes, given.scores, given.features))
+    pool = partial(roi_pool, size=operations.BINS, spatial_scale=1 / operations.STRIDE)
+    align = partial(
+        roi_align,
+        size=operations.BINS,
+        spatial_scale=1 / operations.STRIDE,
+        sampling_ratio=operations.SAMPLES,
+    )
+
+    def gradient(operation: Any) -> Any:
+        return jax.grad(lambda features: jnp.sum(operation(features, boxes)))
+
+    kept = partial(nms, threshold=operations.THRESHOLD, max_kept=job.batch_size)
+    calls = {
+        "box_iou": (iou, (boxes, boxes)),
+        "nms": (kept, (boxes, scores)),
+        "roi_pool": (pool, (features, boxes)),
+        "roi_pool_gradient": (gradient(pool), (features,)),
+        "roi_align": (align, (features, boxes)),
+        "roi_align_gradient": (gradient(align), (features,)),
+    }
+    function, arguments = calls[job.model]
+    compiled = jax.jit(function)
+
+    def run(steps: int) -> None:
+        for _ in range(steps):
+            result = compiled(*arguments)
+        jax.block_until_ready(result)
+
+    return Prepared(run, dict, _peak_memory)
 
 
 def _matmul_rate(dtype: jnp.dtype) -> float:

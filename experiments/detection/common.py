@@ -34,7 +34,7 @@ THRESHOLD_FILE = "threshold.json"
 
 @dataclass(frozen=True)
 class DetectorOptions:
-    """Which system. `--data` is `shapes`, `voc:DIR`, `coco:JSON,IMAGES` or `yolo:DATA.yaml`."""
+    """Which system. `--data` is `shapes` or has `voc:`, `coco:`, `yolo:` or `tfds:` before it."""
 
     system: Literal["yolo", "fast_rcnn", "rcnn"] = "yolo"
     """yolo: a grid of cells in one pass (Redmon et al. 2016); fast_rcnn: proposals classified on

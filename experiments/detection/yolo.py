@@ -5,15 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import jax.numpy as jnp
-
 from cnn_jax.data import box_survey
 from cnn_jax.data.box_survey import BoxSurvey
 from cnn_jax.errors import UserError
 from cnn_jax.models import detection as networks
 from cnn_jax.tasks.detection import Judge
 from cnn_jax.tasks.yolo import Yolo
-from cnn_jax.training import parallel
+from experiments import images
 from experiments.detection.common import Sources, System
 
 
@@ -97,11 +95,7 @@ def build_task(options: Any, class_names: Sequence[str], judge: Judge) -> Yolo:
     model, chosen = options.model, options.yolo
     if chosen.boxes == "priors" and not chosen.priors:
         raise UserError("--priors: what shapes have the base boxes? give them, or --boxes free")
-    given = {
-        name: value
-        for name in ("width", "stem", "dropout_rate", "auxiliary")
-        if (value := getattr(model, name)) is not None
-    }
+    given = images.model_options(model)
     if chosen.batch_norm:
         given["batch_norm"] = True
     mean, std = networks.statistics(model.model)
@@ -111,8 +105,6 @@ def build_task(options: Any, class_names: Sequence[str], judge: Judge) -> Yolo:
             len(class_names),
             grid=chosen.grid,
             boxes=chosen.boxes_per_cell,
-            dtype=jnp.dtype(model.dtype),
-            axis_name=parallel.AXIS,
             **given,
         ),
         judge=judge,

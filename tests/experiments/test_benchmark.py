@@ -7,6 +7,7 @@ import pytest
 
 from cnn_jax.errors import UserError
 from experiments.benchmark import __main__ as benchmark
+from experiments.benchmark import operations
 from experiments.benchmark.contest import Job, Measurement, Prepared, contest, ratios
 
 JOB = Job(work="train", model="resnet20", batch_size=2, image_size=8)
@@ -99,3 +100,29 @@ def test_the_networks_in_torch_have_as_many_parameters(name):
     expected |= {"googlenet": 9_960_638, "inception_v3": 24_371_444}
     network = in_torch.network(name, 10)
     assert sum(p.numel() for p in network.parameters()) == expected[name]
+
+
+@pytest.mark.slow
+def test_operations_are_timed(tmp_path, capsys):
+    arguments = ["--work", "ops", "--models", "nms", "--batch-size", "50", "--rounds", "1"]
+    benchmark.main([*arguments, "--seconds", "0.05", "--out", str(tmp_path)])
+    (row,) = json.loads((tmp_path / "result.json").read_text())["rows"]
+    assert row["job"]["model"] == "nms" and row["ours"]["rates"][0] > 0
+    assert "nms 512 px" in capsys.readouterr().out
+
+
+def test_operations_and_networks_are_measured_apart(tmp_path):
+    with pytest.raises(UserError, match="--work ops: cannot be mixed"):
+        benchmark.main(["--work", "ops", "train", "--out", str(tmp_path)])
+    jobs = benchmark.jobs(benchmark.Options(work=("ops",)))
+    assert [job.model for job in jobs] == list(operations.NAMES)
+
+
+def test_both_contenders_compute_the_same_operations():
+    pytest.importorskip("torchvision")
+    from experiments.benchmark import in_torch, ours
+
+    for name in operations.NAMES:
+        job = Job(work="ops", model=name, batch_size=20, image_size=operations.IMAGE)
+        ours.prepare(job).run(1)
+        in_torch.prepare(job).run(1)

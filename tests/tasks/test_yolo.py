@@ -12,11 +12,11 @@ import pytest
 from cnn_jax.data.augment.boxes import BoxAugmentation
 from cnn_jax.tasks.detection import DetectionRule, Judge
 from cnn_jax.tasks.yolo import Yolo
-from cnn_jax.training import parallel
+from cnn_jax.training import parallel, prng
 from cnn_jax.training.state import create
 
 CLASSES, EXAMPLES, OBJECTS, SIDE, GRID, BOXES = 2, 10, 3, 16, 4, 2
-STILL = BoxAugmentation(scale=0, translate=0, flip=False, hue=0, saturation=1, exposure=1)
+STILL = BoxAugmentation(scale=0.0, translate=0.0, flip=False, hue=0.0, saturation=1.0, exposure=1.0)
 PRIORS = ((0.2, 0.4), (0.4, 0.2))
 
 
@@ -122,7 +122,9 @@ def test_a_step_on_four_devices_is_that_of_one():
     after, sums = step(parallel.replicate(state), parallel.split(rows), jax.random.key(1))
     assert parallel.replicas_agree(after.params)
     assert int(sums["examples"]) == EXAMPLES
-    still = jax.grad(lambda p: judged.loss(p, {}, batch, keys())[0])(state.params)
+    arrays = jax.tree.map(jnp.array, batch)
+    one = prng.step_keys(jax.random.key(1), jnp.zeros((), jnp.int32))
+    still = jax.grad(lambda p: judged.loss(p, {}, arrays, one)[0])(state.params)
     expected = jax.tree.map(lambda p, g: p - 0.01 * g / EXAMPLES, state.params, still)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), after.params, expected
@@ -159,15 +161,16 @@ def test_a_few_examples_are_learnt(softmax):
     params, state = judged.init(jax.random.key(0))
     optimizer = optax.adam(0.02)
 
+    arrays = jax.tree.map(jnp.array, batch)
+
     @jax.jit
     def step(carry, _):
         params, opt = carry
-        gradient = jax.grad(lambda p: judged.loss(p, state, batch, keys())[0])(params)
+        gradient = jax.grad(lambda p: judged.loss(p, state, arrays, keys())[0])(params)
         updates, opt = optimizer.update(gradient, opt, params)
         return (optax.apply_updates(params, updates), opt), None
 
     (params, _), _ = jax.lax.scan(step, (params, optimizer.init(params)), length=400)
-    arrays = jax.tree.map(jnp.array, batch)
     figures = judged.summarize(judged.measure(judged.predict(params, state, arrays), arrays))
     assert figures["map50"] > 0.99
     assert figures["count_mae"] == 0

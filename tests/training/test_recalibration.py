@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 from cnn_jax.models.layers import BatchNorm
-from cnn_jax.training import prng
+from cnn_jax.training import parallel, prng
 from cnn_jax.training.recalibration import recalibrated
 from cnn_jax.training.state import create
 
@@ -16,7 +16,7 @@ from cnn_jax.training.state import create
 class Normalized:
     """A task whose network is one batch norm."""
 
-    norm = BatchNorm(use_running_average=False, axis_name=None)
+    norm = BatchNorm(use_running_average=False, axis_name=parallel.AXIS)
 
     def init(self, key):
         variables = dict(self.norm.init(key, jnp.zeros((2, 3))))
