@@ -16,8 +16,8 @@ from cnn_jax.models import fast_rcnn as network
 from cnn_jax.tasks.detection import Judge
 from cnn_jax.tasks.fast_rcnn import FastRCNN
 from cnn_jax.tasks.regions import BoxStatistics, Row, box_statistics
-from cnn_jax.training import parallel
 from cnn_jax.training.state import TrainState
+from experiments import images
 from experiments.detection import regions
 from experiments.detection.common import Sources, System
 from experiments.experiment import Experiment
@@ -108,13 +108,7 @@ def build_task(options: Any, class_names: Sequence[str], judge: Judge) -> FastRC
         raise UserError(
             f"--box-means: {len(chosen.box_means)} numbers; {classes} classes need {4 * classes}"
         )
-    given = {
-        name: value
-        for name in ("width", "stem", "auxiliary")
-        if (value := getattr(model, name)) is not None
-    }
-    if model.dropout_rate is not None:
-        given["dropout_rate"] = model.dropout_rate
+    given = images.model_options(model)
     spec = models.input_spec(model.model)
     return FastRCNN(
         model=network.create(
@@ -124,8 +118,6 @@ def build_task(options: Any, class_names: Sequence[str], judge: Judge) -> FastRC
             pooling=chosen.pooling,
             pool_size=chosen.pool_size,
             units=chosen.units,
-            dtype=jnp.dtype(model.dtype),
-            axis_name=parallel.AXIS,
             **given,
         ),
         judge=judge,
