@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 from cnn_jax.reports.html import Html, join, tag
 from cnn_jax.reports.pictures import INK, RIGHT, WRONG, Picture, data_uri, font
@@ -130,7 +130,7 @@ def sheet(scenes: Sequence[Scene], columns: int = 4, width: int = 320) -> Image.
     for i, scene in enumerate(scenes):
         x, y = gap + i % columns * (width + gap), gap + i // columns * (height + gap)
         picture = Image.fromarray(scene.picture)
-        picture.thumbnail((width, width), Image.Resampling.LANCZOS)
+        picture = ImageOps.contain(picture, (width, width), Image.Resampling.LANCZOS)
         frame = RIGHT if scene.right else WRONG
         corner = (x - 2, y - 2, x + picture.width + 1, y + picture.height + 1)
         draw.rectangle(corner, fill=frame)
