@@ -1,7 +1,7 @@
 """Every mask read once before the first step: is it legal, and how frequent is each class."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, runtime_checkable
 
@@ -42,11 +42,7 @@ def survey(source: Masked, most: int | None = None) -> Int[np.ndarray, "images c
     def counts(index: int) -> np.ndarray:
         return np.bincount(source.mask(index).ravel(), minlength=256)[:classes]
 
-    def all_counts() -> Iterator[np.ndarray]:
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            yield from pool.map(counts, range(images))
-
-    progress = track(all_counts(), "Checking masks", total=images, transient=True)
+    progress = track(_read_ahead(counts, images), "Checking masks", total=images, transient=True)
     return np.stack(list(progress)).astype(np.int64)
 
 
@@ -64,14 +60,12 @@ def position_prior(
     """
     classes = len(training.class_names)
     votes = np.zeros((classes, *size), np.int32)
-    for index in range(len(training)):
-        mask = resize_mask(training.mask(index), size)
+    for mask in _read_ahead(lambda index: resize_mask(training.mask(index), size), len(training)):
         for label in np.unique(mask[mask < classes]):
             votes[label] += mask == label
     prior = votes.argmax(axis=0)
     confusion = np.zeros(classes * classes, np.int64)
-    for index in range(len(evaluated)):
-        mask = resize_mask(evaluated.mask(index), size)
+    for mask in _read_ahead(lambda index: resize_mask(evaluated.mask(index), size), len(evaluated)):
         judged = mask < classes
         pairs = mask[judged].astype(np.int64) * classes + prior[judged]
         confusion += np.bincount(pairs, minlength=classes * classes)
@@ -103,3 +97,10 @@ def median_frequency(
         )
     frequency = pixels / (there * totals[:, None]).sum(axis=0)
     return np.median(frequency) / frequency
+
+
+def _read_ahead(read: Callable[[int], np.ndarray], images: int) -> Iterator[np.ndarray]:
+    """What threads read of each image, in order; few at a time, so that memory stays small."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, images, 64):
+            yield from pool.map(read, range(start, min(start + 64, images)))

@@ -10,7 +10,8 @@ from PIL import Image
 from cnn_jax.errors import UserError
 from cnn_jax.reports.runs import TIMING_KEYS, read_rows
 from cnn_jax.training import checkpoints
-from experiments import predict, segment
+from experiments import options as flags
+from experiments import predict, presets, segment
 
 SMALL = ["--model", "unet_same", "--width", "0.0625", "--batch-size", "4"]
 STEPS = ["--steps", "4", "--report-every", "2", "--eval-every", "2", "--learning-rate", "0.02"]
@@ -157,3 +158,10 @@ def test_a_mask_of_an_unknown_value_is_named_before_the_first_step(photos, tmp_p
     with pytest.raises(UserError, match=r"7.png: value 9 at row 4, column 5"):
         train(copy, tmp_path / "out")
     assert not (tmp_path / "out" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("name", presets.SEGMENTATION)
+def test_presets_are_options(name):
+    data_flag = [] if name == "shapes" else ["--data", "masks:x"]
+    options = flags.parse(segment.Options, ["--preset", name, *data_flag], presets.SEGMENTATION)
+    assert options.run.preset == name

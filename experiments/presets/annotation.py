@@ -1,0 +1,55 @@
+"""Recipes of `experiments.annotate`."""
+
+from typing import Any
+
+ANNOTATION: dict[str, dict[str, Any]] = {
+    # The built-in scenes of one to three shapes.
+    "shapes": {
+        "model": "resnet20",
+        "width": 0.5,
+        "image_size": 48,
+        "batch_size": 32,
+        "eval_batch_size": 256,
+        "steps": 1200,
+        "eval_every": 400,
+        "learning_rate": 0.1,
+        "nesterov": True,
+        "schedule": "cosine",
+        "decision": "tuned",
+    },
+    # A few thousand photographs, from scratch: the residual network of CIFAR at 64 pixels.
+    "small_photos": {
+        "model": "resnet20",
+        "image_size": 64,
+        "batch_size": 64,
+        "eval_batch_size": 256,
+        "epochs": 60.0,
+        "learning_rate": 0.1,
+        "nesterov": True,
+        "schedule": "cosine",
+        "weight_decay": 5e-4,
+        "crop": "resized",
+        "crop_scale": (0.4, 1.0),
+        "flip": True,
+        "color_jitter": 0.2,
+    },
+    # Gong et al. 2013, section 4.3: AlexNet's architecture, a batch of 32, 0.002 at first, WARP and
+    # exactly three labels an image; 220 of 256 pixels there. The length is not given.
+    "gong_warp": {
+        "model": "alexnet_paper",
+        "loss": "warp",
+        "warp_ranks": "sampled",
+        "decision": "topk",
+        "k": 3,
+        "dropout_rate": 0.6,
+        "epochs": 30.0,
+        "batch_size": 32,
+        "learning_rate": 0.002,
+        "weight_decay": 5e-4,
+        "schedule": "step",
+        "crop": "random",
+        "canvas_size": 256,
+        "resize": 256,
+        "flip": True,
+    },
+}

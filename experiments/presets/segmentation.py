@@ -1,0 +1,71 @@
+"""Recipes of `experiments.segment`."""
+
+from typing import Any
+
+SEGMENTATION: dict[str, dict[str, Any]] = {
+    # The built-in scenes of up to four shapes.
+    "shapes": {
+        "model": "unet_same",
+        "width": 0.125,
+        "image_size": 64,
+        "batch_size": 16,
+        "eval_batch_size": 64,
+        "steps": 400,
+        "eval_every": 200,
+        "optimizer": "adam",
+        "learning_rate": 3e-3,
+        "warmup": 40,
+        "schedule": "cosine",
+        "weight_decay": 0.0,
+        "flip": True,
+    },
+    # Badrinarayanan et al. 2017, section 3.2: 360 x 480 pixels, a fixed rate, until the validation
+    # loss ends to fall; 40,000 steps and more in section 4.
+    "segnet_camvid": {
+        "model": "segnet",
+        "image_shape": (360, 480),
+        "ignore_labels": (11,),
+        "class_weights": ("median_frequency",),
+        "batch_size": 12,
+        "steps": 40_000,
+        "learning_rate": 0.1,
+        "schedule": "constant",
+        "weight_decay": 5e-4,
+        "flip": True,
+    },
+    # The same data at half the size within an hour or two of two CPU cores.
+    "camvid_half": {
+        "model": "resnet18",
+        "width": 0.5,
+        "image_shape": (180, 240),
+        "ignore_labels": (11,),
+        "batch_size": 8,
+        "eval_batch_size": 8,
+        "epochs": 60.0,
+        "optimizer": "adam",
+        "learning_rate": 2e-3,
+        "warmup": 100,
+        "schedule": "cosine",
+        "weight_decay": 0.0,
+        "flip": True,
+        "zoom": (0.75, 1.5),
+        "color_jitter": 0.2,
+    },
+    # Ronneberger et al. 2015, section 3: one large tile a step, a momentum of 0.99, elastic
+    # deformation, and weights on the borders between cells.
+    "unet_cells": {
+        "model": "unet",
+        "cells": True,
+        "batch_size": 1,
+        "steps": 20_000,
+        "learning_rate": 1e-3,
+        "momentum": 0.99,
+        "schedule": "constant",
+        "weight_decay": 0.0,
+        "border_weight": 10.0,
+        "elastic": 10.0,
+        "rotate": 180.0,
+        "flip": True,
+        "color_jitter": 0.1,
+    },
+}
