@@ -3,6 +3,7 @@
 python -m experiments.benchmark --models resnet18 vgg16 --against torch
 python -m experiments.benchmark --work data --data folder:DIR --against torch
 python -m experiments.benchmark --work ops --batch-size 1000 --against torch
+python -m experiments.benchmark --work translate --batch-size 128 --against torch
 
 Both work in turn on the same machine, in processes of their own; a ratio above 1 means that this
 project is faster. `DIR/result.json` has every round, `DIR/table.md` the printed table.
@@ -22,7 +23,7 @@ from cnn_jax import models
 from cnn_jax.errors import UserError
 from cnn_jax.reports import files
 from experiments import options as flags
-from experiments.benchmark import operations
+from experiments.benchmark import operations, sentences
 from experiments.benchmark.contest import Job, Measurement, Work, contest, ratios
 
 OURS = "experiments.benchmark.ours"
@@ -39,14 +40,15 @@ class Options:
     """Measure speed."""
 
     models: tuple[str, ...] = ("resnet18",)
-    """Architectures; `all` for every one. With --work ops alone: operations, by default all."""
+    """Architectures; `all` for every one. With --work ops: operations, by default all; with --work
+    translate there is one."""
     work: tuple[Work, ...] = ("train", "inference")
-    """Training steps, inference, reading and augmenting the images of --data, or the array
-    operations of detection."""
+    """Training steps, inference, reading and augmenting the images of --data; or, alone, the array
+    operations of detection or training steps of the translator."""
     against: Literal["none", "torch", "torch-compile"] = "none"
     """Whom to compare with: torch as it is, or with the network compiled."""
     batch_size: int = 16
-    """Images a step; boxes of an image, for --work ops."""
+    """Images a step; boxes of an image for --work ops, sentence pairs for --work translate."""
     image_size: int | None = None
     """Pixels on a side; default: the architecture's own."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -84,13 +86,25 @@ def jobs(options: Options) -> list[Job]:
     """What is measured, in order.
 
     Raises:
-        UserError: an unknown architecture, no folder to read images from, or operations and
-            networks together.
+        UserError: an unknown architecture, no folder to read images from, or work together that
+            is measured alone.
     """
     found = []
+    for alone in ("ops", "translate"):
+        if alone in options.work and len(options.work) > 1:
+            raise UserError(f"--work {alone}: cannot be mixed with other work")
+    if "translate" in options.work:
+        return [
+            Job(
+                work="translate",
+                model="seq2seq",
+                batch_size=options.batch_size,
+                image_size=sentences.LENGTH,
+                dtype=options.dtype,
+                compiled=options.against == "torch-compile",
+            )
+        ]
     if "ops" in options.work:
-        if len(options.work) > 1:
-            raise UserError("--work ops: cannot be mixed with other work")
         known = [name for name in options.models if name in operations.NAMES]
         return [
             Job(work="ops", model=name, batch_size=options.batch_size, image_size=operations.IMAGE)
@@ -128,8 +142,9 @@ def row(job: Job, ours: Measurement, theirs: Measurement | None = None) -> dict[
     utilisation = None
     if "matmul_flops" in facts:
         utilisation = ours.rate * facts["flops_per_image"] / facts["matmul_flops"]
+    size = f"{job.image_size} {'tokens' if job.work == 'translate' else 'px'}"
     cells = [
-        f"{job.image_size} px" if job.work == "data" else f"{job.model} {job.image_size} px",
+        size if job.work == "data" else f"{job.model} {size}",
         job.work,
         str(job.batch_size),
         f"{ours.rate:.4g}",

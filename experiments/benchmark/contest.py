@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from cnn_jax.errors import UserError
 
-Work = Literal["train", "inference", "data", "ops"]
+Work = Literal["train", "inference", "data", "ops", "translate"]
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,11 @@ class Job:
     """What both contenders do.
 
     Attributes:
-        work: training steps, inference, reading and augmenting images, or an array operation.
+        work: training steps, inference, reading and augmenting images, an array operation, or
+            training steps of the translator.
         model: an architecture's name, or an operation's.
-        batch_size: images a step, or boxes.
-        image_size: pixels on a side of what the network is fed.
+        batch_size: images a step, or boxes, or sentence pairs.
+        image_size: pixels on a side of what the network is fed; for sentences their tokens.
         num_classes: number of logits.
         dtype: what the network computes in.
         folder: class folders of images, below `train/`, for `data`.
@@ -67,7 +68,7 @@ class Measurement:
     """What one contender reached.
 
     Attributes:
-        rates: images (or boxes) a second, one a round.
+        rates: images (boxes, sentence pairs) a second, one a round.
         first_step_seconds: from nothing but imported libraries to the end of the first step:
             building, compiling, running.
         peak_bytes: memory of the process or, on an accelerator, of the device.
@@ -107,7 +108,7 @@ class Contender:
         self.rates: list[float] = []
 
     def play(self, steps: int) -> float:
-        """Run so many steps; returns and notes the images (or boxes) a second."""
+        """Run so many steps; returns and notes the images (boxes, sentence pairs) a second."""
         self._connection.send(steps)
         self.rates.append(steps * self._job.batch_size / self._receive())
         return self.rates[-1]

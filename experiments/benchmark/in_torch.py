@@ -1,15 +1,15 @@
-"""torch as a contender: the only file of the project that imports it to compute something."""
+"""torch as a contender: with `seq2seq_in_torch` the only place that imports it to compute."""
 
 import itertools
 import os
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from cnn_jax import models
 from cnn_jax.errors import UserError
-from experiments.benchmark import operations
+from experiments.benchmark import operations, sentences
 from experiments.benchmark.contest import Job, Prepared
 
 try:
@@ -30,6 +30,8 @@ def prepare(job: Job) -> Prepared:
             return _data(job)
         case "ops":
             return _operation(job)
+        case "translate":
+            return _translator(job)
         case _:
             return _network(job)
 
@@ -118,14 +120,58 @@ def _network(job: Job) -> Prepared:
             with torch.inference_mode(), precision:
                 forward(images)
 
+    facts = {"parameters": parameters, "torch": torch.__version__}
+    return Prepared(_repeated(step), lambda: facts, _peak_memory)
+
+
+def _translator(job: Job) -> Prepared:
+    """Training steps of the translator, teacher forcing, on one batch of sentences."""
+    # Not before torch is known to be there.
+    from experiments.benchmark.seq2seq_in_torch import Seq2Seq
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(0)
+    net = Seq2Seq(
+        sentences.SOURCE_SIZE,
+        sentences.TARGET_SIZE,
+        sentences.EMBEDDING_SIZE,
+        sentences.HIDDEN_SIZE,
+        sentences.DROPOUT_RATE,
+    ).to(device)
+    source, target = (
+        torch.from_numpy(tokens).long().to(device) for tokens in sentences.inputs(job.batch_size)
+    )
+    forward = torch.compile(net) if job.compiled else net
+    precision = torch.autocast(device.type, torch.bfloat16, enabled=job.dtype == "bfloat16")
+    optimizer = torch.optim.Adam(net.parameters(), lr=sentences.LEARNING_RATE)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with precision:
+            loss = nn.functional.cross_entropy(
+                forward(source, target).flatten(0, 1),
+                target.flatten(),
+                label_smoothing=sentences.LABEL_SMOOTHING,
+            )
+        loss.backward()
+        nn.utils.clip_grad_norm_(net.parameters(), sentences.CLIP_NORM)
+        optimizer.step()
+
+    parameters = sum(p.numel() for p in net.parameters())
+    facts = {"parameters": parameters, "torch": torch.__version__}
+    return Prepared(_repeated(step), lambda: facts, _peak_memory)
+
+
+def _repeated(step: Callable[[], Any]) -> Callable[[int], None]:
+    """So many steps, and waiting until the device has done them."""
+
     def run(steps: int) -> None:
         for _ in range(steps):
             step()
-        if device.type == "cuda":
+        if torch.cuda.is_available():
             torch.cuda.synchronize()
 
-    facts = {"parameters": parameters, "torch": torch.__version__}
-    return Prepared(run, lambda: facts, _peak_memory)
+    return run
 
 
 def _loss(name: str, outputs: Any, labels: torch.Tensor) -> torch.Tensor:
@@ -200,14 +246,11 @@ def _operation(job: Job) -> Prepared:
     call, trains = calls[job.model], job.model.endswith("_gradient")
     features.requires_grad_(trains)
 
-    def run(steps: int) -> None:
+    def step() -> None:
         with torch.set_grad_enabled(trains):
-            for _ in range(steps):
-                call()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
+            call()
 
-    return Prepared(run, lambda: {"torch": torch.__version__}, _peak_memory)
+    return Prepared(_repeated(step), lambda: {"torch": torch.__version__}, _peak_memory)
 
 
 def _peak_memory() -> int:

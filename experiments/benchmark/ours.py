@@ -5,6 +5,7 @@ import os
 import resource
 import statistics
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -19,16 +20,19 @@ from cnn_jax.data import open as open_data
 from cnn_jax.data.augment import Augmentation, augment_example, normalize
 from cnn_jax.data.batches import TrainingBatches
 from cnn_jax.data.transforms import TrainingTransform
+from cnn_jax.models.seq2seq import Seq2Seq
 from cnn_jax.ops.boxes import iou
 from cnn_jax.ops.nms import nms
 from cnn_jax.ops.roi_align import roi_align
 from cnn_jax.ops.roi_pooling import roi_pool
 from cnn_jax.tasks.classification import Classification
+from cnn_jax.tasks.translation import Translation
 from cnn_jax.training import parallel, prng, summary
 from cnn_jax.training.logs import describe_environment
 from cnn_jax.training.memory import keep_freed_memory
-from cnn_jax.training.state import create
-from experiments.benchmark import operations
+from cnn_jax.training.state import TrainState, create
+from cnn_jax.training.step import Task
+from experiments.benchmark import operations, sentences
 from experiments.benchmark.contest import Job, Prepared
 
 
@@ -42,6 +46,8 @@ def prepare(job: Job) -> Prepared:
             return _data(job)
         case "ops":
             return _operation(job)
+        case "translate":
+            return _translator(job)
         case _:
             return _network(job)
 
@@ -57,32 +63,72 @@ def _network(job: Job) -> Prepared:
     state = parallel.replicate(create(*task.init(jax.random.key(0)), optimizer))
     parallel.check_batch_size(job.batch_size)
     _, batch = next(parallel.prefetch([_batch(job)]))
+    image = jax.ShapeDtypeStruct((1, job.image_size, job.image_size, 3), jnp.float32)
+    facts = partial(_facts, job, model, image)
     if job.work == "train":
-        step = parallel.compile_train_step(task, optimizer)
-        key = prng.root(0)
+        return Prepared(_training(task, optimizer, state, batch), facts, _peak_memory)
+    evaluate = parallel.compile_evaluation_step(task)
 
-        def run(steps: int) -> None:
-            nonlocal state
-            for _ in range(steps):
-                state, sums = step(state, batch, key)
-            jax.block_until_ready(sums)
+    def run(steps: int) -> None:
+        for _ in range(steps):
+            sums = evaluate(state, batch)
+        jax.block_until_ready(sums)
 
-    else:
-        evaluate = parallel.compile_evaluation_step(task)
-
-        def run(steps: int) -> None:
-            for _ in range(steps):
-                sums = evaluate(state, batch)
-            jax.block_until_ready(sums)
-
-    return Prepared(run, partial(_facts, job, model), _peak_memory)
+    return Prepared(run, facts, _peak_memory)
 
 
-def _facts(job: Job, model: nn.Module) -> dict[str, Any]:
-    shape = jax.ShapeDtypeStruct((1, job.image_size, job.image_size, 3), jnp.float32)
-    counts = summary.summarize(model, shape)
+def _training(
+    task: Task, optimizer: optax.GradientTransformation, state: TrainState, batch: Any
+) -> Callable[[int], None]:
+    """Steps on one batch that lies on the devices, as a run does them."""
+    step = parallel.compile_train_step(task, optimizer)
+    key = prng.root(0)
+
+    def run(steps: int) -> None:
+        nonlocal state
+        for _ in range(steps):
+            state, sums = step(state, batch, key)
+        jax.block_until_ready(sums)
+
+    return run
+
+
+def _translator(job: Job) -> Prepared:
+    """Training steps of the translator, teacher forcing, on one batch of sentences."""
+    model = Seq2Seq(
+        source_size=sentences.SOURCE_SIZE,
+        target_size=sentences.TARGET_SIZE,
+        embedding_size=sentences.EMBEDDING_SIZE,
+        hidden_size=sentences.HIDDEN_SIZE,
+        dropout_rate=sentences.DROPOUT_RATE,
+        dtype=jnp.dtype(job.dtype),
+    )
+    task = Translation(model, sentences.LENGTH, label_smoothing=sentences.LABEL_SMOOTHING)
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(sentences.CLIP_NORM), optax.adam(sentences.LEARNING_RATE)
+    )
+    state = parallel.replicate(create(*task.init(jax.random.key(0)), optimizer))
+    parallel.check_batch_size(job.batch_size)
+    source, target = sentences.inputs(job.batch_size)
+    rows = {
+        "source": source,
+        "target": target,
+        "valid": np.ones(job.batch_size, bool),
+        "ordinal": np.arange(job.batch_size, dtype=np.int32),
+    }
+    _, batch = next(parallel.prefetch([rows]))
+    sentence = jax.ShapeDtypeStruct((1, sentences.LENGTH), jnp.int32)
+    return Prepared(
+        _training(task, optimizer, state, batch),
+        partial(_facts, job, model, sentence, sentence),
+        _peak_memory,
+    )
+
+
+def _facts(job: Job, model: nn.Module, *inputs: jax.ShapeDtypeStruct) -> dict[str, Any]:
+    counts = summary.summarize(model, *inputs)
     # A training step multiplies thrice: forward, and for the gradients of inputs and of weights.
-    passes = 3 if job.work == "train" else 1
+    passes = 1 if job.work == "inference" else 3
     return {
         "parameters": counts.parameters,
         "flops_per_image": 2 * passes * counts.multiply_adds,

@@ -3,9 +3,13 @@
 import json
 import time
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from cnn_jax.errors import UserError
+from cnn_jax.models.seq2seq import Seq2Seq
+from cnn_jax.tokens import PAD
 from experiments.benchmark import __main__ as benchmark
 from experiments.benchmark import operations
 from experiments.benchmark.contest import Job, Measurement, Prepared, contest, ratios
@@ -112,8 +116,9 @@ def test_operations_are_timed(tmp_path, capsys):
 
 
 def test_operations_and_networks_are_measured_apart(tmp_path):
-    with pytest.raises(UserError, match="--work ops: cannot be mixed"):
-        benchmark.main(["--work", "ops", "train", "--out", str(tmp_path)])
+    for work in ("ops", "translate"):
+        with pytest.raises(UserError, match=f"--work {work}: cannot be mixed"):
+            benchmark.main(["--work", work, "train", "--out", str(tmp_path)])
     jobs = benchmark.jobs(benchmark.Options(work=("ops",)))
     assert [job.model for job in jobs] == list(operations.NAMES)
 
@@ -126,3 +131,33 @@ def test_both_contenders_compute_the_same_operations():
         job = Job(work="ops", model=name, batch_size=20, image_size=operations.IMAGE)
         ours.prepare(job).run(1)
         in_torch.prepare(job).run(1)
+
+
+def test_the_translator_in_torch_is_the_same_function_of_its_weights():
+    torch = pytest.importorskip("torch")
+    from experiments.benchmark import seq2seq_in_torch
+
+    sizes = {"source_size": 11, "target_size": 12, "embedding_size": 6, "hidden_size": 8}
+    theirs = seq2seq_in_torch.Seq2Seq(**sizes, dropout_rate=0.5).eval()
+    encode = {k: jnp.asarray(v.detach().numpy()) for k, v in theirs.encode.items()}
+    for direction in ("forward", "backward"):
+        encode[direction] = {n: encode.pop(f"{direction}_{n}") for n in ("kernel", "bias")}
+    decode = {k: jnp.asarray(v.detach().numpy()) for k, v in theirs.decode.items()}
+    rng = np.random.default_rng(0)
+    source, target = rng.integers(4, 11, (2, 3, 5))
+    source[0, 3:] = PAD
+    logits, _ = Seq2Seq(**sizes).apply(
+        {"params": {"encode": encode, "decode": decode}}, jnp.asarray(source), jnp.asarray(target)
+    )
+    with torch.no_grad():
+        expected = theirs(torch.from_numpy(source), torch.from_numpy(target)).numpy()
+    np.testing.assert_allclose(logits, expected, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_training_the_translator_is_timed(tmp_path, capsys):
+    arguments = ["--work", "translate", "--batch-size", "2", "--rounds", "1", "--seconds", "0.05"]
+    benchmark.main([*arguments, "--out", str(tmp_path)])
+    (row,) = json.loads((tmp_path / "result.json").read_text())["rows"]
+    assert row["job"]["model"] == "seq2seq" and row["ours"]["rates"][0] > 0
+    assert "seq2seq 20 tokens" in capsys.readouterr().out
