@@ -118,7 +118,7 @@ def run(options: Options) -> Path:
         task=task,
         evaluation_set=examples.evaluation(held_out),
         training_set=training_set,
-        report=Report(out, held_out, task, split),
+        report=Report(out, held_out, task, split, options.detector.similar_labels(names)),
         input_shape=(1, size, size, 3),
         recorded={"class_names": names},
         notices=notices,
@@ -129,8 +129,16 @@ def run(options: Options) -> Path:
 class Report:
     """Writes the page and the pictures and, of the split `eval`, the threshold chosen on it."""
 
-    def __init__(self, out: Path, source: Source, task: DetectionTask, split: str) -> None:
+    def __init__(
+        self,
+        out: Path,
+        source: Source,
+        task: DetectionTask,
+        split: str,
+        similar: Sequence[Sequence[int]],
+    ) -> None:
         self._out, self._source, self._task, self._split = out, source, task, split
+        self._similar = similar
 
     def select(self, batch: Mapping[str, np.ndarray], predictions: Any) -> None:
         """Nothing: the sums hold the whole set's detections."""
@@ -144,6 +152,7 @@ class Report:
             whole=DetectedSet.of(evaluation.sums),
             threshold=evaluation.metrics["score_threshold"],
             chosen_here=given is None and self._task.judge.score_threshold is None,
+            similar=self._similar,
         )
         report.write(self._out, self._source, outcome)
 

@@ -119,6 +119,10 @@ class OptimizerOptions:
     """L2 regularisation; decoupled for optimizers that have it so."""
     decay_on: Literal["all", "kernels"] = "all"
     """`kernels` leaves biases and normalisation's scales alone."""
+    bias_rate: float = 1.0
+    """What the learning rate of biases is multiplied by; 2 in many recipes of Caffe's time."""
+    frozen: tuple[str, ...] = ()
+    """Parameters that stay as they are, by the beginnings of their paths: backbone/conv1."""
     clip_norm: float | None = None
     """Bound on the global norm of the gradient."""
     accumulate: int = 1

@@ -172,6 +172,8 @@ def build_optimizer(
         weight_decay=options.weight_decay,
         decay_mask=optimizers.kernels_only if options.decay_on == "kernels" else None,
         clip_norm=options.clip_norm,
+        bias_rate=options.bias_rate,
+        frozen=options.frozen,
     )
     return optimizer, learning_rate
 

@@ -4,6 +4,7 @@ Girshick 2015 ("Fast R-CNN"), for any registered backbone.
 """
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -11,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
-from jaxtyping import Array, Float, Float32
+from jaxtyping import Array, Float, Float32, Int
 
 from cnn_jax import models
 from cnn_jax.errors import UserError
@@ -27,6 +28,7 @@ from cnn_jax.models.registry import nearest
 from cnn_jax.models.resnet import ResNet
 from cnn_jax.models.vgg import VGG
 from cnn_jax.models.vgg import normal as small_normal
+from cnn_jax.ops import boxes as box_ops
 from cnn_jax.ops.roi_align import roi_align
 from cnn_jax.ops.roi_pooling import roi_pool
 
@@ -88,27 +90,32 @@ class FastRCNN(nn.Module):
         images: Float[Array, "batch height width channels"],
         boxes: Float[Array, "batch regions 4"],
         train: bool = False,
+        sides: Sequence[int] = (),
     ) -> RegionOutput:
         """Scores and encoded boxes of every region.
 
         Args:
-            images: normalised.
+            images: normalised, squares if `sides` are given.
             boxes: regions in pixels of the images.
             train: whether statistics are the batch's, and units are dropped.
+            sides: of the squares that the images are scaled to; none: as they are. Of several,
+                each region is pooled at the one that makes its area come closest to that of a
+                square of 224 pixels (section 2.4).
 
         Returns:
             Logits, the background's first, and for each class what `cnn_jax.ops.boxes.encode` would
             say of the object's box (normalised as the task does).
         """
-        check_image_size(images, self.minimum_size, self.backbone_name)
-        with nn.intercept_methods(without_classifier):
-            _, features = self.backbone(images, train=train)
-        maps = features[self.stage]
-        pool = {"max": roi_pool, "align": roi_align}[self.pooling]
-        pool = partial(
-            pool, size=(self.pool_size,) * 2, spatial_scale=1 / stride(images.shape, maps.shape)
-        )
-        x = jax.vmap(lambda one, regions: pool(one, regions))(maps, boxes)
+        if not sides:
+            x = self._pooled(images, boxes, train)
+        else:
+            seen = [
+                self._pooled(*at_side(images, boxes, side), train) for side in dict.fromkeys(sides)
+            ]
+            own = nearest_side(boxes, [side / images.shape[1] for side in dict.fromkeys(sides)])
+            x = seen[0]
+            for number, maps in enumerate(seen[1:], start=1):
+                x = jnp.where((own == number)[..., None, None, None], maps, x)
 
         # VGG's layers are its own; others start with what ReLUs behind them ask for.
         hidden_init = small_normal if isinstance(self.backbone, VGG) else he_normal
@@ -126,6 +133,24 @@ class FastRCNN(nn.Module):
         scores = _output(self.num_classes + 1, 0.01, "cls_score")(x)
         deltas = _output(4 * self.num_classes, 0.001, "bbox_pred")(x)
         return scores, deltas.reshape(*deltas.shape[:2], self.num_classes, 4)
+
+    def _pooled(
+        self,
+        images: Float[Array, "batch height width channels"],
+        boxes: Float[Array, "batch regions 4"],
+        train: bool,
+    ) -> Float[Array, "batch regions rows columns features"]:
+        """The backbone's map of every region."""
+        check_image_size(images, self.minimum_size, self.backbone_name)
+        with nn.intercept_methods(without_classifier):
+            _, features = self.backbone(images, train=train)
+        maps = features[self.stage]
+        pool = partial(
+            {"max": roi_pool, "align": roi_align}[self.pooling],
+            size=(self.pool_size,) * 2,
+            spatial_scale=1 / stride(images.shape, maps.shape),
+        )
+        return jax.vmap(lambda one, regions: pool(one, regions))(maps, boxes)
 
     def pretrained_names(self) -> dict[str, NameRules]:
         """Other libraries' names of the backbone's modules (and of VGG's linear layers)."""
@@ -149,6 +174,31 @@ def _output(features: int, deviation: float, name: str) -> nn.Dense:
     """A linear layer that starts as in the paper's section 2.3."""
     init: Initializer = nn.initializers.normal(deviation)
     return nn.Dense(features, kernel_init=init, bias_init=zeros, name=name)
+
+
+def at_side(
+    images: Float[Array, "batch height width channels"],
+    boxes: Float[Array, "batch regions 4"],
+    side: int,
+) -> tuple[Float[Array, "batch {side} {side} channels"], Float[Array, "batch regions 4"]]:
+    """Square images scaled to `side` pixels, and boxes with them."""
+    batch, height, _, channels = images.shape
+    if side == height:
+        return images, boxes
+    scaled_images = jax.image.resize(images, (batch, side, side, channels), "bilinear")
+    return scaled_images, boxes * (side / height)
+
+
+def nearest_side(
+    boxes: Float[Array, "*batch 4"], factors: Sequence[float], side: float = 224.0
+) -> Int[Array, "*batch"]:
+    """Which factor makes a box's area come closest to that of a square of `side` pixels.
+
+    Girshick 2015, section 2.4, after He et al. 2014 ("Spatial pyramid pooling"), section 4.1.
+    """
+    areas = box_ops.area(boxes)
+    scaled_areas = jnp.stack([factor**2 * areas for factor in factors], axis=-1)
+    return jnp.argmin(jnp.abs(scaled_areas - side**2), axis=-1)
 
 
 def stride(image: tuple[int, ...], maps: tuple[int, ...]) -> int:

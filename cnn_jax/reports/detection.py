@@ -74,11 +74,13 @@ class Outcome:
         whole: detections and objects of the set.
         threshold: the score from which on a detection counts.
         chosen_here: whether that score was chosen on this very set.
+        similar: sets of labels that are taken for similar.
     """
 
     whole: DetectedSet
     threshold: float
     chosen_here: bool
+    similar: Sequence[Sequence[int]] = ()
 
     @cached_property
     def kept(self) -> DetectionRows:
@@ -190,7 +192,8 @@ def precision_recall_curves(voc: VocResult, names: Sequence[str]) -> Curves:
 
 def kinds(outcome: Outcome, names: Sequence[str]) -> Table:
     """What kind of mistakes the best detections are (Redmon et al. 2016, section 4.2)."""
-    counts = error_kinds(outcome.whole.detections, outcome.whole.objects, len(names))
+    whole = outcome.whole
+    counts = error_kinds(whole.detections, whole.objects, len(names), outcome.similar)
     table = [*zip(names, counts, strict=True), ("all", counts.sum(axis=0))]
     rows = [
         [name, f"{int(row.sum()):,}", *(show("precision", v / max(row.sum(), 1)) for v in row)]

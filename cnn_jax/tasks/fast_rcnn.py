@@ -57,6 +57,9 @@ class FastRCNN:
         multi_task: whether boxes are learnt with the classes; without, detections are the
             proposals themselves.
         regress_boxes: whether detections are moved to the boxes that were learnt.
+        sides: pixels of the squares that images are scaled to; none: as they come. Of several, a
+            training step draws one for all its images, and a detection takes for each region the
+            one that suits it (Girshick 2015, section 2.4).
     """
 
     model: nn.Module
@@ -68,6 +71,7 @@ class FastRCNN:
     statistics: BoxStatistics = field(default_factory=BoxStatistics)
     multi_task: bool = True
     regress_boxes: bool = True
+    sides: tuple[int, ...] = ()
 
     def init(self, key: Key[Array, ""]) -> tuple[Any, Any]:
         """Fresh (params, model_state)."""
@@ -96,14 +100,26 @@ class FastRCNN:
             keys_of_images, regions, filled, objects, batch["labels"], batch["object_valid"]
         )
         drawn = jnp.take_along_axis(regions, rows[..., None], axis=1)
-        (scores, deltas), model_state = self.model.apply(
-            {"params": params, **model_state},
-            normalize(images, self.mean, self.std),
-            drawn,
-            train=True,
-            rngs={"dropout": keys["dropout"]},
-            mutable=list(model_state),
-        )
+
+        def apply(images: Array, drawn: Array, sides: tuple[int, ...] = ()) -> tuple[Any, Any]:
+            return self.model.apply(
+                {"params": params, **model_state},
+                images,
+                drawn,
+                train=True,
+                sides=sides,
+                rngs={"dropout": keys["dropout"]},
+                mutable=list(model_state),
+            )
+
+        normalized = normalize(images, self.mean, self.std)
+        if self.sides:
+            # The same on every device, so that all go the same way.
+            which = jax.random.randint(keys["mix"], (), 0, len(self.sides))
+            branches = [partial(apply, sides=(side,)) for side in self.sides]
+            (scores, deltas), model_state = jax.lax.switch(which, branches, normalized, drawn)
+        else:
+            (scores, deltas), model_state = apply(normalized, drawn)
         losses = jax.vmap(region_loss)(scores, deltas, targets)
         sums = loss_sums(losses, batch["valid"], float(self.multi_task))
         return sums["loss"], (model_state, sums)
@@ -119,6 +135,7 @@ class FastRCNN:
             normalize(floating(batch["image"]), self.mean, self.std),
             proposals,
             train=False,
+            sides=self.sides,
         )
         boxes = proposals
         if self.multi_task and self.regress_boxes:

@@ -3,11 +3,12 @@
 import difflib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import optax
-from jax.tree_util import DictKey
+from jax.tree_util import DictKey, keystr
 
 from cnn_jax.errors import UserError
 
@@ -77,6 +78,8 @@ def optimizer(
     weight_decay: float = 0.0,
     decay_mask: Callable[[Any], Any] | None = None,
     clip_norm: float | None = None,
+    bias_rate: float = 1.0,
+    frozen: Sequence[str] = (),
 ) -> optax.GradientTransformation:
     """Any optimizer of optax by its name there.
 
@@ -88,9 +91,13 @@ def optimizer(
             the gradient as L2 regularisation is.
         decay_mask: from params to a tree of booleans: what weight decay applies to; None, to all.
         clip_norm: bound on the global norm of the gradient.
+        bias_rate: what the learning rate of biases is multiplied by.
+        frozen: parameters that stay as they are, by the beginnings of their paths, such as
+            `backbone/conv1`.
 
     Raises:
-        UserError: on an unknown name or option; names the nearest or the legal ones.
+        UserError: on an unknown name or option; names the nearest or the legal ones. From `init`,
+            where nothing begins so.
     """
     build, legal = _named(name), legal_options(name)
     options = dict(options or {})
@@ -107,7 +114,16 @@ def optimizer(
             options[mask_name] = decay_mask
     elif weight_decay:
         parts.append(optax.add_decayed_weights(weight_decay, decay_mask))
-    return optax.chain(*parts, build(learning_rate, **options))
+    parts.append(build(learning_rate, **options))
+    if bias_rate != 1:
+        parts.append(optax.masked(optax.scale(bias_rate), _biases_only))
+    trained = optax.chain(*parts)
+    if not frozen:
+        return trained
+    # Frozen parameters have no optimizer state, and do not count for the gradient's norm.
+    return optax.partition(
+        {"trained": trained, "frozen": optax.set_to_zero()}, partial(_parts, frozen=frozen)
+    )
 
 
 def legal_options(name: str) -> set[str]:
@@ -124,6 +140,26 @@ def kernels_only(params: Any) -> Any:
     """Weight decay for kernels alone, not for biases nor normalisation's scales."""
     return jax.tree.map_with_path(
         lambda path, _: isinstance(path[-1], DictKey) and path[-1].key == "kernel", params
+    )
+
+
+def _biases_only(params: Any) -> Any:
+    return jax.tree.map_with_path(
+        lambda path, _: isinstance(path[-1], DictKey) and path[-1].key == "bias", params
+    )
+
+
+def _parts(params: Any, frozen: Sequence[str]) -> Any:
+    """`frozen` or `trained`, for each parameter."""
+    paths = jax.tree.map_with_path(lambda path, _: keystr(path, simple=True, separator="/"), params)
+    names = jax.tree.leaves(paths)
+    for start in frozen:
+        if not any(name.startswith(start) for name in names):
+            known = dict.fromkeys(name.rsplit("/", 1)[0] for name in names)
+            near = difflib.get_close_matches(start, known, n=3, cutoff=0.0)
+            raise UserError(f"--frozen {start}: no parameter begins so; nearest: {', '.join(near)}")
+    return jax.tree.map(
+        lambda path: "frozen" if path.startswith(tuple(frozen)) else "trained", paths
     )
 
 

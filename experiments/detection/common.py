@@ -20,6 +20,7 @@ from cnn_jax.data.box_survey import BoxSurvey
 from cnn_jax.data.source import Example, Source, Split, Transform
 from cnn_jax.data.transforms import BoxTransform
 from cnn_jax.errors import UserError
+from cnn_jax.models.registry import nearest
 from cnn_jax.reports import files
 from cnn_jax.reports.runs import read_object
 from cnn_jax.tasks.detection import DetectionRule, Judge
@@ -42,10 +43,28 @@ class DetectorOptions:
     al. 2014)."""
     max_objects: int = 50
     """Objects of an image that are trained on and evaluated; what is left out is said."""
+    similar: tuple[str, ...] = ()
+    """Classes that are alike, with commas between: cat,dog,horse car,bus. The report counts
+    detections that take one for another apart from other mistakes."""
 
     def __post_init__(self) -> None:
         if self.max_objects < 1:
             raise UserError(f"--max-objects {self.max_objects}: must be 1 or more")
+
+    def similar_labels(self, class_names: Sequence[str]) -> list[list[int]]:
+        """Which labels are alike.
+
+        Raises:
+            UserError: a name that no class has.
+        """
+        groups = [group.split(",") for group in self.similar]
+        for name in (name for group in groups for name in group):
+            if name not in class_names:
+                raise UserError(
+                    f"--similar: no class {name!r}{nearest(name, class_names)}; there are "
+                    f"{', '.join(class_names)}"
+                )
+        return [[class_names.index(name) for name in group] for group in groups]
 
 
 @runtime_checkable

@@ -36,6 +36,10 @@ class FastRcnnOptions:
     """Rows and columns of a region's map."""
     units: int | None = None
     """Units of the two hidden layers; default: VGG's own 4096, else 1024, times --width."""
+    scales: tuple[int, ...] = ()
+    """Pixels on a side that images are scaled to, several: a training step draws one, a detection
+    takes for each region the one that brings it closest to 224 pixels (the paper's are 480 576 688
+    864 1200); default: --image-size alone."""
     multi_task: bool = True
     """Learn boxes together with classes."""
     box_statistics: Literal["fixed", "data"] = "fixed"
@@ -54,6 +58,8 @@ class FastRcnnOptions:
             raise UserError(f"--pool-size {self.pool_size}: must be 1 or more")
         if self.units is not None and self.units < 1:
             raise UserError(f"--units {self.units}: must be 1 or more")
+        if any(side < 1 for side in self.scales):
+            raise UserError(f"--scales {' '.join(map(str, self.scales))}: must be 1 or more")
         if len(self.svd) not in (0, 2):
             raise UserError(f"--svd: {len(self.svd)} numbers; give two, one for each hidden layer")
         if len(self.box_means) != len(self.box_deviations) or len(self.box_means) % 4:
@@ -128,6 +134,7 @@ def build_task(options: Any, class_names: Sequence[str], judge: Judge) -> FastRC
         statistics=chosen.statistics,
         multi_task=chosen.multi_task,
         regress_boxes=options.regions.regress_boxes,
+        sides=chosen.scales,
     )
 
 

@@ -80,8 +80,8 @@ DETECTION: dict[str, dict[str, Any]] = {
         "weight_decay": 0.0,
     },
     # Girshick 2015, sections 2.3 and 4: VOC 2007, VGG-16 from ImageNet (--init-from, --init-head
-    # reinit). The paper scales the shorter side to 600 pixels; here all images are squares. Its
-    # first two stages are frozen, and biases learn twice as fast; here everything learns alike.
+    # reinit), its first two stages frozen. The paper scales the shorter side to 600 pixels; here
+    # all images are squares.
     "fast_rcnn": {
         "system": "fast_rcnn",
         "model": "vgg16",
@@ -96,6 +96,8 @@ DETECTION: dict[str, dict[str, Any]] = {
         "milestones": (0.75,),
         "weight_decay": 5e-4,
         "decay_on": "kernels",
+        "bias_rate": 2.0,
+        "frozen": ("backbone/conv1", "backbone/conv2"),
         "scale": 0.0,
         "translate": 0.0,
         "hue": 0.0,
@@ -122,6 +124,7 @@ DETECTION: dict[str, dict[str, Any]] = {
         "milestones": (2 / 7, 4 / 7, 6 / 7),
         "weight_decay": 5e-4,
         "decay_on": "kernels",
+        "bias_rate": 2.0,
         "nms_threshold": 0.3,
     },
     # Redmon et al. 2016, section 2.2: VOC 2007 and 2012, 135 epochs at batch 64: the learning rate

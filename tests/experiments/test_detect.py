@@ -21,7 +21,7 @@ from cnn_jax.reports.runs import TIMING_KEYS
 from cnn_jax.training import checkpoints
 from experiments import detect, predict, presets
 from experiments import options as flags
-from experiments.detection.common import stored_threshold
+from experiments.detection.common import DetectorOptions, stored_threshold
 
 SMALL = [
     *("--model", "fast_yolo", "--width", "0.03", "--image-size", "64", "--grid", "4"),
@@ -260,11 +260,13 @@ def test_the_papers_form_trains_and_learns_nothing_from_images_without_objects(p
         ),
         (["--grid", "0"], r"--grid 0: must be 1 or more"),
         (["--max-objects", "0"], r"--max-objects 0"),
+        (["--similar", "red,bleu"], r"--similar: no class 'bleu', did you mean blue\?"),
         (["--priors", "0.1", "0.2"], r"--priors: 2 numbers for --boxes-per-cell 3"),
         (["--priors", *["2"] * 6], r"--priors: shares"),
         (["--boxes", "free", "--priors", *["0.5"] * 6], r"--priors: for --boxes priors alone"),
         (["--scale", "1.5"], r"--scale: 1.5 is not"),
         (["--system", "ssd"], r"ssd"),
+        (["--system", "fast_rcnn", "--scales", "64", "0"], r"--scales 64 0: must be 1 or more"),
         (["--model", "yolov9"], r"unknown model 'yolov9'"),
         (["--nms-threshold", "2"], r"--nms-threshold 2"),
         (["--data", "folder:x"], r"unknown format 'folder'; .*known: shapes, voc, coco, yolo"),
@@ -279,6 +281,12 @@ def test_mistakes_are_told_in_one_line_and_leave_nothing_behind(
         train(photos, out, *arguments)
     assert "\n" not in str(caught.value)
     assert not out.exists()
+
+
+def test_classes_that_are_alike_are_groups_of_labels():
+    names = ["cat", "car", "dog", "bus"]
+    options = DetectorOptions(similar=("dog,cat", "car,bus"))
+    assert options.similar_labels(names) == [[2, 0], [1, 3]]
 
 
 def test_a_missing_threshold_is_told(trained, tmp_path):

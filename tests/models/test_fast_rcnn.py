@@ -10,7 +10,7 @@ import pytest
 from cnn_jax import models
 from cnn_jax.errors import UserError
 from cnn_jax.models import fast_rcnn, weights
-from cnn_jax.models.fast_rcnn import create, strides, truncated
+from cnn_jax.models.fast_rcnn import create, nearest_side, strides, truncated
 from cnn_jax.ops.roi_align import roi_align
 from cnn_jax.ops.roi_pooling import roi_pool
 
@@ -26,8 +26,8 @@ def variables(model, key=0):
     return jax.jit(model.init)(jax.random.key(key), IMAGES, BOXES)
 
 
-def apply(model, given):
-    return jax.jit(model.apply)(given, IMAGES, BOXES)
+def apply(model, given, boxes=BOXES):
+    return jax.jit(model.apply)(given, IMAGES, boxes)
 
 
 @pytest.mark.parametrize(("pooling", "pool"), [("max", roi_pool), ("align", roi_align)])
@@ -55,6 +55,34 @@ def test_outputs_are_those_of_the_parts_by_hand(pooling, pool):
             expected = x @ np.asarray(weight["kernel"]) + np.asarray(weight["bias"])
             np.testing.assert_allclose(
                 np.asarray(found[image]).reshape(2, -1), expected, rtol=1e-4, atol=1e-5
+            )
+
+
+def test_the_nearest_side_is_that_of_the_nearest_area():
+    squares = jnp.float32([[0, 0, s, s] for s in (10, 90, 100, 190, 230, 600)])
+    by_hand = [
+        min(range(3), key=lambda k: abs((s * (0.5, 1, 2)[k]) ** 2 - 224**2))
+        for s in (10, 90, 100, 190, 230, 600)
+    ]
+    np.testing.assert_array_equal(nearest_side(squares, [0.5, 1.0, 2.0]), by_hand)
+
+
+def test_each_region_is_pooled_at_the_side_that_suits_it():
+    model = small(stage="stage2")
+    given = variables(model)
+
+    def seen(*sides):
+        return jax.jit(partial(model.apply, sides=sides))(given, IMAGES, 10 * BOXES)
+
+    # With images of 32 pixels, so that regions of 320 are as large as one likes.
+    jax.tree.map(np.testing.assert_array_equal, seen(32), apply(model, given, 10 * BOXES))
+    together, apart = seen(16, 32, 16), (seen(16), seen(32))
+    own = np.asarray(nearest_side(10 * BOXES, [0.5, 1.0]))
+    assert set(own.ravel()) == {0, 1}
+    for image, region in np.ndindex(2, 2):
+        for found, expected in zip(together, apart[own[image, region]], strict=True):
+            np.testing.assert_allclose(
+                found[image, region], expected[image, region], rtol=1e-5, atol=1e-6
             )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from cnn_jax.data.augment import BoxAugmentation, normalize
+from cnn_jax.models.fast_rcnn import at_side
 from cnn_jax.ops import boxes as box_ops
 from cnn_jax.tasks.detection import DetectionRule, Judge
 from cnn_jax.tasks.fast_rcnn import FLIP_ONLY, FastRCNN, _prepared
@@ -25,7 +26,9 @@ class Linear(nn.Module):
     axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, images, boxes, train):
+    def __call__(self, images, boxes, train, sides=()):
+        if sides:
+            images, boxes = at_side(images, boxes, max(sides))
         color = images.mean(axis=(1, 2))[:, None]
         x = jnp.concatenate(
             [boxes / SIDE, jnp.broadcast_to(color, (*boxes.shape[:2], color.shape[-1]))], axis=-1
@@ -219,6 +222,20 @@ def test_boxes_may_stay_where_they_are(fields):
     whole = sums["class_loss"] + (0 if "multi_task" in fields else sums["box_loss"])
     np.testing.assert_allclose(total, whole, rtol=1e-6)
     assert sums["box_loss"] > 0
+
+
+def test_a_step_sees_its_images_at_one_of_the_scales():
+    given = batch(3)
+    params, _ = task().init(jax.random.key(1))
+    of_side = {s: loss(task(sides=(s,)), params, given)[0] for s in (8, 16, 24)}
+    assert of_side[16] == loss(task(), params, given)[0]
+    judged, found = task(sides=(8, 16, 24)), set()
+    for seed in range(12):
+        keys = {**KEYS, "mix": jax.random.key(seed)}
+        total, _ = jax.jit(judged.loss)(params, {}, given, keys)
+        (side,) = [s for s, value in of_side.items() if np.isclose(value, total, rtol=1e-6)]
+        found.add(side)
+    assert found == {8, 16, 24}
 
 
 def test_a_user_s_image_has_no_losses():

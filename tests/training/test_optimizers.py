@@ -1,0 +1,51 @@
+"""Which parameters an optimizer moves, and how far."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from cnn_jax.errors import UserError
+from cnn_jax.training.optimizers import optimizer
+
+PARAMS = {
+    "backbone": {
+        "conv1": {"kernel": jnp.ones(2), "bias": jnp.ones(2)},
+        "conv2": {"kernel": jnp.ones(2), "bias": jnp.ones(2)},
+    },
+    "head": {"kernel": jnp.ones(2), "bias": jnp.ones(2)},
+}
+
+
+def moved(**options):
+    """How far a step moves each parameter against a gradient of ones."""
+    transformation = optimizer("sgd", 0.1, **options)
+    gradient = jax.tree.map(jnp.ones_like, PARAMS)
+    updates, state = transformation.update(gradient, transformation.init(PARAMS), PARAMS)
+    new = optax.apply_updates(PARAMS, updates)
+    return jax.tree.map(lambda a, b: float((b - a)[0]), new, PARAMS), state
+
+
+def test_biases_learn_at_a_multiple_of_the_rate():
+    moves, _ = moved(bias_rate=2.0)
+    for layer in (moves["backbone"]["conv1"], moves["backbone"]["conv2"], moves["head"]):
+        np.testing.assert_allclose([layer["kernel"], layer["bias"]], [0.1, 0.2], rtol=1e-5)
+
+
+def test_frozen_parameters_stay_and_have_no_state():
+    moves, state = moved(
+        frozen=["backbone/conv1"], options={"momentum": 0.9}, weight_decay=1.0, clip_norm=1.0
+    )
+    assert set(moves["backbone"]["conv1"].values()) == {0.0}
+    # A gradient of eight ones is clipped to a norm of 1; the decay adds 1.
+    expected = 0.1 * (1 / np.sqrt(8) + 1)
+    for layer in (moves["backbone"]["conv2"], moves["head"]):
+        np.testing.assert_allclose(list(layer.values()), expected, rtol=1e-5)
+    momenta = [x for x in jax.tree.leaves(state) if getattr(x, "shape", ()) == (2,)]
+    assert len(momenta) == 4
+
+
+def test_a_frozen_name_that_no_parameter_has():
+    with pytest.raises(UserError, match="--frozen backbone/cov1: no parameter begins so; nearest"):
+        optimizer("sgd", 0.1, frozen=["backbone/cov1"]).init(PARAMS)
