@@ -1,23 +1,16 @@
 """The annotate command, and predict for it, as a user runs them on a tiny table of images."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 from cnn_jax import data
 from cnn_jax.errors import UserError
-from cnn_jax.reports.runs import TIMING_KEYS
-from cnn_jax.training import checkpoints
 from experiments import annotate, predict, presets
 from experiments import options as flags
+from tests.runs import assert_same_bits, finish, kill_once_past, leaves, rows, start
 
 SMALL = ["--width", "0.25", "--image-size", "16", "--batch-size", "8", "--eval-batch-size", "16"]
 STEPS = ["--steps", "6", "--report-every", "2", "--eval-every", "3"]
@@ -44,23 +37,6 @@ def table(tmp_path_factory):
 def train(table, out, *extra):
     arguments = [*SMALL, *STEPS, *SPLIT, "--learning-rate", "0.05", "--crop", "pad", "--flip"]
     annotate.main(["--data", table, "--out", str(out), *arguments, *extra])
-
-
-def rows(out):
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k not in TIMING_KEYS} for row in lines]
-
-
-def params(out):
-    like = checkpoints.leaves(out / "checkpoints")
-    nested = {}
-    for path, leaf in like.items():
-        *parents, name = path.split("/")
-        place = nested
-        for parent in parents:
-            place = place.setdefault(parent, {})
-        place[name] = np.zeros(leaf.shape, leaf.dtype)
-    return checkpoints.restore(out / "checkpoints", nested)[0]
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +74,7 @@ def test_a_run_leaves_its_folder_with_thresholds_and_a_page(trained):
 def test_the_same_command_gives_the_same_bits(table, trained, tmp_path):
     train(table, tmp_path / "again", "--decision", "per-label")
     assert rows(tmp_path / "again") == rows(trained)
-    jax.tree.map(np.testing.assert_array_equal, params(tmp_path / "again"), params(trained))
+    assert_same_bits(leaves(tmp_path / "again"), leaves(trained))
 
 
 def test_the_test_split_is_judged_by_the_thresholds_of_the_evaluation(trained):
@@ -203,34 +179,13 @@ def test_presets_are_options(name):
 def test_killed_and_resumed_a_run_ends_with_the_same_bits(table, tmp_path):
     """`kill -9` in the middle of a run of its own process, then on to the end."""
     command = [
-        *(sys.executable, "-m", "experiments.annotate", "--data", table, *SMALL, *SPLIT),
-        *("--steps", "24", "--report-every", "4", "--eval-every", "12", "--checkpoint-every", "4"),
+        *("--data", table, *SMALL, *SPLIT, "--steps", "24", "--report-every", "4"),
+        *("--eval-every", "12", "--checkpoint-every", "4"),
         *("--learning-rate", "0.05", "--crop", "pad", "--loss", "warp", "--warp-ranks", "sampled"),
     ]
-    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")}
-
-    def run(out, *extra):
-        return subprocess.Popen(
-            [*command, "--out", str(out), *extra],
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def finish(process):
-        _, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors
-
-    finish(run(tmp_path / "whole"))
-    process = run(tmp_path / "killed")
-    deadline = time.monotonic() + 300
-    while max(checkpoints.steps(tmp_path / "killed" / "checkpoints"), default=0) < 8:
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    finish(run(tmp_path / "killed", "--resume"))
-    whole, killed = (params(tmp_path / name) for name in ("whole", "killed"))
-    jax.tree.map(np.testing.assert_array_equal, killed, whole)
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")}
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    finish(start("annotate", whole, *command, **cache))
+    kill_once_past(start("annotate", killed, *command, **cache), killed, 8)
+    finish(start("annotate", killed, *command, "--resume", **cache))
+    assert_same_bits(leaves(killed), leaves(whole))

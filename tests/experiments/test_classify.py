@@ -1,21 +1,14 @@
 """The classify and predict commands, as a user runs them: on small runs, wholly, and killed."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 from cnn_jax.errors import UserError
-from cnn_jax.reports.runs import TIMING_KEYS
-from cnn_jax.training import checkpoints
 from experiments import classify, predict
+from tests.runs import assert_same_bits, finish, kill_once_past, leaves, rows, start
 
 SMALL = ["--width", "0.25", "--image-size", "16", "--batch-size", "8", "--eval-batch-size", "16"]
 STEPS = ["--steps", "6", "--report-every", "2", "--eval-every", "3"]
@@ -47,27 +40,6 @@ def trained(folder, tmp_path_factory):
 def train(folder, out, *extra):
     arguments = [*SMALL, *STEPS, "--learning-rate", "0.05", "--crop", "pad", "--flip", *extra]
     classify.main(["--data", f"folder:{folder}", "--out", str(out), *arguments])
-
-
-def rows(out):
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k not in TIMING_KEYS} for row in lines]
-
-
-def leaves(out, step=None):
-    like = checkpoints.leaves(out / "checkpoints", step)
-    nested = {}
-    for path, leaf in like.items():
-        *parents, name = path.split("/")
-        place = nested
-        for parent in parents:
-            place = place.setdefault(parent, {})
-        place[name] = np.zeros(leaf.shape, leaf.dtype)
-    return checkpoints.restore(out / "checkpoints", nested, step)[0]
-
-
-def assert_same_bits(a, b):
-    jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
 def test_a_run_leaves_the_folder_that_the_contract_names(trained):
@@ -175,39 +147,17 @@ def test_a_checkpoint_of_other_classes_is_refused(folder, trained, tmp_path):
 def test_killed_at_any_moment_and_resumed_a_run_ends_with_the_same_bits(folder, tmp_path):
     """`kill -9` in the middle of a run of its own process, three times, then on to the end."""
     command = [
-        *(sys.executable, "-m", "experiments.classify", "--data", f"folder:{folder}", *SMALL),
-        *("--steps", "40", "--report-every", "5", "--eval-every", "20", "--checkpoint-every", "4"),
+        *("--data", f"folder:{folder}", *SMALL, "--steps", "40", "--report-every", "5"),
+        *("--eval-every", "20", "--checkpoint-every", "4"),
         *("--learning-rate", "0.05", "--crop", "pad", "--flip"),
     ]
-    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")}
-
-    def run(out, *extra):
-        return subprocess.Popen(
-            [*command, "--out", str(out), *extra],
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    whole = run(tmp_path / "whole")
-    assert whole.wait(300) == 0, whole.stderr.read()
-    whole.stderr.close()
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")}
+    finish(start("classify", tmp_path / "whole", *command, **cache))
     killed, extra = tmp_path / "killed", ()
     for reached in (4, 16, 28):
-        process = run(killed, *extra)
-        deadline = time.monotonic() + 300
-        while max(checkpoints.steps(killed / "checkpoints"), default=0) < reached:
-            assert process.poll() is None, process.stderr.read()
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stderr.close()
+        kill_once_past(start("classify", killed, *command, *extra, **cache), killed, reached)
         extra = ("--resume",)
-    last = run(killed, *extra)
-    assert last.wait(300) == 0, last.stderr.read()
-    last.stderr.close()
+    finish(start("classify", killed, *command, *extra, **cache))
     assert_same_bits(leaves(killed), leaves(tmp_path / "whole"))
     evaluations = [row for row in rows(tmp_path / "whole") if row["split"] == "eval"]
     assert [row for row in rows(killed) if row["split"] == "eval"] == evaluations

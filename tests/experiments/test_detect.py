@@ -3,13 +3,7 @@
 import contextlib
 import io
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -17,11 +11,11 @@ from PIL import Image
 from cnn_jax.errors import UserError
 from cnn_jax.metrics.detection_coco import evaluate_coco
 from cnn_jax.metrics.detection_sets import DetectionRows, ObjectRows
-from cnn_jax.reports.runs import TIMING_KEYS
 from cnn_jax.training import checkpoints
 from experiments import detect, predict, presets
 from experiments import options as flags
 from experiments.detection.common import DetectorOptions, stored_threshold
+from tests.runs import assert_same_bits, finish, kill_once_past, leaves, rows, start
 
 SMALL = [
     *("--model", "fast_yolo", "--width", "0.03", "--image-size", "64", "--grid", "4"),
@@ -84,23 +78,6 @@ def train(photos, out, *extra):
     detect.main(["--data", spec(photos), "--out", str(out), *arguments, *extra])
 
 
-def rows(out):
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k not in TIMING_KEYS} for row in lines]
-
-
-def params(out):
-    like = checkpoints.leaves(out / "checkpoints")
-    nested = {}
-    for path, leaf in like.items():
-        *parents, name = path.split("/")
-        place = nested
-        for parent in parents:
-            place = place.setdefault(parent, {})
-        place[name] = np.zeros(leaf.shape, leaf.dtype)
-    return checkpoints.restore(out / "checkpoints", nested)[0]
-
-
 @pytest.fixture(scope="module")
 def trained(photos, tmp_path_factory):
     out = tmp_path_factory.mktemp("run") / "run"
@@ -154,14 +131,14 @@ def test_the_same_command_gives_the_same_bits_and_resumes_with_them(photos, trai
     out = tmp_path / "again"
     train(photos, out, "--steps", "4")
     assert rows(out) == rows(trained)
-    jax.tree.map(np.testing.assert_array_equal, params(out), params(trained))
+    assert_same_bits(leaves(out), leaves(trained))
     # As if it had been stopped after the first checkpoint.
     newest = max(checkpoints.steps(out / "checkpoints"))
     for path in (out / "checkpoints" / str(newest)).rglob("*"):
         if path.is_file():
             path.unlink()
     detect.main(["--out", str(out), "--resume"])
-    jax.tree.map(np.testing.assert_array_equal, params(out), params(trained))
+    assert_same_bits(leaves(out), leaves(trained))
     assert rows(out)[-1] == rows(trained)[-1]
 
 
@@ -311,34 +288,13 @@ def test_presets_are_options(name):
 def test_killed_and_resumed_a_run_ends_with_the_same_bits(photos, tmp_path):
     """`kill -9` in the middle of a run of its own process, then on to the end."""
     command = [
-        *(sys.executable, "-m", "experiments.detect", "--data", spec(photos), *SMALL),
-        *("--steps", "24", "--report-every", "4", "--eval-every", "12", "--checkpoint-every", "4"),
+        *("--data", spec(photos), *SMALL, "--steps", "24", "--report-every", "4"),
+        *("--eval-every", "12", "--checkpoint-every", "4"),
         *("--learning-rate", "0.002", "--optimizer", "adam"),
     ]
-    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")}
-
-    def run(out, *extra):
-        return subprocess.Popen(
-            [*command, "--out", str(out), *extra],
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def finish(process):
-        _, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors
-
-    finish(run(tmp_path / "whole"))
-    process = run(tmp_path / "killed")
-    deadline = time.monotonic() + 300
-    while max(checkpoints.steps(tmp_path / "killed" / "checkpoints"), default=0) < 8:
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    finish(run(tmp_path / "killed", "--resume"))
-    whole, killed = (params(tmp_path / name) for name in ("whole", "killed"))
-    jax.tree.map(np.testing.assert_array_equal, killed, whole)
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")}
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    finish(start("detect", whole, *command, **cache))
+    kill_once_past(start("detect", killed, *command, **cache), killed, 8)
+    finish(start("detect", killed, *command, "--resume", **cache))
+    assert_same_bits(leaves(killed), leaves(whole))

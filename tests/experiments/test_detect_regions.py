@@ -4,15 +4,14 @@ import json
 import re
 import shutil
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 from cnn_jax.errors import UserError
-from cnn_jax.reports.runs import TIMING_KEYS
 from cnn_jax.training import checkpoints
 from experiments import detect, predict
+from tests.runs import assert_same_bits, leaves, rows
 
 COLORS = {"red": (220, 30, 30), "blue": (30, 30, 220)}
 SMALL = [
@@ -65,26 +64,6 @@ def train(photos, out, *extra):
     detect.main(["--data", spec(photos), "--out", str(out), *SMALL, *extra])
 
 
-def rows(out):
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k not in TIMING_KEYS} for row in lines]
-
-
-def params(out, folder="checkpoints"):
-    nested = {}
-    for path, leaf in checkpoints.leaves(out / folder).items():
-        *parents, name = path.split("/")
-        place = nested
-        for parent in parents:
-            place = place.setdefault(parent, {})
-        place[name] = np.zeros(leaf.shape, leaf.dtype)
-    return checkpoints.restore(out / folder, nested)[0]
-
-
-def same(first, second):
-    jax.tree.map(np.testing.assert_array_equal, first, second)
-
-
 def break_off(out):
     """As if the run had been stopped before its last checkpoint."""
     shutil.rmtree(out / "checkpoints" / str(max(checkpoints.steps(out / "checkpoints"))))
@@ -129,10 +108,10 @@ def test_fast_rcnn_repeats_and_resumes_with_the_same_bits(photos, fast, tmp_path
     out = tmp_path / "again"
     train(photos, out, *FAST, "--box-statistics", "data")
     assert rows(out) == rows(fast)
-    same(params(out), params(fast))
+    assert_same_bits(leaves(out), leaves(fast))
     break_off(out)
     detect.main(["--out", str(out), "--resume"])
-    same(params(out), params(fast))
+    assert_same_bits(leaves(out), leaves(fast))
     assert rows(out)[-1] == rows(fast)[-1]
 
 
@@ -190,7 +169,7 @@ def slow(photos, tmp_path_factory):
 def test_rcnn_leaves_what_its_stages_found(slow):
     assert checkpoints.steps(slow / "best") == (4,)
     assert len(list((slow / "features" / "4").iterdir())) == 12
-    found = params(slow, "best")["params"]
+    found = leaves(slow, "best")["params"]
     assert set(found) == {"network", "classes", "boxes"}
     with np.load(slow / "svms.npz") as svms:
         np.testing.assert_array_equal(svms["weights"], found["classes"]["weights"])
@@ -205,7 +184,7 @@ def test_rcnn_leaves_what_its_stages_found(slow):
 @pytest.mark.parametrize("stage", ["fine-tuning", "features", "svms", "whole"])
 def test_rcnn_resumes_at_the_stage_it_was_in(slow, tmp_path, stage):
     out = shutil.copytree(slow, tmp_path / "run")
-    expected = params(slow, "best")
+    expected = leaves(slow, "best")
     shutil.rmtree(out / "best")
     with pytest.raises(UserError, match="stages have not all ended; --resume"):
         detect.main(["--eval-only", "--out", str(out)])
@@ -221,7 +200,7 @@ def test_rcnn_resumes_at_the_stage_it_was_in(slow, tmp_path, stage):
         break_off(out)
     kept = {path: path.stat().st_mtime_ns for path in out.rglob("*.npz")}
     detect.main(["--out", str(out), "--resume"])
-    same(params(out, "best"), expected)
+    assert_same_bits(leaves(out, "best"), expected)
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
     assert rows(out)[-1] == rows(slow)[-1]
 

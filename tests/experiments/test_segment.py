@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from cnn_jax.errors import UserError
-from cnn_jax.reports.runs import TIMING_KEYS, read_rows
 from cnn_jax.training import checkpoints
 from experiments import options as flags
 from experiments import predict, presets, segment
+from tests.runs import rows
 
 SMALL = ["--model", "unet_same", "--width", "0.0625", "--batch-size", "4"]
 STEPS = ["--steps", "4", "--report-every", "2", "--eval-every", "2", "--learning-rate", "0.02"]
@@ -42,11 +42,6 @@ def photos(tmp_path_factory):
 def train(photos, out, *extra):
     arguments = ["--data", f"masks:{photos}", "--out", str(out), *SMALL, *STEPS, "--flip"]
     segment.main([*arguments, *extra])
-
-
-def rows(out):
-    found = read_rows(out / "metrics.jsonl")
-    return [{k: v for k, v in row.items() if k not in TIMING_KEYS} for row in found]
 
 
 def pixels(path):

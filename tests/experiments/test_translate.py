@@ -3,15 +3,14 @@
 import json
 import shutil
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 from cnn_jax.errors import UserError
-from cnn_jax.reports.runs import TIMING_KEYS
 from cnn_jax.training import checkpoints
 from experiments import predict, translate
+from tests.runs import assert_same_bits, leaves, rows
 
 SMALL = [
     *("--embedding-size", "6", "--hidden-size", "8", "--batch-size", "8"),
@@ -48,22 +47,6 @@ def trained(file, tmp_path_factory):
     return out
 
 
-def rows(out):
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k not in TIMING_KEYS} for row in lines]
-
-
-def leaves(out):
-    nested = {}
-    for path, leaf in checkpoints.leaves(out / "checkpoints").items():
-        *parents, name = path.split("/")
-        place = nested
-        for parent in parents:
-            place = place.setdefault(parent, {})
-        place[name] = np.zeros(leaf.shape, leaf.dtype)
-    return checkpoints.restore(out / "checkpoints", nested)[0]
-
-
 def test_a_run_leaves_what_the_contract_names(trained):
     names = {path.name for path in trained.iterdir()}
     assert {"config.json", "environment.json", "metrics.jsonl", "result.json"} <= names
@@ -90,7 +73,7 @@ def test_stopped_and_resumed_a_run_ends_with_the_same_bits(file, trained, tmp_pa
     shutil.copytree(trained, out)
     shutil.rmtree(out / "checkpoints" / "6")
     translate.main(["--resume", "--out", str(out)])
-    jax.tree.map(np.testing.assert_array_equal, leaves(out), leaves(trained))
+    assert_same_bits(leaves(out), leaves(trained))
     evaluations = [row for row in rows(trained) if row["split"] == "eval"]
     assert [row for row in rows(out) if row["split"] == "eval"] == evaluations
     assert checkpoints.steps(out / "best") == checkpoints.steps(trained / "best")
