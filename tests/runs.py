@@ -63,3 +63,18 @@ def kill_once_past(process, out, step):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.communicate()
+
+
+def run_whole_and_killed(verb, folder, arguments, moments):
+    """The same command run to its end, and killed past each of the given steps and resumed.
+
+    Returns the folders of both runs.
+    """
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(folder / "cache")}
+    whole, killed, resume = folder / "whole", folder / "killed", ()
+    finish(start(verb, whole, *arguments, **cache))
+    for step in moments:
+        kill_once_past(start(verb, killed, *arguments, *resume, **cache), killed, step)
+        resume = ("--resume",)
+    finish(start(verb, killed, *arguments, *resume, **cache))
+    return whole, killed

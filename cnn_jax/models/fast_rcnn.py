@@ -109,10 +109,9 @@ class FastRCNN(nn.Module):
         if not sides:
             x = self._pooled(images, boxes, train)
         else:
-            seen = [
-                self._pooled(*at_side(images, boxes, side), train) for side in dict.fromkeys(sides)
-            ]
-            own = nearest_side(boxes, [side / images.shape[1] for side in dict.fromkeys(sides)])
+            sides = tuple(dict.fromkeys(sides))
+            seen = [self._pooled(*at_side(images, boxes, side), train) for side in sides]
+            own = nearest_side(boxes, [side / images.shape[1] for side in sides])
             x = seen[0]
             for number, maps in enumerate(seen[1:], start=1):
                 x = jnp.where((own == number)[..., None, None, None], maps, x)

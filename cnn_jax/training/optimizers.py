@@ -138,14 +138,18 @@ def legal_options(name: str) -> set[str]:
 
 def kernels_only(params: Any) -> Any:
     """Weight decay for kernels alone, not for biases nor normalisation's scales."""
-    return jax.tree.map_with_path(
-        lambda path, _: isinstance(path[-1], DictKey) and path[-1].key == "kernel", params
-    )
+    return _named_by(params, lambda name: name == "kernel")
 
 
 def _biases_only(params: Any) -> Any:
+    # `bias`, and a decoder's `output_bias`.
+    return _named_by(params, lambda name: name.endswith("bias"))
+
+
+def _named_by(params: Any, rule: Callable[[str], bool]) -> Any:
+    """Which parameters' own names follow a rule."""
     return jax.tree.map_with_path(
-        lambda path, _: isinstance(path[-1], DictKey) and path[-1].key == "bias", params
+        lambda path, _: isinstance(path[-1], DictKey) and rule(path[-1].key), params
     )
 
 

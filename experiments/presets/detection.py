@@ -2,6 +2,15 @@
 
 from typing import Any
 
+# Images are mirrored, and otherwise stay as they are.
+_ONLY_FLIPPED: dict[str, Any] = {
+    "scale": 0.0,
+    "translate": 0.0,
+    "hue": 0.0,
+    "saturation": 1.0,
+    "exposure": 1.0,
+}
+
 DETECTION: dict[str, dict[str, Any]] = {
     # The built-in scenes of one to six shapes; each is seen once, so none is distorted.
     "shapes": {
@@ -18,11 +27,7 @@ DETECTION: dict[str, dict[str, Any]] = {
         "warmup": 100,
         "schedule": "cosine",
         "weight_decay": 0.0,
-        "scale": 0.0,
-        "translate": 0.0,
-        "hue": 0.0,
-        "saturation": 1.0,
-        "exposure": 1.0,
+        **_ONLY_FLIPPED,
     },
     # Proposals at regular places: they cost nothing, and cover 98 % of the objects.
     "shapes_fast_rcnn": {
@@ -42,11 +47,7 @@ DETECTION: dict[str, dict[str, Any]] = {
         "dropout_rate": 0.0,
         "regions": 64,
         "background_iou": (0.0, 0.5),
-        "scale": 0.0,
-        "translate": 0.0,
-        "hue": 0.0,
-        "saturation": 1.0,
-        "exposure": 1.0,
+        **_ONLY_FLIPPED,
         "nms_threshold": 0.3,
         "batch_size": 16,
         "eval_batch_size": 100,
@@ -98,11 +99,7 @@ DETECTION: dict[str, dict[str, Any]] = {
         "decay_on": "kernels",
         "bias_rate": 2.0,
         "frozen": ("backbone/conv1", "backbone/conv2"),
-        "scale": 0.0,
-        "translate": 0.0,
-        "hue": 0.0,
-        "saturation": 1.0,
-        "exposure": 1.0,
+        **_ONLY_FLIPPED,
         "nms_threshold": 0.3,
         "min_score": 0.0,
     },

@@ -10,7 +10,7 @@ from cnn_jax import data
 from cnn_jax.errors import UserError
 from experiments import annotate, predict, presets
 from experiments import options as flags
-from tests.runs import assert_same_bits, finish, kill_once_past, leaves, rows, start
+from tests.runs import assert_same_bits, leaves, rows, run_whole_and_killed
 
 SMALL = ["--width", "0.25", "--image-size", "16", "--batch-size", "8", "--eval-batch-size", "16"]
 STEPS = ["--steps", "6", "--report-every", "2", "--eval-every", "3"]
@@ -183,9 +183,5 @@ def test_killed_and_resumed_a_run_ends_with_the_same_bits(table, tmp_path):
         *("--eval-every", "12", "--checkpoint-every", "4"),
         *("--learning-rate", "0.05", "--crop", "pad", "--loss", "warp", "--warp-ranks", "sampled"),
     ]
-    cache = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")}
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    finish(start("annotate", whole, *command, **cache))
-    kill_once_past(start("annotate", killed, *command, **cache), killed, 8)
-    finish(start("annotate", killed, *command, "--resume", **cache))
+    whole, killed = run_whole_and_killed("annotate", tmp_path, command, [8])
     assert_same_bits(leaves(killed), leaves(whole))

@@ -8,7 +8,7 @@ from PIL import Image
 
 from cnn_jax.errors import UserError
 from experiments import classify, predict
-from tests.runs import assert_same_bits, finish, kill_once_past, leaves, rows, start
+from tests.runs import assert_same_bits, leaves, rows, run_whole_and_killed
 
 SMALL = ["--width", "0.25", "--image-size", "16", "--batch-size", "8", "--eval-batch-size", "16"]
 STEPS = ["--steps", "6", "--report-every", "2", "--eval-every", "3"]
@@ -151,13 +151,7 @@ def test_killed_at_any_moment_and_resumed_a_run_ends_with_the_same_bits(folder, 
         *("--eval-every", "20", "--checkpoint-every", "4"),
         *("--learning-rate", "0.05", "--crop", "pad", "--flip"),
     ]
-    cache = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")}
-    finish(start("classify", tmp_path / "whole", *command, **cache))
-    killed, extra = tmp_path / "killed", ()
-    for reached in (4, 16, 28):
-        kill_once_past(start("classify", killed, *command, *extra, **cache), killed, reached)
-        extra = ("--resume",)
-    finish(start("classify", killed, *command, *extra, **cache))
-    assert_same_bits(leaves(killed), leaves(tmp_path / "whole"))
-    evaluations = [row for row in rows(tmp_path / "whole") if row["split"] == "eval"]
+    whole, killed = run_whole_and_killed("classify", tmp_path, command, [4, 16, 28])
+    assert_same_bits(leaves(killed), leaves(whole))
+    evaluations = [row for row in rows(whole) if row["split"] == "eval"]
     assert [row for row in rows(killed) if row["split"] == "eval"] == evaluations

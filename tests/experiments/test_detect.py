@@ -15,7 +15,7 @@ from cnn_jax.training import checkpoints
 from experiments import detect, predict, presets
 from experiments import options as flags
 from experiments.detection.common import DetectorOptions, stored_threshold
-from tests.runs import assert_same_bits, finish, kill_once_past, leaves, rows, start
+from tests.runs import assert_same_bits, leaves, rows, run_whole_and_killed
 
 SMALL = [
     *("--model", "fast_yolo", "--width", "0.03", "--image-size", "64", "--grid", "4"),
@@ -292,9 +292,5 @@ def test_killed_and_resumed_a_run_ends_with_the_same_bits(photos, tmp_path):
         *("--eval-every", "12", "--checkpoint-every", "4"),
         *("--learning-rate", "0.002", "--optimizer", "adam"),
     ]
-    cache = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")}
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    finish(start("detect", whole, *command, **cache))
-    kill_once_past(start("detect", killed, *command, **cache), killed, 8)
-    finish(start("detect", killed, *command, "--resume", **cache))
+    whole, killed = run_whole_and_killed("detect", tmp_path, command, [8])
     assert_same_bits(leaves(killed), leaves(whole))
