@@ -115,6 +115,8 @@ WINOGRAD = {"max_groups": 1, "max_stride": 1, "kernel_sizes": (3,), "max_dilatio
 FORWARD = {
     "compiler": (convolution.by_compiler, {}),
     "product": (convolution.by_product, {"max_groups": 1, "kernel_sizes": (1,)}),
+    "patches": (convolution.by_patches, {"max_groups": 1}),
+    "shared_shifts": (convolution.by_shared_shifts, {"max_groups": 1, "max_stride": 1}),
     "winograd": (convolution.by_winograd, WINOGRAD),
 }
 KERNEL_GRADIENTS = {
@@ -123,17 +125,23 @@ KERNEL_GRADIENTS = {
         convolution.kernel_gradient_by_shared_shifts,
         {"max_groups": 1, "max_stride": 1},
     ),
+    "winograd": (convolution.kernel_gradient_by_winograd, WINOGRAD),
     "compiler": (convolution.kernel_gradient_by_compiler, {}),
 }
 # One image a block, a few, all at once.
 BLOCK_BYTES = [1, 2000, 2**21]
 
 
+def set_block_bytes(monkeypatch, block_bytes):
+    for name in ("_BLOCK_BYTES", "_TILES_BYTES"):
+        monkeypatch.setattr(convolution, name, block_bytes)
+
+
 @pytest.mark.parametrize("block_bytes", BLOCK_BYTES)
 @pytest.mark.parametrize("name", FORWARD)
 def test_each_forward_lowering(name, block_bytes, monkeypatch):
     lowering, limits = FORWARD[name]
-    monkeypatch.setattr(convolution, "_BLOCK_BYTES", block_bytes)
+    set_block_bytes(monkeypatch, block_bytes)
 
     @settings(max_examples=5, deadline=None)
     @given(cases(**limits))
@@ -152,7 +160,7 @@ def test_each_forward_lowering(name, block_bytes, monkeypatch):
 @pytest.mark.parametrize("name", KERNEL_GRADIENTS)
 def test_each_kernel_gradient(name, block_bytes, monkeypatch):
     lowering, limits = KERNEL_GRADIENTS[name]
-    monkeypatch.setattr(convolution, "_BLOCK_BYTES", block_bytes)
+    set_block_bytes(monkeypatch, block_bytes)
 
     @settings(max_examples=5, deadline=None)
     @given(cases(**limits))
@@ -170,7 +178,8 @@ def test_each_kernel_gradient(name, block_bytes, monkeypatch):
 
 # Shapes that take each of the ways: (batch, size, in and out channels), kernel size, strides.
 CHOICES = {
-    "winograd": ((3, 9, 64, 64), (3, 3), (1, 1)),
+    "winograd": ((3, 9, 32, 32), (3, 3), (1, 1)),
+    "tiny map": ((3, 2, 6, 4), (3, 3), (2, 2)),
     "product": ((3, 5, 4, 6), (1, 1), (1, 1)),
     "strided product": ((3, 5, 4, 6), (1, 1), (2, 2)),
     "shared shifts": ((3, 12, 8, 8), (3, 3), (1, 1)),
@@ -188,7 +197,7 @@ def choice(name):
 @pytest.mark.parametrize("name", CHOICES)
 def test_chosen_lowerings_under_transformations(name, monkeypatch):
     """jit, vmap, pmap, scan and remat give what the plain call gives."""
-    monkeypatch.setattr(convolution, "_BLOCK_BYTES", 2**17)
+    set_block_bytes(monkeypatch, 2**17)
     x_shape, kernel_shape, window = choice(name)
     devices = jax.local_device_count()
     x, kernel, g = arrays((devices * x_shape[0], *x_shape[1:]), kernel_shape, window)
@@ -233,6 +242,25 @@ def test_gradient_of_gradient(name):
         return [jax.grad(functools.partial(penalty, f))(kernel) for f in (public, reference)]
 
     assert_close(*both(kernel), 1e-4)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 3), st.integers(1, 7), st.integers(1, 3), st.integers(0, 4))
+def test_taps_that_see_only_padding_are_left_out(size, taps, stride, pad):
+    """They change nothing, and what is left has no outer tap that sees no pixel."""
+    if size + 2 * pad < taps:
+        return
+    window = Window((stride, stride), ((pad, pad), (pad, pad)), (1, 1), 1)
+    x, kernel, _ = arrays((2, size, size, 2), (taps, taps, 2, 3), window)
+    kept, trimmed = convolution._without_idle_taps(x, kernel, window)
+    assert_close(reference(x, kept, trimmed), reference(x, kernel, window), 1e-5)
+    seen = reference(np.ones_like(x), np.ones_like(kernel), window).any()
+    if seen:
+        for axis in range(2):
+            for edge in (0, -1):
+                only = np.zeros_like(kept)
+                np.moveaxis(only, axis, 0)[edge] = 1
+                assert np.any(reference(np.ones_like(x), only, trimmed))
 
 
 def test_accelerators_get_the_compilers_convolution(monkeypatch):
