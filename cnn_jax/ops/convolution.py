@@ -215,7 +215,7 @@ _BLOCK_BYTES = 2**20
 
 # The same for Winograd's transformed tiles. On two Zen 4 cores 2 to 16 MB measured alike in whole
 # training steps; more leaves the cache.
-_TILES_BYTES = 2**22
+_TILES_BYTES = 2**23
 
 
 def by_compiler(x: Operand, kernel: Operand, window: Window) -> Array:
@@ -324,25 +324,28 @@ def _winograd(
         contracted: the axis of the kernels that holds the channels of `x`.
     """
     out_height, out_width = out_size
-    rows, columns, padding = _tiling(x, window, out_size)
+    images, _, _, in_channels = x.shape
     out_channels = kernels.shape[3 - contracted]
-
-    def convolve(x):
-        # Barriers: without them XLA computes an operand's elements again for every use.
-        x = lax.optimization_barrier(_pad(x, padding))
-        tiles = lax.optimization_barrier(jnp.stack(_tiles(_INPUT_TRANSFORM, x, rows, columns)))
-        products = lax.dot_general(tiles, kernels, (((2,), (contracted,)), ((0,), (0,))))
-        products = lax.optimization_barrier(products)
-        products = products.reshape(4, 4, x.shape[0], rows, columns, out_channels)
-        out = _transform_tiles(_OUTPUT_TRANSFORM, lambda i, j: products[i, j])
-        out = jnp.stack([jnp.stack(row, axis=3) for row in out], axis=2)
-        out = out.reshape(x.shape[0], 2 * rows, 2 * columns, out_channels)
-        return out[:, :out_height, :out_width]
-
-    image_bytes = 4 * 16 * rows * columns * (x.shape[3] + out_channels)
     # Fewer tiles than that, and the products would wait for the kernels.
     block_bytes = max(_TILES_BYTES, 4 * kernels.size)
-    return _map_blocks(convolve, x, image_bytes, block_bytes)
+    tiling = _tiling(x, window, out_size, in_channels + out_channels, block_bytes)
+    rows, columns = tiling.rows, tiling.columns
+
+    def convolve(strips):
+        # Barriers: without them XLA computes an operand's elements again for every use.
+        strips = lax.optimization_barrier(_padded(strips, tiling))
+        tiles = _tiles(_INPUT_TRANSFORM, strips, rows, columns)
+        tiles = lax.optimization_barrier(jnp.stack(tiles))
+        products = lax.dot_general(tiles, kernels, (((2,), (contracted,)), ((0,), (0,))))
+        products = lax.optimization_barrier(products)
+        products = products.reshape(4, 4, strips.shape[0], rows, columns, out_channels)
+        out = _transform_tiles(_OUTPUT_TRANSFORM, lambda i, j: products[i, j])
+        out = jnp.stack([jnp.stack(row, axis=3) for row in out], axis=2)
+        return out.reshape(-1, 2 * rows, 2 * columns, out_channels)
+
+    out = _map_blocks(convolve, _strips(x, tiling), tiling.strip_bytes, block_bytes)
+    out = out.reshape(images, 2 * rows * tiling.strips, 2 * columns, out_channels)
+    return out[:, :out_height, :out_width]
 
 
 def _transformed(matrix: np.ndarray, elements: Operand) -> Array:
@@ -356,21 +359,53 @@ def _transformed(matrix: np.ndarray, elements: Operand) -> Array:
     return product.reshape(-1, *elements.shape[2:])
 
 
+class _Tiling(NamedTuple):
+    """How the output is covered by tiles of 2x2 pixels.
+
+    Attributes:
+        strips: parts that an image is cut into, from top to bottom.
+        rows, columns: of tiles, in a strip.
+        padding: of the input, which completes the last tiles of odd sizes.
+        strip_bytes: size of a strip's transformed tiles.
+    """
+
+    strips: int
+    rows: int
+    columns: int
+    padding: tuple[tuple[int, int], tuple[int, int]]
+    strip_bytes: int
+
+
 def _tiling(
-    x: Operand, window: Window, out_size: tuple[int, int]
-) -> tuple[int, int, tuple[tuple[int, int], tuple[int, int]]]:
-    """Rows and columns of tiles, and the padding that completes the last ones of odd sizes."""
+    x: Operand, window: Window, out_size: tuple[int, int], channels: int, block_bytes: int
+) -> _Tiling:
+    """Strips of equal height that fit a block, if one row of tiles does."""
     rows, columns = (-(-size // 2) for size in out_size)
     (top, _), (left, _) = window.padding
     height, width = x.shape[1:3]
-    padding = (
-        (top, 2 * rows + 2 - height - top),
-        (left, 2 * columns + 2 - width - left),
-    )
-    return rows, columns, padding
+    padding = ((top, 2 * rows + 2 - height - top), (left, 2 * columns + 2 - width - left))
+    row_bytes = 4 * 16 * columns * channels
+    most = max(1, block_bytes // row_bytes)
+    strip = max(size for size in range(1, rows + 1) if rows % size == 0 and size <= most)
+    return _Tiling(rows // strip, strip, columns, padding, strip * row_bytes)
 
 
-def _tiles(matrix, x: Array, rows: int, columns: int) -> list[Array]:
+def _strips(x: Array, tiling: _Tiling) -> Array:
+    """Images cut into strips, which overlap by the two rows that tiles do."""
+    if tiling.strips == 1:
+        return x
+    x = _pad(x, tiling.padding)
+    height = 2 * tiling.rows
+    cut = [x[:, start * height : (start + 1) * height + 2] for start in range(tiling.strips)]
+    return jnp.stack(cut, axis=1).reshape(-1, height + 2, *x.shape[2:])
+
+
+def _padded(strips: Array, tiling: _Tiling) -> Array:
+    """Strips of a block. Whole images are padded only here, in the cache."""
+    return _pad(strips, tiling.padding) if tiling.strips == 1 else strips
+
+
+def _tiles(matrix, x: Operand, rows: int, columns: int) -> list[Array]:
     """Transformed tiles that begin at every second pixel: 16 arrays `[tiles, channels]`."""
     stride = (2, 2)
     tiles = _transform_tiles(matrix, lambda i, j: _tap(x, i, j, rows, columns, stride))
@@ -456,11 +491,15 @@ def kernel_gradient_by_winograd(x: Operand, g: Operand, kernel: Operand, window:
     """
     _, out_height, out_width, _ = g.shape
     in_channels, out_channels = kernel.shape[2:]
-    rows, columns, padding = _tiling(x, window, (out_height, out_width))
-    whole_tiles = ((0, 2 * rows - out_height), (0, 2 * columns - out_width))
+    block_bytes = max(_TILES_BYTES, 4 * 16 * in_channels * out_channels)
+    channels = in_channels + out_channels
+    tiling = _tiling(x, window, (out_height, out_width), channels, block_bytes)
+    rows, columns = tiling.rows, tiling.columns
+    padded_height = 2 * rows * tiling.strips
+    whole_tiles = ((0, padded_height - out_height), (0, 2 * columns - out_width))
 
     def products(x, g):
-        x, g = lax.optimization_barrier((_pad(x, padding), _pad(g, whole_tiles)))
+        x, g = lax.optimization_barrier((_padded(x, tiling), g))
         operands = (
             _tiles(_INPUT_TRANSFORM, x, rows, columns),
             _tiles(_OUTPUT_TRANSFORM.T, g, rows, columns),
@@ -469,9 +508,9 @@ def kernel_gradient_by_winograd(x: Operand, g: Operand, kernel: Operand, window:
         operands = lax.optimization_barrier(operands)
         return jnp.stack([_contract_pixels(a, b) for a, b in zip(*operands, strict=True)])
 
-    image_bytes = 4 * 16 * rows * columns * (in_channels + out_channels)
-    block_bytes = max(_TILES_BYTES, 4 * 16 * in_channels * out_channels)
-    sums = _sum_over_blocks(products, x, g, image_bytes, block_bytes)
+    x_strips = _strips(x, tiling)
+    g_strips = _pad(g, whole_tiles).reshape(-1, 2 * rows, 2 * columns, out_channels)
+    sums = _sum_over_blocks(products, x_strips, g_strips, tiling.strip_bytes, block_bytes)
     sums = sums.reshape(4, 4, in_channels, out_channels)
     return _transformed(_KERNEL_TRANSFORM.T, sums).reshape(kernel.shape)
 
