@@ -390,7 +390,7 @@ def _tiling(
     return _Tiling(rows // strip, strip, columns, padding, strip * row_bytes)
 
 
-def _strips(x: Array, tiling: _Tiling) -> Array:
+def _strips(x: Operand, tiling: _Tiling) -> Operand:
     """Images cut into strips, which overlap by the two rows that tiles do."""
     if tiling.strips == 1:
         return x
@@ -400,7 +400,7 @@ def _strips(x: Array, tiling: _Tiling) -> Array:
     return jnp.stack(cut, axis=1).reshape(-1, height + 2, *x.shape[2:])
 
 
-def _padded(strips: Array, tiling: _Tiling) -> Array:
+def _padded(strips: Operand, tiling: _Tiling) -> Operand:
     """Strips of a block. Whole images are padded only here, in the cache."""
     return _pad(strips, tiling.padding) if tiling.strips == 1 else strips
 
