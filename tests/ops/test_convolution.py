@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-from cnn_jax.ops import convolution
-from cnn_jax.ops.convolution import Window
+from cnn_jax.ops import convolution, convolution_lowerings, winograd
+from cnn_jax.ops.image_blocks import Window
 
 
 def reference(x, kernel, window):
@@ -113,28 +113,28 @@ def test_values_and_gradients_bfloat16(case):
 
 WINOGRAD = {"max_groups": 1, "max_stride": 1, "kernel_sizes": (3,), "max_dilation": 1}
 FORWARD = {
-    "compiler": (convolution.by_compiler, {}),
-    "product": (convolution.by_product, {"max_groups": 1, "kernel_sizes": (1,)}),
-    "patches": (convolution.by_patches, {"max_groups": 1}),
-    "shared_shifts": (convolution.by_shared_shifts, {"max_groups": 1, "max_stride": 1}),
-    "winograd": (convolution.by_winograd, WINOGRAD),
+    "compiler": (convolution_lowerings.by_compiler, {}),
+    "product": (convolution_lowerings.by_product, {"max_groups": 1, "kernel_sizes": (1,)}),
+    "patches": (convolution_lowerings.by_patches, {"max_groups": 1}),
+    "shared_shifts": (convolution_lowerings.by_shared_shifts, {"max_groups": 1, "max_stride": 1}),
+    "winograd": (winograd.by_winograd, WINOGRAD),
 }
 KERNEL_GRADIENTS = {
-    "patches": (convolution.kernel_gradient_by_patches, {"max_groups": 1}),
+    "patches": (convolution_lowerings.kernel_gradient_by_patches, {"max_groups": 1}),
     "shared_shifts": (
-        convolution.kernel_gradient_by_shared_shifts,
+        convolution_lowerings.kernel_gradient_by_shared_shifts,
         {"max_groups": 1, "max_stride": 1},
     ),
-    "winograd": (convolution.kernel_gradient_by_winograd, WINOGRAD),
-    "compiler": (convolution.kernel_gradient_by_compiler, {}),
+    "winograd": (winograd.kernel_gradient_by_winograd, WINOGRAD),
+    "compiler": (convolution_lowerings.kernel_gradient_by_compiler, {}),
 }
 # One image a block, a few, all at once.
 BLOCK_BYTES = [1, 2000, 2**21]
 
 
 def set_block_bytes(monkeypatch, block_bytes):
-    for name in ("_BLOCK_BYTES", "_TILES_BYTES"):
-        monkeypatch.setattr(convolution, name, block_bytes)
+    monkeypatch.setattr(convolution_lowerings, "_BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(winograd, "_TILES_BYTES", block_bytes)
 
 
 @pytest.mark.parametrize("block_bytes", BLOCK_BYTES)

@@ -195,7 +195,10 @@ from cnn_jax.errors import UserError
 from cnn_jax.training import checkpoints
 
 directory, limits = sys.argv[1], [int(size) for size in sys.argv[2:]]
-state = {f"x{i}": np.random.default_rng(i).standard_normal(3000) for i in range(100)}
+rng = np.random.default_rng(0)
+state = {f"x{i}": rng.standard_normal(3000) for i in range(50)}
+# An array is written to one file, which no choice of files for the others makes smaller.
+state["large"] = rng.standard_normal(200_000)
 checkpoints.save(directory, 1, state)
 for step, limit in enumerate(limits, start=2):
     if limit:
