@@ -70,8 +70,7 @@ def _winograd(
     out_height, out_width = out_size
     images, _, _, in_channels = x.shape
     out_channels = kernels.shape[3 - contracted]
-    # Fewer tiles than that, and the products would wait for the kernels.
-    block_bytes = max(_TILES_BYTES, 4 * kernels.size)
+    block_bytes = _block_bytes(x, out_size, in_channels, out_channels)
     tiling = _tiling(x, window, out_size, in_channels + out_channels, block_bytes)
     rows, columns = tiling.rows, tiling.columns
 
@@ -118,6 +117,22 @@ class _Tiling(NamedTuple):
     columns: int
     padding: tuple[tuple[int, int], tuple[int, int]]
     strip_bytes: int
+
+
+def _block_bytes(x: Operand, out_size: tuple[int, int], in_channels: int, out_channels: int) -> int:
+    """Bytes of transformed tiles in a block.
+
+    Not fewer than the kernels have, for which the products would wait. For networks that
+    concatenate, whose layers add few channels, two blocks at least: outside of a loop XLA computes
+    the long sums that are their gradients again for every tile that a pixel is in (a third of
+    DenseNet-121's step; elsewhere loops cost more, since their sums run on one core).
+    """
+    block_bytes = _TILES_BYTES
+    if 4 * min(in_channels, out_channels) <= max(in_channels, out_channels):
+        rows, columns = (-(-size // 2) for size in out_size)
+        tiles = x.shape[0] * rows * columns
+        block_bytes = min(block_bytes, 4 * 16 * tiles * (in_channels + out_channels) // 2)
+    return max(block_bytes, 4 * 16 * in_channels * out_channels)
 
 
 def _tiling(
@@ -182,7 +197,7 @@ def kernel_gradient_by_winograd(x: Operand, g: Operand, kernel: Operand, window:
     """
     _, out_height, out_width, _ = g.shape
     in_channels, out_channels = kernel.shape[2:]
-    block_bytes = max(_TILES_BYTES, 4 * 16 * in_channels * out_channels)
+    block_bytes = _block_bytes(x, (out_height, out_width), in_channels, out_channels)
     channels = in_channels + out_channels
     tiling = _tiling(x, window, (out_height, out_width), channels, block_bytes)
     rows, columns = tiling.rows, tiling.columns
