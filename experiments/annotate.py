@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import jax
 import numpy as np
 
 from cnn_jax import models
@@ -29,6 +28,7 @@ from cnn_jax.reports import files
 from cnn_jax.reports.runs import CONFIG_FILE, read_object
 from cnn_jax.tasks.annotation import Annotation, Decision, LossName, Thresholds, tables
 from cnn_jax.training import checkpoints
+from cnn_jax.training.compiler import compile_inference
 from experiments import images, presets, runs
 from experiments import options as flags
 from experiments.experiment import Experiment
@@ -297,7 +297,7 @@ def predict(run: Path, options: flags.PredictOptions) -> None:
         flags.warn(notice)
     transform = images.evaluation_transform(trained)
     rows = runs.in_batches(
-        jax.jit(lambda batch: task.predict(state.params, state.model_state, batch)),
+        compile_inference(lambda batch: task.predict(state.params, state.model_state, batch)),
         ({"image": transform({"image": decode(file)})["image"]} for file in options.images),
         min(options.batch_size, len(options.images)),
     )

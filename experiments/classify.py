@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-import jax
 import numpy as np
 
 from cnn_jax import models
@@ -23,6 +22,7 @@ from cnn_jax.data.decode import decode
 from cnn_jax.reports.classification import ClassificationReport
 from cnn_jax.reports.runs import CONFIG_FILE, read_object
 from cnn_jax.tasks.classification import Classification
+from cnn_jax.training.compiler import compile_inference
 from experiments import images, presets, runs
 from experiments import options as flags
 from experiments.experiment import Experiment
@@ -118,7 +118,7 @@ def predict(run: Path, options: flags.PredictOptions) -> None:
         flags.warn(notice)
     transform = images.evaluation_transform(trained)
     log_probabilities = runs.in_batches(
-        jax.jit(lambda batch: task.predict(state.params, state.model_state, batch)),
+        compile_inference(lambda batch: task.predict(state.params, state.model_state, batch)),
         ({"image": transform({"image": decode(file)})["image"]} for file in options.images),
         min(options.batch_size, len(options.images)),
     )

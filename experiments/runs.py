@@ -18,7 +18,7 @@ from cnn_jax.data import open as open_data
 from cnn_jax.data.source import Source, Split, find_bad_images, without
 from cnn_jax.errors import UserError
 from cnn_jax.models import weights
-from cnn_jax.training import checkpoints, compiler, optimizers, parallel, prng
+from cnn_jax.training import checkpoints, optimizers, parallel, prng
 from cnn_jax.training.loop import Plan
 from cnn_jax.training.memory import keep_freed_memory
 from cnn_jax.training.state import TrainState, create
@@ -34,7 +34,9 @@ EVALUATIONS = 10  # a run, unless --eval-every says otherwise
 def prepare_devices(run: RunOptions) -> None:
     """Settings that must stand before JAX first touches a device."""
     keep_freed_memory()
-    compiler.set_flags(deterministic=run.deterministic)
+    if run.deterministic:
+        flags = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
     # A second start of the same run does not compile again. JAX_COMPILATION_CACHE_DIR moves it.
     if jax.config.jax_compilation_cache_dir is None:
         cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "cnn_jax"

@@ -40,6 +40,7 @@ from cnn_jax.reports.pictures import save
 from cnn_jax.reports.runs import CONFIG_FILE, read_object
 from cnn_jax.reports.segmentation import SegmentationReport
 from cnn_jax.tasks.segmentation import LossName, Segmentation, Size
+from cnn_jax.training.compiler import compile_inference
 from experiments import images, presets, runs
 from experiments import options as flags
 from experiments.experiment import Experiment
@@ -341,7 +342,9 @@ def predict(run: Path, options: flags.PredictOptions) -> None:
     state, notices = runs.restored(task, run)
     for notice in notices:
         flags.warn(notice)
-    log_probabilities = jax.jit(lambda batch: task.predict(state.params, state.model_state, batch))
+    log_probabilities = compile_inference(
+        lambda batch: task.predict(state.params, state.model_state, batch)
+    )
     directory = Path(options.directory) if options.directory else run / "predictions"
     results = []
     for file in options.images:

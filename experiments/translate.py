@@ -34,6 +34,7 @@ from cnn_jax.reports.runs import CONFIG_FILE, read_object
 from cnn_jax.reports.translation import Sentences, TranslationReport, alignment_of
 from cnn_jax.tasks.translation import HeldOut, Translation, looked_at
 from cnn_jax.tokens import END, SPECIAL, UNKNOWN
+from cnn_jax.training.compiler import compile_inference
 from experiments import options as flags
 from experiments import presets, runs
 from experiments.experiment import Experiment
@@ -313,7 +314,7 @@ def predict(run: Path, options: flags.PredictOptions) -> None:
             flags.warn(f"not in the vocabulary: {' '.join(unknown)}")
         row[: len(tokens)] = tokens
     found = runs.in_batches(
-        jax.jit(lambda batch: task.predict(state.params, state.model_state, batch)),
+        compile_inference(lambda batch: task.predict(state.params, state.model_state, batch)),
         ({"source": row} for row in rows),
         min(options.batch_size, len(sentences)),
     )

@@ -19,6 +19,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cnn_jax.errors import UserError
+from cnn_jax.training.compiler import inference_options
 from cnn_jax.training.state import TrainState
 from cnn_jax.training.step import Sums, Task, batch_statistics, evaluation_step, train_step
 
@@ -76,13 +77,30 @@ def compile_train_step(
 def compile_evaluation_step(task: Task) -> Callable[[TrainState, Any], tuple[Sums, Any]]:
     """`evaluation_step` over all devices: total sums, and predictions by (device, example)."""
     step = partial(evaluation_step, task=task, axis_name=AXIS)
-    return _in_order(jax.pmap(step, AXIS, in_axes=(None, 0), out_axes=(None, 0)))
+    return _in_order(_for_inference(jax.pmap(step, AXIS, in_axes=(None, 0), out_axes=(None, 0))))
 
 
 def compile_batch_statistics(task: Task) -> Callable[[TrainState, Any, jax.Array], Any]:
     """`batch_statistics` over all devices: those of the whole batch, the same on each."""
     step = partial(batch_statistics, task=task, axis_name=AXIS)
     return _in_order(jax.pmap(step, AXIS, in_axes=(None, 0, None), out_axes=None))
+
+
+def _for_inference(function: Any) -> Callable[..., Any]:
+    """A pmapped function with the compiler's options for inference, which pmap does not take."""
+    options = inference_options()
+    if not options:
+        return function
+    compiled: dict[Any, Callable[..., Any]] = {}
+
+    def call(*args: Any) -> Any:
+        leaves, structure = jax.tree.flatten(args)
+        signature = (structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves))
+        if signature not in compiled:
+            compiled[signature] = function.lower(*args).compile(compiler_options=options)
+        return compiled[signature](*args)
+
+    return call
 
 
 def _in_order(function: Callable[..., Any]) -> Callable[..., Any]:

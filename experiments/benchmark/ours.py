@@ -27,7 +27,7 @@ from cnn_jax.ops.roi_align import roi_align
 from cnn_jax.ops.roi_pooling import roi_pool
 from cnn_jax.tasks.classification import Classification
 from cnn_jax.tasks.translation import Translation
-from cnn_jax.training import compiler, parallel, prng, summary
+from cnn_jax.training import parallel, prng, summary
 from cnn_jax.training.logs import describe_environment
 from cnn_jax.training.memory import keep_freed_memory
 from cnn_jax.training.state import TrainState, create
@@ -41,7 +41,6 @@ def prepare(job: Job) -> Prepared:
     # The first step's time is that of a first start.
     jax.config.update("jax_enable_compilation_cache", False)
     keep_freed_memory()
-    compiler.set_flags()
     match job.work:
         case "data":
             return _data(job)

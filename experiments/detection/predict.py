@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from PIL import Image
 
@@ -18,6 +17,7 @@ from cnn_jax.reports.boxes import Mark, draw_boxes
 from cnn_jax.reports.masks import palette
 from cnn_jax.reports.pictures import save
 from cnn_jax.reports.runs import CONFIG_FILE, read_object
+from cnn_jax.training.compiler import compile_inference
 from experiments import detect, runs
 from experiments import options as flags
 from experiments.detection.common import Examples, judge, stored_threshold
@@ -103,7 +103,7 @@ def find(
         return getattr(predictions, "detections", predictions)
 
     rows = runs.in_batches(
-        jax.jit(detections),
+        compile_inference(detections),
         (examples.transform(system.unlabelled(trained, decode(file))) for file in options.images),
         min(options.batch_size, len(options.images)),
     )

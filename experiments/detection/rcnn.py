@@ -28,6 +28,7 @@ from cnn_jax.tasks.detection import Judge, trained_objects
 from cnn_jax.tasks.rcnn import RCNN, FineTuning, paper_context
 from cnn_jax.tasks.rcnn_fitting import ImageRegions, fit_boxes, fit_svms, overlaps_by_class
 from cnn_jax.training import checkpoints
+from cnn_jax.training.compiler import compile_inference
 from cnn_jax.training.state import TrainState
 from experiments import images, runs
 from experiments.detection import regions
@@ -212,7 +213,7 @@ class StoredRegions(Sequence[ImageRegions]):
         """
         _say(f"stage 3 of 6: features of the regions of {self._count:,} training images")
 
-        @jax.jit
+        @compile_inference
         def extract(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
             objects = trained_objects(dict(batch))
             every = jnp.concatenate([batch["boxes"], batch["proposals"]], axis=1)

@@ -1,50 +1,55 @@
-"""Flags of the compiler, beside those of the environment."""
+"""Programs that do not train are compiled product by product on a CPU."""
 
-import os
-import subprocess
-import sys
-
-import jax
-import pytest
-
-from cnn_jax.training import compiler
-
-FUSION = "--xla_cpu_experimental_ynn_fusion_type"
-PROGRAM = """
 import jax
 import jax.numpy as jnp
-from cnn_jax.training import compiler
+import numpy as np
+import pytest
 
-compiler.set_flags()
-x = jnp.ones((64, 64))
-print(jax.jit(lambda a, b: (a @ b).max(-1)).lower(x, x).compile().as_text())
-"""
+from cnn_jax.training import compiler, parallel
+from cnn_jax.training.state import TrainState
+from cnn_jax.training.step import Task
 
-
-def test_products_are_not_fused():
-    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-    run = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**environment, "JAX_PLATFORMS": "cpu"},
-    )
-    assert " dot(" in run.stdout
-    assert jax.__version_info__ >= (0, 11) or "ynn_fusion" not in run.stdout
+pytestmark = pytest.mark.skipif(
+    jax.default_backend() != "cpu" or jax.__version_info__ >= (0, 11),
+    reason="an option of XLA for CPUs, known of jax 0.10",
+)
 
 
-@pytest.mark.parametrize("deterministic", [False, True])
-def test_the_environment_has_the_last_word(monkeypatch, deterministic):
-    said = f"--xla_gpu_deterministic_ops=false {FUSION}=LIBRARY_FUSION_TYPE_REDUCE"
-    monkeypatch.setenv("XLA_FLAGS", said)
-    compiler.set_flags(deterministic=deterministic)
-    assert os.environ["XLA_FLAGS"] == said
+def largest_of_product(a, b):
+    return (a @ b).max(axis=-1)
 
 
-def test_deterministic_kernels_are_asked_for(monkeypatch):
-    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=dump")
-    compiler.set_flags(deterministic=True)
-    flags = os.environ["XLA_FLAGS"].split()
-    assert flags[0] == "--xla_dump_to=dump"
-    assert "--xla_gpu_deterministic_ops=true" in flags
+def test_a_product_is_not_fused_with_what_follows():
+    x = jnp.ones((64, 64))
+    plain = jax.jit(largest_of_product).lower(x, x).compile().as_text()
+    inference = compiler.compile_inference(largest_of_product).lower(x, x).compile().as_text()
+    # Should the first fail, XLA no longer does what the option turns off.
+    assert "ynn_fusion" in plain
+    assert "ynn_fusion" not in inference
+
+
+def test_evaluation_is_compiled_so_once_a_shape(monkeypatch):
+    class Product(Task):
+        def predict(self, params, model_state, batch):
+            return largest_of_product(batch["image"], params)
+
+        def measure(self, predictions, batch):
+            return {"sum": predictions.sum()}
+
+    compiled, compile_it = [], jax.stages.Lowered.compile
+
+    def counted(self, compiler_options=None):
+        compiled.append(compiler_options)
+        return compile_it(self, compiler_options)
+
+    monkeypatch.setattr(jax.stages.Lowered, "compile", counted)
+    params = np.random.default_rng(0).normal(size=(8, 5)).astype(np.float32)
+    state = parallel.replicate(TrainState(np.int32(0), params, {}, ()))
+    evaluate = parallel.compile_evaluation_step(Product())
+    for rows in (4, 2, 4):
+        image = np.random.default_rng(rows).normal(size=(rows * 8, 8)).astype(np.float32)
+        sums, predictions = evaluate(state, parallel.split({"image": image}))
+        expected = (image @ params).max(axis=-1)
+        np.testing.assert_allclose(parallel.merge(predictions), expected, rtol=1e-5)
+        np.testing.assert_allclose(sums["sum"], expected.sum(), rtol=1e-5)
+    assert compiled == [compiler.inference_options()] * 2
