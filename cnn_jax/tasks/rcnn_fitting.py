@@ -73,6 +73,7 @@ class Mining:
         hard_score: negatives that score more are hard.
         evict_score: after training, negatives that score less are forgotten.
         retrain_after: so many new hard negatives make a class train again.
+        tolerance: of the solver; liblinear's own, which the paper's code leaves as it is.
     """
 
     cost: float = 1e-3
@@ -82,6 +83,7 @@ class Mining:
     hard_score: float = -1.0001
     evict_score: float = -1.2
     retrain_after: int = 2000
+    tolerance: float = 0.1
 
 
 @dataclass
@@ -117,13 +119,14 @@ class _OneClass:
             jnp.pad(jnp.asarray(cost), (0, padding)),
             key,
             bias_multiplier=mining.bias_multiplier,
+            tolerance=mining.tolerance,
         )
         self.weights, self.bias = np.asarray(solved.weights), float(solved.bias)
         kept = negatives[self.scores(negatives) >= mining.evict_score]
         self.negatives, self.added = [kept], 0
 
 
-_solve = jax.jit(train_svm, static_argnames="bias_multiplier")
+_solve = jax.jit(train_svm, static_argnames=("bias_multiplier", "tolerance"))
 
 
 def feature_scale(

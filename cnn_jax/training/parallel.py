@@ -89,7 +89,8 @@ def compile_batch_statistics(task: Task) -> Callable[[TrainState, Any, jax.Array
 def _for_inference(function: Any) -> Callable[..., Any]:
     """A pmapped function with the compiler's options for inference, which pmap does not take."""
     options = inference_options()
-    if not options:
+    # Lowered for several processes, it would want arrays that span them.
+    if not options or jax.process_count() > 1:
         return function
     compiled: dict[Any, Callable[..., Any]] = {}
 

@@ -87,7 +87,7 @@ def test_overlaps_are_the_largest_of_each_class():
 
 
 def test_with_every_negative_the_svms_are_liblinear_s():
-    mining = Mining(hard_score=-np.inf, evict_score=-np.inf)
+    mining = Mining(hard_score=-np.inf, evict_score=-np.inf, tolerance=1e-3)
     found = fit_svms(IMAGES, CLASSES, seed=0, mining=mining)
     for k in range(2):
         weights, bias = plain_svm(
