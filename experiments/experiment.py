@@ -3,6 +3,7 @@
 What an entry point adds is in `Experiment`; everything here is the same for every task.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -55,6 +56,7 @@ class Experiment:
         best: the metric, higher is better, by which the best evaluated state is kept in `best/`.
         notices: what the user should know before the first step, a line each.
         converted: makes of a task and its restored state what is evaluated in their place.
+        evaluate_last: whether the trained state is evaluated, or left to what comes after.
     """
 
     verb: str
@@ -71,6 +73,7 @@ class Experiment:
     best: str | None = None
     notices: Sequence[str] = ()
     converted: Callable[[Task, TrainState], tuple[Task, TrainState]] | None = None
+    evaluate_last: bool = True
 
     def carry_out(self) -> Path:
         """Train, or only evaluate, as the options say; returns the run's folder."""
@@ -88,6 +91,7 @@ class Experiment:
         total = runs.total_steps(options.optimizer, steps_per_epoch)
         optimizer, learning_rate = runs.build_optimizer(options.optimizer, total, steps_per_epoch)
         state, notices = runs.starting_state(task, optimizer, self.out, options)
+        plan = runs.plan(options.optimizer, options.data, options.run, total)
         with RunLog(
             self.out,
             total_steps=total,
@@ -112,7 +116,7 @@ class Experiment:
                 optimizer,
                 batches,
                 self.evaluation_set,
-                runs.plan(options.optimizer, options.data, options.run, total),
+                dataclasses.replace(plan, evaluate_last=self.evaluate_last),
                 log,
                 prng.root(options.run.seed),
                 self.out / runs.CHECKPOINTS,

@@ -59,6 +59,7 @@ class Plan:
         accumulate: parts that each batch is worked through in.
         ema_decay: moving average of the parameters, or None.
         batch_size: examples a step, over all devices.
+        evaluate_last: whether the last state is evaluated too.
     """
 
     total_steps: int
@@ -69,6 +70,7 @@ class Plan:
     keep: int = 3
     accumulate: int = 1
     ema_decay: float | None = None
+    evaluate_last: bool = True
 
 
 @dataclass(frozen=True)
@@ -214,7 +216,8 @@ def train(
                     row["learning_rate"] = float(learning_rate(step - 1))
                 log.report(step, "train", row)
             stopping = parallel.agreed_stop(stop.is_set(), step)
-            if not stopping and _due(step, plan.evaluate_every, plan.total_steps):
+            evaluated = step < plan.total_steps or plan.evaluate_last
+            if evaluated and not stopping and _due(step, plan.evaluate_every, plan.total_steps):
                 with interval.paused():
                     log.phase("evaluating")
                     evaluation = evaluate(task, evaluation_step, state, evaluation_set, watch=watch)

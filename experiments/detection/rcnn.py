@@ -155,6 +155,7 @@ def _fine_tuned(experiment: Experiment, task: RCNN, sources: Sources) -> int | N
         task=task.network,
         training_set=training_set,
         input_shape=(1, crop, crop, 3),
+        evaluate_last=False,  # the last stage does, with what is fitted in between
     ).carry_out()
     return total if total in checkpoints.steps(experiment.out / runs.CHECKPOINTS) else None
 

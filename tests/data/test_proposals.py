@@ -125,7 +125,7 @@ def test_proposals_are_found_once_and_read_again(tmp_path, monkeypatch):
     method = Proposals("selective_search", max_proposals=5)
     source = ProposalSource(subset(), method, tmp_path)
     assert prepare(source, workers=0) == 4
-    stored = sorted(tmp_path.rglob("*.npy"))
+    stored = sorted(tmp_path.rglob("*.safetensors"))
     assert len(stored) == 4
     before = [source[i]["proposals"] for i in range(4)]
     monkeypatch.setattr(Proposals, "find", None)
@@ -172,7 +172,7 @@ def test_other_settings_and_other_pixels_are_other_entries(tmp_path):
 def test_a_damaged_entry_is_found_again(tmp_path):
     source = ProposalSource(subset(1), Proposals(), tmp_path)
     expected = source[0]["proposals"]
-    (path,) = tmp_path.rglob("*.npy")
+    (path,) = tmp_path.rglob("*.safetensors")
     for content in (b"", path.read_bytes()[:-7], b"nonsense"):
         path.write_bytes(content)
         np.testing.assert_array_equal(source[0]["proposals"], expected)
@@ -219,12 +219,12 @@ def test_a_killed_search_goes_on_where_it_was(tmp_path):
         stderr=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + 120
-    while len(list(tmp_path.rglob("*.npy"))) < 3:
+    while len(list(tmp_path.rglob("*.safetensors"))) < 3:
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    done = len(list(tmp_path.rglob("[!.]*.npy")))
+    done = len(list(tmp_path.rglob("[!.]*.safetensors")))
     assert done < 400
     source = ProposalSource(
         Subset(ShapeBoxesSource("train", 0, 64), range(min(done, 8))), Proposals(), tmp_path

@@ -1,7 +1,6 @@
 """Examples with their proposals, kept on disk by the content of the image."""
 
 import hashlib
-import io
 import os
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
@@ -12,6 +11,8 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
 from cnn_jax.data.proposals import Proposals
 from cnn_jax.data.source import Example, Source
@@ -62,20 +63,20 @@ class ProposalSource:
             return self.method.find(image), False
         path = self._path(image)
         try:
-            return np.load(path, allow_pickle=False), False
-        except (OSError, ValueError, EOFError):
+            # Not np.load: it parses a file's head with `ast`, which Python 3.11 fails at now and
+            # then where several threads read (python/cpython#106905).
+            return load(path.read_bytes())["boxes"], False
+        except (OSError, SafetensorError):
             pass  # Not there, or damaged: found again, and written over.
         boxes = self.method.find(image)
-        content = io.BytesIO()
-        np.save(content, boxes)
-        files.replace(path, content.getvalue())
+        files.replace(path, save({"boxes": np.ascontiguousarray(boxes)}))
         return boxes, True
 
     def _path(self, image: np.ndarray) -> Path:
         digest = hashlib.blake2b(repr(image.shape).encode(), digest_size=16)
         digest.update(np.ascontiguousarray(image))
         name = digest.hexdigest()
-        return self._folder / name[:2] / f"{name[2:]}.npy"
+        return self._folder / name[:2] / f"{name[2:]}.safetensors"
 
 
 @dataclass(frozen=True)
