@@ -109,6 +109,11 @@ class EvaluationBatches:
         load = _Load(KeptRows(source, transform, cache_bytes), _in_order, batch_size, rows)
         self._reader = _Reader(load, -(-_length(source) // batch_size), workers)
 
+    @property
+    def rows(self) -> "KeptRows":
+        """The examples one by one, as the transform leaves them, for another reader of the same."""
+        return self._reader.load.examples
+
     def __len__(self) -> int:
         return self._reader.count
 

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import track
 
 from cnn_jax import models
-from cnn_jax.data.batches import EvaluationBatches, KeptRows, TrainingBatches
+from cnn_jax.data.batches import EvaluationBatches, TrainingBatches
 from cnn_jax.data.box_survey import BoxSurvey
 from cnn_jax.data.windows import WindowOrder, Windows, WindowSource, same
 from cnn_jax.errors import UserError
@@ -51,12 +51,16 @@ class RcnnOptions:
     context: int | None = None
     """Pixels of it on each side that lie around the region's box; default: the paper's share, 16
     of 227."""
+    fit_images: int | None = None
+    """Fit the SVMs and box regressions on the first so many training images; default: on all."""
 
     def __post_init__(self) -> None:
         if self.crop_size is not None and self.crop_size < 8:
             raise UserError(f"--crop-size {self.crop_size}: must be 8 or more")
         if self.context is not None and self.context < 0:
             raise UserError(f"--context {self.context}: must be 0 or more")
+        if self.fit_images is not None and self.fit_images < 1:
+            raise UserError(f"--fit-images {self.fit_images}: must be 1 or more")
 
 
 def image_size(options: Any) -> int:
@@ -112,22 +116,23 @@ def carry_out(experiment: Experiment, sources: Sources) -> Path:
         raise UserError(f"{out}: its stages have not all ended; --resume goes on with them")
     if not options.run.eval_only:
         if not (options.run.resume and ended):
-            steps = _fine_tuned(experiment, task, sources)
+            assert sources.training is not None
+            training = sources.examples.evaluation(sources.training)
+            steps = _fine_tuned(experiment, task, training)
             if steps is None:
                 return out
-            _fit(task, out, steps, options, sources)
+            _fit(task, out, steps, options, training)
         _say("stage 6 of 6: evaluating the detector")
         run = dataclasses.replace(options.run, eval_only=True)
         options = dataclasses.replace(options, run=run)
     return dataclasses.replace(experiment, options=options).carry_out()
 
 
-def _fine_tuned(experiment: Experiment, task: RCNN, sources: Sources) -> int | None:
+def _fine_tuned(experiment: Experiment, task: RCNN, training: EvaluationBatches) -> int | None:
     """Trains the network to its end; the number of steps, or None where it was stopped before."""
-    options, examples, source = experiment.options, sources.examples, sources.training
+    options = experiment.options
     data, seed = options.data, options.run.seed
-    assert source is not None
-    windows = Windows.of(examples.evaluation(source).iterate(), options.sampling.foreground_iou)
+    windows = Windows.of(training.iterate(), options.sampling.foreground_iou)
     total = runs.total_steps(options.optimizer, len(windows) / data.batch_size)
     if options.run.resume and total in checkpoints.steps(experiment.out / runs.CHECKPOINTS):
         return total
@@ -135,12 +140,11 @@ def _fine_tuned(experiment: Experiment, task: RCNN, sources: Sources) -> int | N
     _say(f"stage 2 of 6: fine-tuning on {len(windows):,} regions, {objects:,} of objects")
 
     def training_set() -> tuple[TrainingBatches, int]:
-        readers = runs.readers(data)
-        kept = KeptRows(source, examples.transform, readers.pop("cache_bytes"))
+        readers = {**runs.readers(data), "cache_bytes": 0}  # images are kept, not windows
         share = options.sampling.foreground_fraction
         order = WindowOrder(windows.labels, data.batch_size, seed, share)
         batches = TrainingBatches(
-            WindowSource(kept, windows),
+            WindowSource(training.rows, windows),
             same,
             batch_size=data.batch_size,
             seed=seed,
@@ -160,14 +164,15 @@ def _fine_tuned(experiment: Experiment, task: RCNN, sources: Sources) -> int | N
     return total if total in checkpoints.steps(experiment.out / runs.CHECKPOINTS) else None
 
 
-def _fit(task: RCNN, out: Path, steps: int, options: Any, sources: Sources) -> None:
+def _fit(task: RCNN, out: Path, steps: int, options: Any, training: EvaluationBatches) -> None:
     """Stages 3 to 5, and the whole detector as the state that is evaluated."""
-    assert sources.training is not None
     state, _ = runs.restored(task.network, out)
     classes = task.judge.num_classes
-    stored = StoredRegions(out / _FEATURES / str(steps), len(sources.training))
-    batch_size = runs.evaluation_batch_size(options.data)
-    stored.fill(task, state, sources.examples.evaluation(sources.training), batch_size)
+    images = len(training.rows.source)
+    stored = StoredRegions(
+        out / _FEATURES / str(steps), min(options.rcnn.fit_images or images, images)
+    )
+    stored.fill(task, state, training, runs.evaluation_batch_size(options.data))
     _say("stage 4 of 6: a linear SVM for each class")
     svms = _fitted(out / _SVMS, lambda: fit_svms(stored, classes, options.run.seed))
     _say("stage 5 of 6: a box regression for each class")
@@ -237,14 +242,15 @@ class StoredRegions(Sequence[ImageRegions]):
             }
 
         console = Console(stderr=True)
-        for number in track(range(len(batches)), "Features", console=console, transient=True):
+        needed = range(-(-self._count // batch_size))
+        for number in track(needed, "Features", console=console, transient=True):
             rows = range(self._count)[number * batch_size :][:batch_size]
             if all(self._path(index).exists() for index in rows):
                 continue
             batch = batches[number]
             found = jax.device_get(extract({k: jnp.asarray(v) for k, v in batch.items()}))
             for row, index in enumerate(batch["index"][batch["valid"]]):
-                if not self._path(int(index)).exists():
+                if index < self._count and not self._path(int(index)).exists():
                     self._write(int(index), {name: column[row] for name, column in found.items()})
 
     def _write(self, index: int, row: dict[str, np.ndarray]) -> None:
