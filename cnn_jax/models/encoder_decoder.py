@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 from jaxtyping import Array, Float
 
+from cnn_jax.errors import UserError
 from cnn_jax.models.backbones import by_resolution, without_classifier
 from cnn_jax.models.layers import BatchNorm, Conv, check_image_size, scaled
 from cnn_jax.models.segnet import PixelOutput
@@ -79,6 +80,9 @@ class EncoderDecoder(nn.Module):
         backbone_name: for messages.
         num_classes: number of classes.
         upsampling: see `Upsample`.
+        output_stride: the decoder ends at maps this much smaller than the image (or at the first
+            that are less so), and logits are enlarged from there, bilinear. Its last levels are
+            most of its work: 4 is several times faster than 1, and coarser at the borders.
         width: multiplies the decoder's number of channels.
         dtype: type of the computation.
         axis_name: mapped axis that batch statistics are averaged over.
@@ -88,6 +92,7 @@ class EncoderDecoder(nn.Module):
     backbone_name: str
     num_classes: int
     upsampling: Upsampling = "bilinear"
+    output_stride: int = 1
     width: float = 1.0
     dtype: Dtype = jnp.float32
     axis_name: str | None = None
@@ -100,6 +105,11 @@ class EncoderDecoder(nn.Module):
     def minimum_size(self) -> int:
         """Rows and columns of the smallest legal image."""
         return self.backbone.minimum_size
+
+    def __post_init__(self) -> None:
+        if self.output_stride < 1:
+            raise UserError(f"--output-stride {self.output_stride}: must be 1 or more")
+        super().__post_init__()
 
     def legal_size(self, size: int) -> int:
         """The rows (or columns) of the smallest legal input with an output of at least `size`."""
@@ -123,6 +133,8 @@ class EncoderDecoder(nn.Module):
         if (levels[-1] if levels else x).shape[1:3] != images.shape[1:3]:
             levels.append(None)
         for level, skipped in enumerate(levels, start=1):
+            if x.shape[1] * self.output_stride >= images.shape[1]:
+                break
             size = images.shape[1:3] if skipped is None else skipped.shape[1:3]
             x = Upsample(self.upsampling, self.dtype, name=f"up{level}")(x, size, skipped)
             if skipped is not None:
@@ -132,8 +144,8 @@ class EncoderDecoder(nn.Module):
                 x = conv(scaled(channels, self.width), name=f"conv{level}_{index}")(x)
                 x = nn.relu(norm(name=f"norm{level}_{index}")(x))
             features[f"decoder{level}"] = x
-        head = Conv(self.num_classes, name="head")
-        return head(x.astype(jnp.float32)), features
+        logits = Conv(self.num_classes, name="head")(x.astype(jnp.float32))
+        return Upsample("bilinear", name="enlarged")(logits, images.shape[1:3]), features
 
 
 def fitted(

@@ -36,7 +36,7 @@ _NETWORKS: dict[str, tuple[partial[nn.Module], Statistics]] = {
 }
 
 # The options of an encoder-decoder that are its decoder's alone.
-_DECODER_OPTIONS = ("upsampling",)
+_DECODER_OPTIONS = ("upsampling", "output_stride")
 
 
 def names() -> tuple[str, ...]:
@@ -51,7 +51,7 @@ def create(name: str, num_classes: int, **options: Any) -> nn.Module:
         name: one of `names()`.
         num_classes: number of classes.
         **options: those of the network; of a classifier as encoder the classifier's own, and
-            `upsampling` of the decoder. `width` goes to both.
+            `upsampling` and `output_stride` of the decoder. `width` goes to both.
 
     Raises:
         UserError: for an unknown name or option, or a value that an option does not allow.

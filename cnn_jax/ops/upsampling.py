@@ -5,6 +5,7 @@ Max unpooling, the fourth way, stands beside the pooling that it undoes (`cnn_ja
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -83,17 +84,13 @@ def bilinear(
         factor: how many times larger.
         normalize: whether the border is corrected for the zeros outside.
     """
-    taps = _tent(factor)
+    if normalize:
+        # The same numbers by two matrix products, many times faster than sums over zeros.
+        batch, height, width, channels = x.shape
+        return jax.image.resize(x, (batch, factor * height, factor * width, channels), "linear")
     y = insert_zeros(x, factor)
     for axis in (1, 2):
-        y = _convolve(y, taps, factor, axis) * factor
-        if normalize:
-            ones = np.zeros(y.shape[axis])
-            ones[::factor] = factor
-            gain = np.convolve(ones, taps)[bilinear_padding(factor) :][: len(ones)]
-            shape = [1] * 4
-            shape[axis] = len(ones)
-            y = y / jnp.broadcast_to(jnp.asarray(gain.reshape(shape), y.dtype), y.shape)
+        y = _convolve(y, _tent(factor), factor, axis) * factor
     return y
 
 

@@ -199,6 +199,15 @@ def test_the_decoder_s_way_of_upsampling_is_an_option(method, own):
     assert set(variables["params"].get("up1", {})) == own
 
 
+@pytest.mark.parametrize(("stride", "levels"), [(1, 5), (2, 4), (4, 3), (5, 3), (32, 0), (99, 0)])
+def test_the_decoder_ends_at_the_output_stride(stride, levels):
+    (logits, features), variables = traced("resnet18", 3, (70, 90), output_stride=stride)
+    assert logits.shape == (1, 70, 90, 3)
+    assert sum(name.startswith("decoder") for name in features) == levels
+    last = features[f"decoder{levels}"] if levels else features["stage4"]
+    assert variables["params"]["head"]["kernel"].shape[2] == last.shape[-1]
+
+
 @pytest.mark.parametrize("method", ["nearest", "bilinear", "transposed", "unpool"])
 def test_every_way_of_upsampling_hands_gradients_back(method):
     key = jax.random.key(0)
@@ -222,6 +231,8 @@ def test_every_way_of_upsampling_hands_gradients_back(method):
         ),
         (partial(segmentation.create, "segnet", 2, upsampling="unpool"), "segnet has no option"),
         (partial(segmentation.create, "resnet18", 2, upsampling="cubic"), "one of 'nearest'"),
+        (partial(segmentation.create, "resnet18", 2, output_stride=0), "must be 1 or more"),
+        (partial(segmentation.create, "unet", 2, output_stride=4), "unet has no option"),
         (partial(segmentation.create, "unet", 0), "num_classes must be at least 1"),
     ],
 )
