@@ -160,3 +160,13 @@ def test_presets_are_options(name):
     data_flag = [] if name == "shapes" else ["--data", "masks:x"]
     options = flags.parse(segment.Options, ["--preset", name, *data_flag], presets.SEGMENTATION)
     assert options.run.preset == name
+
+
+def test_another_network_takes_the_place_of_the_built_in_recipe_s():
+    """`--model` alone swaps it: what only the recipe's own network has is left out."""
+    swapped = ["--model", "unet_same"]
+    options = flags.parse(segment.Options, swapped, segment._recipes(swapped))
+    assert options.model.width == 0.25 and options.decoder.output_stride is None
+    segment.build_model(options, 3)
+    options = flags.parse(segment.Options, [], segment._recipes([]))
+    assert options.model.model == "resnet18" and options.decoder.output_stride == 4
