@@ -285,7 +285,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-directory, address, process = sys.argv[1], sys.argv[2], int(sys.argv[3])
+directory, address, process, report = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
+# Not on standard output, where Gloo's threads write of their connections, in pieces.
+report = open(report, "w")
 jax.config.update("jax_num_cpu_devices", 2)
 jax.distributed.initialize(address, 2, process)
 from cnn_jax.errors import UserError
@@ -298,13 +300,13 @@ for step in (1, 2, 3):
     checkpoints.save(directory, step, state, keep=2)
 restored, step = checkpoints.restore(directory, state)
 assert restored["x"].sharding == everywhere
-print("restored", step, np.asarray(restored["x"]).tolist())
+print("restored", step, np.asarray(restored["x"]).tolist(), file=report)
 
 def message(call, *arguments):
     try:
         call(*arguments)
     except UserError as error:
-        print(error)
+        print(error, file=report)
 
 # Both must learn of what only the first one sees, or only one of them.
 message(checkpoints.save, directory + "/3/manifest/metadata", 1, state)
@@ -318,14 +320,15 @@ def test_two_processes_write_once_and_agree(tmp_path, start):
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         address = f"localhost:{probe.getsockname()[1]}"
-    children = [start(ONE_OF_TWO_PROCESSES, directory, address, i) for i in range(2)]
+    reports = [tmp_path / f"report_{i}" for i in range(2)]
+    children = [
+        start(ONE_OF_TWO_PROCESSES, directory, address, i, report)
+        for i, report in enumerate(reports)
+    ]
     outputs = [child.communicate(timeout=120) for child in children]
     for child, (_, errors) in zip(children, outputs, strict=True):
         assert child.returncode == 0, errors
-    first, second = (
-        [line for line in output.splitlines() if not line.startswith("[Gloo]")]
-        for output, _ in outputs
-    )
+    first, second = (report.read_text().splitlines() for report in reports)
     assert first[0] == second[0] == "restored 3 [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]"
     assert "cannot save step 1 (File exists)" in first[1]
     assert "the first process could not save step 1" in second[1]

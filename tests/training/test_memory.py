@@ -1,5 +1,6 @@
 """The arrays that a step makes are allocated again without the kernel."""
 
+import statistics
 import subprocess
 import sys
 
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 step = jax.jit(lambda x: x + 1)
 x = jnp.ones(2**25)
 faults = []
-for _ in range(4):
+for _ in range(32):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     jax.block_until_ready(step(x))
     faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
@@ -30,4 +31,5 @@ def test_the_arrays_of_a_step_are_mapped_once():
     kept, first, *later = map(int, run.stdout.split())
     # They are 32,768 pages of 4 KiB, less where the kernel has larger ones.
     assert first > 100
-    assert not kept or min(later) < first / 10
+    # Small blocks may come to lie in freed ones, so that a few steps need memory at another place.
+    assert not kept or statistics.median(later) < first / 10
