@@ -6,7 +6,6 @@ is on disk in the run's folder, and `--resume` goes on with the first stage that
 """
 
 import dataclasses
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 from rich.progress import track
+from safetensors.numpy import load, save
 
 from cnn_jax import models
 from cnn_jax.data.batches import EvaluationBatches, TrainingBatches
@@ -36,7 +36,7 @@ from experiments.detection.common import Sources, System
 from experiments.experiment import Experiment
 
 # What the stages leave in the run's folder; features by the step of the network that gave them.
-_FEATURES, _SVMS, _REGRESSIONS = "features", "svms.npz", "box_regressions.npz"
+_FEATURES, _SVMS, _REGRESSIONS = "features", "svms.safetensors", "box_regressions.safetensors"
 
 
 @dataclass(frozen=True)
@@ -184,11 +184,8 @@ def _fit(task: RCNN, out: Path, steps: int, options: Any, training: EvaluationBa
 def _fitted(path: Path, fit: Callable[[], Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """What a stage fits, kept in a file: read where it is there already."""
     if not path.exists():
-        content = io.BytesIO()
-        np.savez(content, **fit())
-        files.replace(path, content.getvalue())
-    with np.load(path) as arrays:
-        return {name: arrays[name] for name in arrays.files}
+        files.replace(path, save({name: np.asarray(x, order="C") for name, x in fit().items()}))
+    return load(path.read_bytes())
 
 
 class StoredRegions(Sequence[ImageRegions]):
@@ -204,8 +201,8 @@ class StoredRegions(Sequence[ImageRegions]):
     def __getitem__(self, index: int) -> ImageRegions:
         if not 0 <= index < self._count:
             raise IndexError(index)
-        with np.load(self._path(index)) as arrays:
-            read = ImageRegions(**arrays)
+        # Read once for every class, and so in a format that opens fast.
+        read = ImageRegions(**load(self._path(index).read_bytes()))
         return read._replace(
             classes=read.classes.astype(np.float32), boxes=read.boxes.astype(np.float32)
         )
@@ -257,12 +254,12 @@ class StoredRegions(Sequence[ImageRegions]):
         valid = row.pop("valid")
         proposals = np.full(len(valid) - len(row["truth"]), -1, np.int32)
         row["truth"] = np.concatenate([row["truth"], proposals])
-        content = io.BytesIO()
-        np.savez(content, **{name: column[valid] for name, column in row.items()})
-        files.replace(self._path(index), content.getvalue())
+        files.replace(
+            self._path(index), save({name: column[valid] for name, column in row.items()})
+        )
 
     def _path(self, index: int) -> Path:
-        return self._folder / f"{index:07d}.npz"
+        return self._folder / f"{index:07d}.safetensors"
 
 
 def _say(message: str) -> None:

@@ -62,6 +62,7 @@ DETECTION: dict[str, dict[str, Any]] = {
     # Proposals by selective search on small images: what time allows goes to many scenes.
     "shapes_rcnn": {
         "system": "rcnn",
+        "max_objects": 6,
         "proposals": "selective_search",
         "proposal_size": 64,
         "max_proposals": 80,

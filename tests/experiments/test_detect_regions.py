@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file
 
 from cnn_jax.errors import UserError
 from cnn_jax.training import checkpoints, loop, parallel
@@ -172,10 +173,10 @@ def test_rcnn_leaves_what_its_stages_found(slow):
     assert len(list((slow / "features" / "4").iterdir())) == 10
     found = leaves(slow, "best")["params"]
     assert set(found) == {"network", "classes", "boxes"}
-    with np.load(slow / "svms.npz") as svms:
-        np.testing.assert_array_equal(svms["weights"], found["classes"]["weights"])
-        assert svms["weights"].shape == (16, 3)
-        assert not svms["weights"][:, 2].any() and svms["weights"][:, 0].any()
+    weights = load_file(slow / "svms.safetensors")["weights"]
+    np.testing.assert_array_equal(weights, found["classes"]["weights"])
+    assert weights.shape == (16, 3)
+    assert not weights[:, 2].any() and weights[:, 0].any()
     result = json.loads((slow / "result.json").read_text())
     assert result["step"] == 4 and np.isfinite(result["map50"])
     # The network's own evaluation half way, and the detector's.
@@ -190,16 +191,16 @@ def test_rcnn_resumes_at_the_stage_it_was_in(slow, tmp_path, stage):
     with pytest.raises(UserError, match="stages have not all ended; --resume"):
         detect.main(["--eval-only", "--out", str(out)])
     if stage == "svms":
-        (out / "svms.npz").unlink()
+        (out / "svms.safetensors").unlink()
     elif stage != "whole":
-        for name in ("svms.npz", "box_regressions.npz"):
+        for name in ("svms.safetensors", "box_regressions.safetensors"):
             (out / name).unlink()
         for path in sorted((out / "features" / "4").iterdir())[6:]:
             path.unlink()
     if stage == "fine-tuning":
         shutil.rmtree(out / "features")
         break_off(out)
-    kept = {path: path.stat().st_mtime_ns for path in out.rglob("*.npz")}
+    kept = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
     detect.main(["--out", str(out), "--resume"])
     assert_same_bits(leaves(out, "best"), expected)
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
