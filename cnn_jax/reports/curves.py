@@ -92,7 +92,8 @@ class Curves:
 def of_run(run: Run) -> Curves:
     """A run's curves: every metric it reported, training faint, evaluations coloured.
 
-    Of the rate of examples only training's is shown; an evaluation's would say nothing.
+    What was reported only once is a figure among the results, and no curve. Of the rate of examples
+    only training's is shown; an evaluation's would say nothing.
     """
     lines: dict[str, list[Line]] = {}
     colors = {split: i for i, split in enumerate(s for s in run.splits if s != "train")}
@@ -103,7 +104,8 @@ def of_run(run: Run) -> Curves:
             steps, values = run.series(split, key)
             line = Line(split, steps, values, color=colors.get(split, -1))
             lines.setdefault(key, []).append(line)
-    return Curves("Curves", [Chart(key, lines[key]) for key in in_order(lines)])
+    grown = [key for key in lines if any(len(line.steps) > 1 for line in lines[key])]
+    return Curves("Curves", [Chart(key, lines[key]) for key in in_order(grown)])
 
 
 def _drawing(key: str, lines: Sequence[Line]) -> Html:

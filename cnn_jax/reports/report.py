@@ -25,7 +25,8 @@ def write_report(directory: str | Path, *, sections: Sequence[Section] = ()) -> 
         UserError: the folder cannot be read or written.
     """
     run = read_run(directory)
-    parts = [results_table(run), curves.of_run(run), *sections]
+    grown = curves.of_run(run)
+    parts = [results_table(run), *([grown] if grown.charts else []), *sections]
     parts.append(Folded(settings_table("Settings", run.config)))
     if run.environment:
         parts.append(Folded(settings_table("Environment", run.environment)))

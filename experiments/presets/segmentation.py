@@ -2,6 +2,12 @@
 
 from typing import Any
 
+# The eleven classes that Badrinarayanan et al. 2017 judge CamVid by, in the order of its labels.
+_CAMVID_CLASSES = (
+    *("sky", "building", "pole", "road", "pavement", "tree"),
+    *("sign", "fence", "car", "pedestrian", "bicyclist"),
+)
+
 SEGMENTATION: dict[str, dict[str, Any]] = {
     # The built-in scenes of up to four shapes.
     "shapes": {
@@ -25,6 +31,7 @@ SEGMENTATION: dict[str, dict[str, Any]] = {
     "segnet_camvid": {
         "model": "segnet",
         "image_shape": (360, 480),
+        "class_names": _CAMVID_CLASSES,
         "ignore_labels": (11,),
         "class_weights": ("median_frequency",),
         "batch_size": 12,
@@ -39,6 +46,7 @@ SEGMENTATION: dict[str, dict[str, Any]] = {
         "model": "resnet18",
         "width": 0.5,
         "image_shape": (180, 240),
+        "class_names": _CAMVID_CLASSES,
         "ignore_labels": (11,),
         "batch_size": 8,
         "eval_batch_size": 8,

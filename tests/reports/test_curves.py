@@ -127,13 +127,16 @@ def test_tick_labels():
 def test_curves_of_a_run(tmp_path):
     rows = [
         {"step": 10, "split": "train", "loss": 2.0, "examples_per_second": 5.0},
-        {"step": 10, "split": "eval", "loss": 3.0, "top1": 0.5, "examples_per_second": 9.0},
+        {"step": 20, "split": "train", "loss": 1.0, "examples_per_second": 6.0},
+        {"step": 20, "split": "eval", "loss": 3.0, "top1": 0.5, "examples_per_second": 9.0},
+        {"step": 30, "split": "eval", "loss": 2.5, "top1": 0.6, "examples_per_second": 9.0},
+        {"step": 30, "split": "test", "loss": 2.7, "map50": 0.7},
     ]
     curves = of_run(Run(tmp_path, {}, {}, rows, {}))
     found = {c.key: {line.label: line.values for line in c.lines} for c in curves.charts}
     assert found == {
-        "top1": {"eval": [0.5]},
-        "loss": {"train": [2.0], "eval": [3.0]},
-        "examples_per_second": {"train": [5.0]},
+        "top1": {"eval": [0.5, 0.6]},
+        "loss": {"train": [2.0, 1.0], "eval": [3.0, 2.5], "test": [2.7]},
+        "examples_per_second": {"train": [5.0, 6.0]},
     }
     assert list(found) == ["top1", "loss", "examples_per_second"]
