@@ -7,10 +7,10 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
-from rich.progress import track
 
 from cnn_jax.data.resize import resize_mask
 from cnn_jax.errors import UserError
+from cnn_jax.progress import track
 
 
 @runtime_checkable
@@ -42,7 +42,7 @@ def survey(source: Masked, most: int | None = None) -> Int[np.ndarray, "images c
     def counts(index: int) -> np.ndarray:
         return np.bincount(source.mask(index).ravel(), minlength=256)[:classes]
 
-    progress = track(_read_ahead(counts, images), "Checking masks", total=images, transient=True)
+    progress = track(_read_ahead(counts, images), "Checking masks", images)
     return np.stack(list(progress)).astype(np.int64)
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
-from rich.progress import track
 
 from cnn_jax.errors import UserError
+from cnn_jax.progress import track
 
 Split = Literal["train", "eval", "test"]
 
@@ -156,5 +156,5 @@ def find_bad_images(source: Source, workers: int = 0) -> dict[int, str]:
             for start in range(0, len(source), 1024)
             for found in pool.map(problem, range(start, min(start + 1024, len(source))))
         )
-        progress = track(problems, "Checking images", total=len(source), transient=True)
+        progress = track(problems, "Checking images", len(source))
         return {index: found for index, found in enumerate(progress) if found is not None}

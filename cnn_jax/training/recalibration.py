@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
-from rich.progress import track
 
+from cnn_jax.progress import track
 from cnn_jax.training import parallel
 from cnn_jax.training.loop import Batches
 from cnn_jax.training.state import TrainState, evaluated
@@ -38,9 +38,7 @@ def recalibrated(
     compute = parallel.compile_batch_statistics(task)
     placed, total = parallel.replicate(state), None
     examples = itertools.islice(parallel.prefetch(batches.iterate(0)), steps)
-    for step, (_, batch) in enumerate(
-        track(examples, "Recalibrating batch norm", total=steps, transient=True)
-    ):
+    for step, (_, batch) in enumerate(track(examples, "Recalibrating batch norm", steps)):
         now = parallel.replicate(jnp.asarray(step, jnp.int32))
         found = jax.tree.map(np.asarray, compute(placed.replace(step=now), batch, key))
         total = found if total is None else jax.tree.map(np.add, total, found)

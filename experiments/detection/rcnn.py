@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
-from rich.progress import track
 from safetensors.numpy import load, save
 
 from cnn_jax import models
@@ -23,6 +22,7 @@ from cnn_jax.data.batches import EvaluationBatches, TrainingBatches
 from cnn_jax.data.box_survey import BoxSurvey
 from cnn_jax.data.windows import WindowOrder, Windows, WindowSource, same
 from cnn_jax.errors import UserError
+from cnn_jax.progress import track
 from cnn_jax.reports import files
 from cnn_jax.tasks.detection import Judge, trained_objects
 from cnn_jax.tasks.rcnn import RCNN, FineTuning, paper_context
@@ -238,9 +238,7 @@ class StoredRegions(Sequence[ImageRegions]):
                 "valid": valid,
             }
 
-        console = Console(stderr=True)
-        needed = range(-(-self._count // batch_size))
-        for number in track(needed, "Features", console=console, transient=True):
+        for number in track(range(-(-self._count // batch_size)), "Features"):
             rows = range(self._count)[number * batch_size :][:batch_size]
             if all(self._path(index).exists() for index in rows):
                 continue

@@ -110,13 +110,15 @@ def prepare(
     """
     if not source.method.cached or not len(source):
         return 0
+    console = console or Console(stderr=True)
     progress = Progress(
         TextColumn("Finding proposals"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        console=console or Console(stderr=True),
+        console=console,
         transient=True,
+        disable=not console.is_terminal,
     )
     found = 0
     with progress:
