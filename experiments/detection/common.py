@@ -173,6 +173,7 @@ class Examples:
             image_size=self.image_size,
             formats=BOX_FORMATS,
         )
+        options.detector.similar_labels(source.class_names)  # wrong names are told before a search
         return self.system.examples(options, source, split)
 
     @property

@@ -265,3 +265,11 @@ def test_mistakes_are_told_in_one_line_and_leave_nothing_behind(
         train(photos, out, *arguments)
     assert "\n" not in str(caught.value)
     assert not out.exists()
+
+
+def test_a_class_that_is_not_there_is_told_before_the_search(photos, tmp_path):
+    cache = tmp_path / "cache"
+    search = ["--proposals", "edge_boxes", "--proposal-cache", str(cache)]
+    with pytest.raises(UserError, match="no class 'bleu'"):
+        train(photos, tmp_path / "out", *FAST, *search, "--similar", "red,bleu")
+    assert not cache.exists()
