@@ -1,9 +1,10 @@
-"""Measure speed: this project's, and with `--against torch` the same network's in torch.
+"""Measure speed: this project's, and with `--against` that of others who do the same.
 
 python -m experiments.benchmark --models resnet18 vgg16 --against torch
 python -m experiments.benchmark --work data --data folder:DIR --against torch
 python -m experiments.benchmark --work ops --batch-size 1000 --against torch
 python -m experiments.benchmark --work translate --batch-size 128 --against torch
+python -m experiments.benchmark --work coco --batch-size 5000 --against pycocotools
 
 Both work in turn on the same machine, in processes of their own; a ratio above 1 means that this
 project is faster. `DIR/result.json` has every round, `DIR/table.md` the printed table.
@@ -23,16 +24,21 @@ from cnn_jax import models
 from cnn_jax.errors import UserError
 from cnn_jax.reports import files
 from experiments import options as flags
-from experiments.benchmark import operations, sentences
+from experiments.benchmark import detected, operations, sentences
 from experiments.benchmark.contest import Job, Measurement, Work, contest, ratios
 
 OURS = "experiments.benchmark.ours"
-IN_TORCH = "experiments.benchmark.in_torch"
 
-HEADER = (
-    *("network", "work", "batch", "per second", "torch", "ratio", "of matmul rate"),
-    *("first step", "torch", "memory", "torch"),
-)
+OTHERS = {
+    "none": None,
+    "torch": "experiments.benchmark.in_torch",
+    "torch-compile": "experiments.benchmark.in_torch",
+    "pycocotools": "experiments.benchmark.in_pycocotools",
+}
+"""The module of each that `--against` names."""
+
+# What is measured alone.
+_ALONE: tuple[Work, ...] = ("ops", "translate", "coco")
 
 
 @dataclass(frozen=True)
@@ -40,15 +46,17 @@ class Options:
     """Measure speed."""
 
     models: tuple[str, ...] = ("resnet18",)
-    """Architectures; `all` for every one. With --work ops: operations, by default all; with --work
-    translate there is one."""
+    """Architectures; `all` for every one. With --work ops: operations, by default all; --work
+    translate and coco have none to choose."""
     work: tuple[Work, ...] = ("train", "inference")
     """Training steps, inference, reading and augmenting the images of --data; or, alone, the array
-    operations of detection or training steps of the translator."""
-    against: Literal["none", "torch", "torch-compile"] = "none"
-    """Whom to compare with: torch as it is, or with the network compiled."""
+    operations of detection, training steps of the translator, or COCO's evaluation."""
+    against: Literal["none", "torch", "torch-compile", "pycocotools"] = "none"
+    """Whom to compare with: torch as it is, or with the network compiled; --work coco with
+    pycocotools."""
     batch_size: int = 16
-    """Images a step; boxes of an image for --work ops, sentence pairs for --work translate."""
+    """Images a step; boxes of an image for --work ops, sentence pairs for --work translate, images
+    of the set for --work coco."""
     image_size: int | None = None
     """Pixels on a side; default: the architecture's own."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -68,14 +76,14 @@ class Options:
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the flags, measure, print the table."""
     options = flags.parse_plain(Options, argv)
-    modules = [OURS] if options.against == "none" else [OURS, IN_TORCH]
+    modules = [module for module in (OURS, OTHERS[options.against]) if module]
     console, rows = Console(stderr=True), []
     for job in jobs(options):
         console.print(f"{job.model}: {job.work} …", highlight=False)
         sides = contest(modules, job, options.rounds, options.seconds)
         rows.append(row(job, *sides))
         # Written after each: an interrupted benchmark keeps what it has.
-        text = table([r["cells"] for r in rows])
+        text = table([r["cells"] for r in rows], options.against)
         files.replace(Path(options.out) / "table.md", text)
         content = json.dumps(result(rows), indent=2) + "\n"
         files.replace(Path(options.out) / "result.json", content)
@@ -86,13 +94,28 @@ def jobs(options: Options) -> list[Job]:
     """What is measured, in order.
 
     Raises:
-        UserError: an unknown architecture, no folder to read images from, or work together that
-            is measured alone.
+        UserError: an unknown architecture, no folder to read images from, work together that is
+            measured alone, or another that does not do it.
     """
     found = []
-    for alone in ("ops", "translate"):
+    for alone in _ALONE:
         if alone in options.work and len(options.work) > 1:
             raise UserError(f"--work {alone}: cannot be mixed with other work")
+    if options.against != "none" and (options.against == "pycocotools") != (
+        options.work == ("coco",)
+    ):
+        others = "pycocotools" if options.work == ("coco",) else "torch or torch-compile"
+        raise UserError(f"--against {options.against}: --work {options.work[0]} has {others}")
+    if "coco" in options.work:
+        return [
+            Job(
+                work="coco",
+                model="detections",
+                batch_size=options.batch_size,
+                image_size=detected.IMAGE,
+                num_classes=detected.CLASSES,
+            )
+        ]
     if "translate" in options.work:
         return [
             Job(
@@ -179,10 +202,14 @@ def result(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {**summary, "rows": [{k: v for k, v in r.items() if k != "cells"} for r in rows]}
 
 
-def table(rows: Sequence[Sequence[str]]) -> str:
+def table(rows: Sequence[Sequence[str]], other: str = "torch") -> str:
     """A table in Markdown, its columns set flush; without the columns that are empty."""
-    kept = [i for i in range(len(HEADER)) if any(r[i] for r in rows)]
-    lines = [[HEADER[i] for i in kept], *([r[i] for i in kept] for r in rows)]
+    header = (
+        *("network", "work", "batch", "per second", other, "ratio", "of matmul rate"),
+        *("first step", other, "memory", other),
+    )
+    kept = [i for i in range(len(header)) if any(r[i] for r in rows)]
+    lines = [[header[i] for i in kept], *([r[i] for i in kept] for r in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(kept))]
     rule = ["-" * width for width in widths]
     return "".join(

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from cnn_jax.errors import UserError
 
-Work = Literal["train", "inference", "data", "ops", "translate"]
+Work = Literal["train", "inference", "data", "ops", "translate", "coco"]
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,10 @@ class Job:
     """What both contenders do.
 
     Attributes:
-        work: training steps, inference, reading and augmenting images, an array operation, or
-            training steps of the translator.
+        work: training steps, inference, reading and augmenting images, an array operation,
+            training steps of the translator, or COCO's evaluation of detections.
         model: an architecture's name, or an operation's.
-        batch_size: images a step, or boxes, or sentence pairs.
+        batch_size: images a step (of COCO's evaluation: of the set), or boxes, or sentence pairs.
         image_size: pixels on a side of what the network is fed; for sentences their tokens.
         num_classes: number of logits.
         dtype: what the network computes in.

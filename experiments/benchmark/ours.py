@@ -20,6 +20,7 @@ from cnn_jax.data import open as open_data
 from cnn_jax.data.augment import Augmentation, augment_example, normalize
 from cnn_jax.data.batches import TrainingBatches
 from cnn_jax.data.transforms import TrainingTransform
+from cnn_jax.metrics.detection_coco import evaluate_coco
 from cnn_jax.models.seq2seq import Seq2Seq
 from cnn_jax.ops.boxes import iou
 from cnn_jax.ops.nms import nms
@@ -32,7 +33,7 @@ from cnn_jax.training.logs import describe_environment
 from cnn_jax.training.memory import keep_freed_memory
 from cnn_jax.training.state import TrainState, create
 from cnn_jax.training.step import Task
-from experiments.benchmark import operations, sentences
+from experiments.benchmark import detected, operations, sentences
 from experiments.benchmark.contest import Job, Prepared
 
 
@@ -48,6 +49,8 @@ def prepare(job: Job) -> Prepared:
             return _operation(job)
         case "translate":
             return _translator(job)
+        case "coco":
+            return _evaluation(job)
         case _:
             return _network(job)
 
@@ -208,6 +211,17 @@ def _operation(job: Job) -> Prepared:
         for _ in range(steps):
             result = compiled(*arguments)
         jax.block_until_ready(result)
+
+    return Prepared(run, dict, _peak_memory)
+
+
+def _evaluation(job: Job) -> Prepared:
+    """COCO's evaluation, from detections and objects in rows to the twelve numbers."""
+    detections, objects = detected.inputs(job.batch_size)
+
+    def run(steps: int) -> None:
+        for _ in range(steps):
+            evaluate_coco(detections, objects, detected.CLASSES).summary()
 
     return Prepared(run, dict, _peak_memory)
 

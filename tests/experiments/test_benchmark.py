@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from cnn_jax.errors import UserError
+from cnn_jax.metrics.detection_coco import evaluate_coco
 from cnn_jax.models.seq2seq import Seq2Seq
 from cnn_jax.tokens import PAD
 from experiments.benchmark import __main__ as benchmark
-from experiments.benchmark import operations
+from experiments.benchmark import detected, operations
 from experiments.benchmark.contest import Job, Measurement, Prepared, contest, ratios
 
 JOB = Job(work="train", model="resnet20", batch_size=2, image_size=8)
@@ -115,8 +116,29 @@ def test_operations_are_timed(tmp_path, capsys):
     assert "nms 512 px" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_coco_s_evaluation_is_timed_against_pycocotools_which_says_the_same(tmp_path, capsys):
+    from experiments.benchmark import in_pycocotools
+
+    detections, objects = detected.inputs(20)
+    ours = evaluate_coco(detections, objects, detected.CLASSES).summary()
+    expected = in_pycocotools.evaluate(*in_pycocotools.annotated(20))
+    np.testing.assert_allclose(list(ours.values()), expected, atol=1e-6)
+    assert expected[0] > 0.01
+    for module in ("torch", "torch-compile"):
+        with pytest.raises(UserError, match=f"--against {module}: --work coco has pycocotools"):
+            benchmark.jobs(benchmark.Options(work=("coco",), against=module))
+    with pytest.raises(UserError, match="--against pycocotools: --work train has torch or"):
+        benchmark.jobs(benchmark.Options(against="pycocotools"))
+    arguments = ["--work", "coco", "--batch-size", "20", "--against", "pycocotools"]
+    benchmark.main([*arguments, "--rounds", "1", "--seconds", "0.05", "--out", str(tmp_path)])
+    (row,) = json.loads((tmp_path / "result.json").read_text())["rows"]
+    assert row["ours"]["rates"][0] > 0 and row["ratios"][0] > 0
+    assert "| pycocotools |" in capsys.readouterr().out
+
+
 def test_operations_and_networks_are_measured_apart(tmp_path):
-    for work in ("ops", "translate"):
+    for work in ("ops", "translate", "coco"):
         with pytest.raises(UserError, match=f"--work {work}: cannot be mixed"):
             benchmark.main(["--work", work, "train", "--out", str(tmp_path)])
     jobs = benchmark.jobs(benchmark.Options(work=("ops",)))
