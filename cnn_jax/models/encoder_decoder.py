@@ -81,8 +81,8 @@ class EncoderDecoder(nn.Module):
         num_classes: number of classes.
         upsampling: see `Upsample`.
         output_stride: the decoder ends at maps this much smaller than the image (or at the first
-            that are less so), and logits are enlarged from there, bilinear: less
-            work, and coarser at the borders.
+            that are less so), and logits are enlarged from there, bilinear: less work,
+            and coarser at the borders.
         width: multiplies the decoder's number of channels.
         dtype: type of the computation.
         axis_name: mapped axis that batch statistics are averaged over.

@@ -101,12 +101,11 @@ def jobs(options: Options) -> list[Job]:
     for alone in _ALONE:
         if alone in options.work and len(options.work) > 1:
             raise UserError(f"--work {alone}: cannot be mixed with other work")
-    if options.against != "none" and (options.against == "pycocotools") != (
-        options.work == ("coco",)
-    ):
-        others = "pycocotools" if options.work == ("coco",) else "torch or torch-compile"
+    judges = "coco" in options.work
+    if options.against != "none" and judges != (options.against == "pycocotools"):
+        others = "pycocotools" if judges else "torch or torch-compile"
         raise UserError(f"--against {options.against}: --work {options.work[0]} has {others}")
-    if "coco" in options.work:
+    if judges:
         return [
             Job(
                 work="coco",

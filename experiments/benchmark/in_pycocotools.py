@@ -57,14 +57,14 @@ def annotated(images: int) -> tuple[COCO, COCO]:
     return truth, found
 
 
-def evaluate(truth: COCO, found: COCO) -> np.ndarray:
-    """COCO's twelve numbers."""
+def evaluate(truth: COCO, found: COCO) -> COCOeval:
+    """COCO's evaluation, summarised: its `stats` are the twelve numbers."""
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = COCOeval(truth, found, "bbox")
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    return evaluation.stats
+    return evaluation
 
 
 def _extents(boxes: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
+from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from cnn_jax import models
@@ -185,7 +186,21 @@ def _fitted(path: Path, fit: Callable[[], Mapping[str, np.ndarray]]) -> dict[str
     """What a stage fits, kept in a file: read where it is there already."""
     if not path.exists():
         files.replace(path, save({name: np.asarray(x, order="C") for name, x in fit().items()}))
-    return load(path.read_bytes())
+    return _read(path)
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    """What a stage left in a file.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    try:
+        return load(path.read_bytes())
+    except SafetensorError as error:
+        raise UserError(
+            f"{path}: damaged ({error}); delete it, and --resume makes it again"
+        ) from None
 
 
 class StoredRegions(Sequence[ImageRegions]):
@@ -202,7 +217,7 @@ class StoredRegions(Sequence[ImageRegions]):
         if not 0 <= index < self._count:
             raise IndexError(index)
         # Read once for every class, and so in a format that opens fast.
-        read = ImageRegions(**load(self._path(index).read_bytes()))
+        read = ImageRegions(**_read(self._path(index)))
         return read._replace(
             classes=read.classes.astype(np.float32), boxes=read.boxes.astype(np.float32)
         )

@@ -207,6 +207,20 @@ def test_rcnn_resumes_at_the_stage_it_was_in(slow, tmp_path, stage):
     assert rows(out)[-1] == rows(slow)[-1]
 
 
+@pytest.mark.parametrize("name", ["svms.safetensors", "features/4/0000003.safetensors"])
+def test_what_a_stage_left_and_is_damaged_is_named(slow, tmp_path, name):
+    out = shutil.copytree(slow, tmp_path / "run")
+    shutil.rmtree(out / "best")
+    for fitted in ("svms.safetensors", "box_regressions.safetensors"):
+        if name != fitted:
+            (out / fitted).unlink()
+    path = out / name
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(UserError, match=rf"{re.escape(str(path))}: damaged .*delete it, and --res"):
+        detect.main(["--out", str(out), "--resume"])
+    assert not checkpoints.steps(out / "best")
+
+
 def network_s_own(run):
     """What the fine-tuned network reaches by itself, with nothing fitted on its features."""
     options = detect.stored(run)

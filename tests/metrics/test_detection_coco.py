@@ -6,10 +6,10 @@ import io
 import numpy as np
 import pytest
 from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from cnn_jax.metrics.detection_coco import evaluate_coco
 from cnn_jax.metrics.detection_sets import DetectionRows, ObjectRows
+from experiments.benchmark.in_pycocotools import evaluate
 
 
 def rows(objects, detections):
@@ -72,11 +72,7 @@ def pycocotools(objects, detections, images, num_classes):
     with contextlib.redirect_stdout(io.StringIO()):
         truth.createIndex()
         found.createIndex()
-        evaluation = COCOeval(truth, found, "bbox")
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    return evaluation
+    return evaluate(truth, found)
 
 
 def compare(objects, detections, images, num_classes):
