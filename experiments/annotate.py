@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from cnn_jax import models
+from cnn_jax import files, models
 from cnn_jax.data import TAG_FORMATS
 from cnn_jax.data.augment import Augmentation
 from cnn_jax.data.batches import TrainingBatches
@@ -24,14 +24,14 @@ from cnn_jax.data.decode import decode
 from cnn_jax.data.source import Source
 from cnn_jax.errors import UserError
 from cnn_jax.reports import annotation as report
-from cnn_jax.reports import files
-from cnn_jax.reports.runs import CONFIG_FILE, read_object
+from cnn_jax.runs.folder import CONFIG_FILE, read_object
 from cnn_jax.tasks.annotation import Annotation, Decision, LossName, Thresholds, tables
 from cnn_jax.training import checkpoints
-from cnn_jax.training.compiler import compile_inference
-from experiments import images, presets, runs
-from experiments import options as flags
-from experiments.experiment import Experiment
+from cnn_jax.training.backend import compile_inference
+
+from . import images, presets, runs
+from . import options as flags
+from .experiment import Experiment
 
 THRESHOLDS_FILE = "thresholds.json"
 

@@ -20,12 +20,13 @@ from cnn_jax.data.augment import Augmentation
 from cnn_jax.data.batches import TrainingBatches
 from cnn_jax.data.decode import decode
 from cnn_jax.reports.classification import ClassificationReport
-from cnn_jax.reports.runs import CONFIG_FILE, read_object
+from cnn_jax.runs.folder import CONFIG_FILE, read_object
 from cnn_jax.tasks.classification import Classification
-from cnn_jax.training.compiler import compile_inference
-from experiments import images, presets, runs
-from experiments import options as flags
-from experiments.experiment import Experiment
+from cnn_jax.training.backend import compile_inference
+
+from . import images, presets, runs
+from . import options as flags
+from .experiment import Experiment
 
 
 @dataclass(frozen=True)

@@ -21,14 +21,15 @@ from rich.console import Console
 from rich.table import Table as TerminalTable
 from rich.text import Text
 
+from cnn_jax import files
 from cnn_jax.errors import UserError
-from cnn_jax.reports import files
 from cnn_jax.reports.curves import Chart, Curves, Line
-from cnn_jax.reports.names import duration, in_order, metric, show_spread
 from cnn_jax.reports.page import Table, render
-from cnn_jax.reports.runs import METRICS_FILE, ROW_KEYS, Run, read_object, read_run
 from cnn_jax.reports.translation import LENGTHS_FILE
-from experiments import options as flags
+from cnn_jax.runs.folder import METRICS_FILE, ROW_KEYS, Run, read_object, read_run
+from cnn_jax.runs.names import duration, in_order, metric, show_spread
+
+from . import options as flags
 
 # Settings that do not make a run another experiment. Several crops give other figures.
 INCIDENTAL = (flags.RESUMABLE - {"ten_crop"}) | {"seed"}

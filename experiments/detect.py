@@ -14,17 +14,18 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from cnn_jax.data import box_survey
 from cnn_jax.data.augment.boxes import BoxAugmentation
 from cnn_jax.data.batches import TrainingBatches
 from cnn_jax.data.proposals import Proposals
 from cnn_jax.data.source import Source
+from cnn_jax.data.surveys import boxes as box_survey
 from cnn_jax.reports import detection as report
-from cnn_jax.tasks.detection import DetectedSet, DetectionRule
-from cnn_jax.tasks.regions import RegionSampling
-from experiments import options as flags
-from experiments import presets, runs
-from experiments.detection.common import (
+from cnn_jax.tasks.detection.evaluation import DetectedSet, DetectionRule
+from cnn_jax.tasks.detection.regions import RegionSampling
+
+from . import options as flags
+from . import presets, runs
+from .detection.common import (
     DetectionTask,
     DetectorOptions,
     Examples,
@@ -34,14 +35,14 @@ from experiments.detection.common import (
     stored_threshold,
     write_threshold,
 )
-from experiments.detection.fast_rcnn import SYSTEM as FAST_RCNN
-from experiments.detection.fast_rcnn import FastRcnnOptions
-from experiments.detection.rcnn import SYSTEM as RCNN
-from experiments.detection.rcnn import RcnnOptions
-from experiments.detection.regions import RegionOptions
-from experiments.detection.yolo import SYSTEM as YOLO
-from experiments.detection.yolo import YoloOptions
-from experiments.experiment import Experiment
+from .detection.fast_rcnn import SYSTEM as FAST_RCNN
+from .detection.fast_rcnn import FastRcnnOptions
+from .detection.rcnn import SYSTEM as RCNN
+from .detection.rcnn import RcnnOptions
+from .detection.regions import RegionOptions
+from .detection.yolo import SYSTEM as YOLO
+from .detection.yolo import YoloOptions
+from .experiment import Experiment
 
 SYSTEMS: dict[str, System] = {"yolo": YOLO, "fast_rcnn": FAST_RCNN, "rcnn": RCNN}
 """The detection systems by name; each has its group of flags in `Options`."""

@@ -13,14 +13,16 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 
-from cnn_jax.reports import files
-from cnn_jax.reports.runs import CONFIG_FILE, METRICS_FILE, read_rows
-from cnn_jax.training import loop, parallel, prng, summary
-from cnn_jax.training.logs import RunLog
+from cnn_jax import files
+from cnn_jax.models import summary
+from cnn_jax.runs.folder import CONFIG_FILE, METRICS_FILE, read_rows
+from cnn_jax.runs.log import RunLog
+from cnn_jax.training import loop, parallel, prng
 from cnn_jax.training.recalibration import recalibrated
 from cnn_jax.training.state import TrainState
 from cnn_jax.training.step import Task
-from experiments import runs
+
+from . import runs
 
 
 @runtime_checkable

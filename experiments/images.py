@@ -13,8 +13,9 @@ from cnn_jax.data.source import Source
 from cnn_jax.data.transforms import EvaluationTransform, TrainingTransform
 from cnn_jax.errors import UserError
 from cnn_jax.training import parallel
-from experiments import options as flags
-from experiments import runs
+
+from . import options as flags
+from . import runs
 
 
 @runtime_checkable

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import tyro
 
 from cnn_jax.errors import DivergenceError, UserError
-from cnn_jax.reports.runs import CONFIG_FILE, read_object
+from cnn_jax.runs.folder import CONFIG_FILE, read_object
 
 T = TypeVar("T")
 

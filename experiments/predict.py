@@ -10,10 +10,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cnn_jax.errors import UserError
-from cnn_jax.reports.runs import CONFIG_FILE, read_object
-from experiments import annotate, classify, segment, translate
-from experiments import options as flags
-from experiments.detection import predict as detection
+from cnn_jax.runs.folder import CONFIG_FILE, read_object
+
+from . import annotate, classify, segment, translate
+from . import options as flags
+from .detection import predict as detection
 
 # By the verb that trained the run.
 PREDICTORS: dict[str, Callable[[Path, flags.PredictOptions], None]] = {

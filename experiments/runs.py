@@ -19,11 +19,12 @@ from cnn_jax.data.source import Source, Split, find_bad_images, without
 from cnn_jax.errors import UserError
 from cnn_jax.models import weights
 from cnn_jax.training import checkpoints, optimizers, parallel, prng
+from cnn_jax.training.backend import keep_freed_memory
 from cnn_jax.training.loop import Plan
-from cnn_jax.training.memory import keep_freed_memory
 from cnn_jax.training.state import TrainState, create
 from cnn_jax.training.step import Task
-from experiments.options import DataOptions, ModelOptions, OptimizerOptions, RunOptions, flat
+
+from .options import DataOptions, ModelOptions, OptimizerOptions, RunOptions, flat
 
 CHECKPOINTS = "checkpoints"
 BEST = "best"  # as CHECKPOINTS, for tasks that keep the state with the best evaluation

@@ -21,29 +21,30 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from cnn_jax import files
 from cnn_jax.data import MASK_FORMATS
 from cnn_jax.data.augment import MaskAugmentation
 from cnn_jax.data.batches import EvaluationBatches, TrainingBatches
 from cnn_jax.data.decode import decode
-from cnn_jax.data.mask_checks import median_frequency, position_prior, survey
 from cnn_jax.data.resize import resize
 from cnn_jax.data.source import Source
+from cnn_jax.data.surveys.masks import median_frequency, position_prior, survey
 from cnn_jax.data.tiles import Tiles, corners, window
 from cnn_jax.data.transforms import MaskTransform
 from cnn_jax.errors import UserError
 from cnn_jax.metrics import segmentation as metrics
 from cnn_jax.models import segmentation as networks
-from cnn_jax.reports import files
 from cnn_jax.reports import masks as pictures
-from cnn_jax.reports.names import metric, show
 from cnn_jax.reports.pictures import save
-from cnn_jax.reports.runs import CONFIG_FILE, read_object
 from cnn_jax.reports.segmentation import SegmentationReport
+from cnn_jax.runs.folder import CONFIG_FILE, read_object
+from cnn_jax.runs.names import metric, show
 from cnn_jax.tasks.segmentation import LossName, Segmentation, Size
-from cnn_jax.training.compiler import compile_inference
-from experiments import images, presets, runs
-from experiments import options as flags
-from experiments.experiment import Experiment
+from cnn_jax.training.backend import compile_inference
+
+from . import images, presets, runs
+from . import options as flags
+from .experiment import Experiment
 
 MEDIAN_FREQUENCY = ("median_frequency",)
 

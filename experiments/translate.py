@@ -16,28 +16,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cnn_jax import files
+from cnn_jax.conventions import END, SPECIAL, UNKNOWN
 from cnn_jax.data import text
 from cnn_jax.data.text import buckets
 from cnn_jax.data.text.pairs import Pairs
 from cnn_jax.data.text.vocabulary import Level, Vocabulary, dumps
 from cnn_jax.errors import UserError
 from cnn_jax.metrics.translation import TextMetrics, bleu_by_length
-from cnn_jax.models.seq2seq import (
-    AttentionName,
-    EncoderName,
-    Initialization,
-    InitialState,
-    Seq2Seq,
-)
-from cnn_jax.reports import alignment, files
-from cnn_jax.reports.runs import CONFIG_FILE, read_object
+from cnn_jax.models.seq2seq import AttentionName, EncoderName, Initialization, InitialState, Seq2Seq
+from cnn_jax.reports import alignment
 from cnn_jax.reports.translation import Sentences, TranslationReport, alignment_of
+from cnn_jax.runs.folder import CONFIG_FILE, read_object
 from cnn_jax.tasks.translation import HeldOut, Translation, looked_at
-from cnn_jax.tokens import END, SPECIAL, UNKNOWN
-from cnn_jax.training.compiler import compile_inference
-from experiments import options as flags
-from experiments import presets, runs
-from experiments.experiment import Experiment
+from cnn_jax.training.backend import compile_inference
+
+from . import options as flags
+from . import presets, runs
+from .experiment import Experiment
 
 VOCABULARY_FILE = "vocabulary.json"
 

@@ -5,21 +5,21 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from cnn_jax.data.coco import open_coco
-from cnn_jax.data.csv_tags import open_csv_tags
-from cnn_jax.data.folder import open_folder
-from cnn_jax.data.mask_tags import open_mask_tags
-from cnn_jax.data.masks import open_masks
-from cnn_jax.data.shape_boxes import open_shape_boxes
-from cnn_jax.data.shape_masks import open_shape_masks
-from cnn_jax.data.shape_tags import open_shape_tags
-from cnn_jax.data.shapes import open_shapes
+from cnn_jax.data.formats.coco import open_coco
+from cnn_jax.data.formats.csv_tags import open_csv_tags
+from cnn_jax.data.formats.folder import open_folder
+from cnn_jax.data.formats.mask_tags import open_mask_tags
+from cnn_jax.data.formats.masks import open_masks
+from cnn_jax.data.formats.shape_boxes import open_shape_boxes
+from cnn_jax.data.formats.shape_masks import open_shape_masks
+from cnn_jax.data.formats.shape_tags import open_shape_tags
+from cnn_jax.data.formats.shapes import open_shapes
+from cnn_jax.data.formats.tfds import open_tfds
+from cnn_jax.data.formats.tfds_boxes import open_tfds_boxes
+from cnn_jax.data.formats.tfds_masks import open_tfds_masks
+from cnn_jax.data.formats.voc import open_voc
+from cnn_jax.data.formats.yolo import open_yolo
 from cnn_jax.data.source import Settings, Source, Split
-from cnn_jax.data.tfds import open_tfds
-from cnn_jax.data.tfds_boxes import open_tfds_boxes
-from cnn_jax.data.tfds_masks import open_tfds_masks
-from cnn_jax.data.voc import open_voc
-from cnn_jax.data.yolo import open_yolo
 from cnn_jax.errors import UserError
 
 Formats = Mapping[str, Callable[[str, Split, Settings], Source]]

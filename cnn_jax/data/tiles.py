@@ -10,8 +10,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from cnn_jax.conventions import IGNORED
 from cnn_jax.data.source import Example
-from cnn_jax.losses import IGNORED
 
 
 @runtime_checkable

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from cnn_jax.losses import IGNORED
+from cnn_jax.conventions import IGNORED
 from cnn_jax.metrics.classification import mean_class_accuracy, per_class_accuracy
 
 __all__ = [

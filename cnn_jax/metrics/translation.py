@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 from sacrebleu.metrics import BLEU, CHRF
 
+from cnn_jax.conventions import PAD
 from cnn_jax.metrics.classification import top_k_correct
-from cnn_jax.tokens import PAD
 
 
 def token_log_probabilities(

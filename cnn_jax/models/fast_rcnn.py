@@ -17,13 +17,7 @@ from jaxtyping import Array, Float, Float32, Int
 from cnn_jax import models
 from cnn_jax.errors import UserError
 from cnn_jax.models.backbones import without_classifier
-from cnn_jax.models.layers import (
-    Initializer,
-    MapDense,
-    NameRules,
-    check_image_size,
-    scaled,
-)
+from cnn_jax.models.layers import Initializer, MapDense, NameRules, check_image_size, scaled
 from cnn_jax.models.registry import nearest
 from cnn_jax.models.resnet import ResNet
 from cnn_jax.models.vgg import VGG

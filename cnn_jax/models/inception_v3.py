@@ -14,14 +14,7 @@ from flax.typing import Dtype
 from jaxtyping import Array, Float, Float32
 
 from cnn_jax.models.googlenet import ConvUnit
-from cnn_jax.models.layers import (
-    BatchNorm,
-    ModuleDef,
-    NameRules,
-    Output,
-    Stem,
-    check_image_size,
-)
+from cnn_jax.models.layers import BatchNorm, ModuleDef, NameRules, Output, Stem, check_image_size
 from cnn_jax.ops.pooling import adaptive_avg_pool, avg_pool, global_avg_pool, max_pool
 
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 from jaxtyping import Array, Float, Float32
 
+from cnn_jax.conventions import BATCH_NORM_MOMENTUM
 from cnn_jax.errors import UserError
 from cnn_jax.ops.convolution import conv
 
@@ -95,7 +96,7 @@ MapDense = partial(nn.DenseGeneral, axis=(-3, -2, -1))
 # statistics is torch's 0.1 for the new ones; the running variance is the batch's own, where torch
 # keeps the unbiased n / (n - 1) of it. Call with `use_running_average=not train` and, to average
 # the batch's statistics over mapped devices, `axis_name`.
-BatchNorm = partial(nn.BatchNorm, momentum=0.9, epsilon=1e-5)
+BatchNorm = partial(nn.BatchNorm, momentum=BATCH_NORM_MOMENTUM, epsilon=1e-5)
 
 
 def scaled(channels: int, width: float, divisor: int = 1) -> int:

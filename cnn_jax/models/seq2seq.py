@@ -38,9 +38,9 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 from jaxtyping import Array, Bool, Float, Float32, Int
 
+from cnn_jax.conventions import BEGIN, PAD
 from cnn_jax.errors import UserError
 from cnn_jax.ops import attention, recurrent
-from cnn_jax.tokens import BEGIN, PAD
 
 EncoderName = Literal["tanh", "gru", "bigru"]
 AttentionName = Literal["additive", "dot", "general", "none"]

@@ -19,14 +19,7 @@ from jaxtyping import Array, Float, Float32
 
 from cnn_jax.errors import UserError
 from cnn_jax.models.backbones import by_resolution, without_classifier
-from cnn_jax.models.layers import (
-    BatchNorm,
-    Conv,
-    MapDense,
-    NameRules,
-    check_image_size,
-    scaled,
-)
+from cnn_jax.models.layers import BatchNorm, Conv, MapDense, NameRules, check_image_size, scaled
 from cnn_jax.ops.pooling import max_pool
 
 GridOutput = tuple[Float32[Array, "batch grid grid outputs"], dict[str, Any]]

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from cnn_jax.ops.convolution_lowerings import (
+from cnn_jax.ops.cpu.image_blocks import Operand, Window, output_size
+from cnn_jax.ops.cpu.lowerings import (
     by_compiler,
     by_patches,
     by_product,
@@ -25,8 +26,7 @@ from cnn_jax.ops.convolution_lowerings import (
     kernel_gradient_by_patches,
     kernel_gradient_by_shared_shifts,
 )
-from cnn_jax.ops.image_blocks import Operand, Window, output_size
-from cnn_jax.ops.winograd import (
+from cnn_jax.ops.cpu.winograd import (
     by_winograd,
     input_gradient_by_winograd,
     kernel_gradient_by_winograd,

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from cnn_jax.tokens import BEGIN, END, PAD
+from cnn_jax.conventions import BEGIN, END, PAD
 
 Step = Callable[[Any, Array], tuple[Any, Array, Array]]
 

@@ -10,10 +10,10 @@ from jaxtyping import Bool, Float, Int
 
 from cnn_jax.metrics import annotation as metrics
 from cnn_jax.reports.curves import Chart, Curves, Line
-from cnn_jax.reports.names import in_order, metric, show
 from cnn_jax.reports.page import Section, Table
 from cnn_jax.reports.pictures import Gallery, Guess, draw_guesses, save
 from cnn_jax.reports.report import write_report
+from cnn_jax.runs.names import in_order, metric, show
 
 DRAWN = 18
 MAX_LABELS = 24

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cnn_jax.reports.html import Html, tag
-from cnn_jax.reports.names import in_order, metric, show, show_spread
-from cnn_jax.reports.runs import Run
 from cnn_jax.reports.style import LINE_COLORS
+from cnn_jax.runs.folder import Run
+from cnn_jax.runs.names import in_order, metric, show, show_spread
 
 WIDTH, HEIGHT = 360, 220
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 8, 24

@@ -8,18 +8,18 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from cnn_jax.metrics import detection as metrics
-from cnn_jax.metrics.detection_coco import evaluate_coco
-from cnn_jax.metrics.detection_errors import KINDS, error_kinds
-from cnn_jax.metrics.detection_sets import DetectionRows, ObjectRows
-from cnn_jax.metrics.detection_voc import VocResult, voc_matches
+from cnn_jax.metrics.detection import counts as metrics
+from cnn_jax.metrics.detection.coco import evaluate_coco
+from cnn_jax.metrics.detection.errors import KINDS, error_kinds
+from cnn_jax.metrics.detection.rows import DetectionRows, ObjectRows
+from cnn_jax.metrics.detection.voc import VocResult, voc_matches
 from cnn_jax.reports.boxes import MISSED, TRUTH, Mark, Scene, Scenes, draw_boxes, sheet
 from cnn_jax.reports.confusion import ConfusionMatrix
 from cnn_jax.reports.curves import Chart, Curves, Line
-from cnn_jax.reports.names import show
 from cnn_jax.reports.page import Section, Table
 from cnn_jax.reports.pictures import RIGHT, WRONG, save
 from cnn_jax.reports.report import write_report
+from cnn_jax.runs.names import show
 
 DRAWN = 12
 MAX_CHARTS = 24
@@ -53,7 +53,7 @@ class Decided(Protocol):
 
 @runtime_checkable
 class DetectedSet(Protocol):
-    """Detections and objects of a set (see `cnn_jax.tasks.detection.DetectedSet`)."""
+    """Detections and objects of a set (see `cnn_jax.tasks.detection.evaluation.DetectedSet`)."""
 
     detections: DetectionRows
     objects: ObjectRows

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
-from cnn_jax.losses import IGNORED
+from cnn_jax.conventions import IGNORED
 from cnn_jax.reports.pictures import INK, font
 
 Picture = UInt8[np.ndarray, "height width 3"]

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from cnn_jax.reports import files
+from cnn_jax import files
 from cnn_jax.reports.html import Html, join, tag
 
 RIGHT, WRONG, INK, FAINT = (26, 143, 76), (207, 48, 48), (28, 33, 38), (102, 112, 121)

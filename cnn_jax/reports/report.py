@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from cnn_jax.reports import curves, files
-from cnn_jax.reports.names import duration, in_order, main_metric, metric, show
+from cnn_jax import files
+from cnn_jax.reports import curves
 from cnn_jax.reports.page import Folded, Section, Table, render, settings_table
-from cnn_jax.reports.runs import Run, read_run
+from cnn_jax.runs.folder import Run, read_run
+from cnn_jax.runs.names import duration, in_order, main_metric, metric, show
 
 REPORT_FILE = "report.html"
 

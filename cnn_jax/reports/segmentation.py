@@ -7,15 +7,15 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from cnn_jax.losses import IGNORED
+from cnn_jax.conventions import IGNORED
 from cnn_jax.metrics import segmentation as metrics
 from cnn_jax.reports import masks
 from cnn_jax.reports.confusion import ConfusionMatrix
 from cnn_jax.reports.html import Html, join, tag
-from cnn_jax.reports.names import show
 from cnn_jax.reports.page import Section, Table
 from cnn_jax.reports.pictures import data_uri, save
 from cnn_jax.reports.report import write_report
+from cnn_jax.runs.names import show
 
 DRAWN = 8
 """Images of each kind."""

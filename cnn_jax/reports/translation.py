@@ -9,7 +9,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from cnn_jax.reports import alignment, files
+from cnn_jax import files
+from cnn_jax.reports import alignment
 from cnn_jax.reports.alignment import Alignment, Alignments
 from cnn_jax.reports.curves import Chart, Curves, Line
 from cnn_jax.reports.page import Section, Table, Text

@@ -11,9 +11,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 from scipy import special
 
-from cnn_jax import losses, ranking_losses
+from cnn_jax import losses
 from cnn_jax.data.augment import Augmentation, mix, normalize
 from cnn_jax.errors import UserError
+from cnn_jax.losses import ranking as ranking_losses
 from cnn_jax.metrics import annotation as metrics
 from cnn_jax.metrics.tables import set_table
 from cnn_jax.tasks.images import Batch, augmented, floating, init

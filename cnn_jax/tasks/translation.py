@@ -11,12 +11,12 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from cnn_jax import losses
+from cnn_jax.conventions import BEGIN, END, PAD, SPECIAL
 from cnn_jax.data.text.pairs import Pairs
 from cnn_jax.data.text.vocabulary import Vocabulary
 from cnn_jax.metrics import translation as metrics
 from cnn_jax.models.seq2seq import Seq2Seq
 from cnn_jax.ops import search
-from cnn_jax.tokens import BEGIN, END, PAD, SPECIAL
 
 Batch = dict[str, Array]
 Sums = dict[str, Any]

@@ -20,8 +20,8 @@ import numpy as np
 import optax
 
 from cnn_jax.errors import DivergenceError, UserError
+from cnn_jax.runs.log import RunLog
 from cnn_jax.training import checkpoints, parallel
-from cnn_jax.training.logs import RunLog
 from cnn_jax.training.state import TrainState
 from cnn_jax.training.step import Sums, Task
 

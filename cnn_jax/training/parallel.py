@@ -19,7 +19,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cnn_jax.errors import UserError
-from cnn_jax.training.compiler import inference_options
+from cnn_jax.training.backend import inference_options
 from cnn_jax.training.state import TrainState
 from cnn_jax.training.step import Sums, Task, batch_statistics, evaluation_step, train_step
 

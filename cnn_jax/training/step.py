@@ -13,14 +13,12 @@ import numpy as np
 import optax
 from jaxtyping import Array, Key
 
-from cnn_jax.models.layers import BatchNorm
+from cnn_jax.conventions import BATCH_NORM_MOMENTUM
 from cnn_jax.training import prng
 from cnn_jax.training.state import TrainState, evaluated
 
 Batch = dict[str, Array | np.ndarray]
 Sums = dict[str, Any]
-
-_MOMENTUM: float = BatchNorm.keywords["momentum"]
 
 
 @runtime_checkable
@@ -136,7 +134,7 @@ def batch_statistics(
     nothing = jax.tree.map(jnp.zeros_like, model_state)
     keys = prng.step_keys(key, state.step, axis_name)
     _, (moved, _) = task.loss(params, nothing, batch, keys)
-    return jax.tree.map(lambda x: x / (1 - _MOMENTUM), moved)
+    return jax.tree.map(lambda x: x / (1 - BATCH_NORM_MOMENTUM), moved)
 
 
 def _accumulated(part: Any, model_state: Any, batch: Batch, accumulate: int) -> Any:

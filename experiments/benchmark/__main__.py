@@ -20,12 +20,12 @@ from typing import Annotated, Any, Literal
 import tyro
 from rich.console import Console
 
-from cnn_jax import models
+from cnn_jax import files, models
 from cnn_jax.errors import UserError
-from cnn_jax.reports import files
-from experiments import options as flags
-from experiments.benchmark import detected, operations, sentences
-from experiments.benchmark.contest import Job, Measurement, Work, contest, ratios
+
+from .. import options as flags
+from . import detected, operations, sentences
+from .contest import Job, Measurement, Work, contest, ratios
 
 OURS = "experiments.benchmark.ours"
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cnn_jax.metrics.detection_sets import DetectionRows, ObjectRows
+from cnn_jax.metrics.detection.rows import DetectionRows, ObjectRows
 
 # COCO's validation set: 5,000 images of 80 classes, 7.3 objects an image, one in a hundred a crowd.
 CLASSES = 80

@@ -7,8 +7,9 @@ import resource
 import numpy as np
 
 from cnn_jax.errors import UserError
-from experiments.benchmark import detected
-from experiments.benchmark.contest import Job, Prepared
+
+from . import detected
+from .contest import Job, Prepared
 
 try:
     from pycocotools.coco import COCO

@@ -9,8 +9,9 @@ from typing import Any
 
 from cnn_jax import models
 from cnn_jax.errors import UserError
-from experiments.benchmark import operations, sentences
-from experiments.benchmark.contest import Job, Prepared
+
+from . import operations, sentences
+from .contest import Job, Prepared
 
 try:
     import torch
@@ -127,7 +128,7 @@ def _network(job: Job) -> Prepared:
 def _translator(job: Job) -> Prepared:
     """Training steps of the translator, teacher forcing, on one batch of sentences."""
     # Not before torch is known to be there.
-    from experiments.benchmark.seq2seq_in_torch import Seq2Seq
+    from .seq2seq_in_torch import Seq2Seq
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)

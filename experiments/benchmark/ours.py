@@ -20,21 +20,23 @@ from cnn_jax.data import open as open_data
 from cnn_jax.data.augment import Augmentation, augment_example, normalize
 from cnn_jax.data.batches import TrainingBatches
 from cnn_jax.data.transforms import TrainingTransform
-from cnn_jax.metrics.detection_coco import evaluate_coco
+from cnn_jax.metrics.detection.coco import evaluate_coco
+from cnn_jax.models import summary
 from cnn_jax.models.seq2seq import Seq2Seq
 from cnn_jax.ops.boxes import iou
 from cnn_jax.ops.nms import nms
 from cnn_jax.ops.roi_align import roi_align
 from cnn_jax.ops.roi_pooling import roi_pool
+from cnn_jax.runs.environment import describe_environment
 from cnn_jax.tasks.classification import Classification
 from cnn_jax.tasks.translation import Translation
-from cnn_jax.training import parallel, prng, summary
-from cnn_jax.training.logs import describe_environment
-from cnn_jax.training.memory import keep_freed_memory
+from cnn_jax.training import parallel, prng
+from cnn_jax.training.backend import keep_freed_memory
 from cnn_jax.training.state import TrainState, create
 from cnn_jax.training.step import Task
-from experiments.benchmark import detected, operations, sentences
-from experiments.benchmark.contest import Job, Prepared
+
+from . import detected, operations, sentences
+from .contest import Job, Prepared
 
 
 def prepare(job: Job) -> Prepared:

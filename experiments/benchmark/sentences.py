@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Int32
 
-from cnn_jax.tokens import END, SPECIAL
+from cnn_jax.conventions import END, SPECIAL
 
 # About Multi30k's: words seen twice, and the length that nine of ten pairs of captions keep within.
 SOURCE_SIZE = 8000

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cnn_jax.tokens import BEGIN, PAD
+from cnn_jax.conventions import BEGIN, PAD
 
 
 class Seq2Seq(nn.Module):

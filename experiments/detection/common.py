@@ -13,22 +13,23 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import flax.linen as nn
 import numpy as np
 
+from cnn_jax import files
 from cnn_jax.data import BOX_FORMATS
 from cnn_jax.data.augment.boxes import BoxAugmentation
 from cnn_jax.data.batches import EvaluationBatches, TrainingBatches
-from cnn_jax.data.box_survey import BoxSurvey
 from cnn_jax.data.source import Example, Source, Split, Transform
+from cnn_jax.data.surveys.boxes import BoxSurvey
 from cnn_jax.data.transforms import BoxTransform
 from cnn_jax.errors import UserError
 from cnn_jax.models.registry import nearest
-from cnn_jax.reports import files
-from cnn_jax.reports.runs import read_object
-from cnn_jax.tasks.detection import DetectionRule, Judge
+from cnn_jax.runs.folder import read_object
+from cnn_jax.tasks.detection.evaluation import DetectionRule, Judge
 from cnn_jax.training import checkpoints
 from cnn_jax.training.step import Task
-from experiments import options as flags
-from experiments import runs
-from experiments.experiment import Experiment
+
+from .. import options as flags
+from .. import runs
+from ..experiment import Experiment
 
 THRESHOLD_FILE = "threshold.json"
 

@@ -10,17 +10,18 @@ import jax
 import jax.numpy as jnp
 
 from cnn_jax import models
-from cnn_jax.data.box_survey import BoxSurvey
+from cnn_jax.data.surveys.boxes import BoxSurvey
 from cnn_jax.errors import UserError
 from cnn_jax.models import fast_rcnn as network
-from cnn_jax.tasks.detection import Judge
-from cnn_jax.tasks.fast_rcnn import FastRCNN
-from cnn_jax.tasks.regions import BoxStatistics, Row, box_statistics
+from cnn_jax.tasks.detection.evaluation import Judge
+from cnn_jax.tasks.detection.fast_rcnn import FastRCNN
+from cnn_jax.tasks.detection.regions import BoxStatistics, Row, box_statistics
 from cnn_jax.training.state import TrainState
-from experiments import images
-from experiments.detection import regions
-from experiments.detection.common import Sources, System
-from experiments.experiment import Experiment
+
+from .. import images
+from ..experiment import Experiment
+from . import regions
+from .common import Sources, System
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,12 @@ from cnn_jax.ops.nms import Detections
 from cnn_jax.reports.boxes import Mark, draw_boxes
 from cnn_jax.reports.masks import palette
 from cnn_jax.reports.pictures import save
-from cnn_jax.reports.runs import CONFIG_FILE, read_object
-from cnn_jax.training.compiler import compile_inference
-from experiments import detect, runs
-from experiments import options as flags
-from experiments.detection.common import Examples, judge, stored_threshold
+from cnn_jax.runs.folder import CONFIG_FILE, read_object
+from cnn_jax.training.backend import compile_inference
+
+from .. import detect, runs
+from .. import options as flags
+from .common import Examples, judge, stored_threshold
 
 PICTURES = "predictions"
 

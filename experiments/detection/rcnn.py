@@ -18,23 +18,28 @@ from rich.console import Console
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from cnn_jax import models
+from cnn_jax import files, models
 from cnn_jax.data.batches import EvaluationBatches, TrainingBatches
-from cnn_jax.data.box_survey import BoxSurvey
+from cnn_jax.data.surveys.boxes import BoxSurvey
 from cnn_jax.data.windows import WindowOrder, Windows, WindowSource, same
 from cnn_jax.errors import UserError
 from cnn_jax.progress import track
-from cnn_jax.reports import files
-from cnn_jax.tasks.detection import Judge, trained_objects
-from cnn_jax.tasks.rcnn import RCNN, FineTuning, paper_context
-from cnn_jax.tasks.rcnn_fitting import ImageRegions, fit_boxes, fit_svms, overlaps_by_class
+from cnn_jax.tasks.detection.evaluation import Judge, trained_objects
+from cnn_jax.tasks.detection.rcnn import RCNN, FineTuning, paper_context
+from cnn_jax.tasks.detection.rcnn_fitting import (
+    ImageRegions,
+    fit_boxes,
+    fit_svms,
+    overlaps_by_class,
+)
 from cnn_jax.training import checkpoints
-from cnn_jax.training.compiler import compile_inference
+from cnn_jax.training.backend import compile_inference
 from cnn_jax.training.state import TrainState
-from experiments import images, runs
-from experiments.detection import regions
-from experiments.detection.common import Sources, System
-from experiments.experiment import Experiment
+
+from .. import images, runs
+from ..experiment import Experiment
+from . import regions
+from .common import Sources, System
 
 # What the stages leave in the run's folder; features by the step of the network that gave them.
 _FEATURES, _SVMS, _REGRESSIONS = "features", "svms.safetensors", "box_regressions.safetensors"

@@ -14,10 +14,11 @@ from cnn_jax.data.proposals.source import ProposalSource, prepare
 from cnn_jax.data.proposals.transform import ProposalTransform
 from cnn_jax.data.source import Example, Source, Split, Subset, Transform
 from cnn_jax.errors import UserError
-from cnn_jax.metrics import proposals as metrics
-from cnn_jax.tasks.detection import trained_objects
-from experiments.detection import common
-from experiments.detection.common import Sources
+from cnn_jax.metrics.detection import proposals as metrics
+from cnn_jax.tasks.detection.evaluation import trained_objects
+
+from . import common
+from .common import Sources
 
 # Images that the table of recall is of, and that box statistics are measured on, at most.
 _MOST_IMAGES = 1000

@@ -5,14 +5,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from cnn_jax.data import box_survey
-from cnn_jax.data.box_survey import BoxSurvey
+from cnn_jax.data.surveys import boxes as box_survey
+from cnn_jax.data.surveys.boxes import BoxSurvey
 from cnn_jax.errors import UserError
 from cnn_jax.models import detection as networks
-from cnn_jax.tasks.detection import Judge
-from cnn_jax.tasks.yolo import Yolo
-from experiments import images
-from experiments.detection.common import Sources, System
+from cnn_jax.tasks.detection.evaluation import Judge
+from cnn_jax.tasks.detection.yolo import Yolo
+
+from .. import images
+from .common import Sources, System
 
 
 @dataclass(frozen=True)

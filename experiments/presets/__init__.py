@@ -5,10 +5,10 @@ the papers' in epochs, so that they fit any data set. Results that a recipe reac
 machine and seed, stand in BUILD_NOTES.md.
 """
 
-from experiments.presets.annotation import ANNOTATION
-from experiments.presets.classification import CLASSIFICATION
-from experiments.presets.detection import DETECTION
-from experiments.presets.segmentation import SEGMENTATION
-from experiments.presets.translation import TRANSLATION
+from .annotation import ANNOTATION
+from .classification import CLASSIFICATION
+from .detection import DETECTION
+from .segmentation import SEGMENTATION
+from .translation import TRANSLATION
 
 __all__ = ["ANNOTATION", "CLASSIFICATION", "DETECTION", "SEGMENTATION", "TRANSLATION"]

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from jaxtyping import TypeCheckError
 
+from cnn_jax.data.formats.shape_boxes import ShapeBoxesSource
 from cnn_jax.data.proposals import Proposals, dense_grid, edge_boxes, selective_search
 from cnn_jax.data.proposals.edge_boxes import edge_map
 from cnn_jax.data.proposals.source import ProposalSource, prepare
 from cnn_jax.data.proposals.transform import ProposalTransform
-from cnn_jax.data.shape_boxes import ShapeBoxesSource
 from cnn_jax.data.source import Subset
 from cnn_jax.data.transforms import BoxTransform
 from cnn_jax.errors import UserError

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cnn_jax.conventions import PAD
 from cnn_jax.errors import UserError
-from cnn_jax.metrics.detection_coco import evaluate_coco
+from cnn_jax.metrics.detection.coco import evaluate_coco
 from cnn_jax.models.seq2seq import Seq2Seq
-from cnn_jax.tokens import PAD
 from experiments.benchmark import __main__ as benchmark
 from experiments.benchmark import detected, operations
 from experiments.benchmark.contest import Job, Measurement, Prepared, contest, ratios

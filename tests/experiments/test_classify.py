@@ -8,7 +8,7 @@ from PIL import Image
 
 from cnn_jax.errors import UserError
 from experiments import classify, predict
-from tests.runs import assert_same_bits, leaves, rows, run_whole_and_killed
+from tests.commands import assert_same_bits, leaves, rows, run_whole_and_killed
 
 SMALL = ["--width", "0.25", "--image-size", "16", "--batch-size", "8", "--eval-batch-size", "16"]
 STEPS = ["--steps", "6", "--report-every", "2", "--eval-every", "3"]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnn_jax.reports.runs import read_run
+from cnn_jax.runs.folder import read_run
 from experiments import compare, options
 
 TOP1 = {0: [0.5, 0.80], 1: [0.6, 0.84], 2: [0.7, 0.91]}

@@ -9,13 +9,13 @@ import pytest
 from PIL import Image
 
 from cnn_jax.errors import UserError
-from cnn_jax.metrics.detection_coco import evaluate_coco
-from cnn_jax.metrics.detection_sets import DetectionRows, ObjectRows
+from cnn_jax.metrics.detection.coco import evaluate_coco
+from cnn_jax.metrics.detection.rows import DetectionRows, ObjectRows
 from cnn_jax.training import checkpoints
 from experiments import detect, predict, presets
 from experiments import options as flags
 from experiments.detection.common import DetectorOptions, stored_threshold
-from tests.runs import assert_same_bits, leaves, rows, run_whole_and_killed
+from tests.commands import assert_same_bits, leaves, rows, run_whole_and_killed
 
 SMALL = [
     *("--model", "fast_yolo", "--width", "0.03", "--image-size", "64", "--grid", "4"),

@@ -11,7 +11,7 @@ from cnn_jax.errors import UserError
 from cnn_jax.training import checkpoints
 from experiments import options as flags
 from experiments import predict, presets, segment
-from tests.runs import rows
+from tests.commands import rows
 
 SMALL = ["--model", "unet_same", "--width", "0.0625", "--batch-size", "4"]
 STEPS = ["--steps", "4", "--report-every", "2", "--eval-every", "2", "--learning-rate", "0.02"]

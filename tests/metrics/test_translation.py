@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import sacrebleu
 
+from cnn_jax.conventions import END
 from cnn_jax.metrics.translation import (
     TextMetrics,
     bleu_by_length,
@@ -15,7 +16,6 @@ from cnn_jax.metrics.translation import (
     token_log_probabilities,
     tokens_correct,
 )
-from cnn_jax.tokens import END
 
 HYPOTHESES = ["the cat sat on the mat .", "A dog runs", "two men are outside"]
 REFERENCES = ["The cat sat on a mat.", "A dog is running.", "Two men are outside."]

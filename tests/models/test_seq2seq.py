@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cnn_jax.conventions import BEGIN, END, PAD
 from cnn_jax.errors import UserError
 from cnn_jax.models.seq2seq import Memory, Seq2Seq, advance
 from cnn_jax.ops import recurrent
-from cnn_jax.tokens import BEGIN, END, PAD
 
 ENCODERS = ("tanh", "gru", "bigru")
 ATTENTIONS = ("additive", "dot", "general", "none")

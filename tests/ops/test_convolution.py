@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-from cnn_jax.ops import convolution, convolution_lowerings, winograd
-from cnn_jax.ops.image_blocks import Window
+from cnn_jax.ops import convolution
+from cnn_jax.ops.cpu import lowerings as convolution_lowerings
+from cnn_jax.ops.cpu import winograd
+from cnn_jax.ops.cpu.image_blocks import Window
 
 
 def reference(x, kernel, window):

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cnn_jax.conventions import BEGIN, END, PAD
 from cnn_jax.ops import search
-from cnn_jax.tokens import BEGIN, END, PAD
 
 SIZE, MAXIMUM, TIME = 6, 4, 3
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cnn_jax.reports.curves import MAX_POINTS, Chart, Line, nice_ticks, of_run, short
-from cnn_jax.reports.runs import Run
+from cnn_jax.runs.folder import Run
 
 
 def figure(chart: Chart) -> ElementTree.Element:

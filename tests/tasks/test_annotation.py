@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnn_jax import losses, ranking_losses
+from cnn_jax import losses
+from cnn_jax.losses import ranking as ranking_losses
 from cnn_jax.metrics import annotation as metrics
 from cnn_jax.tasks.annotation import Annotation, Decision, Thresholds, tables
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from cnn_jax import losses
+from cnn_jax.conventions import IGNORED
 from cnn_jax.data.augment import MaskAugmentation
 from cnn_jax.metrics import cells
 from cnn_jax.metrics import segmentation as metrics
@@ -41,7 +42,7 @@ def drawn(seed, count, size=(8, 8), margin=1):
     rng = np.random.default_rng(seed)
     image = rng.integers(0, 256, (count, size[0] + 2 * margin, size[1] + 2 * margin, 3), np.uint8)
     mask = rng.integers(0, CLASSES, (count, *size)).astype(np.uint8)
-    mask[:, 0, 0] = losses.IGNORED
+    mask[:, 0, 0] = IGNORED
     index = np.arange(count, dtype=np.int32)
     valid = np.ones(count, bool)
     batch = {"image": image, "mask": mask, "index": index, "ordinal": index, "valid": valid}
@@ -99,7 +100,7 @@ def test_the_summary_is_that_of_the_predicted_masks():
     predictions = judged.predict(params, model_state, batch)
     summary = judged.summarize(judged.measure(predictions, batch))
     predicted, mask = np.asarray(predictions.argmax(-1)), np.asarray(batch["mask"])
-    known = mask != losses.IGNORED
+    known = mask != IGNORED
     confusion = np.zeros((CLASSES, CLASSES), int)
     np.add.at(confusion, (mask[known], predicted[known]), 1)
     assert summary["pixel_accuracy"] == pytest.approx(np.mean((predicted == mask)[known]))
@@ -140,7 +141,7 @@ def test_an_image_of_ignored_pixels_alone_adds_nothing():
     judged = task()
     params, model_state = judged.init(jax.random.key(0))
     batch = drawn(5, 1)
-    batch["mask"] = jnp.full_like(batch["mask"], losses.IGNORED)
+    batch["mask"] = jnp.full_like(batch["mask"], IGNORED)
     total, _ = judged.loss(params, model_state, batch, keys())
     sums = judged.measure(judged.predict(params, model_state, batch), batch)
     assert float(total) == 0

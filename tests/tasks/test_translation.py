@@ -8,12 +8,12 @@ import numpy as np
 import optax
 import pytest
 
+from cnn_jax.conventions import END, PAD, UNKNOWN
 from cnn_jax.data.text import buckets
 from cnn_jax.data.text.pairs import Pairs
 from cnn_jax.data.text.vocabulary import Vocabulary
 from cnn_jax.models.seq2seq import Seq2Seq
 from cnn_jax.tasks.translation import HeldOut, Translation, looked_at
-from cnn_jax.tokens import END, PAD, UNKNOWN
 from cnn_jax.training import parallel, prng
 from cnn_jax.training.state import create
 from cnn_jax.training.step import train_step

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.runs import finish, leaves, rows, start
+from tests.commands import finish, leaves, rows, start
 
 COMMAND = [
     *("--width", "0.25", "--image-size", "16", "--batch-size", "16", "--eval-batch-size", "200"),

@@ -12,8 +12,9 @@ import optax
 import pytest
 
 from cnn_jax.errors import DivergenceError, UserError
+from cnn_jax.runs.folder import TIMING_KEYS
+from cnn_jax.runs.log import RunLog
 from cnn_jax.training import checkpoints, loop, parallel, prng
-from cnn_jax.training.logs import TIMING_KEYS, RunLog
 from cnn_jax.training.state import create
 
 FEATURES, CLASSES, ROWS, STEPS = 5, 3, 8, 8

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from cnn_jax.conventions import IGNORED
 from cnn_jax.data.augment import color
 from cnn_jax.errors import UserError
-from cnn_jax.losses import IGNORED
 
 # Every step's key is folded with its place in this list: append to it, never reorder it.
 _STEPS = ("window", "flip", "flip_vertical", "turn", "zoom", "elastic", "color_jitter")

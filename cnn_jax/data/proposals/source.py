@@ -14,10 +14,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from cnn_jax import files
 from cnn_jax.data.proposals import Proposals
 from cnn_jax.data.source import Example, Source
 from cnn_jax.data.workers import worker_processes
-from cnn_jax.reports import files
 
 
 def default_cache() -> Path:

@@ -9,11 +9,11 @@ from functools import lru_cache
 
 import numpy as np
 
+from cnn_jax.conventions import END, PAD
 from cnn_jax.data.batches import Batch, process_rows
 from cnn_jax.data.text.pairs import Pairs
 from cnn_jax.data.text.vocabulary import Vocabulary
 from cnn_jax.errors import UserError
-from cnn_jax.tokens import END, PAD
 
 Shape = tuple[int, int]
 """Source and target tokens of a bucket's rows."""

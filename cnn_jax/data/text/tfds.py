@@ -1,8 +1,8 @@
 """`tfds:NAME[/CONFIG]`: translation sets of TensorFlow Datasets, read without TensorFlow."""
 
+from cnn_jax.data.formats.tfds import SPLITS, builder_of, prepare
 from cnn_jax.data.source import Settings, Split
 from cnn_jax.data.text.pairs import Pairs, hold_out, normalize
-from cnn_jax.data.tfds import SPLITS, builder_of, prepare
 from cnn_jax.errors import UserError
 
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
+from cnn_jax.conventions import BEGIN, END, PAD, SPECIAL, UNKNOWN
 from cnn_jax.data.text.pairs import normalize
 from cnn_jax.errors import UserError
-from cnn_jax.tokens import BEGIN, END, PAD, SPECIAL, UNKNOWN
 
 Level = Literal["word", "char", "subword"]
 
@@ -39,7 +39,7 @@ class Vocabulary:
 
     Attributes:
         level: what a token is.
-        tokens: by index; the first are `cnn_jax.tokens.SPECIAL`.
+        tokens: by index; the first are `cnn_jax.conventions.SPECIAL`.
         lowercase: whether sentences are lowercased first.
         model: the trained sentencepiece model, for subwords.
     """

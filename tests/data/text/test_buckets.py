@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
+from cnn_jax.conventions import END, PAD
 from cnn_jax.data.text.buckets import (
     EvaluationBuckets,
     TrainingBuckets,
@@ -15,7 +16,6 @@ from cnn_jax.data.text.buckets import (
 from cnn_jax.data.text.pairs import Pairs
 from cnn_jax.data.text.vocabulary import Vocabulary
 from cnn_jax.errors import UserError
-from cnn_jax.tokens import END, PAD
 
 
 def made(count, longest=12, seed=0):

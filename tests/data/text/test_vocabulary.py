@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cnn_jax.conventions import END, SPECIAL, UNKNOWN
 from cnn_jax.data.text.pairs import normalize
 from cnn_jax.data.text.vocabulary import Vocabulary, dumps
-from cnn_jax.tokens import END, SPECIAL, UNKNOWN
 
 SENTENCES = [
     "A man's dog (brown) isn't well-behaved: it ate 3.5 pies, at 10:30!",

@@ -1,0 +1,95 @@
+"""`masks:DIR` for annotation: patches of large images, tagged by what their masks show."""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+
+from cnn_jax.data.decode import decode
+from cnn_jax.data.formats.masks import MaskSource, open_masks
+from cnn_jax.data.source import Example, Settings, Split
+from cnn_jax.errors import UserError
+
+
+class Patch(NamedTuple):
+    """A square of one image's pixels."""
+
+    image: int
+    top: int
+    left: int
+    size: int
+
+
+class MaskTagsSource:
+    """Patches of images, and the classes that cover more than a share of each.
+
+    Attributes:
+        class_names: the masks' classes.
+    """
+
+    def __init__(
+        self,
+        masked: MaskSource,
+        patches: list[Patch],
+        labels: Bool[np.ndarray, "patches labels"],
+    ):
+        self.class_names = masked.class_names
+        self._masked = masked
+        self._patches = patches
+        self._labels = labels
+
+    def __len__(self) -> int:
+        return len(self._patches)
+
+    def __getitem__(self, index: int) -> Example:
+        number, top, left, size = self._patches[index]
+        image = _decoded(self._masked.describe(number))
+        return {
+            "image": image[top : top + size, left : left + size],
+            "labels": self._labels[index],
+        }
+
+    def describe(self, index: int) -> str:
+        number, top, left, _ = self._patches[index]
+        return f"{self._masked.describe(number)} at row {top}, column {left}"
+
+
+def open_mask_tags(directory: str, split: Split, settings: Settings) -> MaskTagsSource:
+    """Open one split of `masks:DIR` (see `formats.masks.open_masks`) in tagged patches.
+
+    Images are cut into squares of `settings.patch_size` pixels side by side; what is left over at
+    the right and below is not used. A class is a tag of a patch where it covers more than
+    `settings.min_area` of all its pixels, those ignored among them.
+
+    Splits are of images, never of patches: patches of one scene resemble each other.
+
+    Raises:
+        UserError: what `open_masks` complains of, a mask that is not legal, or settings that leave
+            no patch.
+    """
+    size, share = settings.patch_size, settings.min_area
+    if size < 1:
+        raise UserError(f"--patch-size {size}: must be 1 or more")
+    if not 0 <= share < 1:
+        raise UserError(f"--min-area {share}: must be in [0, 1)")
+    masked = open_masks(directory, split, settings)
+    classes = len(masked.class_names)
+    patches, labels = [], []
+    for number in range(len(masked)):
+        mask = masked.mask(number)
+        for top in range(0, mask.shape[0] - size + 1, size):
+            for left in range(0, mask.shape[1] - size + 1, size):
+                window = mask[top : top + size, left : left + size]
+                pixels = np.bincount(window.ravel(), minlength=256)[:classes]
+                patches.append(Patch(number, top, left, size))
+                labels.append(pixels > share * window.size)
+    if not patches:
+        raise UserError(f"--patch-size {size}: larger than every image of the split {split!r}")
+    return MaskTagsSource(masked, patches, np.stack(labels))
+
+
+@lru_cache(maxsize=128)
+def _decoded(path: str) -> UInt8[np.ndarray, "height width 3"]:
+    """An image that many patches are cut from, in any order; it must not be written to."""
+    return decode(path)

@@ -1,0 +1,97 @@
+"""`tfds:NAME[/CONFIG]` for detection: data sets that list the objects or faces of an image."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from cnn_jax.data.decode import decode
+from cnn_jax.data.formats.boxes import Repairs
+from cnn_jax.data.formats.tfds import Records, only_feature, open_records
+from cnn_jax.data.source import Example, Settings, Source, Split
+from cnn_jax.errors import UserError
+
+LISTS = ("objects", "faces")
+"""What the list is called, the first that is there."""
+
+# What is called otherwise elsewhere: objects that need not be found, and stand for many.
+_DIFFICULT = ("is_difficult", "invalid")
+_CROWD = ("is_crowd",)
+
+
+class TfdsBoxes:
+    """Detection; the keys of its examples are those of `cnn_jax.data.formats.boxes.BoxSource`.
+
+    Boxes there are shares of the image's sides, [y1, x1, y2, x2].
+
+    Attributes:
+        class_names: the names of the objects' classes; `face` where there are only faces.
+    """
+
+    def __init__(self, records: Records, image: str, listed: str, class_names: tuple[str, ...]):
+        """Takes the records and the names of their features."""
+        self.class_names = class_names
+        self._records = records
+        self._image, self._listed = image, listed
+
+    def __len__(self) -> int:
+        return len(self._records.rows)
+
+    def __getitem__(self, index: int) -> Example:
+        record = self._records.rows[index]
+        image = decode(record[self._image], name=self.describe(index))
+        objects = record[self._listed]
+        height, width = image.shape[:2]
+        boxes = np.asarray(objects["bbox"], np.float64).reshape(-1, 4)[:, [1, 0, 3, 2]]
+        boxes, kept = Repairs().repair(
+            boxes * np.array([width, height, width, height]),
+            (height, width),
+            lambda number: f"{self.describe(index)}: {self._listed}[{number}]",
+        )
+        boxes = boxes[kept].astype(np.float32)
+        # An area may be given for an outline; TFDS has COCO's as a whole number of pixels.
+        own = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+        area = np.asarray(objects["area"])[kept] if "area" in objects else own
+        labels = objects.get("label", np.zeros(len(kept), np.int32))
+        return {
+            "image": image,
+            "boxes": boxes,
+            "labels": np.asarray(labels, np.int32)[kept],
+            "difficult": _any(objects, _DIFFICULT, kept),
+            "crowd": _any(objects, _CROWD, kept),
+            "area": np.asarray(area, np.float32),
+        }
+
+    def describe(self, index: int) -> str:
+        return f"{self._records.title}[{index}]"
+
+
+def open_tfds_boxes(name: str, split: Split, settings: Settings) -> Source:
+    """Opens one split of a data set for detection (`voc`, `coco`, `wider_face`, ...).
+
+    Raises:
+        UserError: as `cnn_jax.data.formats.tfds.open_records`, or the data set lists no boxes.
+    """
+    records = open_records(name, split, settings)
+    from tensorflow_datasets import features as kinds
+
+    image = only_feature(records, kinds.Image, "image", name, "to find objects in")
+    features = records.features
+    listed = next((key for key in LISTS if key in features), None)
+    inner = getattr(features[listed], "feature", {}) if listed else {}
+    if "bbox" not in inner:
+        raise UserError(
+            f"--data tfds:{name}: needs a list of boxes ({' or '.join(LISTS)}, with bbox), has "
+            f"{', '.join(sorted(features))}"
+        )
+    names = tuple(inner["label"].names) if "label" in inner else ("face",)
+    return records.part(TfdsBoxes(records, image, listed, names))
+
+
+def _any(objects: Mapping[str, Any], names: tuple[str, ...], kept: np.ndarray) -> np.ndarray:
+    """Whether an object is marked with any of these."""
+    marked = np.zeros(len(kept), bool)
+    for name in names:
+        if name in objects:
+            marked |= np.asarray(objects[name], bool)
+    return marked[kept]

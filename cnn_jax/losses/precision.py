@@ -1,0 +1,9 @@
+"""The precision that losses are computed in."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def at_least_float32(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Widen bfloat16 and float16 to float32; leave float32 and float64 as they are."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))

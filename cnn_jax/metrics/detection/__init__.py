@@ -1,0 +1,1 @@
+"""Metrics of detected boxes: matches and counts, VOC, COCO, kinds of errors."""

@@ -1,0 +1,1 @@
+"""How a CPU computes convolutions; only `cnn_jax.ops.convolution` looks inside."""

@@ -1,0 +1,335 @@
+"""Write a run's folder and tell its progress.
+
+Everything here happens on one process; the others make a log that is not `enabled` and call it
+all the same. Rows of `metrics.jsonl` are whole lines or, after a kill, a cut last one, which
+resuming mends.
+"""
+
+import dataclasses
+import enum
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from cnn_jax import files
+from cnn_jax.errors import UserError
+from cnn_jax.runs.environment import describe_environment
+from cnn_jax.runs.folder import (
+    CONFIG_FILE,
+    ENVIRONMENT_FILE,
+    METRICS_FILE,
+    RESULT_FILE,
+    read_object,
+    read_rows,
+)
+from cnn_jax.runs.names import in_order, metric, show
+
+# Where nobody watches a bar, a line of training is printed at each of so many parts of the run,
+# or when so many seconds have passed without one: a log that is alive and not a flood.
+QUIET_PARTS = 20
+QUIET_SECONDS = 60.0
+
+
+class RunLog:
+    """The writer of a run's folder.
+
+    Use as a context manager, which shows the progress bar and takes it away:
+
+        with RunLog(out, total_steps=1000) as log:
+            log.write_config(options)
+            log.write_environment()
+            for step in range(1, 1001):
+                ...
+                log.advance(step)
+                if step % 100 == 0:
+                    log.report(step, "train", {"loss": loss, "examples_per_second": rate})
+
+    A row is on disk when `report` returns, so a checkpoint that is saved after its step's reports
+    never knows more than the rows.
+
+    Args:
+        directory: the run's folder; made if missing.
+        total_steps: the step the run ends at.
+        resumed_step: the step of the checkpoint that the run goes on from. Rows beyond it are
+            dropped, and a last line that a kill has cut is removed, so that the file becomes that
+            of an uninterrupted run but for the `TIMING_KEYS`. None begins a new run.
+        appended: whether rows join those of an earlier run, if there is one, whatever their steps:
+            for evaluating again.
+        console: where lines and the bar go; standard error by default.
+        enabled: False makes every method do nothing, for all processes but the first.
+        clock: seconds that only grow.
+
+    Raises:
+        UserError: the folder cannot be written, or a new run would overwrite another's metrics.
+    """
+
+    def __init__(
+        self,
+        directory: str | Path,
+        *,
+        total_steps: int,
+        resumed_step: int | None = None,
+        appended: bool = False,
+        console: Console | None = None,
+        enabled: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.directory = Path(directory)
+        self.total_steps = total_steps
+        self.enabled = enabled
+        self._resumed_step = resumed_step
+        self._clock = clock
+        self._earlier_seconds = 0.0
+        self._start = clock()
+        self._printed_step = 0 if resumed_step is None else resumed_step
+        self._printed_at = -math.inf
+        self._events = None
+        self._progress = None
+        self._task = None
+        if not enabled:
+            return
+        self.console = console or Console(stderr=True)
+        with files.writing(self.directory):
+            self.directory.mkdir(parents=True, exist_ok=True)
+        metrics = self.directory / METRICS_FILE
+        if resumed_step is not None:
+            self._rewind(resumed_step)
+        elif appended:
+            self._mend()
+        elif metrics.exists() and metrics.stat().st_size:
+            raise UserError(
+                f"{self.directory}: already holds a run; continue it with --resume, "
+                "or give another folder with --out"
+            )
+
+    def __enter__(self) -> "RunLog":
+        if self.enabled and self.console.is_terminal:
+            self._progress = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[speed]}"),
+                TextColumn("{task.fields[loss]}"),
+                TimeRemainingColumn(compact=True),
+                TextColumn("left"),
+                console=self.console,
+                refresh_per_second=4,
+            )
+            # Where the run goes on from is not this process's speed: the bar starts there.
+            self._task = self._progress.add_task(
+                "compiling",
+                total=self.total_steps,
+                completed=self._resumed_step or 0,
+                speed="",
+                loss="",
+            )
+            self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take the bar away and close the files; a second call does nothing."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+        if self._events is not None:
+            with files.writing(self.directory):
+                self._events.close()
+            self._events = None
+
+    def write_config(self, config: Any) -> None:
+        """Write `config.json`: a dataclass or mapping of every resolved option."""
+        if self.enabled:
+            _write_json(self.directory / CONFIG_FILE, plain(config))
+
+    def write_environment(self) -> None:
+        """Write `environment.json`; a resumed run keeps the earlier ones under `"earlier"`."""
+        if not self.enabled:
+            return
+        path = self.directory / ENVIRONMENT_FILE
+        environment = describe_environment()
+        if self._resumed_step is not None:
+            previous = read_object(path, missing_ok=True)
+            earlier = previous.pop("earlier", [])
+            environment["resumed_step"] = self._resumed_step
+            environment["earlier"] = [*earlier, previous] if previous else earlier
+        _write_json(path, environment)
+
+    def report(self, step: int, split: str, metrics: Mapping[str, Any]) -> None:
+        """Append one row to `metrics.jsonl` and TensorBoard, and print it.
+
+        A row of any split but `"train"` is an evaluation and becomes `result.json` too.
+
+        Args:
+            step: number of updates made so far.
+            split: `"train"`, `"eval"` or `"test"`.
+            metrics: scalars by key, on the host or a device; fractions in 0..1.
+                `examples_per_second` is measured by the caller.
+        """
+        if not self.enabled:
+            return
+        metrics = {key: plain(value) for key, value in metrics.items()}
+        row = {"step": int(step), "split": split, **metrics}
+        row["seconds"] = round(self._earlier_seconds + self._clock() - self._start, 3)
+        path = self.directory / METRICS_FILE
+        with files.writing(path), path.open("a", encoding="utf-8") as file:
+            file.write(_dump(row) + "\n")
+        self._write_events(step, split, metrics)
+        if split != "train":
+            self.write_result(step, split, metrics)
+        self._show(step, split, metrics)
+
+    def write_result(self, step: int, split: str, metrics: Mapping[str, Any]) -> None:
+        """Replace `result.json`."""
+        if self.enabled:
+            result = {"step": int(step), "split": split, **plain(metrics)}
+            _write_json(self.directory / RESULT_FILE, result)
+
+    def advance(self, step: int) -> None:
+        """Move the bar to a step; costs nothing worth mentioning."""
+        if self._progress is not None:
+            self._progress.update(self._task, completed=step, description="training")
+
+    def phase(self, name: str) -> None:
+        """Say before the bar what is going on, such as `"evaluating"`; until the next `advance`."""
+        if self._progress is not None:
+            self._progress.update(self._task, description=name)
+
+    def message(self, text: str) -> None:
+        """Print a line of text above the bar."""
+        if self.enabled:
+            self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def _mend(self, last_step: int | float = math.inf) -> list[dict[str, Any]]:
+        """Keep the whole rows up to a step, and let the clock go on from them."""
+        path = self.directory / METRICS_FILE
+        rows = [row for row in read_rows(path) if row["step"] <= last_step] if path.exists() else []
+        files.replace(path, "".join(_dump(row) + "\n" for row in rows))
+        self._earlier_seconds = max((row.get("seconds", 0.0) for row in rows), default=0.0)
+        return rows
+
+    def _rewind(self, step: int) -> None:
+        """Make the rows, the result and the clock those of the moment when `step` was saved."""
+        rows = self._mend(step)
+        evaluations = [row for row in rows if row["split"] != "train"]
+        result = self.directory / RESULT_FILE
+        if evaluations:
+            last = {key: value for key, value in evaluations[-1].items() if key != "seconds"}
+            _write_json(result, last)
+        else:
+            with files.writing(result):
+                result.unlink(missing_ok=True)
+
+    def _show(self, step: int, split: str, metrics: Mapping[str, int | float | None]) -> None:
+        """Print a report as one line and bring the bar up to date."""
+        if self._progress is None:
+            if split == "train" and not self._due(step):
+                return
+        elif split == "train":
+            speed, loss = (metrics.get(key) for key in ("examples_per_second", "loss"))
+            self._progress.update(
+                self._task,
+                speed="" if speed is None else f"{show('examples_per_second', speed)} examples/s",
+                loss="" if loss is None else f"loss {show('loss', loss)}",
+            )
+        self.message(self._line(step, split, metrics))
+
+    def _due(self, step: int) -> bool:
+        """Whether a line of training is worth its place in a log that nobody watches."""
+        parts = [QUIET_PARTS * s // max(self.total_steps, 1) for s in (self._printed_step, step)]
+        now = self._clock()
+        if parts[0] == parts[1] and now - self._printed_at < QUIET_SECONDS:
+            return False
+        self._printed_step, self._printed_at = step, now
+        return True
+
+    def _line(self, step: int, split: str, metrics: Mapping[str, int | float | None]) -> str:
+        width = len(f"{self.total_steps:,}")
+        cells = [f"{step:>{width},}/{self.total_steps:,}", f"{split:5}"]
+        for key in in_order(metrics):
+            value = show(key, metrics[key])
+            is_rate = key == "examples_per_second"
+            cells.append(f"{value} examples/s" if is_rate else f"{metric(key).label} {value}")
+        return "  ".join(cells)
+
+    def _write_events(
+        self, step: int, split: str, metrics: Mapping[str, int | float | None]
+    ) -> None:
+        """Append the scalars to TensorBoard's file, as `split/metric`."""
+        # Imported here because it is slow and only the first process needs it. The plain writer is
+        # used, not the one with a thread, in which a full disk would end in a traceback.
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.summary import scalar
+
+        # What there is nothing of is not a number, and no reason for a warning.
+        logging.getLogger("tensorboardX.x2num").setLevel(logging.ERROR)
+        with files.writing(self.directory):
+            if self._events is None:
+                self._events = EventsWriter(str(self.directory / "events"), f".{time.time_ns()}")
+                if self._resumed_step is not None:
+                    # Tells TensorBoard to forget what earlier files say of the steps from here on.
+                    begin = SessionLog(status=SessionLog.START)
+                    first = self._resumed_step + 1
+                    self._events.write_event(
+                        Event(wall_time=time.time(), step=first, session_log=begin)
+                    )
+            for key, value in metrics.items():
+                summary = scalar(f"{split}/{key}", math.nan if value is None else value)
+                self._events.write_event(Event(wall_time=time.time(), step=step, summary=summary))
+            self._events.flush()
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON can hold it.
+
+    Dataclasses and mappings become objects, sequences and arrays lists, paths and everything
+    JSON has no word for text; numbers that are not finite become None. A float32 becomes the
+    shortest decimal number that reads back as the same float32.
+    """
+    if isinstance(value, enum.Enum):
+        return value.name
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in value]
+    if isinstance(value, jax.Array | np.ndarray):
+        array = np.asarray(value)
+        return plain(array[()]) if array.ndim == 0 else [plain(item) for item in array]
+    if isinstance(value, np.bool_ | np.integer):
+        return value.item()
+    if isinstance(value, np.generic) and jnp.issubdtype(value.dtype, jnp.floating):
+        return plain(float(str(value)))
+    return getattr(value, "__name__", None) or str(value)
+
+
+def _dump(value: Any) -> str:
+    return json.dumps(value, allow_nan=False, ensure_ascii=False)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    files.replace(path, json.dumps(value, allow_nan=False, ensure_ascii=False, indent=2) + "\n")

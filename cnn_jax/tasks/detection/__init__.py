@@ -1,0 +1,1 @@
+"""The detection systems as tasks, and what they share."""

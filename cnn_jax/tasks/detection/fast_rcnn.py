@@ -1,0 +1,178 @@
+"""Fast R-CNN: proposals of an image classified and moved, trained end to end."""
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from cnn_jax.data.augment import BoxAugmentation, augment_boxes, normalize
+from cnn_jax.ops import boxes as box_ops
+from cnn_jax.ops.nms import Detections
+from cnn_jax.tasks.detection.evaluation import Judge, trained_objects
+from cnn_jax.tasks.detection.regions import (
+    BoxStatistics,
+    RegionLoss,
+    RegionSampling,
+    draw,
+    evaluation_losses,
+    loss_means,
+    loss_sums,
+    region_loss,
+)
+from cnn_jax.tasks.images import Batch, floating
+
+Sums = dict[str, Any]
+
+FLIP_ONLY = BoxAugmentation(
+    scale=0.0, translate=0.0, flip=True, hue=0.0, saturation=1.0, exposure=1.0
+)
+"""The paper's augmentation: every second image is mirrored."""
+
+
+class Predictions(NamedTuple):
+    """Of a batch: what was found, and what the regions cost where the objects are known."""
+
+    detections: Detections
+    losses: RegionLoss | None
+
+
+@dataclass(frozen=True)
+class FastRCNN:
+    """A network, what it is fed and how it is judged.
+
+    A batch has `image`, `size`, `proposals` and `proposal_valid`, and for training and judging the
+    objects as `cnn_jax.data.transforms.BoxTransform` gives them.
+
+    Attributes:
+        model: a `cnn_jax.models.fast_rcnn.FastRCNN`.
+        judge: how detections are made and judged.
+        mean, std: of the network's input, per channel, for images in 0..1.
+        augmentation: applied on the device, training only.
+        sampling: which regions are trained on.
+        statistics: by what box targets are normalised.
+        multi_task: whether boxes are learnt with the classes; without, detections are the
+            proposals themselves.
+        regress_boxes: whether detections are moved to the boxes that were learnt.
+        sides: pixels of the squares that images are scaled to; none: as they come. Of several, a
+            training step draws one for all its images, and a detection takes for each region the
+            one that suits it (Girshick 2015, section 2.4).
+    """
+
+    model: nn.Module
+    judge: Judge
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augmentation: BoxAugmentation = FLIP_ONLY
+    sampling: RegionSampling = field(default_factory=RegionSampling)
+    statistics: BoxStatistics = field(default_factory=BoxStatistics)
+    multi_task: bool = True
+    regress_boxes: bool = True
+    sides: tuple[int, ...] = ()
+
+    def init(self, key: Key[Array, ""]) -> tuple[Any, Any]:
+        """Fresh (params, model_state)."""
+        params_key, dropout_key = jax.random.split(key)
+        side = self.judge.image_size
+        images, boxes = jnp.zeros((1, side, side, 3)), jnp.zeros((1, 1, 4))
+        initialize = jax.jit(partial(self.model.init, train=True))
+        variables = dict(initialize({"params": params_key, "dropout": dropout_key}, images, boxes))
+        return variables.pop("params"), variables
+
+    def loss(
+        self, params: Any, model_state: Any, batch: Batch, keys: dict[str, Key[Array, ""]]
+    ) -> tuple[Float[Array, ""], tuple[Any, Sums]]:
+        """The multi-task loss: of each image the mean over its regions, summed over the images."""
+        root = keys["augment"]
+        prepare = partial(_prepared, root, config=self.augmentation)
+        images, objects, proposals, batch = jax.vmap(prepare)(batch)
+        # Ordinals stay below 2**31: these keys are no example's augmentation's.
+        root = jax.random.fold_in(root, jnp.uint32(2**31))
+        keys_of_images = jax.vmap(jax.random.fold_in, (None, 0))(root, batch["ordinal"])
+        # The objects' own boxes are proposals too.
+        regions = jnp.concatenate([proposals, objects], axis=1)
+        filled = jnp.concatenate([batch["proposal_valid"], batch["object_valid"]], axis=1)
+        one = partial(draw, sampling=self.sampling, statistics=self.statistics)
+        rows, targets = jax.vmap(one)(
+            keys_of_images, regions, filled, objects, batch["labels"], batch["object_valid"]
+        )
+        drawn = jnp.take_along_axis(regions, rows[..., None], axis=1)
+
+        def apply(images: Array, drawn: Array, sides: tuple[int, ...] = ()) -> tuple[Any, Any]:
+            return self.model.apply(
+                {"params": params, **model_state},
+                images,
+                drawn,
+                train=True,
+                sides=sides,
+                rngs={"dropout": keys["dropout"]},
+                mutable=list(model_state),
+            )
+
+        normalized = normalize(images, self.mean, self.std)
+        if self.sides:
+            # The same on every device, so that all go the same way.
+            which = jax.random.randint(keys["mix"], (), 0, len(self.sides))
+            branches = [partial(apply, sides=(side,)) for side in self.sides]
+            (scores, deltas), model_state = jax.lax.switch(which, branches, normalized, drawn)
+        else:
+            (scores, deltas), model_state = apply(normalized, drawn)
+        losses = jax.vmap(region_loss)(scores, deltas, targets)
+        sums = loss_sums(losses, batch["valid"], float(self.multi_task))
+        return sums["loss"], (model_state, sums)
+
+    def predict(self, params: Any, model_state: Any, batch: Batch) -> Predictions:
+        """Detections in pixels of the original images, and losses where objects are known.
+
+        Losses are of regions drawn as in training, but always the same ones of an image.
+        """
+        proposals, filled = batch["proposals"], batch["proposal_valid"]
+        scores, deltas = self.model.apply(
+            {"params": params, **model_state},
+            normalize(floating(batch["image"]), self.mean, self.std),
+            proposals,
+            train=False,
+            sides=self.sides,
+        )
+        boxes = proposals
+        if self.multi_task and self.regress_boxes:
+            shape = deltas.shape
+            boxes = box_ops.decode(
+                self.statistics.restore(deltas), jnp.broadcast_to(proposals[:, :, None], shape)
+            )
+        found = self.judge.detect(boxes, jax.nn.softmax(scores)[..., 1:], batch["size"], filled)
+        if "index" not in batch:  # images of a user, not of a set
+            return Predictions(found, None)
+        return Predictions(
+            found, evaluation_losses(scores, deltas, batch, self.sampling, self.statistics)
+        )
+
+    def measure(self, predictions: Predictions, batch: Batch) -> Sums:
+        """The losses, and what the judge wants of the whole set."""
+        assert predictions.losses is not None
+        return {
+            **loss_sums(predictions.losses, batch["valid"], float(self.multi_task)),
+            **self.judge.measure(predictions.detections, batch),
+        }
+
+    def summarize(self, sums: Sums) -> dict[str, float]:
+        """Losses, what regions were drawn, and the judge's figures."""
+        return loss_means(sums) | (self.judge.summarize(sums) if "detections" in sums else {})
+
+
+def _prepared(
+    root: Key[Array, ""], example: Batch, config: BoxAugmentation
+) -> tuple[Float[Array, "height width 3"], Array, Array, Batch]:
+    """One example's image, objects to train on and proposals, augmented together."""
+    key = jax.random.fold_in(root, example["ordinal"])
+    objects, proposals = example["boxes"], example["proposals"]
+    valid = jnp.concatenate([trained_objects(example), example["proposal_valid"]])
+    image, boxes, valid = augment_boxes(
+        key, floating(example["image"]), jnp.concatenate([objects, proposals]), valid, config
+    )
+    count = len(objects)
+    kept = {**example, "object_valid": valid[:count], "proposal_valid": valid[count:]}
+    return image, boxes[:count], boxes[count:], kept

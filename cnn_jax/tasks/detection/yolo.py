@@ -1,0 +1,136 @@
+"""YOLO: detection by a grid of cells, in one pass over the image."""
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from cnn_jax.data.augment import normalize
+from cnn_jax.data.augment.boxes import BoxAugmentation, augment_boxes
+from cnn_jax.losses.yolo import YoloLoss, yolo_loss
+from cnn_jax.ops.grid import scored_boxes
+from cnn_jax.ops.nms import Detections
+from cnn_jax.tasks.detection.evaluation import Judge, trained_objects
+from cnn_jax.tasks.images import Batch, floating, init
+
+Sums = dict[str, Any]
+
+
+class Predictions(NamedTuple):
+    """What is found in a batch, and the outputs that it is found by."""
+
+    detections: Detections
+    outputs: Float[Array, "batch grid grid outputs"]
+
+
+@dataclass(frozen=True)
+class Yolo:
+    """A network with a grid of cells, what it is fed and how it is judged.
+
+    Attributes:
+        model: gives `(outputs, features)` for normalised images (`cnn_jax.models.detection`).
+        judge: how its boxes become detections, and detections figures.
+        mean, std: of the model's input, per channel, for images in 0..1.
+        num_boxes: boxes of a cell.
+        priors: their base boxes, in shares of the image's sides; none for free boxes.
+        softmax: whether classes are trained with softmax and cross-entropy, or squared errors.
+        coordinate_weight, empty_weight: see `cnn_jax.losses.yolo`.
+        augmentation: applied on the device, training only.
+    """
+
+    model: nn.Module
+    judge: Judge
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    num_boxes: int = 2
+    priors: tuple[tuple[float, float], ...] = ()
+    softmax: bool = True
+    coordinate_weight: float = 5.0
+    empty_weight: float = 0.5
+    augmentation: BoxAugmentation = field(default_factory=BoxAugmentation)
+
+    def init(self, key: Key[Array, ""]) -> tuple[Any, Any]:
+        """Fresh (params, model_state)."""
+        return init(self.model, self.judge.image_size, key)
+
+    def loss(
+        self, params: Any, model_state: Any, batch: Batch, keys: dict[str, Key[Array, ""]]
+    ) -> tuple[Float[Array, ""], tuple[Any, Sums]]:
+        """Training loss summed over the batch, and its parts."""
+        own = jax.vmap(jax.random.fold_in, (None, 0))(keys["augment"], batch["ordinal"])
+        pairs = jax.vmap(jax.random.split)(own)
+        augment_keys, shuffle_keys = pairs[:, 0], pairs[:, 1]
+        augment = partial(augment_boxes, config=self.augmentation)
+        images, boxes, valid = jax.vmap(augment)(
+            augment_keys, floating(batch["image"]), batch["boxes"], trained_objects(batch)
+        )
+        (outputs, _), model_state = self.model.apply(
+            {"params": params, **model_state},
+            normalize(images, self.mean, self.std),
+            train=True,
+            rngs={"dropout": keys["dropout"]},
+            mutable=list(model_state),
+        )
+        sums = self._sums(outputs, boxes, batch, valid, shuffle_keys)
+        return sums["loss"], (model_state, sums)
+
+    def predict(self, params: Any, model_state: Any, batch: Batch) -> Predictions:
+        """Detections, in pixels of the original images."""
+        images = normalize(floating(batch["image"]), self.mean, self.std)
+        outputs, _ = self.model.apply({"params": params, **model_state}, images, train=False)
+        boxes, scores = jax.vmap(self._scored)(outputs)
+        boxes = boxes * self.judge.image_size
+        return Predictions(self.judge.detect(boxes, scores, batch["size"]), outputs)
+
+    def measure(self, predictions: Predictions, batch: Batch) -> Sums:
+        """The loss and its parts (of two objects in a cell, the first given counts), and tables."""
+        valid = trained_objects(batch)
+        return {
+            **self._sums(predictions.outputs, batch["boxes"], batch, valid),
+            **self.judge.measure(predictions.detections, batch),
+        }
+
+    def summarize(self, sums: Sums) -> dict[str, float]:
+        """Mean losses; of an evaluation also the figures of `Judge.summarize`."""
+        names = "loss", "coordinate_loss", "confidence_loss", "class_loss"
+        means = {name: float(sums[name]) / float(sums["examples"]) for name in names}
+        if "detections" not in sums:
+            return means
+        return {**means, **self.judge.summarize(sums)}
+
+    def _scored(
+        self, outputs: Float[Array, "grid grid outputs"]
+    ) -> tuple[Float[Array, "boxes 4"], Float[Array, "boxes classes"]]:
+        return scored_boxes(outputs, self.num_boxes, self.priors, self.softmax)
+
+    def _sums(
+        self,
+        outputs: Float[Array, "batch grid grid outputs"],
+        boxes: Float[Array, "batch objects 4"],
+        batch: Batch,
+        valid: Array,
+        keys: Key[Array, " batch"] | None = None,
+    ) -> Sums:
+        """Losses summed over the valid examples; boxes are in pixels of the network's square."""
+        one = partial(
+            yolo_loss,
+            num_boxes=self.num_boxes,
+            priors=self.priors,
+            softmax=self.softmax,
+            coordinate_weight=self.coordinate_weight,
+            empty_weight=self.empty_weight,
+        )
+        shares = boxes / self.judge.image_size
+        parts = jax.vmap(one)(outputs, shares, batch["labels"], valid, keys)
+        parts = YoloLoss(*(jnp.sum(part, where=batch["valid"]) for part in parts))
+        return {
+            "examples": jnp.sum(batch["valid"]),
+            "loss": sum(parts),
+            "coordinate_loss": parts.coordinates,
+            "confidence_loss": parts.confidence,
+            "class_loss": parts.classes,
+        }
