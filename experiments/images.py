@@ -12,7 +12,6 @@ from cnn_jax.data.batches import EvaluationBatches, TrainingBatches
 from cnn_jax.data.source import Source
 from cnn_jax.data.transforms import EvaluationTransform, TrainingTransform
 from cnn_jax.errors import UserError
-from cnn_jax.training import parallel
 
 from . import options as flags
 from . import runs
@@ -63,13 +62,13 @@ class Sizes:
 
 
 def model_options(chosen: flags.ModelOptions) -> dict[str, Any]:
-    """The network's options: those that are given, its dtype, and the trainer's axis."""
+    """The network's options: those that are given, and its dtype."""
     given = {
         name: value
         for name in ("width", "stem", "dropout_rate", "auxiliary")
         if (value := getattr(chosen, name)) is not None
     }
-    return {**given, "dtype": jnp.dtype(chosen.dtype), "axis_name": parallel.AXIS}
+    return {**given, "dtype": jnp.dtype(chosen.dtype)}
 
 
 def build_model(chosen: flags.ModelOptions, num_classes: int) -> nn.Module:

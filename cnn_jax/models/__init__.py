@@ -91,8 +91,7 @@ def create(name: str, num_classes: int = 1000, **options: Any) -> nn.Module:
     Args:
         name: one of `names()`.
         num_classes: number of logits.
-        **options: any of `options(name)`, such as `width`, `dtype`, `axis_name`, `stem` or
-            `dropout_rate`.
+        **options: any of `options(name)`, such as `width`, `dtype`, `stem` or `dropout_rate`.
 
     Raises:
         UserError: for an unknown name or option, or a value that an option does not allow.

@@ -51,7 +51,6 @@ class AlexNet(nn.Module):
         dropout_rate: of the two hidden linear layers: of their output in the paper, of their input
             in the one-tower form.
         dtype: type of the computation.
-        axis_name: unused, as nothing here depends on the batch.
     """
 
     paper: bool
@@ -60,7 +59,6 @@ class AlexNet(nn.Module):
     width: float = 1.0
     dropout_rate: float = 0.5
     dtype: Dtype = jnp.float32
-    axis_name: str | None = None
 
     # The modules whose size depends on the number of classes.
     classifiers = ("head",)

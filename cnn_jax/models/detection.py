@@ -27,7 +27,7 @@ IMAGE_SIZE = 448
 
 # The options of a detector that are its grid's alone, and those that the backbone has too.
 _GRID_OPTIONS = ("grid", "boxes")
-_SHARED_OPTIONS = ("width", "dropout_rate", "dtype", "axis_name")
+_SHARED_OPTIONS = ("width", "dropout_rate", "dtype")
 
 
 def names() -> tuple[str, ...]:

@@ -52,7 +52,6 @@ class FastRCNN(nn.Module):
         ranks: of the two hidden layers' matrices after truncation; see `truncated`.
         dropout_rate: after each of the two hidden layers.
         dtype: type of the computation; outputs are float32.
-        axis_name: not used here; the backbone has its own.
     """
 
     backbone: nn.Module
@@ -65,7 +64,6 @@ class FastRCNN(nn.Module):
     ranks: tuple[int, int] | None = None
     dropout_rate: float = 0.5
     dtype: Dtype = jnp.float32
-    axis_name: str | None = None
 
     @property
     def minimum_size(self) -> int:
@@ -255,7 +253,7 @@ def create(
         units=units or scaled(own, options.get("width", 1.0)),
         ranks=ranks,
         dropout_rate=dropout_rate,
-        **{key: options[key] for key in ("dtype", "axis_name") if key in options},
+        **{key: options[key] for key in ("dtype",) if key in options},
     )
 
 

@@ -57,7 +57,6 @@ class FCN(nn.Module):
         width: multiplies the number of channels.
         dropout_rate: after each of the two convolutions that were linear layers.
         dtype: type of the computation.
-        axis_name: not used; there are no batch statistics.
     """
 
     stride: Literal[8, 16, 32]
@@ -65,7 +64,6 @@ class FCN(nn.Module):
     width: float = 1.0
     dropout_rate: float = 0.5
     dtype: Dtype = jnp.float32
-    axis_name: str | None = None
 
     minimum_size = 1
     # Pixels on every side of the input that its output lacks.

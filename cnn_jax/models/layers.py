@@ -4,6 +4,7 @@ Parameters are float32; `dtype` is what a layer computes in. Batch statistics ar
 float32.
 """
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
@@ -97,6 +98,28 @@ MapDense = partial(nn.DenseGeneral, axis=(-3, -2, -1))
 # keeps the unbiased n / (n - 1) of it. Call with `use_running_average=not train` and, to average
 # the batch's statistics over mapped devices, `axis_name`.
 BatchNorm = partial(nn.BatchNorm, momentum=BATCH_NORM_MOMENTUM, epsilon=1e-5)
+
+
+def on_axis(module: nn.Module, axis_name: str | None) -> nn.Module:
+    """Let a network average its batch statistics over a mapped axis.
+
+    Args:
+        module: a network outside of any other; its backbone, if it has one, is treated alike.
+        axis_name: the axis, as of `jax.pmap`; None returns the module as it is.
+
+    Returns:
+        The same network, with the same parameters, wherever a field `axis_name` can be set.
+    """
+    if axis_name is None:
+        return module
+    changes: dict[str, Any] = {}
+    for field in dataclasses.fields(module):
+        value = getattr(module, field.name)
+        if field.name == "axis_name":
+            changes["axis_name"] = axis_name
+        elif isinstance(value, nn.Module) and field.name != "parent":
+            changes[field.name] = on_axis(value, axis_name)
+    return module.clone(**changes) if changes else module
 
 
 def scaled(channels: int, width: float, divisor: int = 1) -> int:

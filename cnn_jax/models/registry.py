@@ -37,12 +37,12 @@ def construct(
 
 
 def option_fields(constructor: partial[nn.Module]) -> dict[str, dataclasses.Field]:
-    """The fields of the module that have a default and are not flax's own, by name."""
+    """The fields of the module that have a default and that a user may set, by name."""
     return {
         field.name: field
         for field in dataclasses.fields(constructor.func)
         if field.default is not dataclasses.MISSING
-        and field.name not in ("num_classes", "parent", "name")
+        and field.name not in ("num_classes", "axis_name", "parent", "name")
     }
 
 

@@ -67,9 +67,7 @@ def create(name: str, num_classes: int, **options: Any) -> nn.Module:
     if "auxiliary" in models.options(name):
         # Their losses are the classifier's.
         encoder.setdefault("auxiliary", False)
-    decoder = {
-        k: v for k, v in options.items() if k in (*_DECODER_OPTIONS, "width", "dtype", "axis_name")
-    }
+    decoder = {k: v for k, v in options.items() if k in (*_DECODER_OPTIONS, "width", "dtype")}
     backbone = models.create(name, 1, **encoder)
     constructor = partial(EncoderDecoder, backbone=backbone, backbone_name=name)
     return construct(name, constructor, num_classes, decoder)

@@ -17,7 +17,7 @@ from cnn_jax.errors import UserError
 from cnn_jax.losses import ranking as ranking_losses
 from cnn_jax.metrics import annotation as metrics
 from cnn_jax.metrics.tables import set_table
-from cnn_jax.tasks.images import Batch, augmented, floating, init
+from cnn_jax.tasks.images import Batch, apply_training, augmented, floating, init
 
 Sums = dict[str, Any]
 
@@ -104,18 +104,24 @@ class Annotation:
         return init(self.model, self.image_size, key)
 
     def loss(
-        self, params: Any, model_state: Any, batch: Batch, keys: dict[str, Key[Array, ""]]
+        self,
+        params: Any,
+        model_state: Any,
+        batch: Batch,
+        keys: dict[str, Key[Array, ""]],
+        axis_name: str | None = None,
     ) -> tuple[Float[Array, ""], tuple[Any, Sums]]:
         """Training loss summed over the batch, auxiliary heads included at their weight."""
         images = augmented(batch, keys["augment"], self.augmentation)
         targets = batch["labels"].astype(jnp.float32)
-        images, targets = mix(keys["mix"], images, targets, self.augmentation, self.model.axis_name)
-        (logits, features), model_state = self.model.apply(
-            {"params": params, **model_state},
+        images, targets = mix(keys["mix"], images, targets, self.augmentation, axis_name)
+        (logits, features), model_state = apply_training(
+            self.model,
+            params,
+            model_state,
             normalize(images, self.mean, self.std),
-            train=True,
-            rngs={"dropout": keys["dropout"]},
-            mutable=list(model_state),
+            keys["dropout"],
+            axis_name,
         )
         draws = None
         if self.loss_name == "warp" and self.warp_ranks == "sampled":

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Key
 from cnn_jax import losses
 from cnn_jax.data.augment import Augmentation, mix, normalize
 from cnn_jax.metrics import classification as metrics
-from cnn_jax.tasks.images import Batch, augmented, floating, init
+from cnn_jax.tasks.images import Batch, apply_training, augmented, floating, init
 
 CALIBRATION_BINS = 15
 
@@ -49,19 +49,24 @@ class Classification:
         return init(self.model, self.image_size, key)
 
     def loss(
-        self, params: Any, model_state: Any, batch: Batch, keys: dict[str, Key[Array, ""]]
+        self,
+        params: Any,
+        model_state: Any,
+        batch: Batch,
+        keys: dict[str, Key[Array, ""]],
+        axis_name: str | None = None,
     ) -> tuple[Float[Array, ""], tuple[Any, Sums]]:
         """Training loss summed over the batch, auxiliary heads included at their weight."""
         images = augmented(batch, keys["augment"], self.augmentation)
         targets = jax.nn.one_hot(batch["label"], self.num_classes)
-        axis_name = self.model.axis_name
         images, targets = mix(keys["mix"], images, targets, self.augmentation, axis_name)
-        (logits, features), model_state = self.model.apply(
-            {"params": params, **model_state},
+        (logits, features), model_state = apply_training(
+            self.model,
+            params,
+            model_state,
             normalize(images, self.mean, self.std),
-            train=True,
-            rngs={"dropout": keys["dropout"]},
-            mutable=list(model_state),
+            keys["dropout"],
+            axis_name,
         )
         per_example = self._per_example(logits, targets)
         for auxiliary in features.get("auxiliary_logits", {}).values():

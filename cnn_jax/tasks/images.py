@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from cnn_jax.data.augment import Augmentation, augment_example
+from cnn_jax.models.layers import on_axis
 
 Batch = dict[str, Array]
 
@@ -34,3 +35,29 @@ def augmented(
 def floating(images: Array) -> Float[Array, "*batch height width channels"]:
     """Bytes to 0..1."""
     return images.astype(jnp.float32) / 255.0
+
+
+def apply_training(
+    model: nn.Module,
+    params: Any,
+    model_state: Any,
+    images: Array,
+    dropout_key: Key[Array, ""],
+    axis_name: str | None,
+) -> tuple[Any, Any]:
+    """The outputs of a network in training mode, and its new model state.
+
+    Args:
+        model: takes `images` and `train`.
+        params, model_state: its variables.
+        images: normalised.
+        dropout_key: of this device's part of the batch.
+        axis_name: mapped axis that batch statistics are averaged over.
+    """
+    return on_axis(model, axis_name).apply(
+        {"params": params, **model_state},
+        images,
+        train=True,
+        rngs={"dropout": dropout_key},
+        mutable=list(model_state),
+    )

@@ -15,6 +15,7 @@ from cnn_jax.data.augment.masks import MaskAugmentation, augment_with_mask
 from cnn_jax.metrics import cells
 from cnn_jax.metrics import segmentation as metrics
 from cnn_jax.metrics.classification import confusion_matrix
+from cnn_jax.models.layers import on_axis
 from cnn_jax.tasks.images import Batch, floating
 
 Sums = dict[str, Any]
@@ -62,7 +63,12 @@ class Segmentation:
         return variables.pop("params"), variables
 
     def loss(
-        self, params: Any, model_state: Any, batch: Batch, keys: dict[str, Key[Array, ""]]
+        self,
+        params: Any,
+        model_state: Any,
+        batch: Batch,
+        keys: dict[str, Key[Array, ""]],
+        axis_name: str | None = None,
     ) -> tuple[Float[Array, ""], tuple[Any, Sums]]:
         """Training loss summed over the batch: of each image the mean over its pixels."""
 
@@ -80,6 +86,7 @@ class Segmentation:
             {"params": params, **model_state},
             normalize(images, self.mean, self.std),
             masks.shape[1:],
+            axis_name,
             train=True,
             rngs={"dropout": keys["dropout"]},
             mutable=list(model_state),
@@ -103,7 +110,7 @@ class Segmentation:
         images = normalize(floating(batch["image"]), self.mean, self.std)
         margin = 2 * self.model.margin
         size = (images.shape[1] - margin, images.shape[2] - margin)
-        logits = self._logits({"params": params, **model_state}, images, size, train=False)
+        logits = self._logits({"params": params, **model_state}, images, size, None, train=False)
         return jax.nn.log_softmax(logits)
 
     def measure(
@@ -151,14 +158,16 @@ class Segmentation:
             means |= cell_errors(np.asarray(sums["cells"]))
         return means
 
-    def _logits(self, variables: Any, images: Array, size: Size, **options: Any) -> Any:
+    def _logits(
+        self, variables: Any, images: Array, size: Size, axis_name: str | None, **options: Any
+    ) -> Any:
         """The network's output for the `size` pixels in the middle of the images."""
         wanted = [self.model.legal_size(length) for length in size]
         missing = [w - have for w, have in zip(wanted, images.shape[1:3], strict=True)]
         before = [m // 2 for m in missing]
         padding = [(b, m - b) for b, m in zip(before, missing, strict=True)]
         images = jnp.pad(images, ((0, 0), *padding, (0, 0)), mode="reflect")
-        output = self.model.apply(variables, images, **options)
+        output = on_axis(self.model, axis_name).apply(variables, images, **options)
         (logits, _), state = output if "mutable" in options else (output, None)
         (top, left), (height, width) = before, size
         logits = logits[:, top : top + height, left : left + width]

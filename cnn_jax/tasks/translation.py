@@ -97,13 +97,19 @@ class Translation:
         return variables.pop("params"), variables
 
     def loss(
-        self, params: Any, model_state: Any, batch: Batch, keys: dict[str, Key[Array, ""]]
+        self,
+        params: Any,
+        model_state: Any,
+        batch: Batch,
+        keys: dict[str, Key[Array, ""]],
+        axis_name: str | None = None,
     ) -> tuple[Float[Array, ""], tuple[Any, Sums]]:
         """Cross-entropy summed over the words, each fed the true words before it.
 
         `examples`, which the step divides gradients by, counts words or sentences (`loss_per`);
         both are sums over the whole batch, so that neither padding nor how sentences fall on
-        devices or parts of a batch makes a difference.
+        devices or parts of a batch makes a difference. Nothing depends on `axis_name`: the
+        network has no batch statistics.
         """
         target = batch["target"]
         logits, _ = self.model.apply(

@@ -30,11 +30,17 @@ class Task(Protocol):
         ...
 
     def loss(
-        self, params: Any, model_state: Any, batch: Batch, keys: dict[str, Key[Array, ""]]
+        self,
+        params: Any,
+        model_state: Any,
+        batch: Batch,
+        keys: dict[str, Key[Array, ""]],
+        axis_name: str | None = None,
     ) -> tuple[Array, tuple[Any, Sums]]:
         """The loss summed over a batch's valid examples, and (new model_state, sums).
 
-        `sums["examples"]` counts the valid examples; every other entry adds over batches too.
+        `sums["examples"]` counts the valid examples; every other entry adds over batches too. Batch
+        statistics and mixing see the examples of all devices along the mapped axis `axis_name`.
         """
         ...
 
@@ -73,7 +79,8 @@ def train_step(
         accumulate: number of parts that the batch is worked through in; the gradient is that of
             the whole batch.
         ema_decay: weight of the old moving average, for a state that keeps one.
-        axis_name: mapped axis over which gradients and sums are added.
+        axis_name: mapped axis over which gradients and sums are added; the task's loss is given it
+            too, so that a network averages its batch statistics over the same devices.
 
     Returns:
         The state after the step, and the sums of the whole batch: the task's own, `steps` (1) and
@@ -83,7 +90,9 @@ def train_step(
     def part(model_state: Any, batch: Batch, index: int | Array) -> tuple[Any, tuple[Any, Sums]]:
         keys = prng.step_keys(key, state.step, axis_name, index)
         gradient = jax.value_and_grad(task.loss, has_aux=True)
-        (_, (model_state, sums)), grads = gradient(state.params, model_state, batch, keys)
+        (_, (model_state, sums)), grads = gradient(
+            state.params, model_state, batch, keys, axis_name
+        )
         return model_state, (grads, sums)
 
     if accumulate == 1:
@@ -133,7 +142,7 @@ def batch_statistics(
     # A running average that starts from nothing holds 1 - momentum of the first batch's.
     nothing = jax.tree.map(jnp.zeros_like, model_state)
     keys = prng.step_keys(key, state.step, axis_name)
-    _, (moved, _) = task.loss(params, nothing, batch, keys)
+    _, (moved, _) = task.loss(params, nothing, batch, keys, axis_name)
     return jax.tree.map(lambda x: x / (1 - BATCH_NORM_MOMENTUM), moved)
 
 

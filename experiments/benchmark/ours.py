@@ -60,9 +60,7 @@ def prepare(job: Job) -> Prepared:
 def _network(job: Job) -> Prepared:
     """Training or inference on one batch that lies on the devices, as a run does it."""
     spec = models.input_spec(job.model)
-    model = models.create(
-        job.model, job.num_classes, dtype=jnp.dtype(job.dtype), axis_name=parallel.AXIS
-    )
+    model = models.create(job.model, job.num_classes, dtype=jnp.dtype(job.dtype))
     task = Classification(model, job.num_classes, job.image_size, spec.mean, spec.std)
     optimizer = optax.chain(optax.add_decayed_weights(1e-4), optax.sgd(0.01, momentum=0.9))
     state = parallel.replicate(create(*task.init(jax.random.key(0)), optimizer))

@@ -10,6 +10,7 @@ import pytest
 from cnn_jax import models
 from cnn_jax.errors import UserError
 from cnn_jax.models import detection, weights
+from cnn_jax.models.layers import on_axis
 from cnn_jax.training import parallel
 
 
@@ -60,7 +61,7 @@ def test_classifiers_are_backbones(name):
         lambda k, x: model.init_with_output({"params": k, "dropout": k}, x), key, images
     )
     grid = min(m.shape[1] for m in features.values() if len(getattr(m, "shape", ())) == 4)
-    (outputs, _), variables = traced(name, 20, side, grid=grid, boxes=3, axis_name=None, width=0.25)
+    (outputs, _), variables = traced(name, 20, side, grid=grid, boxes=3, width=0.25)
     assert outputs.shape == (1, grid, grid, 35)
     assert "head" not in variables["params"]["backbone"]
 
@@ -91,7 +92,7 @@ def test_unknown_names_and_options_are_refused():
 
 def test_a_backbone_starts_from_pretrained_weights():
     side = 32
-    model = detection.create("resnet18", 3, grid=1, width=0.125, axis_name=None)
+    model = detection.create("resnet18", 3, grid=1, width=0.125)
     variables = model.init(jax.random.key(0), jnp.zeros((1, side, side, 3)), train=True)
     source = models.create("resnet18", 7, width=0.125)
     donor = source.init(jax.random.key(1), jnp.zeros((1, side, side, 3)), train=True)
@@ -117,12 +118,12 @@ def test_a_backbone_starts_from_pretrained_weights():
 def test_batch_statistics_are_averaged_over_devices(name):
     side = 64 if name == "fast_yolo" else 16
     options = {"batch_norm": True} if name == "fast_yolo" else {}
-    model = detection.create(name, 2, grid=2, width=0.0625, axis_name=parallel.AXIS, **options)
+    model = detection.create(name, 2, grid=2, width=0.0625, **options)
     variables = model.init(jax.random.key(0), jnp.zeros((1, side, side, 3)), train=False)
     images = jax.random.normal(jax.random.key(1), (4, 2, side, side, 3))
 
     def statistics(images):
-        _, state = model.apply(
+        _, state = on_axis(model, parallel.AXIS).apply(
             variables,
             images,
             train=True,

@@ -9,6 +9,7 @@ import pytest
 
 from cnn_jax import models
 from cnn_jax.errors import UserError
+from cnn_jax.models.layers import on_axis
 
 # One small network of every class, with the options that keep it small.
 FAMILIES = {
@@ -56,7 +57,7 @@ def test_every_architecture_of_the_house_is_registered():
 
 def test_every_architecture_knows_the_common_options():
     for name in models.names():
-        assert {"width", "dtype", "axis_name", "stem", "dropout_rate"} <= set(models.options(name))
+        assert {"width", "dtype", "stem", "dropout_rate"} <= set(models.options(name))
 
 
 def test_options_carry_the_architectures_own_defaults():
@@ -144,7 +145,7 @@ def test_batch_statistics_are_of_all_devices(name):
     )
 
     def step(images):
-        model = models.create(name, 5, dropout_rate=0.0, axis_name="devices", **options)
+        model = on_axis(models.create(name, 5, dropout_rate=0.0, **options), "devices")
         (logits, _), state = model.apply(variables, images, train=True, mutable=["batch_stats"])
         return logits, state
 

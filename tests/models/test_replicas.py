@@ -13,6 +13,7 @@ import optax
 import pytest
 
 from cnn_jax import models
+from cnn_jax.models.layers import on_axis
 from cnn_jax.tasks.classification import Classification
 from cnn_jax.training import parallel, prng
 from cnn_jax.training.state import create
@@ -22,7 +23,7 @@ CLASSES = 4
 
 @pytest.mark.parametrize("name", models.names())
 def test_every_batch_norm_sees_all_devices(name):
-    model = models.create(name, CLASSES, axis_name=parallel.AXIS)
+    model = on_axis(models.create(name, CLASSES), parallel.AXIS)
     size = max(models.input_spec(name).minimum_size, 32)
     images = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
     keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
@@ -54,7 +55,7 @@ def test_every_batch_norm_sees_all_devices(name):
 def test_replicas_agree_after_training(name, options):
     assert jax.local_device_count() == 4
     size = max(models.input_spec(name).minimum_size, 32)
-    model = models.create(name, CLASSES, axis_name=parallel.AXIS, **options)
+    model = models.create(name, CLASSES, **options)
     task = Classification(model, CLASSES, size, (0.5,) * 3, (0.5,) * 3)
     optimizer = optax.sgd(0.1, momentum=0.9)
     state = create(*task.init(jax.random.key(0)), optimizer)

@@ -244,5 +244,5 @@ def test_a_users_mistakes_are_named(make, message):
 def test_every_registered_classifier_may_be_an_encoder():
     assert segmentation.names() == (*NETWORKS, *models.names())
     for name in segmentation.names():
-        assert {"width", "dtype", "axis_name"} <= set(segmentation.options(name))
+        assert {"width", "dtype"} <= set(segmentation.options(name))
         assert len(segmentation.statistics(name)[0]) == 3

@@ -20,8 +20,6 @@ LABELS, EXAMPLES = 4, 10
 class Linear(nn.Module):
     """Scores of the mean colour."""
 
-    axis_name: str | None = None
-
     @nn.compact
     def __call__(self, images, train):
         return nn.Dense(LABELS)(images.mean(axis=(1, 2))), {}

@@ -22,7 +22,6 @@ CLASSES = 3
 class Window(nn.Module):
     """Scores of each pixel from the 3 x 3 pixels around it, without padding; sizes of 4k + 2."""
 
-    axis_name: str | None = None
     margin = 1
 
     def legal_size(self, size):

@@ -29,7 +29,7 @@ class Linear:
     def init(self, key):
         return {"kernel": 0.1 * jax.random.normal(key, (FEATURES, CLASSES))}, {}
 
-    def loss(self, params, model_state, batch, keys):
+    def loss(self, params, model_state, batch, keys, axis_name=None):
         self.traces += 1
         kept = jax.random.bernoulli(keys["dropout"], 0.8, batch["x"].shape)
         logits = jnp.where(kept, batch["x"], 0.0) @ params["kernel"]

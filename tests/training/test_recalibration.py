@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cnn_jax.models.layers import BatchNorm
-from cnn_jax.training import parallel, prng
+from cnn_jax.models.layers import BatchNorm, on_axis
+from cnn_jax.training import prng
 from cnn_jax.training.recalibration import recalibrated
 from cnn_jax.training.state import create
 
@@ -16,15 +16,17 @@ from cnn_jax.training.state import create
 class Normalized:
     """A task whose network is one batch norm."""
 
-    norm = BatchNorm(use_running_average=False, axis_name=parallel.AXIS)
+    norm = BatchNorm(use_running_average=False)
 
     def init(self, key):
         variables = dict(self.norm.init(key, jnp.zeros((2, 3))))
         return variables.pop("params"), variables
 
-    def loss(self, params, model_state, batch, keys):
+    def loss(self, params, model_state, batch, keys, axis_name=None):
         variables = {"params": params, **model_state}
-        y, moved = self.norm.apply(variables, batch["x"], mutable=["batch_stats"])
+        y, moved = on_axis(self.norm, axis_name).apply(
+            variables, batch["x"], mutable=["batch_stats"]
+        )
         return jnp.sum(y), (moved, {"examples": len(batch["x"])})
 
     # Nothing is evaluated here.

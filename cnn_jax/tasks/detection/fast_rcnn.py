@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from cnn_jax.data.augment import BoxAugmentation, augment_boxes, normalize
+from cnn_jax.models.layers import on_axis
 from cnn_jax.ops import boxes as box_ops
 from cnn_jax.ops.nms import Detections
 from cnn_jax.tasks.detection.evaluation import Judge, trained_objects
@@ -83,7 +84,12 @@ class FastRCNN:
         return variables.pop("params"), variables
 
     def loss(
-        self, params: Any, model_state: Any, batch: Batch, keys: dict[str, Key[Array, ""]]
+        self,
+        params: Any,
+        model_state: Any,
+        batch: Batch,
+        keys: dict[str, Key[Array, ""]],
+        axis_name: str | None = None,
     ) -> tuple[Float[Array, ""], tuple[Any, Sums]]:
         """The multi-task loss: of each image the mean over its regions, summed over the images."""
         root = keys["augment"]
@@ -102,7 +108,7 @@ class FastRCNN:
         drawn = jnp.take_along_axis(regions, rows[..., None], axis=1)
 
         def apply(images: Array, drawn: Array, sides: tuple[int, ...] = ()) -> tuple[Any, Any]:
-            return self.model.apply(
+            return on_axis(self.model, axis_name).apply(
                 {"params": params, **model_state},
                 images,
                 drawn,

@@ -31,7 +31,7 @@ from cnn_jax.tasks.detection.regions import (
     loss_means,
     loss_sums,
 )
-from cnn_jax.tasks.images import Batch, floating, init
+from cnn_jax.tasks.images import Batch, apply_training, floating, init
 
 Sums = dict[str, Any]
 
@@ -89,7 +89,12 @@ class FineTuning:
         return init(self.model, self.crop_size, key)
 
     def loss(
-        self, params: Any, model_state: Any, batch: Batch, keys: dict[str, Key[Array, ""]]
+        self,
+        params: Any,
+        model_state: Any,
+        batch: Batch,
+        keys: dict[str, Key[Array, ""]],
+        axis_name: str | None = None,
     ) -> tuple[Float[Array, ""], tuple[Any, Sums]]:
         """Cross-entropy of the regions, summed."""
         mirrored = jax.vmap(jax.random.fold_in, (None, 0))(keys["augment"], batch["ordinal"])
@@ -99,12 +104,8 @@ class FineTuning:
         if self.flip:
             turn = jax.vmap(jax.random.bernoulli)(mirrored)[:, None, None, None]
             crops = jnp.where(turn, crops[:, :, ::-1], crops)
-        (logits, features), model_state = self.model.apply(
-            {"params": params, **model_state},
-            crops,
-            train=True,
-            rngs={"dropout": keys["dropout"]},
-            mutable=list(model_state),
+        (logits, features), model_state = apply_training(
+            self.model, params, model_state, crops, keys["dropout"], axis_name
         )
         label = batch["label"]
         of_class = jax.vmap(losses.cross_entropy)(logits, label)
@@ -251,10 +252,15 @@ class RCNN:
         return {"network": params, "classes": svms, "boxes": boxes}, model_state
 
     def loss(
-        self, params: Any, model_state: Any, batch: Batch, keys: dict[str, Key[Array, ""]]
+        self,
+        params: Any,
+        model_state: Any,
+        batch: Batch,
+        keys: dict[str, Key[Array, ""]],
+        axis_name: str | None = None,
     ) -> tuple[Float[Array, ""], tuple[Any, Sums]]:
         """The network's: the rest is fitted, not trained."""
-        return self.network.loss(params["network"], model_state, batch, keys)
+        return self.network.loss(params["network"], model_state, batch, keys, axis_name)
 
     def predict(self, params: Any, model_state: Any, batch: Batch) -> Predictions:
         """Detections in pixels of the original images, and losses where objects are known.

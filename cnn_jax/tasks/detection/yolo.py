@@ -15,7 +15,7 @@ from cnn_jax.losses.yolo import YoloLoss, yolo_loss
 from cnn_jax.ops.grid import scored_boxes
 from cnn_jax.ops.nms import Detections
 from cnn_jax.tasks.detection.evaluation import Judge, trained_objects
-from cnn_jax.tasks.images import Batch, floating, init
+from cnn_jax.tasks.images import Batch, apply_training, floating, init
 
 Sums = dict[str, Any]
 
@@ -58,7 +58,12 @@ class Yolo:
         return init(self.model, self.judge.image_size, key)
 
     def loss(
-        self, params: Any, model_state: Any, batch: Batch, keys: dict[str, Key[Array, ""]]
+        self,
+        params: Any,
+        model_state: Any,
+        batch: Batch,
+        keys: dict[str, Key[Array, ""]],
+        axis_name: str | None = None,
     ) -> tuple[Float[Array, ""], tuple[Any, Sums]]:
         """Training loss summed over the batch, and its parts."""
         own = jax.vmap(jax.random.fold_in, (None, 0))(keys["augment"], batch["ordinal"])
@@ -68,12 +73,13 @@ class Yolo:
         images, boxes, valid = jax.vmap(augment)(
             augment_keys, floating(batch["image"]), batch["boxes"], trained_objects(batch)
         )
-        (outputs, _), model_state = self.model.apply(
-            {"params": params, **model_state},
+        (outputs, _), model_state = apply_training(
+            self.model,
+            params,
+            model_state,
             normalize(images, self.mean, self.std),
-            train=True,
-            rngs={"dropout": keys["dropout"]},
-            mutable=list(model_state),
+            keys["dropout"],
+            axis_name,
         )
         sums = self._sums(outputs, boxes, batch, valid, shuffle_keys)
         return sums["loss"], (model_state, sums)

@@ -23,8 +23,6 @@ STILL = dataclasses.replace(FLIP_ONLY, flip=False)
 class Linear(nn.Module):
     """Scores and boxes of a region's place and the image's mean colour."""
 
-    axis_name: str | None = None
-
     @nn.compact
     def __call__(self, images, boxes, train, sides=()):
         if sides:

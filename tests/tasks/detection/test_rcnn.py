@@ -22,8 +22,6 @@ CLASSES, SIDE, CROP, REGIONS, ROWS = 3, 20, 9, 11, 2
 class Small(nn.Module):
     """One convolution and a linear layer on its map's mean."""
 
-    axis_name: str | None = None
-
     @nn.compact
     def __call__(self, images, train):
         x = nn.relu(nn.Conv(5, (3, 3), strides=1, kernel_init=nn.initializers.normal(0.3))(images))

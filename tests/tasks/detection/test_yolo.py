@@ -23,8 +23,6 @@ PRIORS = ((0.2, 0.4), (0.4, 0.2))
 class Tiny(nn.Module):
     """One convolution from pixels to cells."""
 
-    axis_name: str | None = None
-
     @nn.compact
     def __call__(self, images, train):
         x = nn.Conv(5 * BOXES + CLASSES, (4, 4), (4, 4), padding="VALID")(images)
