@@ -20,18 +20,16 @@ from cnn_jax import files, models
 from cnn_jax.data import TAG_FORMATS
 from cnn_jax.data.augment import Augmentation
 from cnn_jax.data.batches import TrainingBatches
-from cnn_jax.data.decode import decode
 from cnn_jax.data.source import Source
 from cnn_jax.errors import UserError
 from cnn_jax.reports import annotation as report
-from cnn_jax.runs.folder import CONFIG_FILE, read_object
+from cnn_jax.runs.folder import read_object
 from cnn_jax.tasks.annotation import Annotation, Decision, LossName, Thresholds, tables
 from cnn_jax.training import checkpoints
-from cnn_jax.training.backend import compile_inference
 
-from . import images, presets, runs
+from . import images, presets, trainer
 from . import options as flags
-from .experiment import Experiment
+from .trainer import Run
 
 THRESHOLDS_FILE = "thresholds.json"
 
@@ -83,7 +81,7 @@ class LossOptions:
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(images.ImageOptions):
     """Train and evaluate an annotator."""
 
     model: flags.Model = field(default_factory=flags.ModelOptions)
@@ -97,28 +95,18 @@ class Options:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Parse the flags and run."""
-    options = flags.parse(Options, argv, presets.ANNOTATION)
-    if options.model.model == "list":
-        print("\n".join(models.names()))
-    else:
-        run(options)
+    """Parse the flags, and train or evaluate."""
+    names = models.names()
+    trainer.main(argv, "annotate", Options, presets.ANNOTATION, build, lambda _: names)
 
 
-def run(options: Options) -> Path:
-    """Train, or only evaluate, as the options say; returns the run's folder."""
-    runs.prepare_devices(options.run)
-    runs.check_batch_sizes(options)
-    out = runs.directory(options.run, "annotate")
-    sizes = images.Sizes.of(options)
+def build(options: Options) -> Run:
+    """The run that the options describe."""
+    sizes, out = options.sizes, trainer.folder(options)
     open_split = partial(
-        runs.open_source,
-        options.data,
-        seed=options.run.seed,
-        formats=TAG_FORMATS,
-        **dataclasses.asdict(options.tags),
+        trainer.open_source, options, formats=TAG_FORMATS, **dataclasses.asdict(options.tags)
     )
-    split = options.run.split if options.run.eval_only else "eval"
+    split = trainer.evaluated_split(options)
     held_out = open_split(split, image_size=sizes.resize)
     thresholds = None
     if split == "test" and options.rule.decision in ("tuned", "per-label"):
@@ -127,19 +115,21 @@ def run(options: Options) -> Path:
 
     def training_set() -> tuple[TrainingBatches, int]:
         source = open_split("train", image_size=sizes.canvas)
-        return images.training_batches(options, source, held_out), len(source)
+        transform = options.training_transform
+        return trainer.training_batches(options, source, transform, held_out), len(source)
 
-    return Experiment(
+    transform = options.evaluation_transform
+    return Run(
         verb="annotate",
         options=options,
-        out=out,
         task=task,
-        evaluation_set=images.evaluation_batches(options, held_out),
+        model=task.model,
+        inputs=trainer.image_input(sizes.training, sizes.training),
         training_set=training_set,
+        evaluation_set=trainer.evaluation_batches(options, held_out, transform),
         report=Report(out, held_out, options, task, split),
-        input_shape=(1, sizes.training, sizes.training, 3),
         recorded={"class_names": held_out.class_names},
-    ).carry_out()
+    )
 
 
 def build_task(
@@ -161,15 +151,14 @@ def build_task(
         raise UserError(
             f"--positive-weights: {len(weights)} numbers for {labels} labels ({class_names})"
         )
-    spec = models.input_spec(options.model.model)
-    sizes = images.Sizes.of(options)
+    spec, size = models.input_spec(options.model.model), options.sizes.training
     return Annotation(
         model=images.build_model(options.model, labels),
         num_labels=labels,
-        image_size=sizes.training,
+        image_size=size,
         mean=spec.mean,
         std=spec.std,
-        augmentation=dataclasses.replace(options.augmentation, output_size=sizes.training),
+        augmentation=dataclasses.replace(options.augmentation, output_size=size),
         loss_name=options.loss.loss,
         warp_ranks=options.loss.warp_ranks,
         positive_weights=weights,
@@ -187,7 +176,7 @@ class Report:
         self, out: Path, source: Source, options: Options, task: Annotation, split: str
     ) -> None:
         self._out, self._source, self._task, self._split = out, source, task, split
-        self._transform = dataclasses.replace(images.evaluation_transform(options), ten_crop=False)
+        self._transform = dataclasses.replace(options.evaluation_transform, ten_crop=False)
 
     def select(self, batch: Mapping[str, np.ndarray], predictions: Any) -> None:
         """Nothing: the sums hold the whole set's scores."""
@@ -275,47 +264,13 @@ def stored_thresholds(run: Path, class_names: Sequence[str]) -> Thresholds:
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         raise UserError(f"{path}: not what annotate writes; {again}") from None
-    newest = max(checkpoints.steps(run / runs.CHECKPOINTS), default=step)
+    newest = max(checkpoints.steps(run / trainer.CHECKPOINTS), default=step)
     if names != tuple(class_names) or step != newest:
         raise UserError(
             f"{path}: chosen for step {step} and {len(names)} labels, the newest checkpoint is of "
             f"step {newest}, the data has {len(class_names)}; {again}"
         )
     return thresholds
-
-
-def predict(run: Path, options: flags.PredictOptions) -> None:
-    """Print the labels of each image with their probabilities, as the run's rule decides."""
-    trained = flags.stored(Options, run)
-    class_names = read_object(run / CONFIG_FILE)["class_names"]
-    thresholds = None
-    if trained.rule.decision in ("tuned", "per-label"):
-        thresholds = stored_thresholds(run, class_names)
-    task = build_task(trained, class_names)
-    state, notices = runs.restored(task, run)
-    for notice in notices:
-        flags.warn(notice)
-    transform = images.evaluation_transform(trained)
-    rows = runs.in_batches(
-        compile_inference(lambda batch: task.predict(state.params, state.model_state, batch)),
-        ({"image": transform({"image": decode(file)})["image"]} for file in options.images),
-        min(options.batch_size, len(options.images)),
-    )
-    scores = np.stack([np.asarray(row, np.float32) for row in rows])
-    results = []
-    decided = zip(
-        options.images, task.probability(scores), task.decide(scores, thresholds), strict=True
-    )
-    for image, probabilities, given in decided:
-        order = np.argsort(-probabilities, kind="stable")
-        named = {class_names[i]: float(probabilities[i]) for i in order}
-        tags = [class_names[i] for i in order if given[i]]
-        results.append({"image": image, "tags": tags, "probabilities": named})
-        if not options.json:
-            line = "; ".join(f"{tag} {named[tag]:.2f}" for tag in tags) or "no label"
-            print(line if len(options.images) == 1 else f"{image}: {line}")
-    if options.json:
-        print(json.dumps(results, indent=2, ensure_ascii=False))
 
 
 if __name__ == "__main__":

@@ -24,27 +24,26 @@ from cnn_jax.tasks.detection.evaluation import DetectedSet, DetectionRule
 from cnn_jax.tasks.detection.regions import RegionSampling
 
 from . import options as flags
-from . import presets, runs
+from . import presets, trainer
 from .detection.common import (
     DetectionTask,
     DetectorOptions,
-    Examples,
-    Sources,
     System,
-    judge,
+    detection_judge,
     stored_threshold,
     write_threshold,
 )
-from .detection.fast_rcnn import SYSTEM as FAST_RCNN
-from .detection.fast_rcnn import FastRcnnOptions
-from .detection.rcnn import SYSTEM as RCNN
-from .detection.rcnn import RcnnOptions
+from .detection.fast_rcnn import FastRcnnOptions, FastRcnnSystem
+from .detection.rcnn import RcnnOptions, RcnnSystem
 from .detection.regions import RegionOptions
-from .detection.yolo import SYSTEM as YOLO
-from .detection.yolo import YoloOptions
-from .experiment import Experiment
+from .detection.yolo import YoloOptions, YoloSystem
+from .trainer import Run
 
-SYSTEMS: dict[str, System] = {"yolo": YOLO, "fast_rcnn": FAST_RCNN, "rcnn": RCNN}
+SYSTEMS: dict[str, type[System]] = {
+    "yolo": YoloSystem,
+    "fast_rcnn": FastRcnnSystem,
+    "rcnn": RcnnSystem,
+}
 """The detection systems by name; each has its group of flags in `Options`."""
 
 
@@ -68,63 +67,53 @@ class Options:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Parse the flags and run."""
+    """Parse the flags, and train or evaluate."""
     known = presets.DETECTION
     system = flags.parse_plain(Options, argv).detector.system
     if (built_in := f"{flags.BUILT_IN}_{system}") in known:
         known = {**known, flags.BUILT_IN: known[built_in]}
-    options = flags.parse(Options, argv, known)
-    if options.model.model == "list":
-        print("\n".join(SYSTEMS[options.detector.system].model_names()))
-    else:
-        run(options)
+    names = SYSTEMS[system].model_names
+    trainer.main(argv, "detect", Options, known, build, lambda _: names())
 
 
-def run(options: Options) -> Path:
-    """Train, or only evaluate, as the options say; returns the run's folder."""
-    runs.prepare_devices(options.run)
-    runs.check_batch_sizes(options)
-    out = runs.directory(options.run, "detect")
-    system = SYSTEMS[options.detector.system]
-    examples = Examples(system, options)
-    split = options.run.split if options.run.eval_only else "eval"
-    held_out = examples.open(split)
-    training = None if options.run.eval_only else examples.open("train")
-    sources = Sources(examples, held_out, training)
+def build(options: Options) -> Run:
+    """The run that the options describe."""
+    system = SYSTEMS[options.detector.system](options)
+    split = trainer.evaluated_split(options)
+    held_out = system.open(split)
+    training = system.open("train") if trainer.reads_training_set(options.run) else None
     notices: list[str] = []
-    if training is not None:
+    if training is not None and not options.run.eval_only:
         surveyed = box_survey.survey(training)
-        options, lines = system.prepare(options, surveyed, sources)
-        examples = Examples(system, options)
-        sources = Sources(examples, held_out, training)
-        notices = [
-            *box_survey.notices(training, surveyed, options.detector.max_objects),
-            *lines,
-        ]
+        options, lines = system.decided_by(surveyed, training, held_out)
+        system = SYSTEMS[options.detector.system](options)
+        noticed = box_survey.notices(training, surveyed, options.detector.max_objects)
+        notices = [*noticed, *lines]
+    out = trainer.folder(options)
     threshold = None
     if split == "test" and options.rule.score_threshold is None:
         threshold = stored_threshold(out)
-    size = examples.image_size
     names = held_out.class_names
-    task = system.build_task(options, names, judge(options, names, size, len(held_out), threshold))
+    judge = detection_judge(options, names, system.image_size, len(held_out), threshold)
+    task = system.build_task(names, judge)
 
     def training_set() -> tuple[TrainingBatches, int]:
-        source = examples.open("train") if training is None else training
-        return examples.training(source, held_out), len(source)
+        batches = trainer.training_batches(options, training, system.transform(), held_out)
+        return batches, len(training)
 
-    experiment = Experiment(
+    run = Run(
         verb="detect",
         options=options,
-        out=out,
         task=task,
-        evaluation_set=examples.evaluation(held_out),
+        model=task.model,
+        inputs=system.inputs(),
         training_set=training_set,
+        evaluation_set=system.every_example(held_out),
         report=Report(out, held_out, task, split, options.detector.similar_labels(names)),
-        input_shape=(1, size, size, 3),
         recorded={"class_names": names},
         notices=notices,
     )
-    return system.carry_out(experiment, sources)
+    return system.completed(run, training)
 
 
 class Report:
@@ -156,11 +145,6 @@ class Report:
             similar=self._similar,
         )
         report.write(self._out, self._source, outcome)
-
-
-def stored(run: Path) -> Options:
-    """The options of a run."""
-    return flags.stored(Options, run)
 
 
 if __name__ == "__main__":

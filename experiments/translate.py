@@ -6,18 +6,15 @@ python -m experiments.translate --out runs/NAME --resume        # continue
 python -m experiments.translate --out runs/NAME --eval-only --beam 5
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from cnn_jax import files
-from cnn_jax.conventions import END, SPECIAL, UNKNOWN
+from cnn_jax.conventions import END, SPECIAL
 from cnn_jax.data import text
 from cnn_jax.data.text import buckets
 from cnn_jax.data.text.pairs import Pairs
@@ -25,15 +22,13 @@ from cnn_jax.data.text.vocabulary import Level, Vocabulary, dumps
 from cnn_jax.errors import UserError
 from cnn_jax.metrics.translation import TextMetrics, bleu_by_length
 from cnn_jax.models.seq2seq import AttentionName, EncoderName, Initialization, InitialState, Seq2Seq
-from cnn_jax.reports import alignment
-from cnn_jax.reports.translation import Sentences, TranslationReport, alignment_of
+from cnn_jax.reports.translation import Sentences, TranslationReport
 from cnn_jax.runs.folder import CONFIG_FILE, read_object
-from cnn_jax.tasks.translation import HeldOut, Translation, looked_at
-from cnn_jax.training.backend import compile_inference
+from cnn_jax.tasks.translation import HeldOut, Translation
 
 from . import options as flags
-from . import presets, runs
-from .experiment import Experiment
+from . import presets, trainer
+from .trainer import Run
 
 VOCABULARY_FILE = "vocabulary.json"
 
@@ -151,18 +146,15 @@ class Options:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Parse the flags and run."""
-    run(flags.parse(Options, argv, presets.TRANSLATION))
+    """Parse the flags, and train or evaluate."""
+    trainer.main(argv, "translate", Options, presets.TRANSLATION, build, lambda _: ["seq2seq"])
 
 
-def run(options: Options) -> Path:
-    """Train, or only evaluate, as the options say; returns the run's folder."""
+def build(options: Options) -> Run:
+    """The run that the options describe."""
     _check(options)
-    runs.prepare_devices(options.run)
-    runs.check_batch_sizes(options)
-    out = runs.directory(options.run, "translate")
-    chosen = options.data
-    split = options.run.split if options.run.eval_only else "eval"
+    out, chosen = trainer.folder(options), options.data
+    split = trainer.evaluated_split(options)
     held_out = _open(options, split)
     # A run that goes on, and one that starts from another, keep its vocabularies.
     earlier = out if options.run.resume or options.run.eval_only else None
@@ -183,40 +175,40 @@ def run(options: Options) -> Path:
     evaluated = buckets.encode(held_out, source, target, chosen.max_length, cut=True)
     _tell(split, evaluated, "cut off", chosen.max_length)
     task = build_task(options, source, target, held_out)
-    processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
 
     def training_set() -> tuple[buckets.TrainingBuckets, int]:
         batches = buckets.TrainingBuckets(
-            encoded, shapes, batch_size=chosen.batch_size, seed=options.run.seed, **processes
+            encoded,
+            shapes,
+            batch_size=chosen.batch_size,
+            seed=options.run.seed,
+            **trainer.processes(),
         )
         return batches, batches.batches_per_epoch * chosen.batch_size
 
-    signatures = task.held_out.text_metrics.signatures()
-    longest = shapes[-1]
-    return Experiment(
+    return Run(
         verb="translate",
         options=options,
-        out=out,
         task=task,
+        model=task.model,
+        inputs=tuple(jax.ShapeDtypeStruct((1, length), jnp.int32) for length in shapes[-1]),
+        training_set=training_set,
         evaluation_set=buckets.EvaluationBuckets(
             evaluated,
             shapes,
-            batch_size=runs.evaluation_batch_size(chosen),
+            batch_size=trainer.evaluation_batch_size(chosen),
             maximum=chosen.max_length,
-            **processes,
+            **trainer.processes(),
         ),
-        training_set=training_set,
         report=_report(out, task, options.model.attention != "none"),
-        input_shape=(1, *longest),
-        inputs=tuple(jax.ShapeDtypeStruct((1, length), jnp.int32) for length in longest),
         recorded={
             "bucket_shapes": [list(shape) for shape in shapes],
             "vocabulary_sizes": [len(source), len(target)],
-            "signatures": signatures,
+            "signatures": task.held_out.text_metrics.signatures(),
         },
         files={VOCABULARY_FILE: dumps(source, target)},
         best="bleu",
-    ).carry_out()
+    )
 
 
 def build_vocabularies(options: Options, training: Pairs) -> tuple[Vocabulary, Vocabulary]:
@@ -284,62 +276,6 @@ def build_task(
         beam=decoding.beam,
         length_penalty=decoding.length_penalty,
     )
-
-
-def predict(run: Path, options: flags.PredictOptions) -> None:
-    """Print the translation of each sentence, and draw what its words looked at."""
-    trained = flags.stored(Options, run)
-    source, target = read_vocabularies(run)
-    task = build_task(trained, source, target)
-    state, notices = runs.restored(task, run)
-    for notice in notices:
-        flags.warn(notice)
-    sentences, results = options.images, []
-    maximum = trained.data.max_length
-    rows = np.zeros((len(sentences), maximum), np.int32)
-    for row, sentence in zip(rows, sentences, strict=True):
-        tokens = source.encode(sentence)
-        if len(tokens) == 1:
-            raise UserError(f"{sentence!r}: no words to translate")
-        if len(tokens) > maximum:
-            flags.warn(f"cut off after {maximum - 1} of {len(tokens) - 1} tokens: {sentence}")
-            tokens = [*tokens[: maximum - 1], END]
-        if UNKNOWN in tokens:
-            pieces = zip(source.split(sentence), tokens, strict=False)
-            unknown = dict.fromkeys(piece for piece, token in pieces if token == UNKNOWN)
-            flags.warn(f"not in the vocabulary: {' '.join(unknown)}")
-        row[: len(tokens)] = tokens
-    found = runs.in_batches(
-        compile_inference(lambda batch: task.predict(state.params, state.model_state, batch)),
-        ({"source": row} for row in rows),
-        min(options.batch_size, len(sentences)),
-    )
-    for number, (sentence, prediction) in enumerate(zip(sentences, found, strict=True)):
-        words, weights = prediction["words"].tolist(), prediction["attention_weights"]
-        unknown = None
-        if trained.decoding.replace_unknown:
-            unknown = looked_at(source, sentence, weights.argmax(-1).tolist())
-        translation = target.decode(words, unknown)
-        result: dict[str, Any] = {"source": sentence, "translation": translation}
-        if trained.model.attention != "none":
-            picture = run / "samples" / f"predict_{number}.png"
-            written = [*target.words(words, unknown), SPECIAL[END]]
-            read = [*source.split(sentence), SPECIAL[END]]
-            drawn, missing = alignment.draw(alignment_of(read, written, weights))
-            files.replace(picture, drawn)
-            if missing:
-                flags.warn(
-                    f"no font here shows {missing[:20]} in {picture}; install one that does, such "
-                    "as Noto Sans CJK (Debian: fonts-noto-cjk)"
-                )
-            result["alignment"] = str(picture)
-        results.append(result)
-        if not options.json:
-            print(translation)
-            if "alignment" in result:
-                print(f"  alignment: {result['alignment']}")
-    if options.json:
-        print(json.dumps(results, indent=2, ensure_ascii=False))
 
 
 def _report(out: Path, task: Translation, attends: bool) -> TranslationReport:

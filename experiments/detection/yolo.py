@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from cnn_jax.data.source import Source
 from cnn_jax.data.surveys import boxes as box_survey
 from cnn_jax.data.surveys.boxes import BoxSurvey
 from cnn_jax.errors import UserError
@@ -13,7 +14,7 @@ from cnn_jax.tasks.detection.evaluation import Judge
 from cnn_jax.tasks.detection.yolo import Yolo
 
 from .. import images
-from .common import Sources, System
+from .common import System
 
 
 @dataclass(frozen=True)
@@ -59,71 +60,77 @@ class YoloOptions:
                 raise UserError(f"--{flag} {getattr(self, name)}: must be 0 or more")
 
 
-def image_size(options: Any) -> int:
-    """What the network is made for."""
-    return networks.image_size(options.model.model)
+class YoloSystem(System):
+    """YOLO: a grid of cells, in one pass over the image."""
 
+    @staticmethod
+    def model_names() -> Sequence[str]:
+        """The networks made for it, and the classifiers as backbones."""
+        return networks.names()
 
-def prepare(options: Any, surveyed: BoxSurvey, sources: Sources) -> tuple[Any, list[str]]:
-    """Shapes of base boxes where none are given; how many boxes the grid cannot hold."""
-    chosen: YoloOptions = options.yolo
-    lines = []
-    lost, total = box_survey.lost_to_collisions(surveyed, chosen.grid)
-    if total:
-        lines.append(
-            f"{lost:,} of {total:,} training boxes ({100 * lost / total:.1f} %){surveyed.sample()} "
-            f"are lost to cells that hold another: --grid {chosen.grid}"
-        )
-    if chosen.boxes == "priors":
-        if not chosen.priors:
-            shapes = box_survey.prior_shapes(surveyed, chosen.boxes_per_cell, options.run.seed)
-            flat = tuple(side for shape in shapes for side in shape)
-            chosen = dataclasses.replace(chosen, priors=flat)
-            options = dataclasses.replace(options, yolo=chosen)
+    @property
+    def default_size(self) -> int:
+        """The size that the network is made for."""
+        return networks.image_size(self.options.model.model)
+
+    def decided_by(
+        self, surveyed: BoxSurvey, training: Source, held_out: Source
+    ) -> tuple[Any, list[str]]:
+        """Shapes of base boxes where none are given; how many boxes the grid cannot hold."""
+        options, chosen = self.options, self.options.yolo
+        lines = []
+        lost, total = box_survey.lost_to_collisions(surveyed, chosen.grid)
         if total:
-            overlap = box_survey.mean_overlap(surveyed, _pairs(chosen.priors))
-            shown = ", ".join(f"{width:g} x {height:g}" for width, height in _pairs(chosen.priors))
-            lines.append(f"base boxes {shown} of the image: mean best IoU {overlap:.2f}")
-    return options, lines
+            lines.append(
+                f"{lost:,} of {total:,} training boxes ({100 * lost / total:.1f} %)"
+                f"{surveyed.sample()} are lost to cells that hold another: --grid {chosen.grid}"
+            )
+        if chosen.boxes == "priors":
+            if not chosen.priors:
+                shapes = box_survey.prior_shapes(surveyed, chosen.boxes_per_cell, options.run.seed)
+                chosen = dataclasses.replace(
+                    chosen, priors=tuple(s for pair in shapes for s in pair)
+                )
+                options = dataclasses.replace(options, yolo=chosen)
+            if total:
+                pairs = _pairs(chosen.priors)
+                overlap = box_survey.mean_overlap(surveyed, pairs)
+                shown = ", ".join(f"{width:g} x {height:g}" for width, height in pairs)
+                lines.append(f"base boxes {shown} of the image: mean best IoU {overlap:.2f}")
+        return options, lines
 
+    def build_task(self, class_names: Sequence[str], judge: Judge) -> Yolo:
+        """The network, how it is trained, and how its detections are evaluated.
 
-def build_task(options: Any, class_names: Sequence[str], judge: Judge) -> Yolo:
-    """The network and how it is trained and judged.
-
-    Raises:
-        UserError: options that the network does not have, or no base boxes.
-    """
-    model, chosen = options.model, options.yolo
-    if chosen.boxes == "priors" and not chosen.priors:
-        raise UserError("--priors: what shapes have the base boxes? give them, or --boxes free")
-    given = images.model_options(model)
-    if chosen.batch_norm:
-        given["batch_norm"] = True
-    mean, std = networks.statistics(model.model)
-    return Yolo(
-        model=networks.create(
-            model.model,
-            len(class_names),
-            grid=chosen.grid,
-            boxes=chosen.boxes_per_cell,
-            **given,
-        ),
-        judge=judge,
-        mean=mean,
-        std=std,
-        num_boxes=chosen.boxes_per_cell,
-        priors=_pairs(chosen.priors) if chosen.boxes == "priors" else (),
-        softmax=chosen.classes == "softmax",
-        coordinate_weight=chosen.coordinate_weight,
-        empty_weight=chosen.empty_weight,
-        augmentation=options.augmentation,
-    )
+        Raises:
+            UserError: the network lacks an option, or there are no base boxes.
+        """
+        model, chosen = self.options.model, self.options.yolo
+        if chosen.boxes == "priors" and not chosen.priors:
+            raise UserError("--priors: give the shapes of the base boxes, or --boxes free")
+        given = images.model_options(model)
+        if chosen.batch_norm:
+            given["batch_norm"] = True
+        mean, std = networks.statistics(model.model)
+        return Yolo(
+            model=networks.create(
+                model.model,
+                len(class_names),
+                grid=chosen.grid,
+                boxes=chosen.boxes_per_cell,
+                **given,
+            ),
+            judge=judge,
+            mean=mean,
+            std=std,
+            num_boxes=chosen.boxes_per_cell,
+            priors=_pairs(chosen.priors) if chosen.boxes == "priors" else (),
+            softmax=chosen.classes == "softmax",
+            coordinate_weight=chosen.coordinate_weight,
+            empty_weight=chosen.empty_weight,
+            augmentation=self.options.augmentation,
+        )
 
 
 def _pairs(sides: Sequence[float]) -> tuple[tuple[float, float], ...]:
     return tuple(zip(sides[::2], sides[1::2], strict=True))
-
-
-SYSTEM = System(
-    build_task=build_task, image_size=image_size, model_names=networks.names, prepare=prepare
-)

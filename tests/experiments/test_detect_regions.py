@@ -11,7 +11,8 @@ from safetensors.numpy import load_file
 
 from cnn_jax.errors import UserError
 from cnn_jax.training import checkpoints, loop, parallel
-from experiments import detect, predict, runs
+from experiments import detect, predict, trainer
+from experiments import options as flags
 from experiments.detection import common, rcnn
 from tests.commands import assert_same_bits, leaves, rows
 
@@ -223,15 +224,14 @@ def test_what_a_stage_left_and_is_damaged_is_named(slow, tmp_path, name):
 
 def network_s_own(run):
     """What the fine-tuned network reaches by itself, with nothing fitted on its features."""
-    options = detect.stored(run)
-    examples = common.Examples(rcnn.SYSTEM, options)
-    held_out = examples.open("eval")
-    names, size = held_out.class_names, examples.image_size
-    judge = common.judge(options, names, size, len(held_out))
-    network = rcnn.build_task(options, names, judge).network
-    state, _ = runs.restored(network, run)
+    system = rcnn.RcnnSystem(flags.stored(detect.Options, run))
+    held_out = system.open("eval")
+    names = held_out.class_names
+    judge = common.detection_judge(system.options, names, system.image_size, len(held_out))
+    network = system.build_task(names, judge).network
+    state, _ = trainer.restored(network, run)
     step = parallel.compile_evaluation_step(network)
-    batches = examples.evaluation(held_out)
+    batches = system.every_example(held_out)
     return loop.evaluate(network, step, parallel.replicate(state), batches).metrics
 
 

@@ -86,7 +86,7 @@ class HeldOut:
             yield make_batch(1000 + number, valid=np.arange(ROWS) + 8 * number < 19)
 
 
-def run(folder, batches, *, resume=False, task=None, on_evaluation=None, **plan):
+def run(folder, batches, *, resume=False, task=None, report=None, **plan):
     task, optimizer = task or Linear(), optax.adam(0.05)
     plan = loop.Plan(
         **{"total_steps": STEPS, "batch_size": ROWS, "report_every": 2, "evaluate_every": 4}
@@ -99,18 +99,9 @@ def run(folder, batches, *, resume=False, task=None, on_evaluation=None, **plan)
     with RunLog(
         folder, total_steps=plan.total_steps, resumed_step=int(state.step) if resume else None
     ) as log:
-        return loop.train(
-            state,
-            task,
-            optimizer,
-            batches,
-            HeldOut(),
-            plan,
-            log,
-            prng.root(0),
-            folder / "checkpoints",
-            on_evaluation=on_evaluation,
-        )
+        training = loop.Training(task, optimizer, batches, HeldOut(), plan)
+        outputs = loop.Outputs(log, folder / "checkpoints", report)
+        return loop.train(state, training, outputs, prng.root(0))
 
 
 def rows(folder):
@@ -174,7 +165,15 @@ def test_divergence_keeps_the_last_good_checkpoint(tmp_path):
 
 def test_an_evaluation_counts_every_example_once(tmp_path):
     seen = []
-    state = run(tmp_path, Batches(), on_evaluation=lambda step, e: seen.append((step, e)))
+
+    class Report:
+        def select(self, batch, predictions):
+            assert len(predictions) == len(batch["valid"])
+
+        def write(self, step, evaluation):
+            seen.append((step, evaluation))
+
+    state = run(tmp_path, Batches(), report=Report())
     assert [step for step, _ in seen] == [4, 8]
     kernel = np.asarray(state.params["kernel"])
     correct = total = 0

@@ -1,4 +1,4 @@
-"""Do for images of your own what a run has learnt.
+"""Apply a trained run to your own images or sentences.
 
 python -m experiments.predict runs/NAME photo.jpg       # bicycle 0.60; people 0.30; ...
 python -m experiments.predict runs/NAME *.jpg --json
@@ -12,18 +12,22 @@ from pathlib import Path
 from cnn_jax.errors import UserError
 from cnn_jax.runs.folder import CONFIG_FILE, read_object
 
-from . import annotate, classify, segment, translate
-from . import options as flags
-from .detection import predict as detection
+from .. import options as flags
+from .annotation import TagPredictor
+from .classification import ClassPredictor
+from .detection import BoxPredictor
+from .predictor import Predictor, predict
+from .segmentation import MaskPredictor
+from .translation import TranslationPredictor
 
-# By the verb that trained the run.
-PREDICTORS: dict[str, Callable[[Path, flags.PredictOptions], None]] = {
-    "annotate": annotate.predict,
-    "classify": classify.predict,
-    "detect": detection.predict,
-    "segment": segment.predict,
-    "translate": translate.predict,
+PREDICTORS: dict[str, Callable[[Path, flags.PredictOptions], Predictor]] = {
+    "annotate": TagPredictor,
+    "classify": ClassPredictor,
+    "detect": BoxPredictor,
+    "segment": MaskPredictor,
+    "translate": TranslationPredictor,
 }
+"""The predictor of each verb that trains."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -37,8 +41,4 @@ def main(argv: Sequence[str] | None = None) -> None:
     verb = read_object(run / CONFIG_FILE).get("verb")
     if verb not in PREDICTORS:
         raise UserError(f"{run / CONFIG_FILE}: verb {verb!r} is none of {', '.join(PREDICTORS)}")
-    PREDICTORS[verb](run, options)
-
-
-if __name__ == "__main__":
-    flags.entry(main)
+    predict(run, PREDICTORS[verb], options)
