@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from cnn_jax.conventions import IGNORED
+from cnn_jax.losses.classification import cross_entropy
 from cnn_jax.losses.precision import at_least_float32
 
 
