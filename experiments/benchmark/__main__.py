@@ -27,13 +27,13 @@ from .. import options as flags
 from . import detected, operations, sentences
 from .contest import Job, Measurement, Work, contest, ratios
 
-OURS = "experiments.benchmark.ours"
+OURS = f"{__package__}.ours"
 
 OTHERS = {
     "none": None,
-    "torch": "experiments.benchmark.in_torch",
-    "torch-compile": "experiments.benchmark.in_torch",
-    "pycocotools": "experiments.benchmark.in_pycocotools",
+    "torch": f"{__package__}.in_torch",
+    "torch-compile": f"{__package__}.in_torch",
+    "pycocotools": f"{__package__}.in_pycocotools",
 }
 """The module of each that `--against` names."""
 

@@ -132,8 +132,8 @@ def _beta(key: Key[Array, ""], alpha: float) -> Float[Array, ""]:
 
 
 def _previous(
-    values: Float[Array, "batch *shape"], axis_name: str | None
-) -> Float[Array, "batch *shape"]:
+    values: Float[Array, " batch *shape"], axis_name: str | None
+) -> Float[Array, " batch *shape"]:
     """`roll(values, 1)` along the batch; along the global batch if it is spread over devices."""
     if axis_name is None:
         return jnp.roll(values, 1, axis=0)
