@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from cnn_jax import files
+from cnn_jax import files, models
 from cnn_jax.data import MASK_FORMATS
 from cnn_jax.data.augment import MaskAugmentation
 from cnn_jax.data.batches import EvaluationBatches, TrainingBatches
@@ -33,7 +33,6 @@ from cnn_jax.data.tiles import Tiles, corners, window
 from cnn_jax.data.transforms import MaskTransform
 from cnn_jax.errors import UserError
 from cnn_jax.metrics import segmentation as metrics
-from cnn_jax.models import segmentation as networks
 from cnn_jax.reports import masks as pictures
 from cnn_jax.reports.pictures import save
 from cnn_jax.reports.segmentation import SegmentationReport
@@ -135,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Parse the flags and run."""
     options = flags.parse(Options, argv, _recipes(argv))
     if options.model.model == "list":
-        print("\n".join(networks.names()))
+        print("\n".join(models.names("segmenter")))
     else:
         run(options)
 
@@ -143,7 +142,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _recipes(argv: Sequence[str] | None) -> dict[str, dict[str, Any]]:
     """The presets, without what the network named in place of theirs does not have."""
     named = flags.parse_plain(Options, argv).model.model
-    if named not in networks.names() or "output_stride" in networks.options(named):
+    known = models.names("segmenter")
+    if named not in known or "output_stride" in models.options(named, "segmenter"):
         return presets.SEGMENTATION
     return {
         name: {key: value for key, value in recipe.items() if key != "output_stride"}
@@ -309,13 +309,13 @@ def build_task(
     if options.masks.cells and len(class_names) != 2:
         raise UserError(f"--cells: needs two classes, the data has {len(class_names)}")
     model = build_model(options, len(class_names))
-    mean, std = networks.statistics(options.model.model)
+    spec = models.input_spec(options.model.model, "segmenter")
     return Segmentation(
         model=model,
         num_classes=len(class_names),
         size=options.augmentation.crop_size or size,
-        mean=mean,
-        std=std,
+        mean=spec.mean,
+        std=spec.std,
         augmentation=options.augmentation,
         loss_name=options.loss.loss,
         class_weights=weights,
@@ -331,7 +331,7 @@ def build_model(options: Options, num_classes: int) -> nn.Module:
         "output_stride": options.decoder.output_stride,
     }
     given |= {name: value for name, value in chosen.items() if value is not None}
-    return networks.create(options.model.model, num_classes, **given)
+    return models.create(options.model.model, num_classes, "segmenter", **given)
 
 
 def transform(
