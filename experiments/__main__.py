@@ -4,8 +4,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from cnn_jax.errors import UserError
-from cnn_jax.models.registry import nearest
+from cnn_jax.errors import UserError, nearest
 
 from . import options as flags
 

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 
 import flax.linen as nn
 
+from cnn_jax import models
 from cnn_jax.data import MASK_FORMATS
 from cnn_jax.data.augment import MaskAugmentation
 from cnn_jax.data.batches import TrainingBatches
@@ -24,7 +25,6 @@ from cnn_jax.data.tiles import Tiles
 from cnn_jax.data.transforms import MaskTransform
 from cnn_jax.errors import UserError
 from cnn_jax.metrics import segmentation as metrics
-from cnn_jax.models import segmentation as networks
 from cnn_jax.reports.segmentation import SegmentationReport
 from cnn_jax.runs.folder import CONFIG_FILE, read_object
 from cnn_jax.runs.names import metric, show
@@ -121,14 +121,15 @@ class Options:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the flags, and train or evaluate."""
-    names = networks.names()
+    names = models.names("segmenter")
     trainer.main(argv, "segment", Options, _recipes(argv), build, lambda _: names)
 
 
 def _recipes(argv: Sequence[str] | None) -> dict[str, dict[str, Any]]:
     """The presets, without what the network named in place of theirs does not have."""
     named = flags.parse_plain(Options, argv).model.model
-    if named not in networks.names() or "output_stride" in networks.options(named):
+    known = models.names("segmenter")
+    if named not in known or "output_stride" in models.options(named, "segmenter"):
         return presets.SEGMENTATION
     return {
         name: {key: value for key, value in recipe.items() if key != "output_stride"}
@@ -277,13 +278,13 @@ def build_task(
     if options.masks.cells and len(class_names) != 2:
         raise UserError(f"--cells: needs two classes, the data has {len(class_names)}")
     model = build_model(options, len(class_names))
-    mean, std = networks.statistics(options.model.model)
+    spec = models.input_spec(options.model.model, "segmenter")
     return Segmentation(
         model=model,
         num_classes=len(class_names),
         size=options.augmentation.crop_size or size,
-        mean=mean,
-        std=std,
+        mean=spec.mean,
+        std=spec.std,
         augmentation=options.augmentation,
         loss_name=options.loss.loss,
         class_weights=weights,
@@ -299,7 +300,7 @@ def build_model(options: Options, num_classes: int) -> nn.Module:
         "output_stride": options.decoder.output_stride,
     }
     given |= {name: value for name, value in chosen.items() if value is not None}
-    return networks.create(options.model.model, num_classes, **given)
+    return models.create(options.model.model, num_classes, "segmenter", **given)
 
 
 def mask_transform(

@@ -2,9 +2,9 @@
 
 python -m tests.path_to_gradient
 
-It runs `classify` on the built-in data up to the first call of `jax.value_and_grad` under
-`sys.setprofile`, and lists the project's files that hold a function which ran, with their lines. The
-files on the stack at that moment are marked: they are the way itself.
+It runs `classify` on the built-in data under `sys.setprofile`, up to the first call of
+`jax.value_and_grad`. It lists the project's files that hold a function which ran, with their lines,
+and marks the files on the stack at that moment.
 """
 
 import sys

@@ -126,9 +126,10 @@ class FastRcnnSystem(RegionSystem):
             )
         spec = models.input_spec(options.model.model)
         return FastRCNN(
-            model=network.create(
+            model=models.create(
                 options.model.model,
                 classes,
+                "region_network",
                 stage=chosen.stage,
                 pooling=chosen.pooling,
                 pool_size=chosen.pool_size,

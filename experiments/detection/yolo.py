@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from cnn_jax import models
 from cnn_jax.data.source import Source
 from cnn_jax.data.surveys import boxes as box_survey
 from cnn_jax.data.surveys.boxes import BoxSurvey
 from cnn_jax.errors import UserError
-from cnn_jax.models import detection as networks
 from cnn_jax.tasks.detection.evaluation import Judge
 from cnn_jax.tasks.detection.yolo import Yolo
 
@@ -66,12 +66,12 @@ class YoloSystem(System):
     @staticmethod
     def model_names() -> Sequence[str]:
         """The networks made for it, and the classifiers as backbones."""
-        return networks.names()
+        return models.names("grid_detector")
 
     @property
     def default_size(self) -> int:
         """The size that the network is made for."""
-        return networks.image_size(self.options.model.model)
+        return models.input_spec(self.options.model.model, "grid_detector").image_size
 
     def decided_by(
         self, surveyed: BoxSurvey, training: Source, held_out: Source
@@ -111,18 +111,19 @@ class YoloSystem(System):
         given = images.model_options(model)
         if chosen.batch_norm:
             given["batch_norm"] = True
-        mean, std = networks.statistics(model.model)
+        spec = models.input_spec(model.model, "grid_detector")
         return Yolo(
-            model=networks.create(
+            model=models.create(
                 model.model,
                 len(class_names),
+                "grid_detector",
                 grid=chosen.grid,
-                boxes=chosen.boxes_per_cell,
+                boxes_per_cell=chosen.boxes_per_cell,
                 **given,
             ),
             judge=judge,
-            mean=mean,
-            std=std,
+            mean=spec.mean,
+            std=spec.std,
             num_boxes=chosen.boxes_per_cell,
             priors=_pairs(chosen.priors) if chosen.boxes == "priors" else (),
             softmax=chosen.classes == "softmax",
