@@ -265,7 +265,7 @@ def test_rcnn_judges_with_and_without_what_was_fitted(slow, photos, tmp_path, ca
         ([*FAST, "--max-proposals", "0"], r"--max-proposals 0"),
         ([*FAST, "--train-images", "0"], r"--train-images 0"),
         ([*FAST, "--proposals", "guess"], r"guess"),
-        ([*FAST, "--model", "yolo"], r"unknown model 'yolo'"),
+        ([*FAST, "--model", "yolo"], r"yolo is a grid detector, not a classifier"),
         ([*SLOW, "--crop-size", "4"], r"--crop-size 4"),
         ([*SLOW, "--context", "6"], r"--context 6: nothing is left of --crop-size 12"),
         ([*SLOW, "--classifier", "forest"], r"forest"),
