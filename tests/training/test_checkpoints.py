@@ -245,9 +245,9 @@ def test_nothing_to_resume(tmp_path):
 
 def test_a_step_that_is_not_there(tmp_path):
     checkpoints.save(tmp_path, 7, number(7))
-    with pytest.raises(UserError, match="no checkpoint of step 8; there: 7"):
+    with pytest.raises(UserError, match="no checkpoint of step 8; available: 7"):
         checkpoints.restore(tmp_path, number(0), 8)
-    with pytest.raises(UserError, match="no checkpoint of step 8; there: 7"):
+    with pytest.raises(UserError, match="no checkpoint of step 8; available: 7"):
         checkpoints.leaves(tmp_path, 8)
 
 

@@ -47,5 +47,5 @@ def test_frozen_parameters_stay_and_have_no_state():
 
 
 def test_a_frozen_name_that_no_parameter_has():
-    with pytest.raises(UserError, match="--frozen backbone/cov1: no parameter begins so; nearest"):
+    with pytest.raises(UserError, match="--frozen backbone/cov1: no parameter has this prefix"):
         optimizer("sgd", 0.1, frozen=["backbone/cov1"]).init(PARAMS)
