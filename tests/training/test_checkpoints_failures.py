@@ -1,4 +1,4 @@
-"""Checkpoints survive kills, find damage, and say so when the storage refuses."""
+"""Checkpoints survive kills, detect damage, and report storage that refuses to write."""
 
 import os
 import shutil
