@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 from cnn_jax.data import FORMATS, Formats
-from cnn_jax.data import open as open_data
+from cnn_jax.data import open_source as open_data
 from cnn_jax.data.source import Source, Split, find_bad_images, without
 from cnn_jax.errors import UserError
 from cnn_jax.models import weights

@@ -21,7 +21,7 @@ from safetensors.numpy import load, save
 from cnn_jax import files, models
 from cnn_jax.data.batches import EvaluationBatches, TrainingBatches
 from cnn_jax.data.surveys.boxes import BoxSurvey
-from cnn_jax.data.windows import WindowOrder, Windows, WindowSource, same
+from cnn_jax.data.windows import WindowOrder, Windows, WindowSource, unchanged
 from cnn_jax.errors import UserError
 from cnn_jax.progress import track
 from cnn_jax.tasks.detection.evaluation import Judge, trained_objects
@@ -151,7 +151,7 @@ def _fine_tuned(experiment: Experiment, task: RCNN, training: EvaluationBatches)
         order = WindowOrder(windows.labels, data.batch_size, seed, share)
         batches = TrainingBatches(
             WindowSource(training.rows, windows),
-            same,
+            unchanged,
             batch_size=data.batch_size,
             seed=seed,
             order=order,

@@ -1,11 +1,11 @@
 """Augmentations that mix the examples of a batch with each other.
 
-Every image is mixed with the one before it in the batch, the first with the last, and one draw
-serves the whole batch: torchvision's rule. Mixing is for training batches, all of whose rows are
-valid: a padded row would be mixed into its neighbour.
+Every image is mixed with the one before it in the batch, the first with the last, and the whole
+batch shares one draw, as in torchvision. All rows of a mixed batch must be valid, because a padded
+row would be mixed into its neighbour.
 
-Under `pmap`, give `axis_name` and the same key on every device: then the batch is the global one,
-and its mixing does not depend on how many devices share it.
+Under `pmap`, pass `axis_name` and the same key on every device. The mixed batch is then the global
+one, and does not depend on the number of devices.
 """
 
 import jax
@@ -28,13 +28,13 @@ def mixup(
     alpha: float,
     axis_name: str | None = None,
 ) -> tuple[Images, Targets]:
-    """Blends images, and their targets, in proportions drawn from Beta(alpha, alpha).
+    """Blend images, and their targets, in proportions drawn from Beta(alpha, alpha).
 
     Args:
         key: random key.
         images: a batch.
         targets: its distributions over classes.
-        alpha: above 0; towards 0 one of the two images prevails.
+        alpha: above 0; near 0, one of the two images dominates.
         axis_name: mapped axis along which the batch is spread.
 
     References:
@@ -51,14 +51,14 @@ def cutmix(
     alpha: float,
     axis_name: str | None = None,
 ) -> tuple[Images, Targets]:
-    """Replaces a rectangle by the other image's, and mixes targets by the rectangle's area.
+    """Replace a rectangle by that of the other image, and mix targets by the rectangle's area.
 
     Args:
         key: random key.
         images: a batch.
         targets: its distributions over classes.
-        alpha: the share of an image that is kept is drawn from Beta(alpha, alpha), before the
-            part of the rectangle that lies outside the image is cut off.
+        alpha: the kept fraction of an image is drawn from Beta(alpha, alpha), before the rectangle
+            is clipped to the image.
         axis_name: mapped axis along which the batch is spread.
 
     References:
@@ -76,7 +76,7 @@ def mixup_or_cutmix(
     cutmix_alpha: float,
     axis_name: str | None = None,
 ) -> tuple[Images, Targets]:
-    """One of the two for the whole batch, at even odds where both have an alpha above 0."""
+    """Apply one of the two to the whole batch, at even odds if both have an alpha above 0."""
     choose_key, mixup_key, cutmix_key = (jax.random.fold_in(key, i) for i in range(3))
     if mixup_alpha == 0 and cutmix_alpha == 0:
         return images, targets
@@ -95,7 +95,7 @@ def mixup_or_cutmix(
 def _combine(
     weights: Weights, images: Images, targets: Targets, axis_name: str | None
 ) -> tuple[Images, Targets]:
-    """Weights each image's pixels, and its target by their mean; the one before gets the rest."""
+    """Weight each image's pixels, and its target by their mean; the previous one gets the rest."""
     weight, share = weights[None, :, :, None], jnp.mean(weights)
     return (
         weight * images + (1.0 - weight) * _previous(images, axis_name),
@@ -108,7 +108,7 @@ def _mixup_weights(key: Key[Array, ""], images: Images, alpha: float) -> Weights
 
 
 def _cutmix_weights(key: Key[Array, ""], images: Images, alpha: float) -> Weights:
-    """Zero in the rectangle, one around it."""
+    """Build weights of zero in the rectangle and one around it."""
     height, width = images.shape[1:3]
     share_key, place_key = jax.random.split(key)
     size = jnp.array([height, width])
@@ -120,10 +120,10 @@ def _cutmix_weights(key: Key[Array, ""], images: Images, alpha: float) -> Weight
 
 
 def _beta(key: Key[Array, ""], alpha: float) -> Float[Array, ""]:
-    """A draw from Beta(alpha, alpha): its tabulated quantile function at a uniform number.
+    """Draw from Beta(alpha, alpha) with its tabulated quantile function at a uniform number.
 
-    Interpolated between 1024 quantiles, it is within 6e-6 of the exact quantile for alpha from
-    0.1 to 1. `jax.random.beta` takes seconds to compile for its rejection loops.
+    The interpolation between 1024 quantiles is within 6e-6 of the exact quantile for alpha from
+    0.1 to 1. `jax.random.beta` takes seconds to compile its rejection loops.
     """
     intervals = 1024
     quantiles = special.betaincinv(alpha, alpha, np.linspace(0.0, 1.0, intervals + 1))
@@ -134,7 +134,7 @@ def _beta(key: Key[Array, ""], alpha: float) -> Float[Array, ""]:
 def _previous(
     values: Float[Array, "batch *shape"], axis_name: str | None
 ) -> Float[Array, "batch *shape"]:
-    """`roll(values, 1)` along the batch; along the global batch if it is spread over devices."""
+    """Compute `roll(values, 1)` along the batch; the global batch if it is spread over devices."""
     if axis_name is None:
         return jnp.roll(values, 1, axis=0)
     devices = jax.lax.axis_size(axis_name)
