@@ -1,11 +1,11 @@
-"""The two ways in which a run ends early for a reason that its user should read in one line."""
+"""The two exceptions that end a run with one line for its user."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """A mistake in flags, data or checkpoints: the message names it and says what would be right.
+    """A mistake in parameters, data or checkpoints; the message names it and says how to fix it.
 
     Entry points print the message as one line on stderr and exit with status 2.
     """

@@ -22,8 +22,8 @@ SIZE, BATCH, STEPS, SEED = 32, 16, 10, 0
 def main() -> dict[str, float]:
     """Train ten steps, evaluate, and return the metrics of the evaluation."""
     # 1. Data. `source[i]` is a pure function of i: an image and its label, as NumPy arrays.
-    training = data.open("shapes", "train", seed=SEED, image_size=SIZE)
-    held_out = data.open("shapes", "eval", seed=SEED, image_size=SIZE)
+    training = data.open_source("shapes", "train", seed=SEED, image_size=SIZE)
+    held_out = data.open_source("shapes", "eval", seed=SEED, image_size=SIZE)
 
     # 2. A model is a flax module: `apply(variables, images, train=False)` gives (logits, features).
     model = models.create("resnet20", num_classes=len(training.class_names), width=0.5)

@@ -25,7 +25,7 @@ import optax
 
 from cnn_jax import files
 from cnn_jax.data import FORMATS, Formats
-from cnn_jax.data import open as open_data
+from cnn_jax.data import open_source as open_data
 from cnn_jax.data.batches import EvaluationBatches, TrainingBatches
 from cnn_jax.data.source import Source, Split, Transform, find_bad_images, without
 from cnn_jax.errors import UserError

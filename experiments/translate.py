@@ -303,7 +303,7 @@ def _open(options: Options, split: Literal["train", "eval", "test"]) -> Pairs:
     own = {"eval": chosen.eval_data, "test": test_data}.get(split)
     # With a set of its own for evaluation nothing is held out, neither of it nor of --data.
     fraction = 0.0 if own or chosen.eval_data else chosen.holdout_fraction
-    pairs = text.open(
+    pairs = text.open_sentence_pairs(
         own or chosen.data,
         "train" if own else split,
         holdout_fraction=fraction,

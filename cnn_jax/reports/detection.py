@@ -1,6 +1,6 @@
 """The page and pictures of a detection run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from cnn_jax.data.source import Source
 from cnn_jax.metrics.detection import counts as metrics
 from cnn_jax.metrics.detection.coco import evaluate_coco
 from cnn_jax.metrics.detection.errors import KINDS, error_kinds
@@ -23,28 +24,17 @@ from cnn_jax.runs.names import show
 
 DRAWN = 12
 MAX_CHARTS = 24
-"""Charts of classes are at most so many, the hardest."""
+"""The largest number of charts; the hardest classes are shown."""
 
 _LEGEND = (
     "Green: right (IoU above 0.5, the right class, the first on its object); red: wrong; orange: "
-    "an object that is missed; grey: an object that need not be found."
+    "a missed object; grey: an ignored object, whose detection is optional."
 )
 
 
 @runtime_checkable
-class Source(Protocol):
-    """What is asked of a data source here (see `cnn_jax.data.source.Source`)."""
-
-    class_names: tuple[str, ...]
-
-    def __getitem__(self, index: int) -> Mapping[str, Any]: ...
-
-    def describe(self, index: int) -> str: ...
-
-
-@runtime_checkable
 class Decided(Protocol):
-    """What detections of at least a score make of a set."""
+    """The counts for a set at one score threshold."""
 
     matches: metrics.MatchCounts
     count_errors: metrics.CountErrors
@@ -53,7 +43,7 @@ class Decided(Protocol):
 
 @runtime_checkable
 class DetectedSet(Protocol):
-    """Detections and objects of a set (see `cnn_jax.tasks.detection.evaluation.DetectedSet`)."""
+    """The detections and objects of a set (see `cnn_jax.tasks.detection.evaluation`)."""
 
     detections: DetectionRows
     objects: ObjectRows
@@ -68,13 +58,13 @@ class DetectedSet(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an evaluation found.
+    """The outcome of an evaluation.
 
     Attributes:
-        whole: detections and objects of the set.
-        threshold: the score from which on a detection counts.
-        chosen_here: whether that score was chosen on this very set.
-        similar: sets of labels that are taken for similar.
+        whole: the detections and objects of the set.
+        threshold: the least score of a counted detection.
+        chosen_here: whether that score was chosen on this set.
+        similar: groups of labels of similar classes.
     """
 
     whole: DetectedSet
@@ -84,13 +74,13 @@ class Outcome:
 
     @cached_property
     def kept(self) -> DetectionRows:
-        """The detections that count."""
-        found = self.whole.detections
-        return found[found.scores >= np.float32(self.threshold)]
+        """The counted detections."""
+        detections = self.whole.detections
+        return detections[detections.scores >= np.float32(self.threshold)]
 
     def rule(self) -> str:
-        """The threshold in words."""
-        chosen = " (chosen on these same images for the least count error)"
+        """Describe the threshold in words."""
+        chosen = " (chosen on the same images for the least count error)"
         return f"a score of {self.threshold:g} or more{chosen if self.chosen_here else ''}"
 
 
@@ -99,23 +89,23 @@ def write(directory: Path, source: Source, outcome: Outcome) -> None:
 
     Args:
         directory: the run's folder.
-        source: the examples evaluated, their boxes in pixels of the original images.
-        outcome: what the evaluation found.
+        source: the evaluated examples, with boxes in pixels of the original images.
+        outcome: the outcome of the evaluation.
     """
     names = source.class_names
     voc = outcome.whole.voc(len(names))
     decided = outcome.whole.decide(outcome.threshold, len(names))
-    worst, some = scenes(source, outcome)
-    for name, drawn in (("worst", worst), ("some", some)):
+    worst, sample = scenes(source, outcome)
+    for name, drawn in (("worst", worst), ("some", sample)):
         save(directory / "samples" / f"{name}.png", sheet(drawn))
     sections: list[Section] = [
         Scenes("Worst", worst, f"The most mistakes. {_LEGEND}"),
-        Scenes("Some", some, "Evenly spread over the set."),
+        Scenes("Sample", sample, "Evenly spread over the set."),
         by_class(outcome, voc, decided, names),
         counting(outcome, decided, names),
         precision_recall_curves(voc, names),
         ConfusionMatrix(
-            "Confusion, with what is no object (overlap above 0.45)",
+            "Confusion, background included (overlap above 0.45)",
             np.asarray(decided.confusion),
             (*names, "background"),
         ),
@@ -125,7 +115,7 @@ def write(directory: Path, source: Source, outcome: Outcome) -> None:
 
 
 def by_class(outcome: Outcome, voc: VocResult, decided: Decided, names: Sequence[str]) -> Table:
-    """Figures of each class, lowest average precision first."""
+    """Tabulate the figures of each class, lowest average precision first."""
     coco = evaluate_coco(outcome.whole.detections, outcome.whole.objects_for_coco, len(names))
     columns = {
         "AP at IoU 0.5": voc.by_class(),
@@ -145,14 +135,14 @@ def by_class(outcome: Outcome, voc: VocResult, decided: Decided, names: Sequence
         for i in _hardest_first(voc)
     ]
     note = (
-        f"Precision, recall and F1 of detections with {outcome.rule()}. A dash: there is no object "
-        "of the class, or nothing was detected."
+        f"Precision, recall and F1 of detections with {outcome.rule()}. A dash means that the "
+        "class has no objects or no detections."
     )
     return Table("By class", ["class", "objects", *columns], rows, note)
 
 
 def counting(outcome: Outcome, decided: Decided, names: Sequence[str]) -> Table:
-    """How wrong the number of objects of a class in an image is."""
+    """Tabulate the errors in the number of objects of each class in an image."""
     summary = metrics.count_summary(decided.count_errors)
     truth = np.asarray(decided.matches.objects) / len(outcome.whole)
     rows = [
@@ -167,12 +157,12 @@ def counting(outcome: Outcome, decided: Decided, names: Sequence[str]) -> Table:
         for i, name in enumerate(names)
     ]
     header = ["class", "objects an image", "mean absolute error", "RMS error", "bias", "exact"]
-    note = f"Detections with {outcome.rule()} are counted. A positive bias counts too many."
+    note = f"Detections with {outcome.rule()} are counted. A positive bias is an overcount."
     return Table("Counting", header, rows, note)
 
 
 def precision_recall_curves(voc: VocResult, names: Sequence[str]) -> Curves:
-    """For each class the highest precision at each recall or above, hardest classes first."""
+    """Plot each class's highest precision at each recall or above, hardest classes first."""
     charts = []
     levels = np.linspace(0, 1, 101)
     averages = voc.by_class()
@@ -181,7 +171,7 @@ def precision_recall_curves(voc: VocResult, names: Sequence[str]) -> Curves:
         if not curve.objects:
             continue
         best = np.maximum.accumulate(curve.precision[::-1])[::-1]
-        # Recalls that are never reached have precision 0.
+        # Recalls that are not reached have precision 0.
         places = np.searchsorted(curve.recall, levels - 1e-12)
         values = np.append(best, 0.0)[places]
         line = Line("precision at full recall", (100 * levels).tolist(), values.tolist())
@@ -191,7 +181,7 @@ def precision_recall_curves(voc: VocResult, names: Sequence[str]) -> Curves:
 
 
 def kinds(outcome: Outcome, names: Sequence[str]) -> Table:
-    """What kind of mistakes the best detections are (Redmon et al. 2016, section 4.2)."""
+    """Tabulate the kinds of mistakes of the best detections (Redmon et al. 2016, section 4.2)."""
     whole = outcome.whole
     counts = error_kinds(whole.detections, whole.objects, len(names), outcome.similar)
     table = [*zip(names, counts, strict=True), ("all", counts.sum(axis=0))]
@@ -200,26 +190,26 @@ def kinds(outcome: Outcome, names: Sequence[str]) -> Table:
         for name, row in table
     ]
     note = (
-        "Of each class as many of the best detections as it has objects. localization: the right "
-        "class, IoU from 0.1 to 0.5 or an object that is taken; similar: of a similar class, where "
-        "such are named; other: IoU above 0.1 with an object of another class; background: the "
-        "rest."
+        "For each class, as many of the best detections as it has objects. localization: the right "
+        "class, with IoU from 0.1 to 0.5 or an object already matched; similar: a similar class, "
+        "if groups of similar classes are given; other: IoU above 0.1 with an object of another "
+        "class; background: the rest."
     )
     return Table("Kinds of mistakes", ["class", "detections", *KINDS], rows, note)
 
 
 def scenes(source: Source, outcome: Outcome) -> tuple[list[Scene], list[Scene]]:
-    """(worst, evenly spread) examples with their boxes."""
+    """Draw the boxes of the (worst, evenly spread) examples."""
     kept, objects = outcome.kept, outcome.whole.objects
-    found, first, order = voc_matches(kept, objects)
+    matched, first, order = voc_matches(kept, objects)
     ignored = objects.is_ignored()
     right, forgiven = np.zeros(len(kept), bool), np.zeros(len(kept), bool)
     if len(objects):
-        forgiven[order] = (found >= 0) & ignored[found]
+        forgiven[order] = (matched >= 0) & ignored[matched]
     right[order] = first
     right &= ~forgiven
     missed = ~ignored
-    missed[found[first & (found >= 0)]] = False
+    missed[matched[first & (matched >= 0)]] = False
 
     count = len(outcome.whole)
     wrong = np.bincount(kept.image[~right & ~forgiven], minlength=count)
@@ -249,5 +239,5 @@ def scenes(source: Source, outcome: Outcome) -> tuple[list[Scene], list[Scene]]:
 
 
 def _hardest_first(voc: VocResult) -> list[int]:
-    """The classes by average precision, those without objects last."""
+    """Sort the classes by average precision; those without objects come last."""
     return np.argsort(voc.by_class(), kind="stable").tolist()

@@ -186,7 +186,7 @@ class Translation:
             )
         return summary
 
-    def _search(self, variables: Any, memory: Any, state: Array) -> search.Found:
+    def _search(self, variables: Any, memory: Any, state: Array) -> search.Sentence:
         """The translation of one sentence."""
 
         def step(state: Array, word: Array) -> tuple[Array, Array, Array]:

@@ -22,7 +22,7 @@ from safetensors.numpy import load, save
 from cnn_jax import files, models
 from cnn_jax.data.batches import EvaluationBatches, TrainingBatches
 from cnn_jax.data.source import Source
-from cnn_jax.data.windows import WindowOrder, Windows, WindowSource, same
+from cnn_jax.data.windows import WindowOrder, Windows, WindowSource, unchanged
 from cnn_jax.errors import UserError
 from cnn_jax.progress import track
 from cnn_jax.tasks.detection.evaluation import Judge, trained_objects
@@ -147,7 +147,7 @@ class RcnnSystem(RegionSystem):
         batches = trainer.training_batches(
             options,
             WindowSource(examples.rows, windows),
-            same,
+            unchanged,
             order=order,
             cache_bytes=0,  # images are kept, not windows
         )

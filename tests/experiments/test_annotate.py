@@ -98,7 +98,9 @@ def test_the_test_split_is_judged_by_the_thresholds_of_the_evaluation(trained):
 
 
 def test_predictions_are_the_evaluation_s(table, trained, capsys):
-    source = data.open(table, "eval", formats=data.TAG_FORMATS, test_every=4, holdout_fraction=0.25)
+    source = data.open_source(
+        table, "eval", formats=data.TAG_FORMATS, test_every=4, holdout_fraction=0.25
+    )
     files = [source.describe(i) for i in range(len(source))]
     predict.main([str(trained), *files, "--json"])
     results = json.loads(capsys.readouterr().out)

@@ -122,7 +122,7 @@ def test_bad_images_are_named_or_left_out(folder, tmp_path, capsys):
         (["--data", "folder:/nowhere"], r"folder:/nowhere: no such folder"),
         (["--data", "foldr:x"], r"foldr"),
         (["--batch-size", "10"], r"--batch-size 10: not divisible by 4 devices"),
-        (["--optimizer", "sdg"], r"--optimizer sdg: optax has none of that name; nearest: sgd"),
+        (["--optimizer", "sdg"], r"--optimizer sdg: optax has no such optimizer; nearest: sgd"),
         (["--steps", "3", "--epochs", "1"], r"--steps and --epochs"),
         (["--steps", "0"], r"--steps 0"),
         (["--model", "inception_v3", "--image-size", "32"], r"75"),

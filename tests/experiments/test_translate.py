@@ -58,7 +58,7 @@ def test_a_run_leaves_what_the_contract_names(trained):
     assert "tok:13a" in config["signatures"]["bleu"]
     assert (trained / "samples" / "alignment_0.png").exists()
     page = (trained / "report.html").read_text()
-    for text in ("What each word looked at", "BLEU against length", "一", "tok:13a"):
+    for text in ("Attention", "BLEU against length", "一", "tok:13a"):
         assert text in page
 
 

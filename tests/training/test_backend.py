@@ -1,4 +1,4 @@
-"""Freed memory is kept on the host, and inference has options of its own on a CPU."""
+"""The host keeps freed memory, and inference on a CPU has its own compiler options."""
 
 import statistics
 import subprocess
@@ -24,7 +24,7 @@ def largest_of_product(a, b):
 
 
 @without_option
-def test_a_product_is_not_fused_with_what_follows():
+def test_a_product_is_not_fused_with_the_next_operation():
     x = jnp.ones((64, 64))
     plain = jax.jit(largest_of_product).lower(x, x).compile().as_text()
     inference = backend.compile_inference(largest_of_product).lower(x, x).compile().as_text()
@@ -34,7 +34,7 @@ def test_a_product_is_not_fused_with_what_follows():
 
 
 @without_option
-def test_evaluation_is_compiled_so_once_a_shape(monkeypatch):
+def test_evaluation_is_compiled_with_the_options_once_per_shape(monkeypatch):
     class Product(Task):
         def predict(self, params, model_state, batch):
             return largest_of_product(batch["image"], params)
