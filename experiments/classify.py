@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 
@@ -30,25 +30,30 @@ from .experiment import Experiment
 
 
 @dataclass(frozen=True)
-class LossOptions:
+class ClassificationLoss:
     """What training minimises."""
 
     loss: Literal["softmax", "sigmoid"] = "softmax"
-    """Cross-entropy over the classes, or a logistic loss per class."""
-    label_smoothing: float = 0.0
-    """Share of the target spread evenly over all classes."""
+    """Cross-entropy over the classes, or a logistic loss for each class."""
+    label_smoothing: float = flags.flag(0.0, minimum=0, maximum=1)
+    """Share of the target that is spread evenly over all classes."""
+
+
+Classifier = flags.model_group("classifier")
 
 
 @dataclass(frozen=True)
 class Options:
     """Train and evaluate an image classifier."""
 
-    model: flags.Model = field(default_factory=flags.ModelOptions)
-    data: flags.Data = field(default_factory=flags.DataOptions)
-    augmentation: Annotated[Augmentation, flags.Flat] = field(default_factory=Augmentation)
-    optimizer: flags.Optimizer = field(default_factory=flags.OptimizerOptions)
-    loss: Annotated[LossOptions, flags.Flat] = field(default_factory=LossOptions)
-    run: flags.Run = field(default_factory=flags.RunOptions)
+    verb: ClassVar[str] = "classify"
+
+    run: flags.RunOptions = field(default_factory=flags.RunOptions)
+    data: flags.WholeImageOptions = field(default_factory=flags.WholeImageOptions)
+    model: Classifier = field(default_factory=Classifier)
+    loss: ClassificationLoss = field(default_factory=ClassificationLoss)
+    optimizer: flags.OptimizerOptions = field(default_factory=flags.OptimizerOptions)
+    augmentation: Annotated[Augmentation, flags.AUGMENTATION] = field(default_factory=Augmentation)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

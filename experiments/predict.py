@@ -28,16 +28,21 @@ PREDICTORS: dict[str, Callable[[Path, flags.PredictOptions], None]] = {
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the flags, and predict as the run's task does."""
-    options = flags.parse_plain(flags.PredictOptions, argv)
+    options = flags.parse_plain(flags.PredictOptions, argv, lambda parsed: {"verb": _verb(parsed)})
+    PREDICTORS[_verb(options)](Path(options.run), options)
+
+
+def _verb(options: flags.PredictOptions) -> str:
+    """The verb that trained the run."""
     if not options.run or not options.images:
         raise UserError(
             "give a run's folder and at least one image (or sentence): predict RUN IMAGE..."
         )
-    run = Path(options.run)
-    verb = read_object(run / CONFIG_FILE).get("verb")
+    config = Path(options.run) / CONFIG_FILE
+    verb = read_object(config).get("verb")
     if verb not in PREDICTORS:
-        raise UserError(f"{run / CONFIG_FILE}: verb {verb!r} is none of {', '.join(PREDICTORS)}")
-    PREDICTORS[verb](run, options)
+        raise UserError(f"{config}: verb {verb!r} is none of {', '.join(PREDICTORS)}")
+    return verb
 
 
 if __name__ == "__main__":

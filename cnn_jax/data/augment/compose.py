@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, Num
 
 from cnn_jax.data.augment import color, geometry, mixing, policies
-from cnn_jax.errors import UserError
+from cnn_jax.errors import check
 
 # Every step's key is folded with its place in this list, so that switching a step on or off does
 # not change what the others draw. Append to it, never reorder it.
@@ -20,18 +20,18 @@ class Augmentation:
     """What happens to training images, on the device, in this order."""
 
     output_size: int | None = None
-    """Pixels on a side of the augmented image; default: the canvas's."""
+    """Pixels on a side of the augmented image. Default: those of the canvas."""
     crop: Literal["none", "random", "pad", "resized"] = "none"
     """random: any window; pad: any window after padding; resized: any box of random area and
     aspect ratio, resampled; none: the whole image."""
     padding: int = 4
-    """Pixels on every side that `--crop pad` adds."""
+    """Pixels that crop `pad` adds on every side."""
     padding_mode: Literal["constant", "reflect"] = "constant"
-    """What it adds: black, or the mirrored image."""
+    """Values of the added pixels: black, or the mirrored image."""
     crop_scale: tuple[float, float] = (0.08, 1.0)
-    """Smallest and largest share of the area that `--crop resized` keeps."""
+    """Smallest and largest share of the area that crop `resized` keeps."""
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    """Smallest and largest width / height of its box."""
+    """Smallest and largest width / height of the box of crop `resized`."""
     flip: bool = False
     """Mirror every second image, left to right."""
     rotate: float = 0.0
@@ -47,7 +47,7 @@ class Augmentation:
     rand_ops: int = 2
     """Operations of RandAugment."""
     rand_magnitude: int = 9
-    """Magnitude of RandAugment, from 0 to 30."""
+    """Magnitude of RandAugment, 0 to 30."""
     color_jitter: float = 0.0
     """Largest change of brightness, contrast and saturation, as a share."""
     hue: float = 0.0
@@ -57,32 +57,30 @@ class Augmentation:
     erase: float = 0.0
     """Probability of random erasing."""
     erase_fill: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    """Colour it leaves; default: the mean of ImageNet."""
+    """Colour of erased pixels, by default the mean of ImageNet."""
     mixup: float = 0.0
-    """Alpha of mixup; with cutmix too, each batch gets one of them."""
+    """Alpha of mixup. With cutmix too, each batch gets one of the two."""
     cutmix: float = 0.0
     """Alpha of cutmix."""
 
     def __post_init__(self) -> None:
-        def check(name: str, legal: bool, what: str) -> None:
-            if not legal:
-                flag = name.replace("_", "-")
-                raise UserError(f"--{flag}: {getattr(self, name)} is not {what}")
+        def expect(name: str, legal: bool, expected: str) -> None:
+            check(legal, name, getattr(self, name), expected)
 
-        check("output_size", self.output_size is None or self.output_size > 0, "a positive number")
-        for name in ("padding", "rotate", "translate", "shear", "rand_ops", "color_jitter"):
-            check(name, getattr(self, name) >= 0, "0 or more")
+        expect("output_size", self.output_size is None or self.output_size > 0, "1 or more")
+        for name in ("padding", "rotate", "translate", "rand_ops", "color_jitter"):
+            expect(name, getattr(self, name) >= 0, "0 or more")
         for name in ("pca_color", "mixup", "cutmix"):
-            check(name, getattr(self, name) >= 0, "0 or more")
+            expect(name, getattr(self, name) >= 0, "0 or more")
         for name in ("crop_ratio", "zoom"):
             low, high = getattr(self, name)
-            check(name, 0 < low <= high, "a range LOW HIGH with 0 < LOW <= HIGH")
+            expect(name, 0 < low <= high, "a range LOW HIGH with 0 < LOW <= HIGH")
         low, high = self.crop_scale
-        check("crop_scale", 0 < low <= high <= 1, "a range LOW HIGH with 0 < LOW <= HIGH <= 1")
-        check("shear", self.shear < 90, "less than 90 degrees")
-        check("rand_magnitude", 0 <= self.rand_magnitude < policies.BINS, "from 0 to 30")
-        check("hue", 0 <= self.hue <= 0.5, "from 0 to 0.5")
-        check("erase", 0 <= self.erase <= 1, "a probability from 0 to 1")
+        expect("crop_scale", 0 < low <= high <= 1, "a range LOW HIGH with 0 < LOW <= HIGH <= 1")
+        expect("shear", 0 <= self.shear < 90, "from 0 to less than 90")
+        expect("rand_magnitude", 0 <= self.rand_magnitude < policies.BINS, "from 0 to 30")
+        expect("hue", 0 <= self.hue <= 0.5, "from 0 to 0.5")
+        expect("erase", 0 <= self.erase <= 1, "from 0 to 1")
 
 
 def augment_example(
