@@ -1,6 +1,7 @@
 """The two ways in which a run ends early for a reason that its user should read in one line."""
 
-from collections.abc import Callable
+import difflib
+from collections.abc import Callable, Iterable
 from typing import Any
 
 
@@ -39,3 +40,9 @@ def check(legal: bool, parameter: str, value: Any, expected: str) -> None:
 
 class DivergenceError(Exception):
     """The training loss is no longer finite; entry points exit with status 3."""
+
+
+def nearest(name: str, legal: Iterable[str]) -> str:
+    """The hint `", did you mean A or B?"` for an error message, or "" if no name is near."""
+    near = difflib.get_close_matches(name, legal, cutoff=0.5)
+    return f", did you mean {' or '.join(near)}?" if near else ""

@@ -50,8 +50,8 @@ SYSTEMS: dict[str, System] = {"yolo": YOLO, "fast_rcnn": FAST_RCNN, "rcnn": RCNN
 
 _SYSTEMS = {"yolo": "grid_detector", "fast_rcnn": "region_network", "rcnn": "classifier"}
 
-# The grid and the number of boxes are the task's too, and `--boxes` says something else.
-Detector = flags.model_group(_SYSTEMS, exclude=("grid", "boxes"))
+# The grid is the loss's too, which needs to know it: `YoloOptions` has these two.
+Detector = flags.model_group(_SYSTEMS, exclude=("grid", "boxes_per_cell"))
 
 _OF_REGIONS = {"system": ("fast_rcnn", "rcnn")}
 _WHOLE_IMAGES = flags.Declared(only={"system": ("yolo", "fast_rcnn")})

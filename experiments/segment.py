@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from cnn_jax import files
+from cnn_jax import files, models
 from cnn_jax.data import MASK_FORMATS
 from cnn_jax.data.augment import MaskAugmentation
 from cnn_jax.data.batches import EvaluationBatches, TrainingBatches
@@ -33,7 +33,6 @@ from cnn_jax.data.tiles import Tiles, corners, window
 from cnn_jax.data.transforms import MaskTransform
 from cnn_jax.errors import UserError
 from cnn_jax.metrics import segmentation as metrics
-from cnn_jax.models import segmentation as networks
 from cnn_jax.reports import masks as pictures
 from cnn_jax.reports.pictures import save
 from cnn_jax.reports.segmentation import SegmentationReport
@@ -126,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Parse the flags and run."""
     options = flags.parse(Options, argv, presets.SEGMENTATION)
     if options.model.model == "list":
-        print("\n".join(networks.names()))
+        print("\n".join(models.names("segmenter")))
     else:
         run(options)
 
@@ -289,13 +288,13 @@ def build_task(
     if options.masks.cells and len(class_names) != 2:
         raise UserError(f"--cells: needs two classes, the data has {len(class_names)}")
     model = build_model(options, len(class_names))
-    mean, std = networks.statistics(options.model.model)
+    spec = models.input_spec(options.model.model, "segmenter")
     return Segmentation(
         model=model,
         num_classes=len(class_names),
         size=options.augmentation.crop_size or size,
-        mean=mean,
-        std=std,
+        mean=spec.mean,
+        std=spec.std,
         augmentation=options.augmentation,
         loss_name=options.loss.loss,
         class_weights=weights,
@@ -306,7 +305,7 @@ def build_task(
 def build_model(options: Options, num_classes: int) -> nn.Module:
     """The network that the flags name."""
     given = images.model_options(options.model)
-    return networks.create(options.model.model, num_classes, **given)
+    return models.create(options.model.model, num_classes, "segmenter", **given)
 
 
 def transform(

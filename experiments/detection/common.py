@@ -20,8 +20,7 @@ from cnn_jax.data.batches import EvaluationBatches, TrainingBatches
 from cnn_jax.data.source import Example, Source, Split, Transform
 from cnn_jax.data.surveys.boxes import BoxSurvey
 from cnn_jax.data.transforms import BoxTransform
-from cnn_jax.errors import UserError
-from cnn_jax.models.registry import nearest
+from cnn_jax.errors import UserError, nearest
 from cnn_jax.runs.folder import read_object
 from cnn_jax.tasks.detection.evaluation import DetectionRule, Judge
 from cnn_jax.training import checkpoints

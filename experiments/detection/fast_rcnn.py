@@ -103,9 +103,10 @@ def build_task(options: Any, class_names: Sequence[str], judge: Judge) -> FastRC
     given = images.model_options(model)
     spec = models.input_spec(model.model)
     return FastRCNN(
-        model=network.create(
+        model=models.create(
             model.model,
             classes,
+            "region_network",
             **given,
         ),
         judge=judge,

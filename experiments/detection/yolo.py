@@ -3,12 +3,13 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
+from cnn_jax import models
 from cnn_jax.data.surveys import boxes as box_survey
 from cnn_jax.data.surveys.boxes import BoxSurvey
 from cnn_jax.errors import UserError
-from cnn_jax.models import detection as networks
 from cnn_jax.tasks.detection.evaluation import Judge
 from cnn_jax.tasks.detection.yolo import Yolo
 
@@ -47,8 +48,8 @@ class YoloOptions:
 
 
 def image_size(options: Any) -> int:
-    """What the network is made for."""
-    return networks.image_size(options.model.model)
+    """The image size that the network is made for."""
+    return models.input_spec(options.model.model, "grid_detector").image_size
 
 
 def prepare(options: Any, surveyed: BoxSurvey, sources: Sources) -> tuple[Any, list[str]]:
@@ -84,18 +85,19 @@ def build_task(options: Any, class_names: Sequence[str], judge: Judge) -> Yolo:
     if chosen.boxes == "priors" and not chosen.priors:
         raise UserError("--priors: what shapes have the base boxes? give them, or --boxes free")
     given = images.model_options(model)
-    mean, std = networks.statistics(model.model)
+    spec = models.input_spec(model.model, "grid_detector")
     return Yolo(
-        model=networks.create(
+        model=models.create(
             model.model,
             len(class_names),
+            "grid_detector",
             grid=chosen.grid,
-            boxes=chosen.boxes_per_cell,
+            boxes_per_cell=chosen.boxes_per_cell,
             **given,
         ),
         judge=judge,
-        mean=mean,
-        std=std,
+        mean=spec.mean,
+        std=spec.std,
         num_boxes=chosen.boxes_per_cell,
         priors=_pairs(chosen.priors) if chosen.boxes == "priors" else (),
         softmax=chosen.classes == "softmax",
@@ -110,5 +112,8 @@ def _pairs(sides: Sequence[float]) -> tuple[tuple[float, float], ...]:
 
 
 SYSTEM = System(
-    build_task=build_task, image_size=image_size, model_names=networks.names, prepare=prepare
+    build_task=build_task,
+    image_size=image_size,
+    model_names=partial(models.names, "grid_detector"),
+    prepare=prepare,
 )

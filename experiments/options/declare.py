@@ -11,7 +11,7 @@ import functools
 import math
 import types
 import typing
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal, get_args, get_origin
 
 from cnn_jax.errors import UserError
@@ -44,6 +44,8 @@ class Declared:
         aliases: other names, as users of other libraries know the flag.
         minimum, maximum: the smallest and the largest legal number.
         above, below: the same, but not legal themselves.
+        expected: from a value to None where it is legal, else to the legal values in words; for an
+            option of a model, which declares its range itself.
         metavar: what stands for the value in the help.
         positional: whether the value is given without the flag's name.
         hidden: whether the command does not have the flag: the field keeps its default.
@@ -59,6 +61,7 @@ class Declared:
     maximum: float | None = None
     above: float | None = None
     below: float | None = None
+    expected: Callable[[Any], str | None] | None = None
     metavar: str | None = None
     positional: bool = False
     hidden: bool = False
@@ -79,13 +82,13 @@ class Declared:
     @property
     def bounded(self) -> bool:
         """Whether a range is declared."""
-        return any(b is not None for b in (self.minimum, self.maximum, self.above, self.below))
+        bounds = (self.minimum, self.maximum, self.above, self.below, self.expected)
+        return any(bound is not None for bound in bounds)
 
     def in_range(self, number: float) -> bool:
         """Whether a number is legal."""
         return (
-            math.isfinite(number)
-            and (self.minimum is None or number >= self.minimum)
+            (self.minimum is None or number >= self.minimum)
             and (self.maximum is None or number <= self.maximum)
             and (self.above is None or number > self.above)
             and (self.below is None or number < self.below)
@@ -95,7 +98,7 @@ class Declared:
     def range(self) -> str:
         """The legal numbers in words."""
         low, above, high, below = (
-            None if bound is None or math.isinf(bound) else f"{bound:g}"
+            None if bound is None or math.isinf(bound) else f"{bound:.10g}"
             for bound in (self.minimum, self.above, self.maximum, self.below)
         )
         match low, above, high, below:
@@ -204,10 +207,15 @@ class Flag:
                 self._fail(value)
             if self.choices and item not in self.choices:
                 self._fail(value)
+            if self.type in (int, float) and not math.isfinite(item):
+                raise UserError("must be a finite number", self.name, value)
             if self.type in (int, float) and not self.declared.in_range(item):
                 raise UserError(f"must be {self.declared.range}", self.name, value)
         items = tuple(self.type(item) for item in items)
-        return items if self.several else items[0]
+        result = items if self.several else items[0]
+        if self.declared.expected is not None and (expected := self.declared.expected(result)):
+            raise UserError(f"must be {expected}", self.name, value)
+        return result
 
     def _fail(self, value: Any) -> typing.NoReturn:
         if self.choices:
@@ -256,7 +264,7 @@ def _flags(values: Any, section: str, mark: Group) -> dict[str, Flag]:
         raise TypeError(f"{owner.__name__} has no field {unknown[0]!r}")
     flags = {}
     for field in dataclasses.fields(owner):
-        said = field.metadata.get("flag", Declared()).merged(mark.every)
+        said = mark.every.merged(field.metadata.get("flag", Declared()))
         said = said.merged(mark.fields.get(field.name, Declared()))
         default = getattr(values, field.name)
         flags[field.name] = Flag(

@@ -1,13 +1,15 @@
 """The groups of options that the commands share."""
 
 import dataclasses
+import functools
 from collections.abc import Collection, Mapping
 from typing import Any, ClassVar, Literal
 
+from cnn_jax.models import Option, option_table
+from cnn_jax.models.fields import legal_values
 from cnn_jax.training import optimizers
 
 from .declare import GIVEN, Declared, flag, group
-from .stand_in import option_table
 
 BUILT_IN = "shapes"
 """The data that every task of images has without a download, and the preset that suits it."""
@@ -149,28 +151,42 @@ def model_group(
 
     Args:
         kinds: a kind of `cnn_jax.models.option_table`; or, of `detect`, one for each `--system`.
-        exclude: options that the command has under another name, or sets itself.
+        exclude: options that another flag of the command sets.
     """
-    systems = {"": kinds} if isinstance(kinds, str) else kinds
-    tables = {system: option_table(kind) for system, kind in systems.items()}
-    every = {model for table in tables.values() for o in table.values() for model in o.models}
+    tables: dict[str, dict[str, Option]] = {
+        system: option_table(kind)
+        for system, kind in ({"": kinds} if isinstance(kinds, str) else kinds).items()
+    }
+    every = {
+        model for table in tables.values() for option in table.values() for model in option.models
+    }
     fields: list[tuple[str, Any, Any]] = []
     for name in dict.fromkeys(name for table in tables.values() for name in table):
-        if name in (*exclude, *(field.name for field in dataclasses.fields(ModelOptions))):
-            continue
         having = {system: table[name] for system, table in tables.items() if name in table}
-        models = dict.fromkeys(model for option in having.values() for model in option.models)
+        option = next(iter(having.values()))
+        if option.common or name in exclude:
+            continue
+        models = dict.fromkeys(model for one in having.values() for model in one.models)
         only: dict[str, Collection[str]] = {}
         if len(having) < len(tables):
             only["system"] = tuple(having)
         if set(models) != every:
             only["model"] = tuple(models)
-        option = next(iter(having.values()))
-        declared = flag(None, help=option.description, only=only)
+        families = dict.fromkeys(family for one in having.values() for family in one.families)
+        numeric = option.type in (int, float)
+        declared = flag(
+            None,
+            help=option.description + (f" Only {', '.join(families)}." if "model" in only else ""),
+            only=only,
+            expected=functools.partial(legal_values, option.annotation) if numeric else None,
+        )
         fields.append((name, option.type | None, declared))
-    namespace = {"__doc__": ModelOptions.__doc__}
     return dataclasses.make_dataclass(
-        "ModelOptions", fields, bases=(ModelOptions,), frozen=True, namespace=namespace
+        "ModelOptions",
+        fields,
+        bases=(ModelOptions,),
+        frozen=True,
+        namespace={"__doc__": ModelOptions.__doc__},
     )
 
 

@@ -213,7 +213,7 @@ def _help(flag: Flag, shared: Mapping[str, Any]) -> str:
     only = [
         in_words(key, wanted, most=4)
         for key, wanted in flag.declared.only.items()
-        if wanted != shared.get(key)
+        if wanted != shared.get(key) and key != "model"  # whose families are named
     ]
     if verbs := flag.declared.only.get("verb"):
         only = [f"runs of {_listed(verbs)}"]

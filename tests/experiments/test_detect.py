@@ -233,7 +233,7 @@ def test_the_papers_form_trains_and_learns_nothing_from_images_without_objects(p
     [
         (
             ["--model", "resnet20", "--image-size", "16", "--grid", "5"],
-            r"--grid 5: the maps of resnet20 have 16, 8, 4 cells",
+            r"grid 5: the maps of resnet20 have 16, 8, 4 cells",
         ),
         (["--grid", "0"], r"--grid 0: must be 1 or more"),
         (["--max-objects", "0"], r"--max-objects 0"),

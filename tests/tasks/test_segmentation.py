@@ -13,7 +13,7 @@ from cnn_jax.conventions import IGNORED
 from cnn_jax.data.augment import MaskAugmentation
 from cnn_jax.metrics import cells
 from cnn_jax.metrics import segmentation as metrics
-from cnn_jax.models.segmentation import create
+from cnn_jax.models import create
 from cnn_jax.tasks.segmentation import Segmentation
 
 CLASSES = 3
@@ -69,7 +69,7 @@ def test_every_size_gets_a_prediction_for_each_of_its_pixels(size):
 
 
 def test_the_paper_s_u_net_predicts_an_image_of_any_size():
-    judged = task(create("unet", CLASSES, width=1 / 32), size=(9, 13))
+    judged = task(create("unet", CLASSES, "segmenter", width=1 / 32), size=(9, 13))
     params, model_state = judged.init(jax.random.key(0))
     batch = drawn(0, 1, (9, 13), margin=92)
     assert judged.predict(params, model_state, batch).shape == (1, 9, 13, CLASSES)

@@ -32,7 +32,8 @@ class Yolo:
     """A network with a grid of cells, what it is fed and how it is judged.
 
     Attributes:
-        model: gives `(outputs, features)` for normalised images (`cnn_jax.models.detection`).
+        model: gives `(outputs, features)` for normalised images (a grid detector of
+            `cnn_jax.models`).
         judge: how its boxes become detections, and detections figures.
         mean, std: of the model's input, per channel, for images in 0..1.
         num_boxes: boxes of a cell.
