@@ -50,7 +50,7 @@ class Options:
 
     runs: tuple[str, ...] = flags.flag((), positional=True, metavar="RUN")
     """Folders of the runs."""
-    out: str = flags.flag("runs/compare", aliases=("output-dir",), metavar="DIR")
+    out: str = flags.flag("runs/compare", aliases="output-dir", metavar="DIR")
     """Folder for comparison.html, comparison.png and comparison.json."""
 
 

@@ -6,8 +6,9 @@ python -m experiments.predict runs/NAME street.jpg --count  # of a detector
 python -m experiments.predict runs/NAME "12th of May, 2009"
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from cnn_jax.errors import UserError
 from cnn_jax.runs.folder import CONFIG_FILE, read_object
@@ -28,17 +29,17 @@ PREDICTORS: dict[str, Callable[[Path, flags.PredictOptions], None]] = {
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the flags, and predict as the run's task does."""
-    options = flags.parse_plain(flags.PredictOptions, argv, lambda parsed: {"verb": _verb(parsed)})
-    PREDICTORS[_verb(options)](Path(options.run), options)
+    options = flags.parse_plain(flags.PredictOptions, argv, lambda values: {"verb": _verb(values)})
+    PREDICTORS[_verb(flags.flat(options))](Path(options.run), options)
 
 
-def _verb(options: flags.PredictOptions) -> str:
+def _verb(values: Mapping[str, Any]) -> str:
     """The verb that trained the run."""
-    if not options.run or not options.images:
+    if not values["run"] or not values["images"]:
         raise UserError(
             "give a run's folder and at least one image (or sentence): predict RUN IMAGE..."
         )
-    config = Path(options.run) / CONFIG_FILE
+    config = Path(values["run"]) / CONFIG_FILE
     verb = read_object(config).get("verb")
     if verb not in PREDICTORS:
         raise UserError(f"{config}: verb {verb!r} is none of {', '.join(PREDICTORS)}")

@@ -99,7 +99,7 @@ class PairOptions:
         None, only={"data|eval_data|test_data": ("tfds",)}, metavar="DIR"
     )
     """Folder of the prepared TFDS data sets. Default: the one of TFDS."""
-    batch_size: int = flags.flag(64, minimum=1, aliases=("bs", "train-batch-size"))
+    batch_size: int = flags.flag(64, minimum=1, aliases="bs train-batch-size")
     """Sentence pairs in a step, over all devices and processes."""
     eval_batch_size: int | None = flags.flag(None, resumable=True, minimum=1)
     """Sentence pairs in a step of an evaluation. Default: the batch size."""
@@ -123,12 +123,12 @@ class TranslationLoss:
 class DecodingOptions:
     """How translations are searched and scored."""
 
-    beam: int = flags.flag(1, resumable=True, minimum=1, aliases=("beam-size", "num-beams"))
+    beam: int = flags.flag(1, resumable=True, minimum=1, aliases="beam-size num-beams")
     """Number of hypotheses of beam search; 1 is greedy search."""
     length_penalty: float = flags.flag(1.0, resumable=True, minimum=0, unless={"beam": (1,)})
     """Exponent of the length that the log-probability of a hypothesis is divided by."""
     replace_unknown: bool = flags.flag(
-        False, resumable=True, unless={"attention": ("none",)}, aliases=("replace-unk",)
+        False, resumable=True, unless={"attention": ("none",)}, aliases="replace-unk"
     )
     """Replace an unknown word by the source word with the largest attention weight."""
     bleu_tokenize: Literal["13a", "intl", "zh", "char", "none"] | None = flags.flag(

@@ -4,7 +4,7 @@ Each group is a frozen dataclass; the options of a command are a dataclass of gr
 flag is its field's, without the group's.
 """
 
-from .command_line import flat, parse, parse_plain, replace, resumable, stored
+from .command_line import flat, parse, parse_plain, replace, resumable, stored, typed
 from .declare import GIVEN, Declared, Flag, declared, flag, group, idle
 from .groups import (
     AUGMENTATION,
@@ -18,7 +18,7 @@ from .groups import (
     model_group,
     network_options,
 )
-from .messages import as_flags, entry, warn
+from .messages import as_flags, entry, help_text, warn
 
 __all__ = [
     "AUGMENTATION",
@@ -38,6 +38,7 @@ __all__ = [
     "flag",
     "flat",
     "group",
+    "help_text",
     "idle",
     "model_group",
     "network_options",
@@ -46,5 +47,6 @@ __all__ = [
     "replace",
     "resumable",
     "stored",
+    "typed",
     "warn",
 ]

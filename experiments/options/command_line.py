@@ -38,20 +38,20 @@ def parse(
         UserError: on an unknown flag or preset, an illegal value, a flag that does nothing, or a
             value that would make a resumed run another.
     """
-    typed = _typed(options, argv)
-    start = {**flat(options()), **typed}
+    given = typed(options, argv)
+    start = {**flat(options()), **given}
     if start["resume"] or (start["eval_only"] and start["out"] is not None):
         if start["out"] is None:
             raise UserError("--resume: say which run with --out DIR")
         earlier = stored(options, Path(start["out"]))
         before, known = flat(earlier), declared(options)
-        for name, value in typed.items():
+        for name, value in given.items():
             if value != before[name] and not known[name].declared.resumable:
                 raise UserError(
                     f"{dashed(name)}: the run in {start['out']} has {before[name]!r}; "
                     "a run is continued with its own options, leave the flag out"
                 )
-        return _settled(options, earlier, typed)
+        return _settled(options, earlier, given)
     presets = presets or {}
     preset = start["preset"]
     if preset == "list":
@@ -60,33 +60,33 @@ def parse(
     if preset is None and start["data"] in presets:
         preset = start["data"]
     if preset is None:
-        return _settled(options, options(), typed)
+        return _settled(options, options(), given)
     if preset not in presets:
         raise UserError(f"--preset {preset}: unknown; one of {', '.join(presets)}")
     if variant is not None and f"{preset}_{start[variant]}" in presets:
         preset = f"{preset}_{start[variant]}"
     base = replace(options(), {**presets[preset], "preset": preset})
-    return _settled(options, base, {**typed, "preset": preset})
+    return _settled(options, base, {**given, "preset": preset})
 
 
 def parse_plain(
     options: type[T],
     argv: Sequence[str] | None,
-    facts: Callable[[T], Mapping[str, Any]] = lambda parsed: {},
+    facts: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
 ) -> T:
     """The options of a command that trains nothing: what is typed, over the defaults.
 
     Args:
         options: a dataclass of flags.
         argv: the command line; None for the process's own.
-        facts: from the parsed options to what the flags' conditions name that is no flag, such as
-            the verb of the run that is predicted with.
+        facts: from the flags' values to what their conditions name that is no flag: the `verb` that
+            trained the run to predict with.
 
     Raises:
         UserError: on an unknown flag, an illegal value, or a flag that does nothing.
     """
-    typed = _typed(options, argv)
-    return _settled(options, options(), typed, facts)
+    given = typed(options, argv)
+    return _settled(options, options(), given, facts)
 
 
 def resumable(options: type) -> set[str]:
@@ -151,29 +151,30 @@ def stored(options: type[T], run: Path) -> T:
 def _settled(
     options: type[T],
     base: T,
-    typed: Mapping[str, Any],
-    facts: Callable[[T], Mapping[str, Any]] = lambda parsed: {},
+    given: Mapping[str, Any],
+    facts: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
 ) -> T:
     """`base` with what is typed.
 
     Raises:
         UserError: two flags exclude each other, one does nothing, or values do not fit together.
     """
-    known, given_up = declared(options), {}
-    for name, value in typed.items():
+    known, displaced = declared(options), {}
+    for name, value in given.items():
         for other in known[name].declared.instead_of if value else ():
-            if typed.get(other):
+            if given.get(other):
                 raise UserError(f"{dashed(name)} and {dashed(other)}: give one of them")
-            given_up[other] = known[other].default
-    try:
-        result = replace(base, {**given_up, **typed})
-    except UserError as error:
-        raise as_flags(error) from None
-    values = {**flat(result), **facts(result)}
-    for name in typed:
+            displaced[other] = known[other].default
+    values = {**flat(base), **displaced, **given}
+    if facts is not None:
+        values |= facts(values)
+    for name in given:
         if reason := idle(known[name], values):
             raise UserError(f"{dashed(name)}: {reason}")
-    return _fitting(result)
+    try:
+        return _fitting(replace(base, {**displaced, **given}))
+    except UserError as error:
+        raise as_flags(error) from None
 
 
 def _fitting(options: T) -> T:
@@ -210,7 +211,7 @@ class _Switch(argparse.Action):
         setattr(namespace, self.dest, [given])
 
 
-def _typed(options: type, argv: Sequence[str] | None) -> dict[str, Any]:
+def typed(options: type, argv: Sequence[str] | None) -> dict[str, Any]:
     """The flags that are typed, with their values; prints the help where that is asked for."""
     tokens = [_spelled(token) for token in (sys.argv[1:] if argv is None else argv)]
     wanted = [token for token in tokens if token not in ("-h", "--help")]
@@ -219,7 +220,7 @@ def _typed(options: type, argv: Sequence[str] | None) -> dict[str, Any]:
     if rest:
         raise UserError(unknown(rest[0], options))
     try:
-        typed = {
+        given = {
             name: known[name].read(texts if isinstance(texts, list) else [texts])
             for name, texts in vars(namespace).items()
         }
@@ -227,10 +228,10 @@ def _typed(options: type, argv: Sequence[str] | None) -> dict[str, Any]:
         raise as_flags(error) from None
     if len(wanted) < len(tokens):
         # With `--system rcnn --help`, flags of other systems are left out.
-        shown = {n: f for n, f in known.items() if n in typed or not idle(f, typed)}
+        shown = {n: f for n, f in known.items() if n in given or not idle(f, given)}
         print(_parser(options, shown).format_help() + examples(options), end="")
         raise SystemExit(0)
-    return typed
+    return given
 
 
 def _parser(options: type, known: Mapping[str, Flag]) -> _Parser:
@@ -259,12 +260,14 @@ def _parser(options: type, known: Mapping[str, Flag]) -> _Parser:
 
 def _add(section: argparse._ArgumentGroup, flag: Flag, described: str) -> None:
     """Add a flag. What is parsed is the text, or a list of texts."""
-    names = [dashed(name) for name in (flag.name, *flag.declared.aliases)]
+    names = [dashed(name) for name in (flag.name, *flag.declared.aliases.split())]
     if flag.type is bool:
         nargs = "?" if flag.optional else 0
-        section.add_argument(*names, action=_Switch, dest=flag.name, nargs=nargs, help=described)
+        section.add_argument(
+            *names, action=_Switch, dest=flag.name, nargs=nargs, help=described.replace("%", "%%")
+        )
         return
-    named: dict[str, Any] = {"metavar": metavar(flag), "help": described}
+    named: dict[str, Any] = {"metavar": metavar(flag), "help": described.replace("%", "%%")}
     if flag.declared.positional:
         section.add_argument(flag.name, nargs="*" if flag.several else "?", **named)
     else:
@@ -273,7 +276,7 @@ def _add(section: argparse._ArgumentGroup, flag: Flag, described: str) -> None:
 
 
 def _spelled(token: str) -> str:
-    """A flag with dashes where underscores were typed."""
+    """A flag with dashes where underscores were given."""
     if not token.startswith("--"):
         return token
     name, equals, value = token.partition("=")

@@ -41,7 +41,7 @@ class Declared:
         unless: the flag does nothing where one of these holds.
         instead_of: flags whose preset values give way to this flag; typed together they are
             refused.
-        aliases: other names, as users of other libraries know the flag.
+        aliases: other names, as users of other libraries know the flag, with spaces between.
         minimum, maximum: the smallest and the largest legal number.
         above, below: the same, but not legal themselves.
         expected: from a value to None where it is legal, else to the legal values in words; for an
@@ -56,7 +56,7 @@ class Declared:
     only: Conditions = dataclasses.field(default_factory=dict)
     unless: Conditions = dataclasses.field(default_factory=dict)
     instead_of: tuple[str, ...] = ()
-    aliases: tuple[str, ...] = ()
+    aliases: str = ""
     minimum: float | None = None
     maximum: float | None = None
     above: float | None = None
@@ -76,7 +76,8 @@ class Declared:
             elif isinstance(mine, tuple):
                 values[field.name] = mine + added
             else:
-                values[field.name] = added if mine is None or mine is False else mine
+                unsaid = mine is None or mine is False or mine == ""
+                values[field.name] = added if unsaid else mine
         return Declared(**values)
 
     @property

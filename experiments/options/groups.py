@@ -21,44 +21,38 @@ _LARGEST_SEED = 2**32 - 1  # what JAX tells apart
 class RunOptions:
     """The folder of the run, what is done, and how often it reports."""
 
-    preset: str | None = flag(None, aliases=("recipe",), metavar="NAME")
+    preset: str | None = flag(None, aliases="recipe", metavar="NAME")
     """A recipe whose values are the defaults; `--preset list` prints their names. The built-in
     data has its own."""
     out: str | None = flag(
-        None,
-        resumable=True,
-        aliases=("output-dir", "output", "work-dir", "workdir", "logdir"),
-        metavar="DIR",
+        None, resumable=True, aliases="output-dir output work-dir workdir logdir", metavar="DIR"
     )
     """Folder of the run. Default: runs/VERB-TIME."""
     resume: bool = flag(False, resumable=True)
     """Continue the run in --out from its newest checkpoint, with its own options."""
-    eval_only: bool = flag(False, resumable=True, aliases=("test-only", "evaluate"))
+    eval_only: bool = flag(False, resumable=True, aliases="test-only evaluate")
     """Evaluate the run in --out (or --init-from) and train nothing."""
     split: Literal["eval", "test"] = flag("eval", resumable=True, only={"eval_only": GIVEN})
     """Which examples are evaluated."""
     recalibrate: bool = flag(False, resumable=True, only={"eval_only": GIVEN})
     """Compute the statistics of batch normalisation anew from the training set."""
-    seed: int = flag(0, minimum=0, maximum=_LARGEST_SEED, aliases=("manual-seed",))
+    seed: int = flag(0, minimum=0, maximum=_LARGEST_SEED, aliases="manual-seed")
     """All randomness derives from this number."""
     deterministic: bool = flag(False)
     """Use only deterministic kernels on a GPU, which is slower. On a CPU runs always repeat."""
     report_every: int = flag(
-        50,
-        resumable=True,
-        minimum=1,
-        aliases=("print-freq", "log-interval", "log-every", "logging-steps"),
+        50, resumable=True, minimum=1, aliases="print-freq log-interval log-every logging-steps"
     )
     """Steps between reports of the training metrics."""
     eval_every: int = flag(
-        0, resumable=True, minimum=0, aliases=("eval-interval", "eval-period", "eval-steps")
+        0, resumable=True, minimum=0, aliases="eval-interval eval-period eval-steps"
     )
     """Steps between evaluations; 0 stands for ten evaluations a run."""
     checkpoint_every: int = flag(
-        0, resumable=True, minimum=0, aliases=("save-every", "checkpoint-period", "save-steps")
+        0, resumable=True, minimum=0, aliases="save-every checkpoint-period save-steps"
     )
     """Steps between checkpoints; 0 stands for one at each evaluation."""
-    keep: int = flag(3, resumable=True, minimum=1, aliases=("checkpoint-hist",))
+    keep: int = flag(3, resumable=True, minimum=1, aliases="checkpoint-hist")
     """Number of checkpoints that are kept."""
     distributed: bool = flag(False, resumable=True)
     """Join the other processes of the run, as JAX finds them under Slurm, on TPU pods and on
@@ -69,22 +63,19 @@ class RunOptions:
 class DataOptions:
     """The examples, and how they are read."""
 
-    data: str = flag("shapes", aliases=("dataset", "data-path"), metavar="SPEC")
+    data: str = flag("shapes", aliases="dataset data-path", metavar="SPEC")
     """`shapes`, `folder:DIR` or `tfds:NAME[/CONFIG]`."""
-    image_size: int | None = flag(None, minimum=1, aliases=("img-size", "imgsz", "input-size"))
+    image_size: int | None = flag(None, minimum=1, aliases="img-size imgsz input-size")
     """Pixels on a side of the images that the network gets. Default: what suits the data and the
     model."""
-    batch_size: int = flag(128, minimum=1, aliases=("bs", "ims-per-batch", "train-batch-size"))
+    batch_size: int = flag(128, minimum=1, aliases="bs ims-per-batch train-batch-size")
     """Examples in a step, over all devices and processes."""
     eval_batch_size: int | None = flag(
-        None, resumable=True, minimum=1, aliases=("val-batch-size", "validation-batch-size")
+        None, resumable=True, minimum=1, aliases="val-batch-size validation-batch-size"
     )
     """Examples in a step of an evaluation. Default: the batch size."""
     holdout_fraction: float = flag(
-        0.1,
-        minimum=0,
-        below=1,
-        unless={"data": ("shapes", "voc", "yolo")},
+        0.1, minimum=0, below=1, unless={"data": ("shapes", "voc", "yolo")}
     )
     """Share of the training examples that is held out where the data has no evaluation split."""
     holdout_groups: str | None = flag(None, unless={"data": ("shapes",)}, metavar="REGEX")
@@ -94,7 +85,7 @@ class DataOptions:
     """Folder of the prepared TFDS data sets. Default: the one of TFDS."""
     skip_bad_images: bool = flag(False)
     """Leave out images that cannot be read and list them, instead of stopping."""
-    workers: int = flag(0, resumable=True, minimum=0, aliases=("num-workers",))
+    workers: int = flag(0, resumable=True, minimum=0, aliases="num-workers")
     """Processes that read ahead; 0 reads in threads."""
     cache_gb: float = flag(1.0, resumable=True, minimum=0)
     """Keep the decoded examples in memory if they take at most this many gigabytes (in each worker
@@ -105,7 +96,7 @@ class DataOptions:
 class WholeImageOptions(DataOptions):
     """The examples, and how they are read."""
 
-    resize: int | None = flag(None, minimum=1, aliases=("val-resize-size",))
+    resize: int | None = flag(None, minimum=1, aliases="val-resize-size")
     """Shorter side in pixels before the centre crop of an evaluation. Default: the model's own."""
     canvas_size: int | None = flag(None, minimum=1)
     """Pixels on a side of the images that are augmented on the device."""
@@ -121,10 +112,10 @@ AUGMENTATION = group(
         "crop_ratio": Declared(only={"crop": ("resized",)}),
         "rand_ops": Declared(only={"policy": ("rand",)}),
         "rand_magnitude": Declared(only={"policy": ("rand",)}),
-        "erase": Declared(aliases=("random-erase", "random-erasing")),
+        "erase": Declared(aliases="random-erase random-erasing"),
         "erase_fill": Declared(only={"erase": GIVEN}),
-        "mixup": Declared(aliases=("mixup-alpha",)),
-        "cutmix": Declared(aliases=("cutmix-alpha",)),
+        "mixup": Declared(aliases="mixup-alpha"),
+        "cutmix": Declared(aliases="cutmix-alpha"),
     }
 )
 """What the flags of `cnn_jax.data.augment.Augmentation` depend on."""
@@ -134,7 +125,7 @@ AUGMENTATION = group(
 class ModelOptions:
     """The network and its own options."""
 
-    model: str = flag("resnet20", aliases=("arch", "architecture", "net"), metavar="NAME")
+    model: str = flag("resnet20", aliases="arch architecture net", metavar="NAME")
     """Any registered architecture; `--model list` prints their names."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type that the network computes in; parameters, statistics and losses stay float32."""
@@ -208,16 +199,16 @@ class OptimizerOptions:
         None,
         minimum=1,
         instead_of=("epochs",),
-        aliases=("max-steps", "max-iter", "iterations", "num-steps", "train-steps"),
+        aliases="max-steps max-iter iterations num-steps train-steps",
     )
     """Length of the run in steps. Default: 30 epochs."""
     epochs: float | None = flag(
-        None, above=0, instead_of=("steps",), aliases=("num-epochs", "max-epochs")
+        None, above=0, instead_of=("steps",), aliases="num-epochs max-epochs"
     )
     """Length of the run in passes over the data."""
-    optimizer: str = flag("sgd", aliases=("opt", "optim"), metavar="NAME")
+    optimizer: str = flag("sgd", aliases="opt optim", metavar="NAME")
     """Any optimizer of optax by its name there."""
-    learning_rate: float = flag(0.1, minimum=0, aliases=("lr", "lr0", "base-lr"))
+    learning_rate: float = flag(0.1, minimum=0, aliases="lr lr0 base-lr")
     """Highest learning rate, which the warm-up reaches."""
     momentum: float | None = flag(
         0.9, minimum=0, maximum=1, only={"optimizer": optimizers.names("momentum")}
@@ -225,10 +216,10 @@ class OptimizerOptions:
     """Momentum of the gradient."""
     nesterov: bool = flag(False, only={"optimizer": optimizers.names("nesterov")})
     """Use Nesterov's form of momentum."""
-    optimizer_options: tuple[str, ...] = flag((), aliases=("opt-args",), metavar="NAME=VALUE")
+    optimizer_options: tuple[str, ...] = flag((), aliases="opt-args", metavar="NAME=VALUE")
     """Further arguments of the optimizer: `b2=0.99 eps=1e-6`."""
     schedule: Literal["constant", "step", "cosine", "polynomial"] = flag(
-        "cosine", aliases=("sched", "lr-scheduler", "scheduler")
+        "cosine", aliases="sched lr-scheduler scheduler"
     )
     """How the learning rate falls."""
     milestones: tuple[float, ...] = flag(
@@ -236,47 +227,42 @@ class OptimizerOptions:
     )
     """When the learning rate drops, as shares of the run."""
     decay_factor: float = flag(
-        0.1,
-        minimum=0,
-        only={"schedule": ("step",)},
-        aliases=("gamma", "lr-gamma", "decay-rate"),
+        0.1, minimum=0, only={"schedule": ("step",)}, aliases="gamma lr-gamma decay-rate"
     )
     """Factor of the learning rate at each drop."""
-    final: float = flag(
-        0.0, minimum=0, only={"schedule": ("cosine", "polynomial")}, aliases=("lrf",)
-    )
+    final: float = flag(0.0, minimum=0, only={"schedule": ("cosine", "polynomial")}, aliases="lrf")
     """Last learning rate, as a share of the highest."""
-    power: float = flag(0.9, minimum=0, only={"schedule": ("polynomial",)}, aliases=("poly-power",))
+    power: float = flag(0.9, minimum=0, only={"schedule": ("polynomial",)}, aliases="poly-power")
     """Exponent of the schedule."""
     warmup: int = flag(
-        0, minimum=0, instead_of=("warmup_epochs",), aliases=("warmup-steps", "warmup-iters")
+        0, minimum=0, instead_of=("warmup_epochs",), aliases="warmup-steps warmup-iters"
     )
     """Steps of linear increase at the start."""
     warmup_epochs: float | None = flag(
-        None, minimum=0, instead_of=("warmup",), aliases=("lr-warmup-epochs",)
+        None, minimum=0, instead_of=("warmup",), aliases="lr-warmup-epochs"
     )
     """The same in passes over the data."""
     warmup_start: float = flag(
-        0.0, minimum=0, only={"warmup|warmup_epochs": GIVEN}, aliases=("lr-warmup-decay",)
+        0.0, minimum=0, only={"warmup|warmup_epochs": GIVEN}, aliases="lr-warmup-decay"
     )
     """Learning rate at the start of the warm-up, as a share of the highest."""
-    weight_decay: float = flag(1e-4, minimum=0, aliases=("wd",))
+    weight_decay: float = flag(1e-4, minimum=0, aliases="wd")
     """L2 regularisation; decoupled for optimizers that have it so, such as adamw."""
     decay_on: Literal["all", "kernels"] = flag("all", only={"weight_decay": GIVEN})
     """Which parameters decay; `kernels` leaves out biases and the scales of normalisation."""
     bias_rate: float = flag(1.0, minimum=0)
     """Factor of the learning rate of biases; 2 in many recipes of Caffe's time."""
-    frozen: tuple[str, ...] = flag((), aliases=("freeze",), metavar="PATH")
+    frozen: tuple[str, ...] = flag((), aliases="freeze", metavar="PATH")
     """Parameters that are not trained, by the beginnings of their paths: backbone/conv1."""
     clip_norm: float | None = flag(
-        None, above=0, aliases=("clip-grad", "clip-grad-norm", "max-grad-norm", "grad-clip")
+        None, above=0, aliases="clip-grad clip-grad-norm max-grad-norm grad-clip"
     )
     """Bound on the global norm of the gradient."""
     accumulate: int = flag(
-        1, minimum=1, aliases=("grad-accum-steps", "gradient-accumulation-steps", "accum-steps")
+        1, minimum=1, aliases="grad-accum-steps gradient-accumulation-steps accum-steps"
     )
     """Number of parts that each batch is computed in, to save memory."""
-    ema: float | None = flag(None, minimum=0, below=1, aliases=("model-ema-decay", "ema-decay"))
+    ema: float | None = flag(None, minimum=0, below=1, aliases="model-ema-decay ema-decay")
     """Decay in a step of a moving average of the parameters, which evaluation then uses."""
 
 
@@ -292,12 +278,12 @@ class PredictOptions:
     """Image files, or sentences."""
     json: bool = flag(False)
     """Print JSON instead of lines."""
-    batch_size: int = flag(32, minimum=1, aliases=("bs",))
+    batch_size: int = flag(32, minimum=1, aliases="bs")
     """Images in a step."""
-    top: int = flag(3, minimum=1, only={"verb": ("classify",)}, aliases=("topk", "top-k"))
+    top: int = flag(3, minimum=1, only={"verb": ("classify",)}, aliases="topk top-k")
     """Number of classes that are named for each image."""
     directory: str | None = flag(
-        None, only={"verb": ("segment", "detect")}, aliases=("output-dir", "out"), metavar="DIR"
+        None, only={"verb": ("segment", "detect")}, aliases="output-dir out", metavar="DIR"
     )
     """Folder for pictures and arrays. Default: RUN/predictions."""
     probabilities: bool = flag(False, only={"verb": ("segment",)})
@@ -307,13 +293,11 @@ class PredictOptions:
         minimum=0,
         maximum=1,
         only={"verb": ("detect",)},
-        aliases=("conf", "conf-thres", "confidence-threshold"),
+        aliases="conf conf-thres confidence-threshold",
     )
     """Lowest score of a detection that is named, drawn, counted or cut out. Default: the run's
     own, which was chosen on its evaluation data."""
     count: bool = flag(False, only={"verb": ("detect",)})
     """Print the number of objects of each class in each image."""
-    crops: str | None = flag(
-        None, only={"verb": ("detect",)}, aliases=("save-crop",), metavar="DIR"
-    )
+    crops: str | None = flag(None, only={"verb": ("detect",)}, aliases="save-crop", metavar="DIR")
     """Folder for the detections cut out of the images, with a folder below it for each class."""

@@ -13,6 +13,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from cnn_jax.errors import DivergenceError, UserError
@@ -27,68 +28,40 @@ VERBS = ("classify", "annotate", "detect", "segment", "translate")
 _SHORT = 4
 """Aliases of at most this many letters are shown in the help, one for each flag."""
 
-_MEANT: dict[str, tuple[str, ...]] = {
-    "amp": ("dtype",),
-    "auto-augment": ("policy",),
-    "aa": ("policy",),
-    "backbone": ("model",),
-    "batch": ("batch_size",),
-    "bf16": ("dtype",),
-    "checkpoint": ("resume", "init_from"),
-    "ckpt": ("resume", "init_from"),
-    "config": ("preset",),
-    "cfg": ("preset",),
-    "crop-pct": ("resize",),
-    "device": ("distributed",),
-    "devices": ("distributed",),
-    "drop": ("dropout_rate",),
-    "dropout": ("dropout_rate",),
-    "early-stopping": ("eval_every",),
-    "encoder": ("model",),
-    "finetune": ("init_from",),
-    "fp16": ("dtype",),
-    "gpu": ("distributed",),
-    "gpus": ("distributed",),
-    "half": ("dtype",),
-    "hflip": ("flip",),
-    "hidden-dim": ("hidden_size",),
-    "initial-checkpoint": ("init_from",),
-    "iou": ("nms_threshold",),
-    "length": ("steps", "epochs"),
-    "load": ("init_from", "resume"),
-    "load-from": ("init_from", "resume"),
-    "log-dir": ("out",),
-    "lr-schedule": ("schedule",),
-    "lr-step-size": ("milestones",),
-    "lr-steps": ("milestones",),
-    "lrate": ("learning_rate",),
-    "mode": ("eval_only",),
-    "multi-gpu": ("distributed",),
-    "name": ("out",),
-    "network": ("model",),
-    "num-gpus": ("distributed",),
-    "patience": ("eval_every",),
-    "precision": ("dtype",),
-    "pretrained": ("init_from",),
-    "project": ("out",),
-    "random-seed": ("seed",),
-    "rate": ("learning_rate",),
-    "reprob": ("erase",),
-    "save": ("out",),
-    "save-dir": ("out",),
-    "smoothing": ("label_smoothing",),
-    "test": ("eval_only",),
-    "threads": ("workers",),
-    "train-size": ("image_size",),
-    "val-split": ("split",),
-    "validate": ("eval_only",),
-    "vflip": ("flip_vertical",),
-    "weights": ("init_from",),
-    "world-size": ("distributed",),
+_MEANT = {
+    "batch_size": "batch",
+    "checkpoint_every": "checkpoint-interval",
+    "distributed": "device devices gpu gpus multi-gpu num-gpus world-size",
+    "dropout_rate": "drop dropout",
+    "dtype": "amp bf16 fp16 half precision",
+    "epochs": "length",
+    "erase": "reprob",
+    "eval_every": "early-stopping patience",
+    "eval_only": "mode test validate",
+    "flip": "hflip",
+    "flip_vertical": "vflip",
+    "hidden_size": "hidden-dim",
+    "image_size": "train-size train-crop-size",
+    "label_smoothing": "smoothing",
+    "learning_rate": "lrate rate",
+    "milestones": "lr-step-size lr-steps",
+    "model": "backbone encoder network",
+    "nms_threshold": "iou",
+    "out": "log-dir name project save save-dir",
+    "policy": "aa auto-augment",
+    "preset": "config cfg",
+    "resize": "crop-pct",
+    "resume": "checkpoint ckpt load load-from",
+    "init_from": "checkpoint ckpt finetune initial-checkpoint load load-from pretrained weights",
+    "schedule": "lr-schedule",
+    "seed": "random-seed",
+    "split": "val-split",
+    "steps": "length",
+    "workers": "threads",
 }
-"""Flags of other libraries, and the flags here that a user of theirs may mean.
+"""Flags here, and the flags of other libraries whose users may mean them.
 
-Where a flag here takes the same values, the other name is one of its aliases instead.
+Where the values are the same too, the other name is one of the flag's aliases instead.
 """
 
 
@@ -129,13 +102,14 @@ def unknown(token: str, options: type) -> str:
         spelling: flag.name
         for flag in declared(options).values()
         if not (flag.declared.hidden or flag.declared.positional)
-        for spelling in (flag.name.replace("_", "-"), *flag.declared.aliases)
+        for spelling in (flag.name.replace("_", "-"), *flag.declared.aliases.split())
     }
     name = re.sub(r"^no-", "", typed.lstrip("-"))
     having = [verb for verb, flags in _other_verbs(options) if name in flags]
     if having:
         return f"{typed}: no flag of {options.verb}; {_listed(having)} {_have(having)} it"
-    meant = [flag for flag in _MEANT.get(name, ()) if flag in known.values()]
+    meant = [flag for flag, names in _MEANT.items() if name in names.split()]
+    meant = [flag for flag in meant if flag in known.values()]
     if not meant:
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
         meant = list(dict.fromkeys(known[spelling] for spelling in near))[:2]
@@ -203,11 +177,11 @@ def sections(
         yield (
             section.replace("_", " ") or "flags",
             " ".join([*text.split(), *conditions]),
-            [(flag, _help(flag, shared)) for flag in flags],
+            [(flag, help_text(flag, shared)) for flag in flags],
         )
 
 
-def _help(flag: Flag, shared: Mapping[str, Any]) -> str:
+def help_text(flag: Flag, shared: Mapping[str, Any] = MappingProxyType({})) -> str:
     """The text below the field, the conditions that the section has not named, and the default."""
     text = flag.declared.help or _docs(flag.owner).get(flag.name, "")
     only = [
@@ -224,7 +198,7 @@ def _help(flag: Flag, shared: Mapping[str, Any]) -> str:
     elif default not in (None, (), ""):
         shown = " ".join(map(_number, default)) if flag.several else _number(default)
         parts.append(f"(default: {shown})")
-    return " ".join(" ".join(filter(None, parts)).split()).replace("%", "%%")
+    return " ".join(" ".join(filter(None, parts)).split())
 
 
 def _number(value: Any) -> str:

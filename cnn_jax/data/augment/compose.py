@@ -81,6 +81,7 @@ class Augmentation:
         expect("rand_magnitude", 0 <= self.rand_magnitude < policies.BINS, "from 0 to 30")
         expect("hue", 0 <= self.hue <= 0.5, "from 0 to 0.5")
         expect("erase", 0 <= self.erase <= 1, "from 0 to 1")
+        expect("erase_fill", all(0 <= value <= 1 for value in self.erase_fill), "from 0 to 1")
 
 
 def augment_example(
