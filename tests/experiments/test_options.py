@@ -25,13 +25,16 @@ PRESETS = {
 }
 COMMANDS = [*(verb.Options for verb in PRESETS), flags.PredictOptions, compare.Options]
 COMMANDS.append(benchmark.Options)
-EVERY = [
-    pytest.param(options, flag, id=f"{options.verb}-{flag.name}")
-    for options in COMMANDS
-    for flag in flags.declared(options).values()
-    if not (flag.declared.hidden or flag.declared.positional)
-]
-BY_VERB = {options.verb: flags.declared(options) for options in COMMANDS}
+every_command = pytest.mark.parametrize("options", COMMANDS, ids=lambda options: options.verb)
+
+
+def exposed(options):
+    """The flags that are typed with their names."""
+    return [
+        flag
+        for flag in flags.declared(options).values()
+        if not (flag.declared.hidden or flag.declared.positional)
+    ]
 
 
 def parse(*argv):
@@ -72,40 +75,41 @@ def test_flags_carry_no_group_and_keep_their_types():
     assert options.run.seed == 7
 
 
-@pytest.mark.parametrize(("options", "flag"), EVERY)
-def test_every_flag_has_help_and_takes_its_own_default(options, flag):
-    text = flags.help_text(flag)
-    assert len(text.split()) > 2 and "  " not in text
-    if flag.type is not bool:
-        assert flag.read(texts(flag)) == flag.checked(flag.read(texts(flag)))
-    assert flag.checked(flag.default) == flag.default
+@every_command
+def test_every_flag_has_help_and_takes_its_own_default(options):
+    for flag in exposed(options):
+        text = flags.help_text(flag)
+        assert len(text.split()) > 2 and "  " not in text, flag
+        assert flag.checked(flag.default) == flag.default
+        if flag.type is not bool:
+            assert flag.checked(flag.read(texts(flag))) == flag.read(texts(flag))
 
 
-@pytest.mark.parametrize(("options", "flag"), EVERY)
-def test_every_number_has_a_range_and_is_finite(options, flag):
-    if flag.type not in (int, float):
-        return
-    bad = ["nan", "inf", "-1e30"] if flag.type is float else ["-99", "1.5", "x"]
-    if flag.declared.minimum == float("-inf"):
-        bad.remove("-1e30")
-    for text in bad:
-        with pytest.raises(UserError, match="must be") as caught:
-            flags.replace(options(), {flag.name: flag.read([text] * (flag.length or 1))})
-        assert str(caught.value).startswith(f"{flag.name} {text.removesuffix('e30')}")
-
-
-@pytest.mark.parametrize(("options", "flag"), EVERY)
-def test_every_condition_is_about_flags_of_the_command(options, flag):
-    known = flags.declared(options)
-    for key, wanted in {**flag.declared.only, **flag.declared.unless}.items():
-        for name in key.split("|"):
-            if (options, name) == (flags.PredictOptions, "verb"):
-                assert set(wanted) <= {verb.Options.verb for verb in PRESETS}
+@every_command
+def test_every_number_has_a_range_and_is_finite(options):
+    for flag in exposed(options):
+        bad = {float: ["nan", "inf", "-1e30"], int: ["-99", "1.5", "x"]}.get(flag.type, [])
+        for text in bad:
+            if flag.declared.minimum == float("-inf") and text == "-1e30":
                 continue
-            choices = known[name].choices
-            if choices and wanted is not flags.GIVEN:
-                assert set(wanted) <= set(choices)
-    assert set(flag.declared.instead_of) <= set(known)
+            with pytest.raises(UserError, match="must be") as caught:
+                flags.replace(options(), {flag.name: flag.read([text] * (flag.length or 1))})
+            assert str(caught.value).startswith(f"{flag.name} {text.removesuffix('e30')}")
+
+
+@every_command
+def test_every_condition_is_about_flags_of_the_command(options):
+    known = flags.declared(options)
+    for flag in exposed(options):
+        for key, wanted in [*flag.declared.only.items(), *flag.declared.unless.items()]:
+            for name in key.split("|"):
+                if (options, name) == (flags.PredictOptions, "verb"):
+                    assert set(wanted) <= {verb.Options.verb for verb in PRESETS}
+                    continue
+                choices = known[name].choices
+                if choices and wanted is not flags.GIVEN:
+                    assert set(wanted) <= set(choices), flag
+        assert set(flag.declared.instead_of) <= set(known)
 
 
 def contradiction(flag, known):
@@ -120,14 +124,14 @@ def contradiction(flag, known):
     raise AssertionError(other)
 
 
-@pytest.mark.parametrize(("options", "flag"), [e for e in EVERY if e.values[1].declared.only])
-def test_a_flag_that_does_nothing_is_refused_by_its_name(options, flag):
-    known = flags.declared(options)
-    argv = [flag.dashed, *texts(flag)]
-    if "verb" not in flag.declared.only:
-        argv += contradiction(flag, known)
-    message = refused(options, argv)
-    assert message.startswith(f"{flag.dashed}: only used with")
+@every_command
+def test_a_flag_that_does_nothing_is_refused_by_its_name(options):
+    for flag in exposed(options):
+        if flag.declared.only:
+            argv = [flag.dashed, *texts(flag)]
+            if "verb" not in flag.declared.only:
+                argv += contradiction(flag, flags.declared(options))
+            assert refused(options, argv).startswith(f"{flag.dashed}: only used with")
 
 
 @pytest.mark.parametrize(
@@ -265,16 +269,18 @@ def test_a_flag_of_other_verbs_is_named_with_them():
     )
 
 
-@pytest.mark.parametrize(("options", "flag"), [e for e in EVERY if e.values[1].declared.aliases])
-def test_every_alias_is_understood_and_is_nothing_else(options, flag):
-    known = flags.declared(options)
-    others = [f for f in known.values() if f is not flag]
-    for alias in flag.declared.aliases.split():
-        assert alias.replace("-", "_") not in known
-        assert not any(alias in other.declared.aliases.split() for other in others)
-        assert flags.typed(options, [f"--{alias}", *texts(flag)]) == flags.typed(
-            options, [flag.dashed, *texts(flag)]
-        )
+@every_command
+def test_every_alias_is_understood_and_is_nothing_else(options):
+    names = [
+        name
+        for flag in exposed(options)
+        for name in (flag.name.replace("_", "-"), *flag.declared.aliases.split())
+    ]
+    assert len(set(names)) == len(names)
+    for flag in exposed(options):
+        expected = flags.typed(options, [flag.dashed, *texts(flag)])
+        for alias in flag.declared.aliases.split():
+            assert flags.typed(options, [f"--{alias}", *texts(flag)]) == expected
 
 
 def test_names_from_other_libraries_are_understood():
@@ -415,7 +421,7 @@ def test_resuming_nothing_is_an_error(tmp_path):
         parse("--resume", "--out", str(tmp_path))
 
 
-@pytest.mark.parametrize("options", COMMANDS, ids=lambda options: options.verb)
+@every_command
 def test_help_has_sections_and_examples_and_fits_80_columns(options, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as end:
@@ -455,9 +461,9 @@ def test_readme_s_commands_are_understood():
             flags.parse(
                 module.Options, argv, PRESETS[module], "system" if verb == "detect" else None
             )
-        elif verb in BY_VERB:
-            others = {"predict": flags.PredictOptions, "compare": compare.Options}
-            flags.parse_plain(others.get(verb, benchmark.Options), argv)
+        elif verb != "tour":
+            (options,) = (options for options in COMMANDS if options.verb == verb)
+            flags.parse_plain(options, argv)
 
 
 def test_the_library_s_parameters_are_shown_as_flags(capsys):
