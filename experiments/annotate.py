@@ -40,18 +40,24 @@ THRESHOLDS_FILE = "thresholds.json"
 class TagOptions:
     """Labels and splits. `--data` is `shapes`, `csv:FILE,IMAGES` or `masks:DIR`."""
 
-    test_every: int | None = flags.flag(None, minimum=2, only={"data": ("csv",)})
+    test_every: int | None = flags.flag(None, minimum=2, unless={"data": ("shapes", "masks")})
     """Rows N, 2N, 3N, ... of a table are its test split. The rest is for training and, if
     --holdout-fraction is above 0, for evaluation."""
-    class_names: tuple[str, ...] = flags.flag((), only={"data": ("masks",)}, metavar="NAME")
+    class_names: tuple[str, ...] = flags.flag(
+        (), unless={"data": ("shapes", "csv")}, metavar="NAME"
+    )
     """Names of the classes of a mask, in the order of their values."""
-    eval_folders: tuple[str, ...] = flags.flag((), only={"data": ("masks",)}, metavar="NAME")
+    eval_folders: tuple[str, ...] = flags.flag(
+        (), unless={"data": ("shapes", "csv")}, metavar="NAME"
+    )
     """Folders of masked images that are evaluated during training."""
-    test_folders: tuple[str, ...] = flags.flag((), only={"data": ("masks",)}, metavar="NAME")
+    test_folders: tuple[str, ...] = flags.flag(
+        (), unless={"data": ("shapes", "csv")}, metavar="NAME"
+    )
     """Folders of masked images that `--split test` evaluates."""
-    patch_size: int = flags.flag(128, minimum=1, only={"data": ("masks",)})
+    patch_size: int = flags.flag(128, minimum=1, unless={"data": ("shapes", "csv")})
     """Pixels on a side of the patches that masked images are cut into."""
-    min_area: float = flags.flag(0.01, minimum=0, below=1, only={"data": ("masks",)})
+    min_area: float = flags.flag(0.01, minimum=0, below=1, unless={"data": ("shapes", "csv")})
     """A class is a label of a patch if it covers more than this share of it."""
 
 

@@ -68,9 +68,13 @@ class MaskOptions:
     """Values of the classes in the masks. Default: 0, 1, 2, ..."""
     ignore_labels: tuple[int, ...] = flags.flag((), minimum=0, unless={"data": (flags.BUILT_IN,)})
     """Values, besides 255, of pixels that loss and metrics ignore."""
-    eval_folders: tuple[str, ...] = flags.flag((), only={"data": ("masks",)}, metavar="NAME")
+    eval_folders: tuple[str, ...] = flags.flag(
+        (), unless={"data": ("shapes", "tfds")}, metavar="NAME"
+    )
     """Folders below images/ that are evaluated during training."""
-    test_folders: tuple[str, ...] = flags.flag((), only={"data": ("masks",)}, metavar="NAME")
+    test_folders: tuple[str, ...] = flags.flag(
+        (), unless={"data": ("shapes", "tfds")}, metavar="NAME"
+    )
     """Folders below images/ that `--split test` evaluates."""
     cells: bool = flags.flag(False, resumable=True)
     """Measure the Rand and the warping error too: class 1 is cells, class 0 what is between

@@ -148,9 +148,6 @@ def model_group(
         system: option_table(kind)
         for system, kind in ({"": kinds} if isinstance(kinds, str) else kinds).items()
     }
-    every = {
-        model for table in tables.values() for option in table.values() for model in option.models
-    }
     fields: list[tuple[str, Any, Any]] = []
     for name in dict.fromkeys(name for table in tables.values() for name in table):
         having = {system: table[name] for system, table in tables.items() if name in table}
@@ -161,7 +158,8 @@ def model_group(
         only: dict[str, Collection[str]] = {}
         if len(having) < len(tables):
             only["system"] = tuple(having)
-        if set(models) != every:
+        every = (one for system in having for one in tables[system].values())
+        if set(models) != {model for one in every for model in one.models}:
             only["model"] = tuple(models)
         families = dict.fromkeys(family for one in having.values() for family in one.families)
         numeric = option.type in (int, float)
