@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -38,66 +38,77 @@ THRESHOLDS_FILE = "thresholds.json"
 class TagOptions:
     """Labels and splits. `--data` is `shapes`, `csv:FILE,IMAGES` or `masks:DIR`."""
 
-    test_every: int | None = None
-    """Rows N, 2N, 3N, ... of a csv table are its test split; the rest is for training and, with
-    --holdout-fraction above 0, for evaluation."""
-    class_names: tuple[str, ...] = ()
-    """Names of a mask's classes, in the order of their values."""
-    eval_folders: tuple[str, ...] = ()
-    """Folders of masked images that are evaluated while training."""
-    test_folders: tuple[str, ...] = ()
+    test_every: int | None = flags.flag(None, minimum=2, unless={"data": ("shapes", "masks")})
+    """Rows N, 2N, 3N, ... of a table are its test split. The rest is for training and, if
+    --holdout-fraction is above 0, for evaluation."""
+    class_names: tuple[str, ...] = flags.flag(
+        (), unless={"data": ("shapes", "csv")}, metavar="NAME"
+    )
+    """Names of the classes of a mask, in the order of their values."""
+    eval_folders: tuple[str, ...] = flags.flag(
+        (), unless={"data": ("shapes", "csv")}, metavar="NAME"
+    )
+    """Folders of masked images that are evaluated during training."""
+    test_folders: tuple[str, ...] = flags.flag(
+        (), unless={"data": ("shapes", "csv")}, metavar="NAME"
+    )
     """Folders of masked images that `--split test` evaluates."""
-    patch_size: int = 128
+    patch_size: int = flags.flag(128, minimum=1, unless={"data": ("shapes", "csv")})
     """Pixels on a side of the patches that masked images are cut into."""
-    min_area: float = 0.01
-    """The share of a patch that a class must exceed to be one of its labels."""
+    min_area: float = flags.flag(0.01, minimum=0, below=1, unless={"data": ("shapes", "csv")})
+    """A class is a label of a patch if it covers more than this share of it."""
 
 
 @dataclass(frozen=True)
-class LossOptions:
+class AnnotationLoss:
     """What training minimises."""
 
     loss: LossName = "sigmoid"
-    """Logistic loss per label; softmax against the labels divided by their number; pairwise hinge
-    ranking; or WARP (Gong et al. 2013)."""
-    warp_ranks: Literal["exact", "sampled"] = "exact"
+    """Logistic loss for each label; softmax against the labels divided by their number; pairwise
+    hinge ranking; or WARP (Gong et al. 2013)."""
+    warp_ranks: Literal["exact", "sampled"] = flags.flag("exact", only={"loss": ("warp",)})
     """WARP's ranks: counted, or estimated from random draws as in the paper."""
-    positive_weights: tuple[float, ...] = ()
-    """What a label that holds counts in the logistic loss: one number for all, or one each."""
-    focal_gamma: float = 0.0
-    """Above 0 the logistic loss is focal with this exponent (Lin et al. 2017)."""
+    positive_weights: tuple[float, ...] = flags.flag((), above=0, only={"loss": ("sigmoid",)})
+    """Weight of a label that holds in the loss: one number for all labels, or one for each."""
+    focal_gamma: float = flags.flag(0.0, minimum=0, only={"loss": ("sigmoid",)})
+    """Exponent of the focal loss (Lin et al. 2017); 0 stands for the plain logistic loss."""
 
     def __post_init__(self) -> None:
-        if self.focal_gamma < 0:
-            raise UserError(f"--focal-gamma {self.focal_gamma}: must be 0 or more")
-        if any(not weight > 0 for weight in self.positive_weights):
-            raise UserError("--positive-weights: must be above 0")
         if self.positive_weights and self.focal_gamma:
             raise UserError("--positive-weights and --focal-gamma: give one of them")
-        if self.loss != "sigmoid" and (self.positive_weights or self.focal_gamma):
-            raise UserError(f"--loss {self.loss}: takes no --positive-weights or --focal-gamma")
-        if self.loss != "warp" and self.warp_ranks != "exact":
-            raise UserError(f"--warp-ranks {self.warp_ranks}: for --loss warp alone")
+
+
+Classifier = flags.model_group("classifier")
+
+_RULE = flags.group(
+    {
+        "k": flags.Declared(only={"decision": ("topk",)}),
+        "threshold": flags.Declared(only={"decision": ("threshold",)}),
+    },
+    resumable=True,
+)
 
 
 @dataclass(frozen=True)
 class Options(images.ImageOptions):
-    """Train and evaluate an annotator."""
+    """Train and evaluate an annotator: any number of labels for an image."""
 
-    model: flags.Model = field(default_factory=flags.ModelOptions)
-    data: flags.Data = field(default_factory=flags.DataOptions)
-    tags: Annotated[TagOptions, flags.Flat] = field(default_factory=TagOptions)
-    augmentation: Annotated[Augmentation, flags.Flat] = field(default_factory=Augmentation)
-    optimizer: flags.Optimizer = field(default_factory=flags.OptimizerOptions)
-    loss: Annotated[LossOptions, flags.Flat] = field(default_factory=LossOptions)
-    rule: Annotated[Decision, flags.Flat] = field(default_factory=Decision)
-    run: flags.Run = field(default_factory=flags.RunOptions)
+    verb: ClassVar[str] = "annotate"
+
+    run: flags.RunOptions = field(default_factory=flags.RunOptions)
+    data: flags.WholeImageOptions = field(default_factory=flags.WholeImageOptions)
+    tags: TagOptions = field(default_factory=TagOptions)
+    model: Classifier = field(default_factory=Classifier)
+    loss: AnnotationLoss = field(default_factory=AnnotationLoss)
+    rule: Annotated[Decision, _RULE] = field(default_factory=Decision)
+    optimizer: flags.OptimizerOptions = field(default_factory=flags.OptimizerOptions)
+    augmentation: Annotated[Augmentation, flags.AUGMENTATION] = field(default_factory=Augmentation)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the flags, and train or evaluate."""
     names = models.names()
-    trainer.main(argv, "annotate", Options, presets.ANNOTATION, build, lambda _: names)
+    trainer.main(argv, Options, presets.ANNOTATION, build, lambda _: names)
 
 
 def build(options: Options) -> Run:
@@ -120,7 +131,6 @@ def build(options: Options) -> Run:
 
     transform = options.evaluation_transform
     return Run(
-        verb="annotate",
         options=options,
         task=task,
         model=task.model,

@@ -9,7 +9,7 @@ python -m experiments.classify --out runs/NAME --eval-only      # evaluate again
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from cnn_jax import models
 from cnn_jax.data.augment import Augmentation
@@ -23,31 +23,36 @@ from .trainer import Run
 
 
 @dataclass(frozen=True)
-class LossOptions:
+class ClassificationLoss:
     """What training minimises."""
 
     loss: Literal["softmax", "sigmoid"] = "softmax"
-    """Cross-entropy over the classes, or a logistic loss per class."""
-    label_smoothing: float = 0.0
-    """Share of the target spread evenly over all classes."""
+    """Cross-entropy over the classes, or a logistic loss for each class."""
+    label_smoothing: float = flags.flag(0.0, minimum=0, maximum=1)
+    """Share of the target that is spread evenly over all classes."""
+
+
+Classifier = flags.model_group("classifier")
 
 
 @dataclass(frozen=True)
 class Options(images.ImageOptions):
     """Train and evaluate an image classifier."""
 
-    model: flags.Model = field(default_factory=flags.ModelOptions)
-    data: flags.Data = field(default_factory=flags.DataOptions)
-    augmentation: Annotated[Augmentation, flags.Flat] = field(default_factory=Augmentation)
-    optimizer: flags.Optimizer = field(default_factory=flags.OptimizerOptions)
-    loss: Annotated[LossOptions, flags.Flat] = field(default_factory=LossOptions)
-    run: flags.Run = field(default_factory=flags.RunOptions)
+    verb: ClassVar[str] = "classify"
+
+    run: flags.RunOptions = field(default_factory=flags.RunOptions)
+    data: flags.WholeImageOptions = field(default_factory=flags.WholeImageOptions)
+    model: Classifier = field(default_factory=Classifier)
+    loss: ClassificationLoss = field(default_factory=ClassificationLoss)
+    optimizer: flags.OptimizerOptions = field(default_factory=flags.OptimizerOptions)
+    augmentation: Annotated[Augmentation, flags.AUGMENTATION] = field(default_factory=Augmentation)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the flags, and train or evaluate."""
     names = models.names()
-    trainer.main(argv, "classify", Options, presets.CLASSIFICATION, build, lambda _: names)
+    trainer.main(argv, Options, presets.CLASSIFICATION, build, lambda _: names)
 
 
 def build(options: Options) -> Run:
@@ -66,7 +71,6 @@ def build(options: Options) -> Run:
 
     pictures = dataclasses.replace(transform, ten_crop=False)
     return Run(
-        verb="classify",
         options=options,
         task=task,
         model=task.model,

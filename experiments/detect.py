@@ -10,7 +10,7 @@ python -m experiments.detect --out runs/NAME --eval-only --split test
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
@@ -46,34 +46,87 @@ SYSTEMS: dict[str, type[System]] = {
 }
 """The detection systems by name; each has its group of flags in `Options`."""
 
+_KINDS = {"yolo": "grid_detector", "fast_rcnn": "region_network", "rcnn": "classifier"}
+
+# The grid is the loss's too, which needs to know it: `YoloOptions` has these two.
+Detector = flags.model_group(_KINDS, exclude=("grid", "boxes_per_cell"))
+
+_OF_REGIONS = {"system": ("fast_rcnn", "rcnn")}
+_WHOLE_IMAGES = flags.Declared(only={"system": ("yolo", "fast_rcnn")})
+
 
 @dataclass(frozen=True)
 class Options:
-    """Train and evaluate a detector."""
+    """Train and evaluate a detector: which objects are where in an image."""
 
-    model: flags.Model = field(default_factory=flags.ModelOptions)
-    data: flags.Data = field(default_factory=flags.DataOptions)
-    detector: Annotated[DetectorOptions, flags.Flat] = field(default_factory=DetectorOptions)
-    yolo: Annotated[YoloOptions, flags.Flat] = field(default_factory=YoloOptions)
-    proposals: Annotated[Proposals, flags.Flat] = field(default_factory=Proposals)
-    regions: Annotated[RegionOptions, flags.Flat] = field(default_factory=RegionOptions)
-    sampling: Annotated[RegionSampling, flags.Flat] = field(default_factory=RegionSampling)
-    fast_rcnn: Annotated[FastRcnnOptions, flags.Flat] = field(default_factory=FastRcnnOptions)
-    rcnn: Annotated[RcnnOptions, flags.Flat] = field(default_factory=RcnnOptions)
-    augmentation: Annotated[BoxAugmentation, flags.Flat] = field(default_factory=BoxAugmentation)
-    optimizer: flags.Optimizer = field(default_factory=flags.OptimizerOptions)
-    rule: Annotated[DetectionRule, flags.Flat] = field(default_factory=DetectionRule)
-    run: flags.Run = field(default_factory=flags.RunOptions)
+    verb: ClassVar[str] = "detect"
+
+    run: Annotated[
+        flags.RunOptions,
+        flags.group({"recalibrate": flags.Declared(unless={"system": ("rcnn",)})}),
+    ] = field(default_factory=flags.RunOptions)
+    data: flags.DataOptions = field(default_factory=flags.DataOptions)
+    detector: DetectorOptions = field(default_factory=DetectorOptions)
+    model: Detector = field(default_factory=Detector)
+    yolo: Annotated[YoloOptions, flags.group(only={"system": ("yolo",)})] = field(
+        default_factory=YoloOptions
+    )
+    proposals: Annotated[
+        Proposals,
+        flags.group(
+            {
+                "proposal_size": flags.Declared(unless={"proposals": ("grid",)}),
+                "grid_scales": flags.Declared(only={"proposals": ("grid",)}),
+                "grid_ratios": flags.Declared(only={"proposals": ("grid",)}),
+                "grid_step": flags.Declared(only={"proposals": ("grid",)}),
+            },
+            only=_OF_REGIONS,
+        ),
+    ] = field(default_factory=Proposals)
+    regions: Annotated[RegionOptions, flags.group(only=_OF_REGIONS)] = field(
+        default_factory=RegionOptions
+    )
+    sampling: Annotated[
+        RegionSampling,
+        flags.group(
+            {"background_iou": flags.Declared(only={"system": ("fast_rcnn",)})}, only=_OF_REGIONS
+        ),
+    ] = field(default_factory=RegionSampling)
+    fast_rcnn: Annotated[FastRcnnOptions, flags.group(only={"system": ("fast_rcnn",)})] = field(
+        default_factory=FastRcnnOptions
+    )
+    rcnn: Annotated[RcnnOptions, flags.group(only={"system": ("rcnn",)})] = field(
+        default_factory=RcnnOptions
+    )
+    rule: Annotated[DetectionRule, flags.group(resumable=True)] = field(
+        default_factory=DetectionRule
+    )
+    optimizer: flags.OptimizerOptions = field(default_factory=flags.OptimizerOptions)
+    augmentation: Annotated[
+        BoxAugmentation,
+        flags.group(
+            {
+                "min_visible": flags.Declared(
+                    only={**_WHOLE_IMAGES.only, "scale|translate": flags.GIVEN}
+                ),
+                **dict.fromkeys(
+                    ("scale", "translate", "hue", "saturation", "exposure"), _WHOLE_IMAGES
+                ),
+            }
+        ),
+    ] = field(default_factory=BoxAugmentation)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the flags, and train or evaluate."""
-    known = presets.DETECTION
-    system = flags.parse_plain(Options, argv).detector.system
-    if (built_in := f"{flags.BUILT_IN}_{system}") in known:
-        known = {**known, flags.BUILT_IN: known[built_in]}
-    names = SYSTEMS[system].model_names
-    trainer.main(argv, "detect", Options, known, build, lambda _: names())
+    trainer.main(
+        argv,
+        Options,
+        presets.DETECTION,
+        build,
+        lambda options: SYSTEMS[options.detector.system].model_names(),
+        variant="system",
+    )
 
 
 def build(options: Options) -> Run:
@@ -102,7 +155,6 @@ def build(options: Options) -> Run:
         return batches, len(training)
 
     run = Run(
-        verb="detect",
         options=options,
         task=task,
         model=task.model,

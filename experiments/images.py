@@ -38,7 +38,7 @@ class ImageOptions:
     """
 
     model: flags.ModelOptions
-    data: flags.DataOptions
+    data: flags.WholeImageOptions
     augmentation: Augmentation
 
     @cached_property
@@ -71,12 +71,7 @@ class ImageOptions:
 
 def model_options(chosen: flags.ModelOptions) -> dict[str, Any]:
     """The network's options: those that are given, and its dtype."""
-    given = {
-        name: value
-        for name in ("width", "stem", "dropout_rate", "auxiliary")
-        if (value := getattr(chosen, name)) is not None
-    }
-    return {**given, "dtype": jnp.dtype(chosen.dtype)}
+    return {**flags.network_options(chosen), "dtype": jnp.dtype(chosen.dtype)}
 
 
 def build_model(chosen: flags.ModelOptions, num_classes: int) -> nn.Module:

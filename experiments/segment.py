@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, ClassVar, Literal
 
 import flax.linen as nn
 
@@ -41,100 +41,83 @@ SURVEYED = 1000
 
 
 @dataclass(frozen=True)
-class DecoderOptions:
-    """The way back to the image's size."""
-
-    upsampling: Literal["nearest", "bilinear", "transposed", "unpool"] | None = None
-    """How maps are enlarged; the U-Net has two of them, a classifier as encoder all four."""
-    output_stride: int | None = None
-    """With a classifier as encoder: the decoder ends at maps so many times smaller than the image,
-    and logits are enlarged from there. 4 is almost twice as fast as 1, the default."""
-
-
-@dataclass(frozen=True)
 class MaskOptions:
     """Images and masks. `--data` is `shapes`, `masks:DIR` or `tfds:NAME`."""
 
-    image_shape: tuple[int, int] | None = None
-    """Rows and columns that images are resized to; default: their own, then all alike."""
-    tile: int | None = None
-    """Instead, images of any size are cut into squares of so many pixels."""
-    class_names: tuple[str, ...] = ()
-    """Names of the masks' classes, in the order of their values."""
-    label_values: tuple[int, ...] = ()
-    """The values that stand for the classes, where not 0, 1, 2, ..."""
-    ignore_labels: tuple[int, ...] = ()
-    """Values of pixels that are not judged, besides 255."""
-    eval_folders: tuple[str, ...] = ()
-    """Folders below images/ that are evaluated while training."""
-    test_folders: tuple[str, ...] = ()
+    image_shape: tuple[int, int] | None = flags.flag(None, minimum=1, instead_of=("tile",))
+    """Rows and columns that images are resized to. Default: their own size, if all have the
+    same."""
+    tile: int | None = flags.flag(None, minimum=1, instead_of=("image_shape",))
+    """Cut images of any size into squares of this many pixels on a side, instead of resizing."""
+    class_names: tuple[str, ...] = flags.flag(
+        (), unless={"data": (flags.BUILT_IN,)}, metavar="NAME"
+    )
+    """Names of the classes of the masks, in the order of their values."""
+    label_values: tuple[int, ...] = flags.flag((), minimum=0, unless={"data": (flags.BUILT_IN,)})
+    """Values of the classes in the masks. Default: 0, 1, 2, ..."""
+    ignore_labels: tuple[int, ...] = flags.flag((), minimum=0, unless={"data": (flags.BUILT_IN,)})
+    """Values, besides 255, of pixels that loss and metrics ignore."""
+    eval_folders: tuple[str, ...] = flags.flag(
+        (), unless={"data": ("shapes", "tfds")}, metavar="NAME"
+    )
+    """Folders below images/ that are evaluated during training."""
+    test_folders: tuple[str, ...] = flags.flag(
+        (), unless={"data": ("shapes", "tfds")}, metavar="NAME"
+    )
     """Folders below images/ that `--split test` evaluates."""
-    cells: bool = False
-    """Class 1 are cells, class 0 what parts them: Rand and warping error are measured too."""
+    cells: bool = flags.flag(False, resumable=True)
+    """Measure the Rand and the warping error too: class 1 is cells, class 0 what is between
+    them."""
 
     def __post_init__(self) -> None:
-        if self.image_shape is not None and min(self.image_shape) < 1:
-            raise UserError("--image-shape: must be a positive number of rows and of columns")
-        if self.tile is not None and self.tile < 1:
-            raise UserError(f"--tile {self.tile}: must be 1 or more")
         if self.tile is not None and self.image_shape is not None:
             raise UserError("--tile and --image-shape: give one of them")
         if self.cells and self.tile is not None:
-            raise UserError("--cells: judges whole images, leave out --tile")
+            raise UserError("--cells: measures whole images, leave out --tile")
 
 
 @dataclass(frozen=True)
-class LossOptions:
+class SegmentationLoss:
     """What training minimises."""
 
     loss: LossName = "cross_entropy"
-    """Cross-entropy per pixel, one minus the Dice coefficient, or their sum."""
-    class_weights: tuple[str, ...] = ()
-    """What a pixel counts by its class: `median_frequency`, or a number for each class."""
-    border_weight: float = 0.0
-    """U-Net's w0: the weight added between two cells that touch (10 in the paper)."""
-    border_sigma: float = 5.0
-    """How far that weight reaches, in pixels."""
+    """Cross-entropy of every pixel, one minus the Dice coefficient, or their sum."""
+    class_weights: tuple[str, ...] = flags.flag((), unless={"loss": ("dice",)}, metavar="WEIGHT")
+    """Weights of the classes: `median_frequency`, or a number for each class."""
+    border_weight: float = flags.flag(0.0, minimum=0, unless={"loss": ("dice",)})
+    """Weight that is added between two cells that touch; U-Net's w0, 10 in the paper."""
+    border_sigma: float = flags.flag(5.0, above=0, only={"border_weight": flags.GIVEN})
+    """Distance in pixels over which that weight falls."""
 
-    def __post_init__(self) -> None:
-        if self.border_weight < 0:
-            raise UserError(f"--border-weight {self.border_weight}: must be 0 or more")
-        if self.border_sigma <= 0:
-            raise UserError(f"--border-sigma {self.border_sigma}: must be above 0")
-        if self.loss == "dice" and (self.class_weights or self.border_weight):
-            raise UserError("--loss dice: takes no --class-weights or --border-weight")
+
+Segmenter = flags.model_group("segmenter")
 
 
 @dataclass(frozen=True)
 class Options:
-    """Train and evaluate a segmenter."""
+    """Train and evaluate a segmenter: a class for every pixel."""
 
-    model: flags.Model = field(default_factory=flags.ModelOptions)
-    decoder: Annotated[DecoderOptions, flags.Flat] = field(default_factory=DecoderOptions)
-    data: flags.Data = field(default_factory=flags.DataOptions)
-    masks: Annotated[MaskOptions, flags.Flat] = field(default_factory=MaskOptions)
-    augmentation: Annotated[MaskAugmentation, flags.Flat] = field(default_factory=MaskAugmentation)
-    optimizer: flags.Optimizer = field(default_factory=flags.OptimizerOptions)
-    loss: Annotated[LossOptions, flags.Flat] = field(default_factory=LossOptions)
-    run: flags.Run = field(default_factory=flags.RunOptions)
+    verb: ClassVar[str] = "segment"
+
+    run: flags.RunOptions = field(default_factory=flags.RunOptions)
+    data: Annotated[
+        flags.DataOptions,
+        flags.group({"image_size": flags.Declared(instead_of=("image_shape", "tile"))}),
+    ] = field(default_factory=flags.DataOptions)
+    masks: MaskOptions = field(default_factory=MaskOptions)
+    model: Segmenter = field(default_factory=Segmenter)
+    loss: SegmentationLoss = field(default_factory=SegmentationLoss)
+    optimizer: flags.OptimizerOptions = field(default_factory=flags.OptimizerOptions)
+    augmentation: Annotated[
+        MaskAugmentation,
+        flags.group({"elastic_grid": flags.Declared(only={"elastic": flags.GIVEN})}),
+    ] = field(default_factory=MaskAugmentation)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the flags, and train or evaluate."""
     names = models.names("segmenter")
-    trainer.main(argv, "segment", Options, _recipes(argv), build, lambda _: names)
-
-
-def _recipes(argv: Sequence[str] | None) -> dict[str, dict[str, Any]]:
-    """The presets, without what the network named in place of theirs does not have."""
-    named = flags.parse_plain(Options, argv).model.model
-    known = models.names("segmenter")
-    if named not in known or "output_stride" in models.options(named, "segmenter"):
-        return presets.SEGMENTATION
-    return {
-        name: {key: value for key, value in recipe.items() if key != "output_stride"}
-        for name, recipe in presets.SEGMENTATION.items()
-    }
+    trainer.main(argv, Options, presets.SEGMENTATION, build, lambda _: names)
 
 
 def build(options: Options) -> Run:
@@ -172,7 +155,6 @@ def build(options: Options) -> Run:
 
     transform = mask_transform(options, task, size)
     return Run(
-        verb="segment",
         options=options,
         task=task,
         model=task.model,
@@ -295,11 +277,6 @@ def build_task(
 def build_model(options: Options, num_classes: int) -> nn.Module:
     """The network that the flags name."""
     given = images.model_options(options.model)
-    chosen = {
-        "upsampling": options.decoder.upsampling,
-        "output_stride": options.decoder.output_stride,
-    }
-    given |= {name: value for name, value in chosen.items() if value is not None}
     return models.create(options.model.model, num_classes, "segmenter", **given)
 
 

@@ -57,9 +57,8 @@ class Run:
     """One run of an entry point.
 
     Attributes:
-        verb: the entry point's name.
-        options: all of its options, in groups; `model`, `data`, `optimizer` and `run` are among
-            them.
+        options: all options of the entry point, in groups; among them are `model`, `data`,
+            `optimizer` and `run`.
         task: what is trained and evaluated.
         model: the task's network, for the summary and for pretrained weights.
         inputs: the arguments of the network for one example, as shapes and dtypes.
@@ -76,7 +75,6 @@ class Run:
         converted: makes, of the task and its restored state, those that `--eval-only` evaluates.
     """
 
-    verb: str
     options: Any
     task: Task
     model: nn.Module
@@ -108,30 +106,30 @@ def folder(options: Any) -> Path:
 
 def main(
     argv: Sequence[str] | None,
-    verb: str,
     options: type[T],
     presets: Mapping[str, Mapping[str, Any]],
     build: Callable[[T], Run],
     model_names: Callable[[T], Sequence[str]],
+    variant: str | None = None,
 ) -> None:
     """Parse the flags, prepare the devices, build the run and execute it.
 
     Args:
         argv: the arguments; None reads those of the process.
-        verb: the entry point's name.
-        options: the dataclass of its groups of options.
+        options: the dataclass of the entry point's groups of options.
         presets: its recipes by name.
         build: makes the run of the parsed options.
         model_names: the networks that `--model list` prints.
+        variant: see `flags.parse`.
     """
-    parsed = flags.parse(options, argv, presets)
+    parsed = flags.parse(options, argv, presets, variant)
     if parsed.model.model == "list":
         print("\n".join(model_names(parsed)))
         return
     if parsed.run.out is None:
         if parsed.run.distributed:
             raise UserError("--distributed: name the folder that the processes share with --out")
-        out = Path("runs") / f"{verb}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+        out = Path("runs") / f"{options.verb}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
         parsed = flags.replace(parsed, {"out": str(out)})
     prepare_devices(parsed.run)
     if not parsed.run.eval_only:
@@ -248,7 +246,7 @@ def evaluate(run: Run) -> None:
 
 def describe(run: Run, log: RunLog) -> None:
     """Write `config.json`, `environment.json` and the run's own files."""
-    log.write_config({"verb": run.verb, **flat(run.options), **run.recorded})
+    log.write_config({"verb": run.options.verb, **flat(run.options), **run.recorded})
     log.write_environment()
     if log.enabled:
         for name, content in run.files.items():

@@ -9,7 +9,7 @@ python -m experiments.translate --out runs/NAME --eval-only --beam 5
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -34,100 +34,106 @@ VOCABULARY_FILE = "vocabulary.json"
 
 
 @dataclass(frozen=True)
-class ModelOptions:
+class Seq2SeqOptions:
     """The network."""
 
     model: Literal["seq2seq"] = "seq2seq"
     """The recurrent encoder-decoder."""
     encoder: EncoderName = "bigru"
-    """The lecture's tanh recurrence, a gated one, or that in both directions."""
+    """Simple tanh recurrence, a gated one, or a gated one in both directions."""
     attention: AttentionName = "additive"
-    """How the decoder's state is compared with the source words; `none` goes without."""
-    embedding_size: int = 128
-    """Length of a word's vector."""
-    hidden_size: int = 128
+    """Comparison of the decoder's state with the source words; `none` has no attention."""
+    embedding_size: int = flags.flag(128, minimum=1)
+    """Length of the vector of a word."""
+    hidden_size: int = flags.flag(128, minimum=1)
     """Length of a recurrent state (in each direction)."""
-    attention_size: int | None = None
-    """Length of the vectors that additive attention compares; default: the hidden size."""
-    output_size: int | None = None
-    """Units of the maxout layer; default: half the hidden size."""
+    attention_size: int | None = flags.flag(None, minimum=1, only={"attention": ("additive",)})
+    """Length of the vectors that attention compares. Default: the hidden size."""
+    output_size: int | None = flags.flag(None, minimum=1)
+    """Units of the maxout layer. Default: half the hidden size."""
     initial_state: InitialState = "last"
-    """What the decoder begins with: zeros, or the encoder's last state."""
-    dropout_rate: float = 0.0
-    """Of the words' vectors and the maxout layer."""
+    """First state of the decoder: zeros, or the last state of the encoder."""
+    dropout_rate: float = flags.flag(0.0, minimum=0, maximum=1)
+    """Dropout of the vectors of words and of the maxout layer."""
     initialization: Initialization = "glorot"
-    """`paper` is Bahdanau et al.'s N(0, 0.01^2)."""
+    """First weights; `paper` is Bahdanau et al.'s N(0, 0.01^2)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """What the network computes in; parameters, attention weights and losses are float32."""
-    init_from: str | None = None
-    """A run whose weights and vocabularies to start from."""
+    """Type that the network computes in; parameters, attention weights and losses stay float32."""
+    init_from: str | None = flags.flag(None, metavar="DIR")
+    """Run whose weights and vocabularies to start from."""
 
 
 @dataclass(frozen=True)
-class DataOptions:
-    """The sentence pairs."""
+class PairOptions:
+    """The sentence pairs, and what a token is."""
 
-    data: str = "dates"
+    data: str = flags.flag("dates", metavar="SPEC")
     """`dates`, `pairs:FILE`, `pairs:SOURCE,TARGET` or `tfds:NAME[/CONFIG]`."""
-    eval_data: str | None = None
-    """What is evaluated while training, if not a part of --data."""
-    test_data: str | None = None
-    """What `--split test` evaluates, if not a part of --data."""
+    eval_data: str | None = flags.flag(None, metavar="SPEC")
+    """Pairs that are evaluated during training. Default: a part of --data."""
+    test_data: str | None = flags.flag(None, resumable=True, metavar="SPEC")
+    """Pairs that `--split test` evaluates. Default: a part of --data."""
     reverse: bool = False
-    """Translate the other way."""
+    """Translate from the target language to the source language."""
     vocabulary: Level = "word"
-    """What a token is; the characters of Chinese and Japanese are words."""
-    min_count: int = 1
-    """How often a token must be in the training data to be in the vocabulary."""
-    max_vocabulary: int = 30_000
-    """Most tokens of a vocabulary."""
+    """Kind of a token. As words, Chinese and Japanese have their characters."""
+    min_count: int = flags.flag(1, minimum=1, unless={"vocabulary": ("subword",)})
+    """Least number of times that a token of the vocabulary is in the training data."""
+    max_vocabulary: int = flags.flag(30_000, minimum=len(SPECIAL) + 1)
+    """Largest number of tokens in a vocabulary."""
     lowercase: bool = False
-    """Lowercase both sides; BLEU and chrF then do not count case."""
-    max_length: int = 50
-    """Most tokens of a sentence and its end; longer ones are left out of training, and cut off at
-    evaluation."""
-    buckets: int = 4
+    """Lowercase both sides; BLEU and chrF then ignore case."""
+    max_length: int = flags.flag(50, minimum=2)
+    """Largest number of tokens in a sentence, its end among them. Longer sentences are left out of
+    training and cut off at evaluation."""
+    buckets: int = flags.flag(4, minimum=1)
     """Number of shapes that sentences are batched in by their lengths."""
-    holdout_fraction: float = 0.05
-    """Share of the distinct source sentences in each of eval and test where the data has none."""
-    data_dir: str | None = None
-    """Where prepared TFDS data sets lie; default: TFDS's own place."""
-    batch_size: int = 64
-    """Sentences a step, over all devices and processes."""
-    eval_batch_size: int | None = None
-    """Default: the training batch's."""
+    holdout_fraction: float = flags.flag(0.05, minimum=0, below=1, unless={"data": ("dates",)})
+    """Share of the distinct source sentences in each of eval and test, where the data has none."""
+    data_dir: str | None = flags.flag(
+        None, only={"data|eval_data|test_data": ("tfds",)}, metavar="DIR"
+    )
+    """Folder of the prepared TFDS data sets. Default: the one of TFDS."""
+    batch_size: int = flags.flag(64, minimum=1, aliases="bs train-batch-size")
+    """Sentence pairs in a step, over all devices and processes."""
+    eval_batch_size: int | None = flags.flag(None, resumable=True, minimum=1)
+    """Sentence pairs in a step of an evaluation. Default: the batch size."""
 
 
 @dataclass(frozen=True)
-class LossOptions:
+class TranslationLoss:
     """What training minimises."""
 
     loss_per: Literal["token", "sentence"] = "token"
-    """Whether the gradient is the mean over words or, as in the paper, over sentences."""
-    label_smoothing: float = 0.0
-    """Share of the target spread evenly over all words."""
-    sampling: float = 0.0
-    """Probability that the decoder is fed its own last word (scheduled sampling)."""
-    sampling_ramp: int = 0
-    """Steps over which it rises to that from zero."""
+    """Take the mean of the gradient over words or, as in the paper, over sentences."""
+    label_smoothing: float = flags.flag(0.0, minimum=0, maximum=1)
+    """Share of the target that is spread evenly over all words."""
+    sampling: float = flags.flag(0.0, minimum=0, maximum=1)
+    """Probability that the decoder gets its own last word as input (scheduled sampling)."""
+    sampling_ramp: int = flags.flag(0, minimum=0, only={"sampling": flags.GIVEN})
+    """Steps over which the probability rises from zero."""
 
 
 @dataclass(frozen=True)
 class DecodingOptions:
-    """How translations are found and scored."""
+    """How translations are searched and scored."""
 
-    beam: int = 1
-    """Hypotheses that are followed; 1 is greedy search."""
-    length_penalty: float = 1.0
-    """Exponent of the length that a hypothesis's log-probability is divided by."""
-    replace_unknown: bool = False
-    """Write a word that the vocabulary lacks as the source word that it looked at most."""
-    bleu_tokenize: Literal["13a", "intl", "zh", "char", "none"] | None = None
-    """sacrebleu's tokenizer; default: 13a, or char for a character vocabulary."""
+    beam: int = flags.flag(1, resumable=True, minimum=1, aliases="beam-size num-beams")
+    """Number of hypotheses of beam search; 1 is greedy search."""
+    length_penalty: float = flags.flag(1.0, resumable=True, minimum=0, unless={"beam": (1,)})
+    """Exponent of the length that the log-probability of a hypothesis is divided by."""
+    replace_unknown: bool = flags.flag(
+        False, resumable=True, unless={"attention": ("none",)}, aliases="replace-unk"
+    )
+    """Replace an unknown word by the source word with the largest attention weight."""
+    bleu_tokenize: Literal["13a", "intl", "zh", "char", "none"] | None = flags.flag(
+        None, resumable=True
+    )
+    """Tokenizer of sacrebleu. Default: 13a, or char for a vocabulary of characters."""
 
 
 def _optimizer() -> flags.OptimizerOptions:
-    """What recurrent networks usually train with."""
+    """The usual training of recurrent networks."""
     return flags.OptimizerOptions(
         optimizer="adam", learning_rate=1e-3, weight_decay=0.0, clip_norm=1.0
     )
@@ -135,19 +141,24 @@ def _optimizer() -> flags.OptimizerOptions:
 
 @dataclass(frozen=True)
 class Options:
-    """Train and evaluate a translator."""
+    """Train and evaluate a translator with attention."""
 
-    model: Annotated[ModelOptions, flags.Flat] = field(default_factory=ModelOptions)
-    data: Annotated[DataOptions, flags.Flat] = field(default_factory=DataOptions)
-    loss: Annotated[LossOptions, flags.Flat] = field(default_factory=LossOptions)
-    decoding: Annotated[DecodingOptions, flags.Flat] = field(default_factory=DecodingOptions)
-    optimizer: flags.Optimizer = field(default_factory=_optimizer)
-    run: flags.Run = field(default_factory=flags.RunOptions)
+    verb: ClassVar[str] = "translate"
+
+    # The network has no batch normalisation to recalibrate.
+    run: Annotated[flags.RunOptions, flags.group({"recalibrate": flags.Declared(hidden=True)})] = (
+        field(default_factory=flags.RunOptions)
+    )
+    data: PairOptions = field(default_factory=PairOptions)
+    model: Seq2SeqOptions = field(default_factory=Seq2SeqOptions)
+    loss: TranslationLoss = field(default_factory=TranslationLoss)
+    decoding: DecodingOptions = field(default_factory=DecodingOptions)
+    optimizer: flags.OptimizerOptions = field(default_factory=_optimizer)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the flags, and train or evaluate."""
-    trainer.main(argv, "translate", Options, presets.TRANSLATION, build, lambda _: ["seq2seq"])
+    trainer.main(argv, Options, presets.TRANSLATION, build, lambda _: ["seq2seq"])
 
 
 def build(options: Options) -> Run:
@@ -187,7 +198,6 @@ def build(options: Options) -> Run:
         return batches, batches.batches_per_epoch * chosen.batch_size
 
     return Run(
-        verb="translate",
         options=options,
         task=task,
         model=task.model,
@@ -324,27 +334,10 @@ def _tell(split: str, encoded: buckets.Encoded, done: str, maximum: int) -> None
 
 
 def _check(options: Options) -> None:
-    """Raise UserError on a number that cannot be."""
-    model, data, loss, decoding = options.model, options.data, options.loss, options.decoding
-    at_least = [
-        *((name, getattr(model, name), 1) for name in ("embedding_size", "hidden_size")),
-        *((name, getattr(model, name), 1) for name in ("attention_size", "output_size")),
-        ("max_length", data.max_length, 2),
-        ("buckets", data.buckets, 1),
-        ("batch_size", data.batch_size, 1),
-        ("max_vocabulary", data.max_vocabulary, len(SPECIAL) + 1),
-        ("beam", decoding.beam, 1),
-        ("sampling_ramp", loss.sampling_ramp, 0),
-    ]
-    for name, value, least in at_least:
-        if value is not None and value < least:
-            raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
-    shares = {"sampling": loss.sampling, "label_smoothing": loss.label_smoothing}
-    for name, value in {**shares, "dropout_rate": model.dropout_rate}.items():
-        if not 0 <= value <= 1:
-            raise UserError(f"--{name.replace('_', '-')} {value}: must be from 0 to 1")
-    if model.init_from is not None and not (Path(model.init_from) / VOCABULARY_FILE).exists():
-        raise UserError(f"--init-from {model.init_from}: not a run of translate")
+    """Raise UserError where `--init-from` is no run of this verb."""
+    start = options.model.init_from
+    if start is not None and not (Path(start) / VOCABULARY_FILE).exists():
+        raise UserError(f"--init-from {start}: not a run of translate")
 
 
 if __name__ == "__main__":

@@ -72,6 +72,7 @@ class Option(NamedTuple):
     Attributes:
         name: name of the option and of the module's field.
         type: type of its values, such as `float` or a `Literal`, without bounds and None.
+        annotation: the same with bounds, as `cnn_jax.models.fields.legal_values` takes it.
         description: one sentence that says what it does.
         models: names of the architectures that have it.
         families: class names of these architectures' own modules, such as "ResNet".
@@ -80,6 +81,7 @@ class Option(NamedTuple):
 
     name: str
     type: Any
+    annotation: Any
     description: str
     models: tuple[str, ...]
     families: tuple[str, ...]
@@ -244,6 +246,7 @@ def option_table(kind: Kind = "classifier") -> dict[str, Option]:
             option = Option(
                 name=field.name,
                 type=value_type(field.annotation),
+                annotation=field.annotation,
                 description=field.description,
                 models=(name,),
                 families=(family,),

@@ -13,7 +13,7 @@ from scipy import special
 
 from cnn_jax import losses
 from cnn_jax.data.augment import Augmentation, mix, normalize
-from cnn_jax.errors import UserError
+from cnn_jax.errors import UserError, check
 from cnn_jax.losses import ranking as ranking_losses
 from cnn_jax.metrics import annotation as metrics
 from cnn_jax.metrics.tables import set_table
@@ -40,12 +40,9 @@ class Decision:
     twice as much as precision, 1 the same."""
 
     def __post_init__(self) -> None:
-        if self.k < 1:
-            raise UserError(f"--k {self.k}: must be 1 or more")
-        if not 0 < self.threshold < 1:
-            raise UserError(f"--threshold {self.threshold}: must lie between 0 and 1")
-        if self.f_beta <= 0:
-            raise UserError(f"--f-beta {self.f_beta}: must be above 0")
+        check(self.k >= 1, "k", self.k, "1 or more")
+        check(0 < self.threshold < 1, "threshold", self.threshold, "between 0 and 1")
+        check(self.f_beta > 0, "f_beta", self.f_beta, "above 0")
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """Optimizers and learning-rate schedules by name."""
 
 import difflib
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -123,7 +123,8 @@ def optimizer(
         return trained
     # Frozen parameters have no optimizer state and do not count in the gradient's norm.
     return optax.partition(
-        {"trained": trained, "frozen": optax.set_to_zero()}, partial(_parts, frozen=frozen)
+        {"trained": trained, "frozen": optax.set_to_zero()},
+        functools.partial(_parts, frozen=frozen),
     )
 
 
@@ -170,8 +171,25 @@ def _parts(params: Any, frozen: Sequence[str]) -> Any:
     )
 
 
+def names(option: str) -> tuple[str, ...]:
+    """The optimizers that take an option."""
+    return tuple(name for name in sorted(_known()) if option in legal_options(name))
+
+
 def _named(name: str) -> Callable[..., optax.GradientTransformation]:
-    known = {
+    known = _known()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3) or ["sgd", "adamw"]
+        raise UserError(
+            f"--optimizer {name}: optax has no such optimizer; nearest: {', '.join(near)}"
+        )
+    return known[name]
+
+
+@functools.cache
+def _known() -> dict[str, Callable[..., optax.GradientTransformation]]:
+    """The optimizers of optax by name."""
+    return {
         n: f
         for module in (optax.contrib, optax)
         for n, f in vars(module).items()
@@ -180,9 +198,3 @@ def _named(name: str) -> Callable[..., optax.GradientTransformation]:
         and not n.startswith(("_", "scale_by_"))
         and n not in _MORE_THAN_GRADIENTS
     }
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=3) or ["sgd", "adamw"]
-        raise UserError(
-            f"--optimizer {name}: optax has no such optimizer; nearest: {', '.join(near)}"
-        )
-    return known[name]

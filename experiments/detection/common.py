@@ -36,21 +36,18 @@ THRESHOLD_FILE = "threshold.json"
 
 @dataclass(frozen=True)
 class DetectorOptions:
-    """Which system. `--data` is `shapes` or has `voc:`, `coco:`, `yolo:` or `tfds:` before it."""
+    """The system. `--data` is `shapes` or begins with `voc:`, `coco:`, `yolo:` or `tfds:`."""
 
     system: Literal["yolo", "fast_rcnn", "rcnn"] = "yolo"
     """yolo: a grid of cells in one pass (Redmon et al. 2016); fast_rcnn: proposals classified on
-    the image's map (Girshick 2015); rcnn: proposals cut out and classified one by one (Girshick et
-    al. 2014)."""
-    max_objects: int = 50
-    """Objects of an image that are trained on and evaluated; what is left out is said."""
-    similar: tuple[str, ...] = ()
-    """Classes that are alike, with commas between: cat,dog,horse car,bus. The report counts
-    detections that take one for another apart from other mistakes."""
-
-    def __post_init__(self) -> None:
-        if self.max_objects < 1:
-            raise UserError(f"--max-objects {self.max_objects}: must be 1 or more")
+    the feature map of the image (Girshick 2015); rcnn: proposals cut out and classified one by one
+    (Girshick et al. 2014)."""
+    max_objects: int = flags.flag(50, minimum=1)
+    """Largest number of objects of an image that are trained on and evaluated; the command reports
+    what is left out."""
+    similar: tuple[str, ...] = flags.flag((), metavar="NAME,NAME")
+    """Groups of similar classes: cat,dog,horse car,bus. The report counts confusions within a group
+    apart from other mistakes."""
 
     def similar_labels(self, class_names: Sequence[str]) -> list[list[int]]:
         """Which labels are alike.

@@ -1,6 +1,7 @@
 """Fast R-CNN for `experiments.detect`: its flags, its network, what its proposals cover."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +21,7 @@ from cnn_jax.tasks.detection.regions import BoxStatistics, Row, box_statistics
 from cnn_jax.training.state import TrainState
 
 from .. import images
+from .. import options as flags
 from ..trainer import Run
 from .regions import RegionSystem, first_images
 
@@ -28,45 +30,28 @@ from .regions import RegionSystem, first_images
 class FastRcnnOptions:
     """Fast R-CNN."""
 
-    stage: str | None = None
-    """The backbone's map that regions are pooled from; default: the last with a stride of at most
-    16 pixels."""
-    pooling: Literal["max", "align"] = "max"
-    """max: the paper's RoI pooling; align: RoIAlign (He et al. 2017)."""
-    pool_size: int = 7
-    """Rows and columns of a region's map."""
-    units: int | None = None
-    """Units of the two hidden layers; default: VGG's own 4096, else 1024, times --width."""
-    scales: tuple[int, ...] = ()
-    """Pixels on a side that images are scaled to, several: a training step draws one, a detection
-    takes for each region the one that brings it closest to 224 pixels (the paper's are 480 576 688
-    864 1200); default: --image-size alone."""
+    scales: tuple[int, ...] = flags.flag((), minimum=1)
+    """Several image sizes in pixels on a side. A training step draws one; a detection takes for
+    each region the one that brings it closest to 224 pixels. The paper's are 480 576 688 864 1200.
+    Default: --image-size."""
     multi_task: bool = True
     """Learn boxes together with classes."""
     box_statistics: Literal["fixed", "data"] = "fixed"
-    """Box targets are divided by 0.1, 0.1, 0.2, 0.2; or normalised to zero mean and unit deviation
-    of each class, as in the paper."""
-    box_means: tuple[float, ...] = ()
-    """The means of the targets of each class, four each; default: measured, if asked for."""
-    box_deviations: tuple[float, ...] = ()
-    """The same for the deviations."""
-    svd: tuple[int, ...] = ()
-    """With --eval-only: the ranks that the matrices of the two hidden layers are cut to, such as
-    1024 256 (section 3.1 of the paper)."""
+    """fixed: box targets are divided by 0.1, 0.1, 0.2, 0.2; data: they are normalised to zero mean
+    and unit deviation for each class, as in the paper."""
+    box_means: tuple[float, ...] = flags.flag((), minimum=-math.inf)
+    """Means of the targets, four for each class. Default: measured with --box-statistics data."""
+    box_deviations: tuple[float, ...] = flags.flag((), above=0)
+    """Deviations of the targets, likewise."""
+    svd: tuple[int, ...] = flags.flag((), minimum=1, only={"eval_only": flags.GIVEN})
+    """Ranks that the matrices of the two hidden layers are truncated to, such as 1024 256 (section
+    3.1 of the paper)."""
 
     def __post_init__(self) -> None:
-        if self.pool_size < 1:
-            raise UserError(f"--pool-size {self.pool_size}: must be 1 or more")
-        if self.units is not None and self.units < 1:
-            raise UserError(f"--units {self.units}: must be 1 or more")
-        if any(side < 1 for side in self.scales):
-            raise UserError(f"--scales {' '.join(map(str, self.scales))}: must be 1 or more")
         if len(self.svd) not in (0, 2):
             raise UserError(f"--svd: {len(self.svd)} numbers; give two, one for each hidden layer")
         if len(self.box_means) != len(self.box_deviations) or len(self.box_means) % 4:
             raise UserError("--box-means and --box-deviations: give four numbers for each class")
-        if any(not deviation > 0 for deviation in self.box_deviations):
-            raise UserError("--box-deviations: must be above 0")
 
     @property
     def statistics(self) -> BoxStatistics:
@@ -130,10 +115,6 @@ class FastRcnnSystem(RegionSystem):
                 options.model.model,
                 classes,
                 "region_network",
-                stage=chosen.stage,
-                pooling=chosen.pooling,
-                pool_size=chosen.pool_size,
-                units=chosen.units,
                 **images.model_options(options.model),
             ),
             judge=judge,
@@ -148,16 +129,10 @@ class FastRcnnSystem(RegionSystem):
         )
 
     def completed(self, run: Run, training: Source | None) -> Run:
-        """The run; where `--svd` asks for it, evaluated in its short form.
-
-        Raises:
-            UserError: `--svd` while training.
-        """
+        """The run; where `--svd` asks for it, evaluated with truncated layers."""
         ranks = self.options.fast_rcnn.svd
         if not ranks:
             return run
-        if not self.options.run.eval_only:
-            raise UserError("--svd: for --eval-only alone; training keeps the whole layers")
         return dataclasses.replace(run, converted=partial(truncated, ranks=ranks))
 
 

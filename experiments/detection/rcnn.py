@@ -1,4 +1,4 @@
-"""R-CNN for `experiments.detect`: its flags, and its stages one after another.
+"""R-CNN for `experiments.detect`: its flags, and its stages one after the other.
 
 1. proposals; 2. fine-tuning of the network on warped regions; 3. features of the training regions;
 4. a linear SVM and 5. a box regression for each class; 6. evaluation of it all. What a stage leaves
@@ -37,6 +37,7 @@ from cnn_jax.training.backend import compile_inference
 from cnn_jax.training.state import TrainState
 
 from .. import images, trainer
+from .. import options as flags
 from ..trainer import Run
 from .regions import RegionSystem
 
@@ -48,24 +49,15 @@ _FEATURES, _SVMS, _REGRESSIONS = "features", "svms.safetensors", "box_regression
 class RcnnOptions:
     """R-CNN."""
 
-    classifier: Literal["svm", "softmax"] = "svm"
-    """What scores regions: a linear SVM for each class on the network's features, as in the paper,
-    or the network's own softmax."""
-    crop_size: int | None = None
-    """Pixels on a side of a warped region; default: what the network is made for."""
-    context: int | None = None
-    """Pixels of it on each side that lie around the region's box; default: the paper's share, 16
-    of 227."""
-    fit_images: int | None = None
-    """Fit the SVMs and box regressions on the first so many training images; default: on all."""
-
-    def __post_init__(self) -> None:
-        if self.crop_size is not None and self.crop_size < 8:
-            raise UserError(f"--crop-size {self.crop_size}: must be 8 or more")
-        if self.context is not None and self.context < 0:
-            raise UserError(f"--context {self.context}: must be 0 or more")
-        if self.fit_images is not None and self.fit_images < 1:
-            raise UserError(f"--fit-images {self.fit_images}: must be 1 or more")
+    classifier: Literal["svm", "softmax"] = flags.flag("svm", resumable=True)
+    """Scores of regions: a linear SVM for each class on the features of the network, as in the
+    paper, or the network's own softmax."""
+    crop_size: int | None = flags.flag(None, minimum=8)
+    """Pixels on a side of a warped region. Default: the image size of the network."""
+    context: int | None = flags.flag(None, minimum=0)
+    """Pixels around the region's box on each side of it. Default: the paper's share, 16 of 227."""
+    fit_images: int | None = flags.flag(None, minimum=1)
+    """Number of training images that SVMs and box regressions are fitted on. Default: all."""
 
 
 class RcnnSystem(RegionSystem):
@@ -115,14 +107,12 @@ class RcnnSystem(RegionSystem):
         """The run with its stages: fine-tuning trains the network, the rest is fitted on it.
 
         Raises:
-            UserError: several processes, or `--recalibrate`.
+            UserError: several processes.
         """
         task = run.task
         assert isinstance(task, RCNN)
         if jax.process_count() > 1:
             raise UserError("--system rcnn: its stages after fine-tuning run in one process alone")
-        if self.options.run.recalibrate:
-            raise UserError("--recalibrate: not for rcnn, whose SVMs know the network as it was")
         examples = None if training is None else self.every_example(training)
         return dataclasses.replace(
             run,

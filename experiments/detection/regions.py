@@ -19,6 +19,7 @@ from cnn_jax.errors import UserError
 from cnn_jax.metrics.detection import proposals as metrics
 from cnn_jax.tasks.detection.evaluation import trained_objects
 
+from .. import options as flags
 from .common import System
 
 # Images that the table of recall is of, and that box statistics are measured on, at most.
@@ -30,23 +31,22 @@ _SHOWN = (0.5, 0.6, 0.7, 0.8, 0.9)
 
 @dataclass(frozen=True)
 class RegionOptions:
-    """What fast_rcnn and rcnn have in common."""
+    """How regions are searched and refined."""
 
-    regress_boxes: bool = True
-    """Move detections to the boxes that were learnt; without, they stay where proposals are."""
-    proposal_cache: str | None = None
-    """Where found proposals are kept, by the image's content; default: the user's cache folder."""
-    proposal_workers: int | None = None
-    """Processes that search; default: one a core. 0 searches in the command's own process."""
-    train_images: int | None = None
-    """Train on the first so many images alone: built-in scenes have no end, and searching them
-    all takes long."""
-
-    def __post_init__(self) -> None:
-        if self.train_images is not None and self.train_images < 1:
-            raise UserError(f"--train-images {self.train_images}: must be 1 or more")
-        if self.proposal_workers is not None and self.proposal_workers < 0:
-            raise UserError(f"--proposal-workers {self.proposal_workers}: must be 0 or more")
+    regress_boxes: bool = flags.flag(True, resumable=True, unless={"multi_task": (False,)})
+    """Move detections to the learnt boxes instead of leaving them where the proposals are."""
+    proposal_cache: str | None = flags.flag(
+        None, resumable=True, unless={"proposals": ("grid",)}, metavar="DIR"
+    )
+    """Folder for the proposals that were found. Default: the user's cache folder."""
+    proposal_workers: int | None = flags.flag(
+        None, resumable=True, minimum=0, unless={"proposals": ("grid",)}
+    )
+    """Processes that search. Default: one for each core; 0 searches in the command's own
+    process."""
+    train_images: int | None = flags.flag(None, minimum=1)
+    """Number of training images, from the first on. Default: all. Built-in scenes have no end, and
+    searching them takes long."""
 
 
 class RegionSystem(System):

@@ -14,6 +14,7 @@ from cnn_jax.tasks.detection.evaluation import Judge
 from cnn_jax.tasks.detection.yolo import Yolo
 
 from .. import images
+from .. import options as flags
 from .common import System
 
 
@@ -21,43 +22,29 @@ from .common import System
 class YoloOptions:
     """YOLO. The paper's form is `--classes sse --boxes free --boxes-per-cell 2`."""
 
-    grid: int = 7
+    grid: int = flags.flag(7, minimum=1)
     """Cells on a side of the grid."""
-    boxes_per_cell: int = 3
-    """Boxes that each cell gives."""
+    boxes_per_cell: int = flags.flag(3, minimum=1)
+    """Number of boxes that each cell predicts."""
     boxes: Literal["priors", "free"] = "priors"
-    """priors: boxes of different shapes are refined, each for objects of its shape; free: any box
-    may become any, and the one that fits best at present is trained."""
-    priors: tuple[float, ...] = ()
-    """Width and height of each base box in shares of the image's: W H W H ...; default: what the
-    training boxes gather about."""
+    """priors: each box refines a base box of its own shape; free: of the boxes of a cell, the one
+    that fits an object best at present is trained."""
+    priors: tuple[float, ...] = flags.flag((), above=0, maximum=1, only={"boxes": ("priors",)})
+    """Width and height of each base box as shares of the image's: W H W H ... Default: clusters of
+    the training boxes."""
     classes: Literal["softmax", "sse"] = "softmax"
-    """Softmax with cross-entropy, or squared errors."""
-    coordinate_weight: float = 5.0
-    """What coordinates count in the loss."""
-    empty_weight: float = 0.5
-    """What confidences count that should be 0."""
-    batch_norm: bool = False
-    """Batch normalisation in `yolo` and `fast_yolo`, as in the authors' later configurations."""
+    """Loss of the classes: softmax with cross-entropy, or squared errors."""
+    coordinate_weight: float = flags.flag(5.0, minimum=0)
+    """Weight of the coordinates in the loss."""
+    empty_weight: float = flags.flag(0.5, minimum=0)
+    """Weight of the confidences that should be 0."""
 
     def __post_init__(self) -> None:
-        for name in ("grid", "boxes_per_cell"):
-            if getattr(self, name) < 1:
-                flag = name.replace("_", "-")
-                raise UserError(f"--{flag} {getattr(self, name)}: must be 1 or more")
-        if self.priors and self.boxes == "free":
-            raise UserError("--priors: for --boxes priors alone")
-        if self.priors and len(self.priors) != 2 * self.boxes_per_cell:
+        if self.boxes == "priors" and len(self.priors) not in (0, 2 * self.boxes_per_cell):
             raise UserError(
                 f"--priors: {len(self.priors)} numbers for --boxes-per-cell {self.boxes_per_cell}; "
                 "give W H for each box"
             )
-        if any(not 0 < side <= 1 for side in self.priors):
-            raise UserError("--priors: shares of the image's sides, above 0 and at most 1")
-        for name in ("coordinate_weight", "empty_weight"):
-            if getattr(self, name) < 0:
-                flag = name.replace("_", "-")
-                raise UserError(f"--{flag} {getattr(self, name)}: must be 0 or more")
 
 
 class YoloSystem(System):
@@ -108,9 +95,6 @@ class YoloSystem(System):
         model, chosen = self.options.model, self.options.yolo
         if chosen.boxes == "priors" and not chosen.priors:
             raise UserError("--priors: give the shapes of the base boxes, or --boxes free")
-        given = images.model_options(model)
-        if chosen.batch_norm:
-            given["batch_norm"] = True
         spec = models.input_spec(model.model, "grid_detector")
         return Yolo(
             model=models.create(
@@ -119,7 +103,7 @@ class YoloSystem(System):
                 "grid_detector",
                 grid=chosen.grid,
                 boxes_per_cell=chosen.boxes_per_cell,
-                **given,
+                **images.model_options(model),
             ),
             judge=judge,
             mean=spec.mean,

@@ -6,8 +6,9 @@ python -m experiments.predict runs/NAME street.jpg --count  # of a detector
 python -m experiments.predict runs/NAME "12th of May, 2009"
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from cnn_jax.errors import UserError
 from cnn_jax.runs.folder import CONFIG_FILE, read_object
@@ -32,13 +33,18 @@ PREDICTORS: dict[str, Callable[[Path, flags.PredictOptions], Predictor]] = {
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the flags, and predict as the run's task does."""
-    options = flags.parse_plain(flags.PredictOptions, argv)
-    if not options.run or not options.images:
+    options = flags.parse_plain(flags.PredictOptions, argv, lambda values: {"verb": _verb(values)})
+    predict(Path(options.run), PREDICTORS[_verb(flags.flat(options))], options)
+
+
+def _verb(values: Mapping[str, Any]) -> str:
+    """The verb that trained the run."""
+    if not values["run"] or not values["images"]:
         raise UserError(
             "give a run's folder and at least one image (or sentence): predict RUN IMAGE..."
         )
-    run = Path(options.run)
-    verb = read_object(run / CONFIG_FILE).get("verb")
+    config = Path(values["run"]) / CONFIG_FILE
+    verb = read_object(config).get("verb")
     if verb not in PREDICTORS:
-        raise UserError(f"{run / CONFIG_FILE}: verb {verb!r} is none of {', '.join(PREDICTORS)}")
-    predict(run, PREDICTORS[verb], options)
+        raise UserError(f"{config}: verb {verb!r} is none of {', '.join(PREDICTORS)}")
+    return verb

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
 from cnn_jax.data.augment import color, geometry
-from cnn_jax.errors import UserError
+from cnn_jax.errors import check
 from cnn_jax.ops import boxes as box_ops
 
 # Every step's key is folded with its position in this list: append to it, never reorder it.
@@ -37,17 +37,15 @@ class BoxAugmentation:
     """The least fraction of a box that must remain in the image; other objects are dropped."""
 
     def __post_init__(self) -> None:
-        for name, legal, what in (
+        for name, legal, expected in (
             ("scale", 0 <= self.scale < 1, "from 0 to less than 1"),
             ("translate", 0 <= self.translate < 1, "from 0 to less than 1"),
             ("hue", 0 <= self.hue <= 0.5, "from 0 to 0.5"),
             ("saturation", self.saturation >= 1, "1 or more"),
             ("exposure", self.exposure >= 1, "1 or more"),
-            ("min-visible", 0 <= self.min_visible <= 1, "from 0 to 1"),
+            ("min_visible", 0 <= self.min_visible <= 1, "from 0 to 1"),
         ):
-            if not legal:
-                value = getattr(self, name.replace("-", "_"))
-                raise UserError(f"--{name}: {value} is not {what}")
+            check(legal, name, getattr(self, name), expected)
 
 
 def augment_boxes(

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, Num
 
 from cnn_jax.data.augment import color, geometry, mixing, policies
-from cnn_jax.errors import UserError
+from cnn_jax.errors import check
 
 # Every step's key is folded with its position in this list, so turning a step on or off does not
 # change the draws of the others. Append to it, never reorder it.
@@ -64,25 +64,24 @@ class Augmentation:
     """The alpha of cutmix, 0 for none."""
 
     def __post_init__(self) -> None:
-        def check(name: str, legal: bool, what: str) -> None:
-            if not legal:
-                flag = name.replace("_", "-")
-                raise UserError(f"--{flag}: {getattr(self, name)} is not {what}")
+        def expect(name: str, legal: bool, expected: str) -> None:
+            check(legal, name, getattr(self, name), expected)
 
-        check("output_size", self.output_size is None or self.output_size > 0, "a positive number")
-        for name in ("padding", "rotate", "translate", "shear", "rand_ops", "color_jitter"):
-            check(name, getattr(self, name) >= 0, "0 or more")
+        expect("output_size", self.output_size is None or self.output_size > 0, "1 or more")
+        for name in ("padding", "rotate", "translate", "rand_ops", "color_jitter"):
+            expect(name, getattr(self, name) >= 0, "0 or more")
         for name in ("pca_color", "mixup", "cutmix"):
-            check(name, getattr(self, name) >= 0, "0 or more")
+            expect(name, getattr(self, name) >= 0, "0 or more")
         for name in ("crop_ratio", "zoom"):
             low, high = getattr(self, name)
-            check(name, 0 < low <= high, "a range LOW HIGH with 0 < LOW <= HIGH")
+            expect(name, 0 < low <= high, "a range LOW HIGH with 0 < LOW <= HIGH")
         low, high = self.crop_scale
-        check("crop_scale", 0 < low <= high <= 1, "a range LOW HIGH with 0 < LOW <= HIGH <= 1")
-        check("shear", self.shear < 90, "less than 90 degrees")
-        check("rand_magnitude", 0 <= self.rand_magnitude < policies.BINS, "from 0 to 30")
-        check("hue", 0 <= self.hue <= 0.5, "from 0 to 0.5")
-        check("erase", 0 <= self.erase <= 1, "a probability from 0 to 1")
+        expect("crop_scale", 0 < low <= high <= 1, "a range LOW HIGH with 0 < LOW <= HIGH <= 1")
+        expect("shear", 0 <= self.shear < 90, "from 0 to less than 90")
+        expect("rand_magnitude", 0 <= self.rand_magnitude < policies.BINS, "from 0 to 30")
+        expect("hue", 0 <= self.hue <= 0.5, "from 0 to 0.5")
+        expect("erase", 0 <= self.erase <= 1, "from 0 to 1")
+        expect("erase_fill", all(0 <= value <= 1 for value in self.erase_fill), "from 0 to 1")
 
 
 def augment_example(

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from cnn_jax.conventions import IGNORED
 from cnn_jax.data.augment import color
-from cnn_jax.errors import UserError
+from cnn_jax.errors import UserError, check
 
 # Every step's key is folded with its position in this list: append to it, never reorder it.
 _STEPS = ("window", "flip", "flip_vertical", "turn", "zoom", "elastic", "color_jitter")
@@ -41,18 +41,16 @@ class MaskAugmentation:
     """The largest relative change of brightness, contrast and saturation."""
 
     def __post_init__(self) -> None:
-        def check(name: str, legal: bool, what: str) -> None:
-            if not legal:
-                flag = name.replace("_", "-")
-                raise UserError(f"--{flag}: {getattr(self, name)} is not {what}")
-
-        size = self.crop_size
-        check("crop_size", size is None or min(size) > 0, "a positive number of rows and columns")
-        for name in ("rotate", "elastic", "color_jitter"):
-            check(name, getattr(self, name) >= 0, "0 or more")
-        low, high = self.zoom
-        check("zoom", 0 < low <= high, "a range LOW HIGH with 0 < LOW <= HIGH")
-        check("elastic_grid", self.elastic_grid >= 2, "2 or more")
+        size, (low, high) = self.crop_size, self.zoom
+        for name, legal, expected in (
+            ("crop_size", size is None or min(size) > 0, "a positive number of rows and columns"),
+            ("rotate", self.rotate >= 0, "0 or more"),
+            ("elastic", self.elastic >= 0, "0 or more"),
+            ("color_jitter", self.color_jitter >= 0, "0 or more"),
+            ("zoom", 0 < low <= high, "a range LOW HIGH with 0 < LOW <= HIGH"),
+            ("elastic_grid", self.elastic_grid >= 2, "2 or more"),
+        ):
+            check(legal, name, getattr(self, name), expected)
 
     @property
     def resamples(self) -> bool:

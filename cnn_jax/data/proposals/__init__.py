@@ -15,7 +15,7 @@ from cnn_jax.data.proposals.dense_grid import dense_grid
 from cnn_jax.data.proposals.edge_boxes import edge_boxes
 from cnn_jax.data.proposals.selective_search import selective_search
 from cnn_jax.data.resize import resize
-from cnn_jax.errors import UserError
+from cnn_jax.errors import check
 
 Name = Literal["selective_search", "selective_search_quality", "edge_boxes", "grid"]
 
@@ -47,17 +47,16 @@ class Proposals:
     """The distance between the grid's boxes, as a fraction of their own side."""
 
     def __post_init__(self) -> None:
-        for name, legal, what in (
-            ("proposals", self.proposals in get_args(Name), f"one of {', '.join(get_args(Name))}"),
-            ("max-proposals", self.max_proposals >= 1, "1 or more"),
-            ("proposal-size", self.proposal_size is None or self.proposal_size >= 16, "16 or more"),
-            ("grid-scales", self.grid_scales and min(self.grid_scales) > 0, "above 0"),
-            ("grid-ratios", self.grid_ratios and min(self.grid_ratios) > 0, "above 0"),
-            ("grid-step", self.grid_step > 0, "above 0"),
+        names, size = get_args(Name), self.proposal_size
+        for name, legal, expected in (
+            ("proposals", self.proposals in names, f"one of {', '.join(names)}"),
+            ("max_proposals", self.max_proposals >= 1, "1 or more"),
+            ("proposal_size", size is None or size >= 16, "16 or more"),
+            ("grid_scales", min(self.grid_scales, default=0) > 0, "above 0"),
+            ("grid_ratios", min(self.grid_ratios, default=0) > 0, "above 0"),
+            ("grid_step", self.grid_step > 0, "above 0"),
         ):
-            if not legal:
-                value = getattr(self, name.replace("-", "_"))
-                raise UserError(f"--{name} {value}: must be {what}")
+            check(legal, name, getattr(self, name), expected)
 
     @property
     def cached(self) -> bool:

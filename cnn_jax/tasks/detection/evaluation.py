@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from cnn_jax.errors import UserError
+from cnn_jax.errors import check
 from cnn_jax.metrics.detection import counts as metrics
 from cnn_jax.metrics.detection.coco import evaluate_coco
 from cnn_jax.metrics.detection.errors import best_count_threshold
@@ -59,15 +59,10 @@ class DetectionRule:
     evaluation data for the least count error, and kept with the run."""
 
     def __post_init__(self) -> None:
-        for flag, value in (
-            ("min-score", self.min_score),
-            ("nms-threshold", self.nms_threshold),
-            ("score-threshold", self.score_threshold),
-        ):
-            if value is not None and not 0 <= value <= 1:
-                raise UserError(f"--{flag} {value}: must be from 0 to 1")
-        if self.max_detections < 1:
-            raise UserError(f"--max-detections {self.max_detections}: must be 1 or more")
+        for name in ("min_score", "nms_threshold", "score_threshold"):
+            value = getattr(self, name)
+            check(value is None or 0 <= value <= 1, name, value, "from 0 to 1")
+        check(self.max_detections >= 1, "max_detections", self.max_detections, "1 or more")
 
 
 def detections(

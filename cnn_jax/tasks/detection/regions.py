@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from cnn_jax import losses
-from cnn_jax.errors import UserError
+from cnn_jax.errors import check
 from cnn_jax.ops import boxes as box_ops
 from cnn_jax.ops.matching import match, sample_balanced
 from cnn_jax.tasks.detection.evaluation import trained_objects
@@ -40,15 +40,13 @@ class RegionSampling:
 
     def __post_init__(self) -> None:
         low, high = self.background_iou
-        for flag, legal, what in (
+        for name, legal, expected in (
             ("regions", self.regions >= 1, "1 or more"),
-            ("foreground-fraction", 0 <= self.foreground_fraction <= 1, "from 0 to 1"),
-            ("foreground-iou", 0 < self.foreground_iou <= 1, "above 0 and at most 1"),
-            ("background-iou", 0 <= low < high <= 1, "two rising numbers from 0 to 1"),
+            ("foreground_fraction", 0 <= self.foreground_fraction <= 1, "from 0 to 1"),
+            ("foreground_iou", 0 < self.foreground_iou <= 1, "above 0 and at most 1"),
+            ("background_iou", 0 <= low < high <= 1, "two rising numbers from 0 to 1"),
         ):
-            if not legal:
-                value = getattr(self, flag.replace("-", "_"))
-                raise UserError(f"--{flag} {value}: must be {what}")
+            check(legal, name, getattr(self, name), expected)
 
 
 @dataclass(frozen=True)
