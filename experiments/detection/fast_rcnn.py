@@ -43,7 +43,9 @@ class FastRcnnOptions:
     """Means of the targets, four for each class. Default: measured with --box-statistics data."""
     box_deviations: tuple[float, ...] = flags.flag((), above=0)
     """Deviations of the targets, likewise."""
-    svd: tuple[int, ...] = flags.flag((), minimum=1, only={"eval_only": flags.GIVEN})
+    svd: tuple[int, ...] = flags.flag(
+        (), resumable=True, minimum=1, only={"eval_only": flags.GIVEN}
+    )
     """Ranks that the matrices of the two hidden layers are truncated to, such as 1024 256 (section
     3.1 of the paper)."""
 

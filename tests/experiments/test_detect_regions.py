@@ -19,10 +19,13 @@ from tests.commands import assert_same_bits, leaves, rows
 COLORS = {"red": (220, 30, 30), "blue": (30, 30, 220)}
 SMALL = [
     *("--model", "resnet20", "--width", "0.25", "--image-size", "16", "--max-objects", "3"),
-    *("--proposals", "grid", "--grid-scales", "0.4", "0.6", "--grid-ratios", "1"),
-    *("--grid-step", "0.5", "--max-proposals", "24", "--regions", "8"),
+    *("--max-proposals", "24", "--regions", "8"),
     *("--batch-size", "8", "--eval-batch-size", "8", "--warmup", "0", "--optimizer", "adam"),
     *("--learning-rate", "0.002", "--steps", "4", "--report-every", "2", "--eval-every", "2"),
+]
+GRID = [
+    *("--proposals", "grid", "--grid-scales", "0.4", "0.6", "--grid-ratios", "1"),
+    *("--grid-step", "0.5"),
 ]
 FAST = ["--system", "fast_rcnn", "--pool-size", "2", "--units", "8", "--background-iou", "0", "0.5"]
 SLOW = ["--system", "rcnn", "--crop-size", "12", "--context", "1", "--fit-images", "10"]
@@ -64,7 +67,8 @@ def spec(photos):
 
 
 def train(photos, out, *extra):
-    detect.main(["--data", spec(photos), "--out", str(out), *SMALL, *extra])
+    proposals = [] if "--proposals" in extra else GRID
+    detect.main(["--data", spec(photos), "--out", str(out), *SMALL, *proposals, *extra])
 
 
 def break_off(out):
