@@ -13,7 +13,8 @@ from cnn_jax.errors import UserError
 from cnn_jax.training import checkpoints, loop, parallel
 from experiments import detect, predict, runs
 from experiments.detection import common, rcnn
-from tests.commands import assert_same_bits, leaves, rows
+from tests.checks import assert_same_bits
+from tests.commands import leaves, rows
 
 COLORS = {"red": (220, 30, 30), "blue": (30, 30, 220)}
 SMALL = [

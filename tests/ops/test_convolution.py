@@ -15,6 +15,8 @@ from cnn_jax.ops.cpu import lowerings as convolution_lowerings
 from cnn_jax.ops.cpu import winograd
 from cnn_jax.ops.cpu.image_blocks import Window
 
+pytestmark = pytest.mark.optimized  # Tests how programs are compiled.
+
 
 def reference(x, kernel, window):
     return lax.conv_general_dilated(
