@@ -1,5 +1,6 @@
 """What tests read of a run's folder, and commands in processes of their own that they kill."""
 
+import importlib
 import json
 import os
 import signal
@@ -32,11 +33,6 @@ def leaves(out, folder="checkpoints", step=None):
     return checkpoints.restore(out / folder, nested, step)[0]
 
 
-def assert_same_bits(a, b):
-    """Two trees hold the same arrays, to the last bit."""
-    jax.tree.map(np.testing.assert_array_equal, a, b)
-
-
 def start(verb, out, *arguments, **variables):
     """`python -m experiments.VERB --out OUT ARGUMENTS` in a process of its own."""
     return subprocess.Popen(
@@ -66,15 +62,15 @@ def kill_once_past(process, out, step):
 
 
 def run_whole_and_killed(verb, folder, arguments, moments):
-    """The same command run to its end, and killed past each of the given steps and resumed.
+    """Run one command to its end here, and in processes killed past each given step and resumed.
 
     Returns the folders of both runs.
     """
-    cache = {"JAX_COMPILATION_CACHE_DIR": str(folder / "cache")}
     whole, killed, resume = folder / "whole", folder / "killed", ()
-    finish(start(verb, whole, *arguments, **cache))
+    importlib.import_module(f"experiments.{verb}").main(["--out", str(whole), *arguments])
+    devices = {"JAX_NUM_CPU_DEVICES": str(jax.local_device_count())}
     for step in moments:
-        kill_once_past(start(verb, killed, *arguments, *resume, **cache), killed, step)
+        kill_once_past(start(verb, killed, *arguments, *resume, **devices), killed, step)
         resume = ("--resume",)
-    finish(start(verb, killed, *arguments, *resume, **cache))
+    finish(start(verb, killed, *arguments, *resume, **devices))
     return whole, killed

@@ -1,7 +1,25 @@
-"""Strict settings for every test: four virtual devices, no silent broadcasting, checked shapes."""
+"""Settings of every test: four virtual devices, no silent broadcasting, checked shapes.
 
+Most of the suite's time is XLA's. Two settings keep it short, for the tests and for the processes
+that they start:
+
+- Programs are compiled without LLVM's optimisations. A module that compares bits between different
+  programs says `pytestmark = pytest.mark.optimized` and is compiled as users' programs are.
+- What one test compiled is read by the others from a folder that lives as long as the session.
+"""
+
+import atexit
 import os
+import shutil
+import tempfile
+from pathlib import Path
 
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    # Workers and the tests' processes inherit the environment, and with it this folder.
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled-")
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 # Read by XLA when the first backend starts, so it must be set before anything touches a device.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -15,9 +33,18 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # Every public function's shape and dtype annotations are checked at run time.
 install_import_hook("cnn_jax", "beartype.beartype").__enter__()
 
+MEMORY_MAPS = 30_000  # A process may have some 65,000.
+
 
 @pytest.fixture(autouse=True, scope="module")
-def _forget_what_was_compiled():
-    """Each compiled function keeps memory maps, of which a process may have some 65,000."""
+def _compilation(request):
+    """Compile a module's programs as it asks for; forget them before their memory maps run out."""
+    disabled = "0" if request.node.get_closest_marker("optimized") else "1"
+    if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] != disabled:
+        jax.clear_caches()
+        jax.config.update("jax_disable_most_optimizations", disabled == "1")
+        os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = disabled
     yield
-    jax.clear_caches()
+    maps = Path("/proc/self/maps")
+    if not maps.exists() or maps.read_text().count("\n") > MEMORY_MAPS:
+        jax.clear_caches()

@@ -126,7 +126,7 @@ class Classification:
                 label_smoothing=self.label_smoothing,
             )
             targets = jax.vmap(spread)(targets)
-            return jnp.mean(losses.sigmoid_cross_entropy(logits, targets), axis=-1)
+            return jnp.mean(jax.vmap(losses.sigmoid_cross_entropy)(logits, targets), axis=-1)
         smoothed = partial(losses.cross_entropy, label_smoothing=self.label_smoothing)
         return jax.vmap(smoothed)(logits, targets)
 

@@ -104,16 +104,23 @@ def test_original_size_decides_the_boxes():
 
 @pytest.mark.parametrize("channels", [1, 4])
 def test_geometric_steps_take_any_number_of_channels(channels):
-    config = Augmentation(crop="pad", flip=True, rotate=10.0)
-    image = jnp.ones((12, 12, channels))
-    assert augment_example(KEYS[0], image, None, config).shape == (12, 12, channels)
-    erased = Augmentation(crop="resized", output_size=8)
-    assert augment_example(KEYS[0], image, None, erased).shape == (8, 8, channels)
-    assert normalize(image, (0.5,) * channels, (0.2,) * channels).shape == image.shape
+    image = jax.random.uniform(jax.random.key(3), (12, 12, channels))
+    for side, config in (
+        (12, Augmentation(crop="pad", flip=True, rotate=10.0)),
+        (8, Augmentation(crop="resized", output_size=8)),
+    ):
+        augment = jax.jit(partial(augment_example, config=config))
+        result = augment(KEYS[0], image, None)
+        assert result.shape == (side, side, channels)
+        for channel in range(channels):
+            alone = augment(KEYS[0], image[..., channel : channel + 1], None)
+            np.testing.assert_allclose(result[..., channel], alone[..., 0], rtol=1e-5, atol=1e-6)
+    expected = (np.asarray(image) - 0.5) / 0.2
+    normalized = normalize(image, (0.5,) * channels, (0.2,) * channels)
+    np.testing.assert_allclose(normalized, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_gradients_do_not_flow_into_traces_that_change_shape():
-    """One compilation serves every batch of a run."""
+def test_one_compilation_serves_every_batch_of_a_run():
     traces = 0
 
     @jax.jit

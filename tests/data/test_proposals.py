@@ -263,5 +263,6 @@ def test_the_rows_of_a_batch_are_scaled_and_padded():
 def test_mistakes(fields, message):
     with pytest.raises(UserError, match=message):
         Proposals(**fields)
-    with pytest.raises((UserError, TypeCheckError)):
+    # Checked by the annotation in tests, and by the command line for a user.
+    with pytest.raises(TypeCheckError, match="guess"):
         Proposals("guess")

@@ -8,7 +8,8 @@ from PIL import Image
 
 from cnn_jax.errors import UserError
 from experiments import classify, predict
-from tests.commands import assert_same_bits, leaves, rows, run_whole_and_killed
+from tests.checks import assert_same_bits
+from tests.commands import leaves, rows
 
 SMALL = ["--width", "0.25", "--image-size", "16", "--batch-size", "8", "--eval-batch-size", "16"]
 STEPS = ["--steps", "6", "--report-every", "2", "--eval-every", "3"]
@@ -49,7 +50,10 @@ def test_a_run_leaves_the_folder_that_the_contract_names(trained):
     assert any(name.startswith("events.") for name in names)
     result = json.loads((trained / "result.json").read_text())
     assert (result["step"], result["split"]) == (6, "eval")
-    assert 0 <= result["top1"] <= 1
+    last = rows(trained)[-1]
+    assert result["top1"] == last["top1"] and result["loss"] == last["loss"]
+    # Of the six held-out images a whole number is right.
+    assert result["top1"] * 6 == pytest.approx(round(result["top1"] * 6), abs=1e-5)
     config = json.loads((trained / "config.json").read_text())
     assert config["class_names"] == ["blue", "red"]
 
@@ -139,19 +143,6 @@ def test_mistakes_are_told_in_one_line_and_leave_nothing_behind(arguments, messa
 
 
 def test_a_checkpoint_of_other_classes_is_refused(folder, trained, tmp_path):
-    with pytest.raises(UserError, match=r"classifier|head|kernel"):
+    message = r"params/head/kernel is float32\[16,2\] in the checkpoint but float32\[16,"
+    with pytest.raises(UserError, match=message):
         classify.main([*SMALL, *STEPS, "--out", str(tmp_path / "out"), "--init-from", str(trained)])
-
-
-@pytest.mark.slow
-def test_killed_at_any_moment_and_resumed_a_run_ends_with_the_same_bits(folder, tmp_path):
-    """`kill -9` in the middle of a run of its own process, three times, then on to the end."""
-    command = [
-        *("--data", f"folder:{folder}", *SMALL, "--steps", "40", "--report-every", "5"),
-        *("--eval-every", "20", "--checkpoint-every", "4"),
-        *("--learning-rate", "0.05", "--crop", "pad", "--flip"),
-    ]
-    whole, killed = run_whole_and_killed("classify", tmp_path, command, [4, 16, 28])
-    assert_same_bits(leaves(killed), leaves(whole))
-    evaluations = [row for row in rows(whole) if row["split"] == "eval"]
-    assert [row for row in rows(killed) if row["split"] == "eval"] == evaluations

@@ -15,7 +15,8 @@ from cnn_jax.training import checkpoints
 from experiments import detect, predict, presets
 from experiments import options as flags
 from experiments.detection.common import DetectorOptions, stored_threshold
-from tests.commands import assert_same_bits, leaves, rows, run_whole_and_killed
+from tests.checks import assert_same_bits
+from tests.commands import leaves, rows
 
 SMALL = [
     *("--model", "fast_yolo", "--width", "0.03", "--image-size", "64", "--grid", "4"),
@@ -282,15 +283,3 @@ def test_presets_are_options(name):
     options = flags.parse(detect.Options, ["--preset", name, *data_flag], presets.DETECTION)
     assert options.run.preset == name
     assert options.detector.system in detect.SYSTEMS
-
-
-@pytest.mark.slow
-def test_killed_and_resumed_a_run_ends_with_the_same_bits(photos, tmp_path):
-    """`kill -9` in the middle of a run of its own process, then on to the end."""
-    command = [
-        *("--data", spec(photos), *SMALL, "--steps", "24", "--report-every", "4"),
-        *("--eval-every", "12", "--checkpoint-every", "4"),
-        *("--learning-rate", "0.002", "--optimizer", "adam"),
-    ]
-    whole, killed = run_whole_and_killed("detect", tmp_path, command, [8])
-    assert_same_bits(leaves(killed), leaves(whole))

@@ -14,7 +14,8 @@ from cnn_jax.training import checkpoints, loop, parallel
 from experiments import detect, predict, trainer
 from experiments import options as flags
 from experiments.detection import common, rcnn
-from tests.commands import assert_same_bits, leaves, rows
+from tests.checks import assert_same_bits
+from tests.commands import leaves, rows
 
 COLORS = {"red": (220, 30, 30), "blue": (30, 30, 220)}
 SMALL = [

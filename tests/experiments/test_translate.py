@@ -10,7 +10,8 @@ from PIL import Image
 from cnn_jax.errors import UserError
 from cnn_jax.training import checkpoints
 from experiments import predict, translate
-from tests.commands import assert_same_bits, leaves, rows
+from tests.checks import assert_same_bits
+from tests.commands import leaves, rows
 
 SMALL = [
     *("--embedding-size", "6", "--hidden-size", "8", "--batch-size", "8"),

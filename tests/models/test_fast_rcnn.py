@@ -15,6 +15,8 @@ from cnn_jax.models.fast_rcnn import nearest_side, truncated
 from cnn_jax.ops.roi_align import roi_align
 from cnn_jax.ops.roi_pooling import roi_pool
 
+pytestmark = pytest.mark.optimized  # Compares bits between different programs.
+
 BOXES = jnp.float32([[[0, 0, 20, 20], [5.5, 3, 31, 9]], [[8, 8, 9, 9], [0, 0, 32, 32]]])
 IMAGES = jax.random.normal(jax.random.key(5), (2, 32, 32, 3))
 

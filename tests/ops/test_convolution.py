@@ -21,6 +21,8 @@ from tests.ops.convolution_cases import (
     values_and_gradients,
 )
 
+pytestmark = pytest.mark.optimized  # Tests how programs are compiled.
+
 
 def check_against_reference(case, dtype, tolerance):
     @jax.jit

@@ -12,6 +12,8 @@ import pytest
 from cnn_jax.ops.roi_align import roi_align
 from cnn_jax.ops.roi_pooling import roi_pool
 
+pytestmark = pytest.mark.optimized  # Compares bits between different programs.
+
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "detection_ops.npz")
 FEATURES, BOXES = jnp.asarray(GOLDEN["regions/features"]), jnp.asarray(GOLDEN["regions/boxes"])
 SCALE = 1 / 16

@@ -11,6 +11,8 @@ import pytest
 from cnn_jax.conventions import BEGIN, END, PAD
 from cnn_jax.ops import search
 
+pytestmark = pytest.mark.optimized  # Compares bits between different programs.
+
 SIZE, MAXIMUM, TIME = 6, 4, 3
 
 

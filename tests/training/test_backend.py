@@ -13,6 +13,8 @@ from cnn_jax.training import backend, parallel
 from cnn_jax.training.state import TrainState
 from cnn_jax.training.step import Task
 
+pytestmark = pytest.mark.optimized  # Tests how programs are compiled.
+
 without_option = pytest.mark.skipif(
     jax.default_backend() != "cpu" or jax.__version_info__ >= (0, 11),
     reason="an option of XLA for CPUs, known of jax 0.10",

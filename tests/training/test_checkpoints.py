@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceShardin
 
 from cnn_jax.errors import UserError
 from cnn_jax.training import checkpoints
+from tests.checks import assert_same_bits
 
 
 def example_state(seed=0):
@@ -41,16 +42,6 @@ def example_state(seed=0):
             jnp.float16(0.1),
         ),
     }
-
-
-def assert_same_bits(actual, expected):
-    assert jax.tree.structure(actual) == jax.tree.structure(expected)
-    for (path, left), right in zip(
-        jax.tree.leaves_with_path(actual), jax.tree.leaves(expected), strict=True
-    ):
-        assert left.dtype == right.dtype, path
-        assert left.shape == right.shape, path
-        assert np.asarray(left).tobytes() == np.asarray(right).tobytes(), path
 
 
 def fail_on_notice(line):

@@ -9,13 +9,13 @@ import sys
 import time
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
 import cnn_jax
 from cnn_jax.errors import UserError
 from cnn_jax.training import checkpoints
+from tests.checks import assert_same_bits
 
 
 def example_state(seed=0):
@@ -26,12 +26,6 @@ def example_state(seed=0):
         "params": {"kernel": rng.standard_normal((70, 5)), "bias": np.full(5, seed, np.float32)},
         "opt_state": (np.zeros(3, np.uint32), rng.standard_normal(1000)),
     }
-
-
-def assert_same_bits(actual, expected):
-    for left, right in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
-        assert left.dtype == right.dtype
-        np.testing.assert_array_equal(left, right)
 
 
 def fail_on_notice(line):
@@ -193,6 +187,7 @@ import os, resource, sys, time
 import numpy as np
 from cnn_jax.errors import UserError
 from cnn_jax.training import checkpoints
+from tests.checks import assert_same_bits
 
 directory, limits = sys.argv[1], [int(size) for size in sys.argv[2:]]
 rng = np.random.default_rng(0)
@@ -248,6 +243,7 @@ SAVES_WITHOUT_END = """
 import sys
 import numpy as np
 from cnn_jax.training import checkpoints
+from tests.checks import assert_same_bits
 
 directory = sys.argv[1]
 step = checkpoints.steps(directory)[-1] if checkpoints.steps(directory) else 0
@@ -292,6 +288,7 @@ jax.config.update("jax_num_cpu_devices", 2)
 jax.distributed.initialize(address, 2, process)
 from cnn_jax.errors import UserError
 from cnn_jax.training import checkpoints
+from tests.checks import assert_same_bits
 
 everywhere = NamedSharding(Mesh(jax.devices(), "device"), PartitionSpec())
 value = np.arange(6, dtype=np.float32)

@@ -12,10 +12,11 @@ import optax
 import pytest
 
 from cnn_jax.errors import DivergenceError, UserError
-from cnn_jax.runs.folder import TIMING_KEYS
 from cnn_jax.runs.log import RunLog
 from cnn_jax.training import checkpoints, loop, parallel, prng
 from cnn_jax.training.state import create
+from tests.checks import assert_same_bits
+from tests.commands import rows
 
 FEATURES, CLASSES, ROWS, STEPS = 5, 3, 8, 8
 
@@ -102,15 +103,6 @@ def run(folder, batches, *, resume=False, task=None, report=None, **plan):
         training = loop.Training(task, optimizer, batches, HeldOut(), plan)
         outputs = loop.Outputs(log, folder / "checkpoints", report)
         return loop.train(state, training, outputs, prng.root(0))
-
-
-def rows(folder):
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k not in TIMING_KEYS} for row in lines]
-
-
-def assert_same_bits(a, b):
-    jax.tree.map(lambda x, y: np.testing.assert_array_equal(np.asarray(x), np.asarray(y)), a, b)
 
 
 def fail():
