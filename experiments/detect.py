@@ -20,7 +20,7 @@ from cnn_jax.data.proposals import Proposals
 from cnn_jax.data.source import Source
 from cnn_jax.data.surveys import boxes as box_survey
 from cnn_jax.reports import detection as report
-from cnn_jax.tasks.detection.evaluation import DetectedSet, DetectionRule
+from cnn_jax.tasks.detection.evaluation import DetectionRule
 from cnn_jax.tasks.detection.regions import RegionSampling
 
 from . import options as flags
@@ -31,7 +31,7 @@ from .detection.common import (
     Examples,
     Sources,
     System,
-    judge,
+    box_evaluation,
     stored_threshold,
     write_threshold,
 )
@@ -106,7 +106,8 @@ def run(options: Options) -> Path:
         threshold = stored_threshold(out)
     size = examples.image_size
     names = held_out.class_names
-    task = system.build_task(options, names, judge(options, names, size, len(held_out), threshold))
+    evaluation = box_evaluation(options, names, size, threshold)
+    task = system.build_task(options, names, evaluation)
 
     def training_set() -> tuple[TrainingBatches, int]:
         source = examples.open("train") if training is None else training
@@ -142,20 +143,13 @@ class Report:
         self._similar = similar
 
     def select(self, batch: Mapping[str, np.ndarray], predictions: Any) -> None:
-        """Nothing: the sums hold the whole set's detections."""
+        """Do nothing: an evaluation's details hold the detections of the whole set."""
 
     def write(self, step: int, evaluation: Any) -> None:
         """Write what an evaluation found, after `step` updates."""
-        given = self._task.judge.rule.score_threshold
-        if self._split == "eval" and given is None:
+        if self._split == "eval" and self._task.evaluation.rule.score_threshold is None:
             write_threshold(self._out, step, evaluation.metrics)
-        outcome = report.Outcome(
-            whole=DetectedSet.of(evaluation.sums),
-            threshold=evaluation.metrics["score_threshold"],
-            chosen_here=given is None and self._task.judge.score_threshold is None,
-            similar=self._similar,
-        )
-        report.write(self._out, self._source, outcome)
+        report.write(self._out, self._source, evaluation.details, self._similar)
 
 
 def stored(run: Path) -> Options:

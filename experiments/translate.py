@@ -351,7 +351,6 @@ def _report(out: Path, task: Translation, attends: bool) -> TranslationReport:
         references=pairs.targets,
         source_words=lambda i: [*source.split(pairs.sources[i]), SPECIAL[END]],
         target_words=lambda words: [*target.words(words.tolist()), SPECIAL[END]],
-        hypotheses=judged.hypotheses,
         by_length=lambda hypotheses: bleu_by_length(
             judged.text_metrics, hypotheses, pairs.targets, lengths
         ),

@@ -112,6 +112,10 @@ class Subset:
         """The mask alone, of sources that have them."""
         return self.source.mask(int(self.indices[index]))
 
+    def object_count(self, index: int) -> int:
+        """The number of objects (at most), of sources that have boxes."""
+        return self.source.object_count(int(self.indices[index]))
+
     def size(self, index: int) -> tuple[int, int]:
         """Rows and columns, of sources that know them without reading the image."""
         return self.source.size(int(self.indices[index]))

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from cnn_jax.metrics import annotation as metrics
+from cnn_jax.metrics.annotation import PrecisionRecall
 from cnn_jax.reports.curves import Chart, Curves, Line
 from cnn_jax.reports.page import Section, Table
 from cnn_jax.reports.pictures import Gallery, Guess, draw_guesses, save
@@ -36,22 +37,24 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an evaluation found, of the whole set.
+    """The outcome of an evaluation of a whole set, as it is shown.
 
     Attributes:
         metrics: the figures.
-        scores: what labels are ordered by.
-        probabilities: the same as people read it, in 0..1.
+        probabilities: the scores as people read them, in 0..1.
         predicted, truth: the labels given, and those that hold.
+        curves: precision and recall of each label.
+        average_precisions: the areas below them.
         thresholds: the probability that each label had to reach; empty for a fixed number.
         rule: the decision rule in words.
     """
 
     metrics: Mapping[str, float]
-    scores: Float[np.ndarray, "examples labels"]
     probabilities: Float[np.ndarray, "examples labels"]
     predicted: Truth
     truth: Truth
+    curves: PrecisionRecall
+    average_precisions: Float[np.ndarray, " labels"]
     thresholds: Sequence[float]
     rule: str
 
@@ -140,35 +143,35 @@ def floors(outcome: Outcome, ks: Sequence[int] = ()) -> Table:
 
 
 def by_label(outcome: Outcome, names: Sequence[str]) -> Table:
-    """Figures of each label, lowest average precision first."""
-    truth, predicted = outcome.truth, outcome.predicted
-    order, precisions = _ordered(outcome)
+    """Tabulate the figures of each label, lowest average precision first."""
+    counts = metrics.counts_by_label(outcome.predicted, outcome.truth)
+    precision, recall = metrics.precision(counts), metrics.recall(counts)
     rows = []
-    for i in order:
-        figures = metrics.summarize(predicted[:, i : i + 1], truth[:, i : i + 1])
+    for i in _hardest_first(outcome):
         threshold = f"{outcome.thresholds[i]:.3f}" if len(outcome.thresholds) else ""
-        cells = [
-            show(f"class_{kind}", figures[f"class_{kind}"]) for kind in ("precision", "recall")
-        ]
-        count = f"{int(truth[:, i].sum()):,}"
-        rows.append([names[i], count, threshold, *cells, show("map", precisions[i])])
+        figures = (
+            show("class_precision", float(precision[i])),
+            show("class_recall", float(recall[i])),
+            show("map", float(outcome.average_precisions[i])),
+        )
+        rows.append([names[i], f"{int(counts.true[i]):,}", threshold, *figures])
     header = ["label", "images", "threshold", "precision", "recall", "average precision"]
     return Table("By label", header, rows)
 
 
 def precision_recall_curves(outcome: Outcome, names: Sequence[str]) -> Curves:
-    """For each label the highest precision at each recall or above, hardest labels first."""
+    """Draw for each label the highest precision at each recall or above, hardest labels first."""
     charts = []
-    order, precisions = _ordered(outcome)
     levels = np.linspace(0, 1, 101)
-    for i in order[:MAX_LABELS]:
+    for i in _hardest_first(outcome)[:MAX_LABELS]:
         if not outcome.truth[:, i].any():
             continue
-        precision, recall = metrics.precision_recall(outcome.scores[:, i], outcome.truth[:, i])
+        curve = PrecisionRecall(*(np.asarray(column[i]) for column in outcome.curves))
+        precision, recall = (x[curve.is_threshold] for x in (curve.precision, curve.recall))
         best = np.maximum.accumulate(precision[::-1])[::-1]
         at = np.minimum(np.searchsorted(recall, levels - 1e-12), len(best) - 1)
         line = Line("precision at full recall", (100 * levels).tolist(), best[at].tolist())
-        label = f"{names[i]}: average precision {show('map', precisions[i])}"
+        label = f"{names[i]}: average precision {show('map', float(outcome.average_precisions[i]))}"
         charts.append(Chart("precision", [line], label))
     return Curves("Precision over recall (in %)", charts)
 
@@ -213,11 +216,9 @@ def _largest(counts: Int[np.ndarray, "labels labels"]) -> list[tuple[int, int, i
     return [(i, k, int(counts[i, k])) for i, k in cells if counts[i, k]]
 
 
-def _ordered(outcome: Outcome) -> tuple[list[int], list[float]]:
-    """The labels by average precision, and that of each."""
-    columns = zip(outcome.scores.T, outcome.truth.T, strict=True)
-    precisions = [metrics.average_precision(s, t) for s, t in columns]
-    return np.argsort(precisions, kind="stable").tolist(), precisions
+def _hardest_first(outcome: Outcome) -> list[int]:
+    """The labels by average precision, lowest first."""
+    return np.argsort(outcome.average_precisions, kind="stable").tolist()
 
 
 def _pictures(

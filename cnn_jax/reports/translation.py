@@ -40,8 +40,7 @@ class Sentences:
         sources, references: the sentences, and their true translations.
         source_words: the words of source sentence i, as the model sees them.
         target_words: token indices as words.
-        hypotheses: from an evaluation's sums: the translations of all.
-        by_length: from those: BLEU by length.
+        by_length: computes BLEU by length from the translations of all sentences.
         signatures: how BLEU and chrF were counted.
     """
 
@@ -49,7 +48,6 @@ class Sentences:
     references: Sequence[str]
     source_words: Callable[[int], Sequence[str]]
     target_words: Callable[[np.ndarray], Sequence[str]]
-    hypotheses: Callable[[Mapping[str, Any]], Sequence[str]]
     by_length: Callable[[Sequence[str]], Sequence[LengthBucket]]
     signatures: Mapping[str, str]
 
@@ -88,11 +86,11 @@ class TranslationReport:
 
         Args:
             step: number of updates made.
-            evaluation: its `sums`, with the words of all translations.
+            evaluation: its `details` are the translations of all sentences.
         """
         found, self._found = self._found, {}
         texts = self.sentences
-        hypotheses = texts.hypotheses(evaluation.sums)
+        hypotheses = evaluation.details
         maps = [self._alignment(index, *found[index]) for index in sorted(found)]
         sections: list[Section] = []
         if self.attends:

@@ -4,6 +4,7 @@ A system is a `System`, one line of `experiments.detect.SYSTEMS`; its own flags 
 `experiments.detect.Options`.
 """
 
+import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,12 +19,13 @@ from cnn_jax.data import BOX_FORMATS
 from cnn_jax.data.augment.boxes import BoxAugmentation
 from cnn_jax.data.batches import EvaluationBatches, TrainingBatches
 from cnn_jax.data.source import Example, Source, Split, Transform
+from cnn_jax.data.surveys import boxes as box_survey
 from cnn_jax.data.surveys.boxes import BoxSurvey
 from cnn_jax.data.transforms import BoxTransform
 from cnn_jax.errors import UserError
 from cnn_jax.models.registry import nearest
 from cnn_jax.runs.folder import read_object
-from cnn_jax.tasks.detection.evaluation import DetectionRule, Judge
+from cnn_jax.tasks.detection.evaluation import BoxEvaluation, DetectionRule
 from cnn_jax.training import checkpoints
 from cnn_jax.training.step import Task
 
@@ -43,7 +45,7 @@ class DetectorOptions:
     the image's map (Girshick 2015); rcnn: proposals cut out and classified one by one (Girshick et
     al. 2014)."""
     max_objects: int = 50
-    """Objects of an image that are trained on and evaluated; what is left out is said."""
+    """Objects of an image that are trained on; what is left out is said. All are evaluated."""
     similar: tuple[str, ...] = ()
     """Classes that are alike, with commas between: cat,dog,horse car,bus. The report counts
     detections that take one for another apart from other mistakes."""
@@ -83,9 +85,9 @@ class DetectionOptions(Protocol):
 
 @runtime_checkable
 class DetectionTask(Task, Protocol):
-    """A task whose predictions are, or have, `detections`, made by its `judge`."""
+    """A task whose predictions are, or have, `detections`, made by its `evaluation`."""
 
-    judge: Judge
+    evaluation: BoxEvaluation
     model: nn.Module
 
 
@@ -124,7 +126,7 @@ class System:
     """What a system adds to the command.
 
     Attributes:
-        build_task: (options, names of the classes, judge) -> the task.
+        build_task: (options, names of the classes, evaluation) -> the task.
         image_size: options -> pixels on a side of the network's square, where no flag says so.
         model_names: what `--model list` prints.
         prepare: (options, survey of the training boxes, the sources) -> options with what the
@@ -137,7 +139,7 @@ class System:
             something of its own.
     """
 
-    build_task: Callable[[Any, Sequence[str], Judge], DetectionTask]
+    build_task: Callable[[Any, Sequence[str], BoxEvaluation], DetectionTask]
     image_size: Callable[[Any], int]
     model_names: Callable[[], Sequence[str]]
     prepare: Callable[[Any, BoxSurvey, "Sources"], tuple[Any, list[str]]] = _nothing
@@ -183,11 +185,22 @@ class Examples:
         return self.system.transform(self.options, self.image_size)
 
     def evaluation(self, source: Source) -> EvaluationBatches:
-        """Every example of a held-out set once."""
+        """Every example of a held-out set once, with all of its objects."""
+        detector = self.options.detector
+        room = max(detector.max_objects, box_survey.most_objects(source))
+        detector = dataclasses.replace(detector, max_objects=room)
+        options = dataclasses.replace(self.options, detector=detector)
+        return self._in_order(source, self.system.transform(options, self.image_size))
+
+    def training_in_order(self, source: Source) -> EvaluationBatches:
+        """Every training example once, with the objects that are trained on."""
+        return self._in_order(source, self.transform)
+
+    def _in_order(self, source: Source, transform: Transform) -> EvaluationBatches:
         data = self.options.data
         return EvaluationBatches(
             source,
-            self.transform,
+            transform,
             batch_size=runs.evaluation_batch_size(data),
             **runs.readers(data),
         )
@@ -225,20 +238,18 @@ class Sources:
     training: Source | None
 
 
-def judge(
+def box_evaluation(
     options: DetectionOptions,
     class_names: Sequence[str],
     image_size: int,
-    num_evaluated: int = 0,
     score_threshold: float | None = None,
-) -> Judge:
-    """How detections are made and judged, as the flags say."""
-    return Judge(
+) -> BoxEvaluation:
+    """Make the rules by which detections are made and evaluated from the flags."""
+    return BoxEvaluation(
         num_classes=len(class_names),
         image_size=image_size,
         rule=options.rule,
         score_threshold=score_threshold,
-        num_evaluated=num_evaluated,
     )
 
 

@@ -13,7 +13,7 @@ from cnn_jax import models
 from cnn_jax.data.surveys.boxes import BoxSurvey
 from cnn_jax.errors import UserError
 from cnn_jax.models import fast_rcnn as network
-from cnn_jax.tasks.detection.evaluation import Judge
+from cnn_jax.tasks.detection.evaluation import BoxEvaluation
 from cnn_jax.tasks.detection.fast_rcnn import FastRCNN
 from cnn_jax.tasks.detection.regions import BoxStatistics, Row, box_statistics
 from cnn_jax.training.state import TrainState
@@ -91,7 +91,7 @@ def prepare(options: Any, surveyed: BoxSurvey, sources: Sources) -> tuple[Any, l
     lines = regions.recall_lines(options, sources)
     if chosen.box_statistics == "data" and not chosen.box_means:
         assert sources.training is not None
-        batches = regions.some(sources.examples.evaluation(sources.training).iterate())
+        batches = regions.some(sources.examples.training_in_order(sources.training).iterate())
         found = box_statistics(batches, len(sources.training.class_names))
         # Six digits are enough, and are read back from a run's settings as they were.
         means, deviations = (
@@ -103,8 +103,8 @@ def prepare(options: Any, surveyed: BoxSurvey, sources: Sources) -> tuple[Any, l
     return options, lines
 
 
-def build_task(options: Any, class_names: Sequence[str], judge: Judge) -> FastRCNN:
-    """The network and how it is trained and judged.
+def build_task(options: Any, class_names: Sequence[str], evaluation: BoxEvaluation) -> FastRCNN:
+    """The network and how it is trained and evaluated.
 
     Raises:
         UserError: options that the network does not have.
@@ -127,7 +127,7 @@ def build_task(options: Any, class_names: Sequence[str], judge: Judge) -> FastRC
             units=chosen.units,
             **given,
         ),
-        judge=judge,
+        evaluation=evaluation,
         mean=spec.mean,
         std=spec.std,
         augmentation=options.augmentation,

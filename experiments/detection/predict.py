@@ -21,7 +21,7 @@ from cnn_jax.training.backend import compile_inference
 
 from .. import detect, runs
 from .. import options as flags
-from .common import Examples, judge, stored_threshold
+from .common import Examples, box_evaluation, stored_threshold
 
 PICTURES = "predictions"
 
@@ -94,7 +94,8 @@ def find(
     """The detections in all images, those of low scores too."""
     system = detect.SYSTEMS[trained.detector.system]
     examples = Examples(system, trained)
-    task = system.build_task(trained, names, judge(trained, names, examples.image_size))
+    evaluation = box_evaluation(trained, names, examples.image_size)
+    task = system.build_task(trained, names, evaluation)
     state, notices = runs.restored(task, run)
     for notice in notices:
         flags.warn(notice)

@@ -24,7 +24,7 @@ from cnn_jax.data.surveys.boxes import BoxSurvey
 from cnn_jax.data.windows import WindowOrder, Windows, WindowSource, same
 from cnn_jax.errors import UserError
 from cnn_jax.progress import track
-from cnn_jax.tasks.detection.evaluation import Judge, trained_objects
+from cnn_jax.tasks.detection.evaluation import BoxEvaluation, trained_objects
 from cnn_jax.tasks.detection.rcnn import RCNN, FineTuning, paper_context
 from cnn_jax.tasks.detection.rcnn_fitting import (
     ImageRegions,
@@ -79,7 +79,7 @@ def prepare(options: Any, surveyed: BoxSurvey, sources: Sources) -> tuple[Any, l
     return options, regions.recall_lines(options, sources)
 
 
-def build_task(options: Any, class_names: Sequence[str], judge: Judge) -> RCNN:
+def build_task(options: Any, class_names: Sequence[str], evaluation: BoxEvaluation) -> RCNN:
     """The whole detector; its network is what is trained.
 
     Raises:
@@ -94,7 +94,7 @@ def build_task(options: Any, class_names: Sequence[str], judge: Judge) -> RCNN:
     network = FineTuning(
         # One more for the background.
         model=images.build_model(options.model, len(class_names) + 1),
-        judge=judge,
+        evaluation=evaluation,
         mean=spec.mean,
         std=spec.std,
         crop_size=crop,
@@ -123,7 +123,7 @@ def carry_out(experiment: Experiment, sources: Sources) -> Path:
     if not options.run.eval_only:
         if not (options.run.resume and ended):
             assert sources.training is not None
-            training = sources.examples.evaluation(sources.training)
+            training = sources.examples.training_in_order(sources.training)
             steps = _fine_tuned(experiment, task, training)
             if steps is None:
                 return out
@@ -173,7 +173,7 @@ def _fine_tuned(experiment: Experiment, task: RCNN, training: EvaluationBatches)
 def _fit(task: RCNN, out: Path, steps: int, options: Any, training: EvaluationBatches) -> None:
     """Stages 3 to 5, and the whole detector as the state that is evaluated."""
     state, _ = runs.restored(task.network, out)
-    classes = task.judge.num_classes
+    classes = task.evaluation.num_classes
     images = len(training.rows.source)
     stored = StoredRegions(
         out / _FEATURES / str(steps), min(options.rcnn.fit_images or images, images)
@@ -247,7 +247,7 @@ class StoredRegions(Sequence[ImageRegions]):
                 {**batch, "proposals": every, "proposal_valid": valid},
             )
             overlaps, targets = jax.vmap(
-                lambda *one: overlaps_by_class(*one, task.judge.num_classes)
+                lambda *one: overlaps_by_class(*one, task.evaluation.num_classes)
             )(every, batch["boxes"], batch["labels"], objects)
             return {
                 "classes": found.classes.astype(jnp.float16),

@@ -9,7 +9,7 @@ from cnn_jax.data.surveys import boxes as box_survey
 from cnn_jax.data.surveys.boxes import BoxSurvey
 from cnn_jax.errors import UserError
 from cnn_jax.models import detection as networks
-from cnn_jax.tasks.detection.evaluation import Judge
+from cnn_jax.tasks.detection.evaluation import BoxEvaluation
 from cnn_jax.tasks.detection.yolo import Yolo
 
 from .. import images
@@ -87,8 +87,8 @@ def prepare(options: Any, surveyed: BoxSurvey, sources: Sources) -> tuple[Any, l
     return options, lines
 
 
-def build_task(options: Any, class_names: Sequence[str], judge: Judge) -> Yolo:
-    """The network and how it is trained and judged.
+def build_task(options: Any, class_names: Sequence[str], evaluation: BoxEvaluation) -> Yolo:
+    """The network and how it is trained and evaluated.
 
     Raises:
         UserError: options that the network does not have, or no base boxes.
@@ -108,7 +108,7 @@ def build_task(options: Any, class_names: Sequence[str], judge: Judge) -> Yolo:
             boxes=chosen.boxes_per_cell,
             **given,
         ),
-        judge=judge,
+        evaluation=evaluation,
         mean=mean,
         std=std,
         num_boxes=chosen.boxes_per_cell,

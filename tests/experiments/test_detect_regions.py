@@ -227,8 +227,8 @@ def network_s_own(run):
     examples = common.Examples(rcnn.SYSTEM, options)
     held_out = examples.open("eval")
     names, size = held_out.class_names, examples.image_size
-    judge = common.judge(options, names, size, len(held_out))
-    network = rcnn.build_task(options, names, judge).network
+    evaluation = common.box_evaluation(options, names, size)
+    network = rcnn.build_task(options, names, evaluation).network
     state, _ = runs.restored(network, run)
     step = parallel.compile_evaluation_step(network)
     batches = examples.evaluation(held_out)

@@ -40,7 +40,7 @@ def test_evaluation_is_compiled_so_once_a_shape(monkeypatch):
             return largest_of_product(batch["image"], params)
 
         def measure(self, predictions, batch):
-            return {"sum": predictions.sum()}
+            return {"sum": predictions.sum()}, {}
 
     compiled, compile_it = [], jax.stages.Lowered.compile
 
@@ -54,7 +54,7 @@ def test_evaluation_is_compiled_so_once_a_shape(monkeypatch):
     evaluate = parallel.compile_evaluation_step(Product())
     for rows in (4, 2, 4):
         image = np.random.default_rng(rows).normal(size=(rows * 8, 8)).astype(np.float32)
-        sums, predictions = evaluate(state, parallel.split({"image": image}))
+        sums, _, predictions = evaluate(state, parallel.split({"image": image}))
         expected = (image @ params).max(axis=-1)
         np.testing.assert_allclose(parallel.merge(predictions), expected, rtol=1e-5)
         np.testing.assert_allclose(sums["sum"], expected.sum(), rtol=1e-5)

@@ -48,6 +48,10 @@ class ProposalSource:
         found = self._proposals(example["image"])[0]
         return {**example, "proposals": found[: self.method.max_proposals]}
 
+    def object_count(self, index: int) -> int:
+        """The number of objects (at most) in an image."""
+        return self.source.object_count(index)
+
     def describe(self, index: int) -> str:
         return self.source.describe(index)
 
