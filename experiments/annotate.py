@@ -24,7 +24,7 @@ from cnn_jax.data.source import Source
 from cnn_jax.errors import UserError
 from cnn_jax.reports import annotation as report
 from cnn_jax.runs.folder import read_object
-from cnn_jax.tasks.annotation import Annotation, Decision, LossName, Thresholds, tables
+from cnn_jax.tasks.annotation import Annotation, Decision, LossName, Thresholds
 from cnn_jax.training import checkpoints
 
 from . import images, presets, trainer
@@ -122,7 +122,7 @@ def build(options: Options) -> Run:
     thresholds = None
     if split == "test" and options.rule.decision in ("tuned", "per-label"):
         thresholds = stored_thresholds(out, held_out.class_names)
-    task = build_task(options, held_out.class_names, len(held_out), thresholds)
+    task = build_task(options, held_out.class_names, thresholds)
 
     def training_set() -> tuple[TrainingBatches, int]:
         source = open_split("train", image_size=sizes.canvas)
@@ -145,10 +145,9 @@ def build(options: Options) -> Run:
 def build_task(
     options: Options,
     class_names: Sequence[str],
-    num_evaluated: int = 0,
     thresholds: Thresholds | None = None,
 ) -> Annotation:
-    """The network and how it is trained and judged.
+    """The network, its loss and its decision rule.
 
     Raises:
         UserError: flags that do not fit the number of labels.
@@ -175,7 +174,6 @@ def build_task(
         focal_gamma=options.loss.focal_gamma,
         decision=options.rule,
         thresholds=thresholds,
-        num_evaluated=num_evaluated,
     )
 
 
@@ -189,13 +187,13 @@ class Report:
         self._transform = dataclasses.replace(options.evaluation_transform, ten_crop=False)
 
     def select(self, batch: Mapping[str, np.ndarray], predictions: Any) -> None:
-        """Nothing: the sums hold the whole set's scores."""
+        """Do nothing: an evaluation's details hold the scores of the whole set."""
 
     def write(self, step: int, evaluation: Any) -> None:
         """Write what an evaluation found, after `step` updates."""
         task, names = self._task, self._source.class_names
-        scores, truth = tables(evaluation.sums)
-        thresholds = task.thresholds or task.choose(scores, truth)
+        details = evaluation.details
+        thresholds = details.thresholds
         if self._split == "eval":
             files.replace(self._out / THRESHOLDS_FILE, _dumped(step, thresholds, task, names))
         needed, words = described(task, thresholds)
@@ -203,10 +201,11 @@ class Report:
             words += " chosen on these same images, so that figures are a little too good"
         outcome = report.Outcome(
             metrics=evaluation.metrics,
-            scores=scores,
-            probabilities=task.probability(scores),
-            predicted=task.decide(scores, thresholds),
-            truth=truth,
+            probabilities=task.probability(details.scores),
+            predicted=details.predicted,
+            truth=details.truth,
+            curves=details.curves,
+            average_precisions=details.average_precisions,
             thresholds=_limits(task, thresholds),
             rule=words,
         )

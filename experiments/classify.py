@@ -9,13 +9,13 @@ python -m experiments.classify --out runs/NAME --eval-only      # evaluate again
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 from cnn_jax import models
 from cnn_jax.data.augment import Augmentation
 from cnn_jax.data.batches import TrainingBatches
 from cnn_jax.reports.classification import ClassificationReport
-from cnn_jax.tasks.classification import Classification
+from cnn_jax.tasks.classification import Classification, LossName
 
 from . import images, presets, trainer
 from . import options as flags
@@ -26,7 +26,7 @@ from .trainer import Run
 class ClassificationLoss:
     """What training minimises."""
 
-    loss: Literal["softmax", "sigmoid"] = "softmax"
+    loss: LossName = "softmax"
     """Cross-entropy over the classes, or a logistic loss for each class."""
     label_smoothing: float = flags.flag(0.0, minimum=0, maximum=1)
     """Share of the target that is spread evenly over all classes."""

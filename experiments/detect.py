@@ -20,7 +20,7 @@ from cnn_jax.data.proposals import Proposals
 from cnn_jax.data.source import Source
 from cnn_jax.data.surveys import boxes as box_survey
 from cnn_jax.reports import detection as report
-from cnn_jax.tasks.detection.evaluation import DetectedSet, DetectionRule
+from cnn_jax.tasks.detection.evaluation import DetectionRule
 from cnn_jax.tasks.detection.regions import RegionSampling
 
 from . import options as flags
@@ -29,7 +29,7 @@ from .detection.common import (
     DetectionTask,
     DetectorOptions,
     System,
-    detection_judge,
+    box_evaluation,
     stored_threshold,
     write_threshold,
 )
@@ -147,8 +147,8 @@ def build(options: Options) -> Run:
     if split == "test" and options.rule.score_threshold is None:
         threshold = stored_threshold(out)
     names = held_out.class_names
-    judge = detection_judge(options, names, system.image_size, len(held_out), threshold)
-    task = system.build_task(names, judge)
+    evaluation = box_evaluation(options, names, system.image_size, threshold)
+    task = system.build_task(names, evaluation)
 
     def training_set() -> tuple[TrainingBatches, int]:
         batches = trainer.training_batches(options, training, system.transform(), held_out)
@@ -160,7 +160,7 @@ def build(options: Options) -> Run:
         model=task.model,
         inputs=system.inputs(),
         training_set=training_set,
-        evaluation_set=system.every_example(held_out),
+        evaluation_set=system.evaluation_set(held_out),
         report=Report(out, held_out, task, split, options.detector.similar_labels(names)),
         recorded={"class_names": names},
         notices=notices,
@@ -183,20 +183,13 @@ class Report:
         self._similar = similar
 
     def select(self, batch: Mapping[str, np.ndarray], predictions: Any) -> None:
-        """Nothing: the sums hold the whole set's detections."""
+        """Do nothing: an evaluation's details hold the detections of the whole set."""
 
     def write(self, step: int, evaluation: Any) -> None:
         """Write what an evaluation found, after `step` updates."""
-        given = self._task.judge.rule.score_threshold
-        if self._split == "eval" and given is None:
+        if self._split == "eval" and self._task.evaluation.rule.score_threshold is None:
             write_threshold(self._out, step, evaluation.metrics)
-        outcome = report.Outcome(
-            whole=DetectedSet.of(evaluation.sums),
-            threshold=evaluation.metrics["score_threshold"],
-            chosen_here=given is None and self._task.judge.score_threshold is None,
-            similar=self._similar,
-        )
-        report.write(self._out, self._source, outcome)
+        report.write(self._out, self._source, evaluation.details, self._similar)
 
 
 if __name__ == "__main__":

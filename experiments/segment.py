@@ -143,8 +143,7 @@ def build(options: Options) -> Run:
         if not generated(options):
             survey(held_out)
             notices += floor(options, training, held_out, size)
-    cells_of = len(held_out) if options.masks.cells else 0
-    task = build_task(options, names, size, weights, cells_of)
+    task = build_task(options, names, size, weights)
     cut = partial(_cut, tile=options.masks.tile, margin=task.model.margin)
     evaluated = cut(held_out)
 
@@ -250,9 +249,8 @@ def build_task(
     class_names: Sequence[str],
     size: Size,
     weights: tuple[float, ...] = (),
-    cells_of: int = 0,
 ) -> Segmentation:
-    """The network and how it is trained and judged.
+    """The network, its loss and its metrics.
 
     Raises:
         UserError: flags that do not fit each other or the number of classes.
@@ -270,7 +268,7 @@ def build_task(
         augmentation=options.augmentation,
         loss_name=options.loss.loss,
         class_weights=weights,
-        cells_of=cells_of,
+        cells=options.masks.cells,
     )
 
 

@@ -254,7 +254,7 @@ def read_vocabularies(run: Path) -> tuple[Vocabulary, Vocabulary]:
 def build_task(
     options: Options, source: Vocabulary, target: Vocabulary, held_out: Pairs | None = None
 ) -> Translation:
-    """The network, how it is trained, and how it is judged on the given sentences."""
+    """The network, its loss, and its metrics on the given sentences."""
     chosen, decoding = options.model, options.decoding
     model = Seq2Seq(
         source_size=len(source),
@@ -272,13 +272,13 @@ def build_task(
     )
     tokenize = decoding.bleu_tokenize or ("char" if target.level == "char" else "13a")
     metrics = TextMetrics(tokenize, lowercase=options.data.lowercase)
-    judged = None
+    references = None
     if held_out is not None:
-        judged = HeldOut(held_out, source, target, metrics, decoding.replace_unknown)
+        references = HeldOut(held_out, source, target, metrics, decoding.replace_unknown)
     return Translation(
         model=model,
         max_length=options.data.max_length,
-        held_out=judged,
+        held_out=references,
         loss_per=options.loss.loss_per,
         label_smoothing=options.loss.label_smoothing,
         sampling=options.loss.sampling,
@@ -289,19 +289,18 @@ def build_task(
 
 
 def _report(out: Path, task: Translation, attends: bool) -> TranslationReport:
-    judged = task.held_out
-    source, target, pairs = judged.source, judged.target, judged.pairs
+    held_out = task.held_out
+    source, target, pairs = held_out.source, held_out.target, held_out.pairs
     lengths = [len(source.split(sentence)) for sentence in pairs.sources]
     sentences = Sentences(
         sources=pairs.sources,
         references=pairs.targets,
         source_words=lambda i: [*source.split(pairs.sources[i]), SPECIAL[END]],
         target_words=lambda words: [*target.words(words.tolist()), SPECIAL[END]],
-        hypotheses=judged.hypotheses,
         by_length=lambda hypotheses: bleu_by_length(
-            judged.text_metrics, hypotheses, pairs.targets, lengths
+            held_out.text_metrics, hypotheses, pairs.targets, lengths
         ),
-        signatures=judged.text_metrics.signatures(),
+        signatures=held_out.text_metrics.signatures(),
     )
     return TranslationReport(out, sentences, attends)
 

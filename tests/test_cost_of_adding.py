@@ -87,7 +87,7 @@ def entropy(log_probabilities: Float[Array, " classes"]) -> Float[Array, ""]:
     return -jnp.sum(jnp.exp(log_probabilities) * log_probabilities)
 '''
 
-TASK = '''"""The number of classes of an image's label in binary: a regression, as an example of a task."""
+TASK = '''"""A regression of the label, as an example of a task."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -278,7 +278,8 @@ ADDITIONS = {
             (
                 "experiments/classify.py",
                 '    """Share of the target that is spread evenly over all classes."""',
-                '    temperature: float = flags.flag(1.0, above=0)\n    """Divisor of the logits."""',
+                "    temperature: float = flags.flag(1.0, above=0)\n"
+                '    """Divisor of the logits."""',
             )
         ],
         ["classify", "--temperature", "2", "--width", "0.25"],

@@ -111,6 +111,10 @@ class Subset:
         """Return only the mask, for sources that have masks."""
         return self.source.mask(int(self.indices[index]))
 
+    def object_count(self, index: int) -> int:
+        """The number of objects (at most), of sources that have boxes."""
+        return self.source.object_count(int(self.indices[index]))
+
     def size(self, index: int) -> tuple[int, int]:
         """Return rows and columns, for sources that know them without reading the image."""
         return self.source.size(int(self.indices[index]))

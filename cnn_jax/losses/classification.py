@@ -80,3 +80,22 @@ def sigmoid_cross_entropy(
     logits = at_least_float32(logits)
     # Two log-sigmoids: log(1 - sigmoid(x)) would round to log(0) from x = 17 on.
     return -targets * jax.nn.log_sigmoid(logits) - (1.0 - targets) * jax.nn.log_sigmoid(-logits)
+
+
+def mean_sigmoid_cross_entropy(
+    logits: Float[Array, " classes"],
+    target: Int[Array, ""] | Float[Array, " classes"],
+    label_smoothing: float = 0.0,
+) -> Float[Array, ""]:
+    """Average the logistic loss of each class against a class or a distribution over classes.
+
+    Args:
+        logits: one for each class.
+        target: the index of the class, or a distribution over classes.
+        label_smoothing: see :func:`class_distribution`.
+
+    References:
+        Wightman et al., `ResNet strikes back <https://arxiv.org/abs/2110.00476>`_, 2021, section 3.2
+    """
+    distribution = class_distribution(target, logits.shape[0], label_smoothing)
+    return jnp.mean(sigmoid_cross_entropy(logits, distribution))

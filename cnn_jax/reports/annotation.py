@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 
 from cnn_jax.data.source import Source
 from cnn_jax.metrics import annotation as metrics
+from cnn_jax.metrics.annotation import PrecisionRecall
 from cnn_jax.reports.curves import Chart, Curves, Line
 from cnn_jax.reports.page import Section, Table
 from cnn_jax.reports.pictures import Gallery, Guess, draw_guesses, save
@@ -26,23 +27,24 @@ Truth = Bool[np.ndarray, "examples labels"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome of an evaluation of the whole set.
+    """The outcome of an evaluation of a whole set, as it is shown.
 
     Attributes:
         metrics: the figures.
-        scores: the scores that rank the labels.
-        probabilities: the scores as probabilities, 0 to 1.
-        predicted, truth: the predicted and the true labels.
-        thresholds: the least probability of each predicted label; empty for a fixed number of
-            labels.
+        probabilities: the scores as people read them, in 0..1.
+        predicted, truth: the labels given, and those that hold.
+        curves: precision and recall of each label.
+        average_precisions: the areas below them.
+        thresholds: the probability that each label had to reach; empty for a fixed number.
         rule: the decision rule in words.
     """
 
     metrics: Mapping[str, float]
-    scores: Float[np.ndarray, "examples labels"]
     probabilities: Float[np.ndarray, "examples labels"]
     predicted: Truth
     truth: Truth
+    curves: PrecisionRecall
+    average_precisions: Float[np.ndarray, " labels"]
     thresholds: Sequence[float]
     rule: str
 
@@ -132,17 +134,17 @@ def floors(outcome: Outcome, ks: Sequence[int] = ()) -> Table:
 
 def by_label(outcome: Outcome, names: Sequence[str]) -> Table:
     """Tabulate the figures of each label, lowest average precision first."""
-    truth, predicted = outcome.truth, outcome.predicted
-    order, precisions = _ordered(outcome)
+    counts = metrics.counts_by_label(outcome.predicted, outcome.truth)
+    precision, recall = metrics.precision(counts), metrics.recall(counts)
     rows = []
-    for i in order:
-        figures = metrics.summarize(predicted[:, i : i + 1], truth[:, i : i + 1])
+    for i in _hardest_first(outcome):
         threshold = f"{outcome.thresholds[i]:.3f}" if len(outcome.thresholds) else ""
-        cells = [
-            show(f"class_{kind}", figures[f"class_{kind}"]) for kind in ("precision", "recall")
-        ]
-        count = f"{int(truth[:, i].sum()):,}"
-        rows.append([names[i], count, threshold, *cells, show("map", precisions[i])])
+        figures = (
+            show("class_precision", float(precision[i])),
+            show("class_recall", float(recall[i])),
+            show("map", float(outcome.average_precisions[i])),
+        )
+        rows.append([names[i], f"{int(counts.true[i]):,}", threshold, *figures])
     header = ["label", "images", "threshold", "precision", "recall", "average precision"]
     return Table("By label", header, rows)
 
@@ -150,16 +152,16 @@ def by_label(outcome: Outcome, names: Sequence[str]) -> Table:
 def precision_recall_curves(outcome: Outcome, names: Sequence[str]) -> Curves:
     """Plot each label's highest precision at each recall or above, hardest labels first."""
     charts = []
-    order, precisions = _ordered(outcome)
     levels = np.linspace(0, 1, 101)
-    for i in order[:MAX_LABELS]:
+    for i in _hardest_first(outcome)[:MAX_LABELS]:
         if not outcome.truth[:, i].any():
             continue
-        precision, recall = metrics.precision_recall(outcome.scores[:, i], outcome.truth[:, i])
+        curve = PrecisionRecall(*(np.asarray(column[i]) for column in outcome.curves))
+        precision, recall = (x[curve.is_threshold] for x in (curve.precision, curve.recall))
         best = np.maximum.accumulate(precision[::-1])[::-1]
         at = np.minimum(np.searchsorted(recall, levels - 1e-12), len(best) - 1)
         line = Line("precision at full recall", (100 * levels).tolist(), best[at].tolist())
-        label = f"{names[i]}: average precision {show('map', precisions[i])}"
+        label = f"{names[i]}: average precision {show('map', float(outcome.average_precisions[i]))}"
         charts.append(Chart("precision", [line], label))
     return Curves("Precision over recall (in %)", charts)
 
@@ -204,11 +206,9 @@ def _largest(counts: Int[np.ndarray, "labels labels"]) -> list[tuple[int, int, i
     return [(i, k, int(counts[i, k])) for i, k in cells if counts[i, k]]
 
 
-def _ordered(outcome: Outcome) -> tuple[list[int], list[float]]:
-    """Sort the labels by average precision; also return the precision of each."""
-    columns = zip(outcome.scores.T, outcome.truth.T, strict=True)
-    precisions = [metrics.average_precision(s, t) for s, t in columns]
-    return np.argsort(precisions, kind="stable").tolist(), precisions
+def _hardest_first(outcome: Outcome) -> list[int]:
+    """The labels by average precision, lowest first."""
+    return np.argsort(outcome.average_precisions, kind="stable").tolist()
 
 
 def _pictures(

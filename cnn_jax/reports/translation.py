@@ -40,7 +40,6 @@ class Sentences:
         sources, references: the sentences, and their true translations.
         source_words: returns the words of source sentence i, as the model sees them.
         target_words: converts token indices to words.
-        hypotheses: extracts all translations from an evaluation's sums.
         by_length: computes BLEU by length from all translations.
         signatures: sacrebleu's signatures of BLEU and chrF.
     """
@@ -49,7 +48,6 @@ class Sentences:
     references: Sequence[str]
     source_words: Callable[[int], Sequence[str]]
     target_words: Callable[[np.ndarray], Sequence[str]]
-    hypotheses: Callable[[Mapping[str, Any]], Sequence[str]]
     by_length: Callable[[Sequence[str]], Sequence[LengthBucket]]
     signatures: Mapping[str, str]
 
@@ -87,12 +85,12 @@ class TranslationReport:
         """Write the page and the pictures of an evaluation.
 
         Args:
-            step: the number of updates made.
-            evaluation: its `sums`, with the words of all translations.
+            step: number of updates made.
+            evaluation: its `details` are the translations of all sentences.
         """
         predicted, self._predicted = self._predicted, {}
         texts = self.sentences
-        hypotheses = texts.hypotheses(evaluation.sums)
+        hypotheses = evaluation.details
         maps = [self._alignment(index, *predicted[index]) for index in sorted(predicted)]
         sections: list[Section] = []
         if self.attends:

@@ -8,7 +8,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from cnn_jax.errors import DivergenceError, UserError
 from cnn_jax.runs.log import RunLog
 from cnn_jax.training import checkpoints, parallel
 from cnn_jax.training.state import TrainState
-from cnn_jax.training.step import Sums, Task
+from cnn_jax.training.step import Rows, Sums, Task
 
 HostBatch = dict[str, np.ndarray]
 Watcher = Callable[[HostBatch, Any], None]
@@ -74,15 +74,17 @@ class Plan:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The outcome of one pass over a set.
+    """The outcome of one pass over a set, the same on every process.
 
     Attributes:
-        metrics: the summary of the sums.
-        sums: the sums themselves (confusion matrix, calibration bins, ...).
+        metrics: the figures.
+        sums: what they were divided from (confusion matrix, calibration bins, ...).
+        details: what the task derived besides (see `cnn_jax.metrics.summary.Summary`).
     """
 
     metrics: dict[str, float]
     sums: Sums
+    details: Any = None
 
 
 @runtime_checkable
@@ -121,13 +123,15 @@ class Best:
 
 def evaluate(
     task: Task,
-    step_function: Callable[[TrainState, Any], tuple[Sums, Any]],
+    step_function: Callable[[TrainState, Any], tuple[Sums, Rows, Any]],
     state: TrainState,
     batches: EvaluationSet,
     *,
     watch: Watcher | None = None,
 ) -> Evaluation:
-    """Every example of a set once, its sums added up, its metrics divided out at the end.
+    """Evaluate every example of a set once; a batch costs the same whatever the size of the set.
+
+    Sums are added and rows collected batch by batch; the metrics are computed once, at the end.
 
     Args:
         task: see `Task`.
@@ -135,20 +139,27 @@ def evaluate(
         state: what to evaluate.
         batches: the set.
         watch: shown every (host batch, predictions) of this process, for pictures and exports.
+
+    Raises:
+        UserError: the set holds no example.
     """
-    total, started, examples = None, time.perf_counter(), 0
+    total, collected, started, examples = None, [], time.perf_counter(), 0
     for host, batch in parallel.prefetch(batches.iterate()):
-        sums, predictions = step_function(state, batch)
+        sums, rows, predictions = step_function(state, batch)
         if watch is not None:
             watch(host, parallel.merge(predictions))
         sums = jax.tree.map(_wide, sums)
         total = sums if total is None else jax.tree.map(np.add, total, sums)
         examples = int(total["examples"])
+        if rows:
+            rows = parallel.gather(rows)
+            valid = rows.pop("valid")
+            collected.append(jax.tree.map(lambda x, valid=valid: x[valid], rows))
     if not examples:
         raise UserError("--data: the evaluation set holds no example")
-    metrics = task.summarize(total)
+    metrics, details = task.summarize(total, _in_set_order(collected))
     metrics["examples_per_second"] = examples / (time.perf_counter() - started)
-    return Evaluation(metrics, total)
+    return Evaluation(metrics, total, details)
 
 
 @dataclass(frozen=True)
@@ -307,12 +318,20 @@ class _Interval:
         sums = jax.tree.map(np.asarray, self._sums)
         self.check(step)
         elapsed = time.perf_counter() - self._started
-        row = self._task.summarize(sums)
+        row = self._task.summarize(sums).metrics
         row["gradient_norm"] = float(sums["gradient_norm"] / sums["steps"])
         row["examples_per_second"] = self._steps * self._batch_size / elapsed
         row["data_wait"] = self._waited / elapsed
         self._restart()
         return row
+
+
+def _in_set_order(batches: Sequence[Rows]) -> Rows:
+    """Join the rows of a set's batches, ordered by `index`; without any, nothing."""
+    if not batches:
+        return {}
+    order = np.argsort(np.concatenate([rows.pop("index") for rows in batches]), kind="stable")
+    return jax.tree.map(lambda *parts: np.concatenate(parts)[order], *batches)
 
 
 def _wide(x: Any) -> np.ndarray:

@@ -109,11 +109,11 @@ def jobs(options: Options) -> list[Job]:
     for alone in _ALONE:
         if alone in options.work and len(options.work) > 1:
             raise UserError(f"--work {alone}: cannot be mixed with other work")
-    judges = "coco" in options.work
-    if options.against != "none" and judges != (options.against == "pycocotools"):
-        others = "pycocotools" if judges else "torch or torch-compile"
+    evaluates = "coco" in options.work
+    if options.against != "none" and evaluates != (options.against == "pycocotools"):
+        others = "pycocotools" if evaluates else "torch or torch-compile"
         raise UserError(f"--against {options.against}: --work {options.work[0]} has {others}")
-    if judges:
+    if evaluates:
         return [
             Job(
                 work="coco",

@@ -19,11 +19,12 @@ from cnn_jax.data import BOX_FORMATS
 from cnn_jax.data.augment.boxes import BoxAugmentation
 from cnn_jax.data.batches import EvaluationBatches
 from cnn_jax.data.source import Example, Source, Split, Transform
+from cnn_jax.data.surveys import boxes as box_survey
 from cnn_jax.data.surveys.boxes import BoxSurvey
 from cnn_jax.data.transforms import BoxTransform
 from cnn_jax.errors import UserError, nearest
 from cnn_jax.runs.folder import read_object
-from cnn_jax.tasks.detection.evaluation import DetectionRule, Judge
+from cnn_jax.tasks.detection.evaluation import BoxEvaluation, DetectionRule
 from cnn_jax.training import checkpoints
 from cnn_jax.training.step import Task
 
@@ -43,8 +44,8 @@ class DetectorOptions:
     the feature map of the image (Girshick 2015); rcnn: proposals cut out and classified one by one
     (Girshick et al. 2014)."""
     max_objects: int = flags.flag(50, minimum=1)
-    """Largest number of objects of an image that are trained on and evaluated; the command reports
-    what is left out."""
+    """Largest number of objects of an image that are trained on; the command reports what is left
+    out. All objects are evaluated."""
     similar: tuple[str, ...] = flags.flag((), metavar="NAME,NAME")
     """Groups of similar classes: cat,dog,horse car,bus. The report counts confusions within a group
     apart from other mistakes."""
@@ -80,9 +81,9 @@ class DetectionOptions(Protocol):
 
 @runtime_checkable
 class DetectionTask(Task, Protocol):
-    """A task whose predictions are, or have, `detections`, made by its `judge`."""
+    """A task whose predictions are, or have, `detections`, made by its `evaluation`."""
 
-    judge: Judge
+    evaluation: BoxEvaluation
     model: nn.Module
 
 
@@ -106,7 +107,7 @@ class System:
         """Pixels on a side of the network's square where no flag gives them."""
         raise NotImplementedError
 
-    def build_task(self, class_names: Sequence[str], judge: Judge) -> DetectionTask:
+    def build_task(self, class_names: Sequence[str], evaluation: BoxEvaluation) -> DetectionTask:
         """The network, how it is trained, and how its detections are evaluated."""
         raise NotImplementedError
 
@@ -118,9 +119,10 @@ class System:
         """The source with what else the system reads, such as proposals."""
         return source
 
-    def transform(self) -> Transform:
-        """The host's preparation of an example."""
-        return BoxTransform(self.image_size, self.options.detector.max_objects)
+    def transform(self, max_objects: int | None = None) -> Transform:
+        """The host's preparation of an example, with room for the objects that are trained on."""
+        room = max_objects or self.options.detector.max_objects
+        return BoxTransform(self.image_size, room)
 
     def unlabelled(self, image: np.ndarray) -> Example:
         """An image to predict for, as an example without objects, before the transform."""
@@ -159,25 +161,28 @@ class System:
         options.detector.similar_labels(source.class_names)
         return self.extended(source, split)
 
-    def every_example(self, source: Source) -> EvaluationBatches:
-        """Every example of a source once."""
+    def evaluation_set(self, source: Source) -> EvaluationBatches:
+        """Every held-out example once, with all of its objects."""
+        room = max(self.options.detector.max_objects, box_survey.most_objects(source))
+        return trainer.evaluation_batches(self.options, source, self.transform(room))
+
+    def training_in_order(self, source: Source) -> EvaluationBatches:
+        """Every training example once, with the objects that are trained on."""
         return trainer.evaluation_batches(self.options, source, self.transform())
 
 
-def detection_judge(
+def box_evaluation(
     options: DetectionOptions,
     class_names: Sequence[str],
     image_size: int,
-    num_evaluated: int = 0,
     score_threshold: float | None = None,
-) -> Judge:
-    """How detections are made and judged, as the flags say."""
-    return Judge(
+) -> BoxEvaluation:
+    """The rules by which detections are made and evaluated, as the flags give them."""
+    return BoxEvaluation(
         num_classes=len(class_names),
         image_size=image_size,
         rule=options.rule,
         score_threshold=score_threshold,
-        num_evaluated=num_evaluated,
     )
 
 

@@ -15,7 +15,7 @@ from cnn_jax.data.source import Source
 from cnn_jax.data.surveys.boxes import BoxSurvey
 from cnn_jax.errors import UserError
 from cnn_jax.models import fast_rcnn as network
-from cnn_jax.tasks.detection.evaluation import Judge
+from cnn_jax.tasks.detection.evaluation import BoxEvaluation
 from cnn_jax.tasks.detection.fast_rcnn import FastRCNN
 from cnn_jax.tasks.detection.regions import BoxStatistics, Row, box_statistics
 from cnn_jax.training.state import TrainState
@@ -87,7 +87,7 @@ class FastRcnnSystem(RegionSystem):
         options, lines = super().decided_by(surveyed, training, held_out)
         chosen: FastRcnnOptions = options.fast_rcnn
         if chosen.box_statistics == "data" and not chosen.box_means:
-            batches = first_images(self.every_example(training).iterate())
+            batches = first_images(self.training_in_order(training).iterate())
             measured = box_statistics(batches, len(training.class_names))
             # Six digits are enough, and are read back from a run's settings as they were.
             means, deviations = (
@@ -98,7 +98,7 @@ class FastRcnnSystem(RegionSystem):
             options = dataclasses.replace(options, fast_rcnn=chosen)
         return options, lines
 
-    def build_task(self, class_names: Sequence[str], judge: Judge) -> FastRCNN:
+    def build_task(self, class_names: Sequence[str], evaluation: BoxEvaluation) -> FastRCNN:
         """The network, how it is trained, and how its detections are evaluated.
 
         Raises:
@@ -119,7 +119,7 @@ class FastRcnnSystem(RegionSystem):
                 "region_network",
                 **images.model_options(options.model),
             ),
-            judge=judge,
+            evaluation=evaluation,
             mean=spec.mean,
             std=spec.std,
             augmentation=options.augmentation,

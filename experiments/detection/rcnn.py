@@ -25,7 +25,7 @@ from cnn_jax.data.source import Source
 from cnn_jax.data.windows import WindowOrder, Windows, WindowSource, unchanged
 from cnn_jax.errors import UserError
 from cnn_jax.progress import track
-from cnn_jax.tasks.detection.evaluation import Judge, trained_objects
+from cnn_jax.tasks.detection.evaluation import BoxEvaluation, trained_objects
 from cnn_jax.tasks.detection.rcnn import RCNN, FineTuning, paper_context
 from cnn_jax.tasks.detection.rcnn_fitting import (
     ImageRegions,
@@ -79,7 +79,7 @@ class RcnnSystem(RegionSystem):
         small = self.options.model.stem == "small"
         return self.options.rcnn.crop_size or (32 if small else spec.image_size)
 
-    def build_task(self, class_names: Sequence[str], judge: Judge) -> RCNN:
+    def build_task(self, class_names: Sequence[str], evaluation: BoxEvaluation) -> RCNN:
         """The whole detector; its network is what is trained.
 
         Raises:
@@ -93,7 +93,7 @@ class RcnnSystem(RegionSystem):
         network = FineTuning(
             # One more for the background.
             model=images.build_model(options.model, len(class_names) + 1),
-            judge=judge,
+            evaluation=evaluation,
             mean=spec.mean,
             std=spec.std,
             crop_size=crop,
@@ -113,7 +113,7 @@ class RcnnSystem(RegionSystem):
         assert isinstance(task, RCNN)
         if jax.process_count() > 1:
             raise UserError("--system rcnn: its stages after fine-tuning run in one process alone")
-        examples = None if training is None else self.every_example(training)
+        examples = None if training is None else self.training_in_order(training)
         return dataclasses.replace(
             run,
             trained=task.network,
@@ -147,7 +147,7 @@ class RcnnSystem(RegionSystem):
         self, task: RCNN, out: Path, examples: EvaluationBatches, state: TrainState
     ) -> TrainState:
         """Stages 3 to 5: the state of the whole detector."""
-        options, classes = self.options, task.judge.num_classes
+        options, classes = self.options, task.evaluation.num_classes
         images = len(examples.rows.source)
         stored = StoredRegions(
             out / _FEATURES / str(int(state.step)), min(options.rcnn.fit_images or images, images)
@@ -221,7 +221,7 @@ class StoredRegions(Sequence[ImageRegions]):
                 {**batch, "proposals": every, "proposal_valid": valid},
             )
             overlaps, targets = jax.vmap(
-                lambda *one: overlaps_by_class(*one, task.judge.num_classes)
+                lambda *one: overlaps_by_class(*one, task.evaluation.num_classes)
             )(every, batch["boxes"], batch["labels"], objects)
             return {
                 "classes": found.classes.astype(jnp.float16),

@@ -67,9 +67,11 @@ class RegionSystem(System):
         prepare(proposed, search.proposal_workers)
         return proposed
 
-    def transform(self) -> Transform:
+    def transform(self, max_objects: int | None = None) -> Transform:
         """Images squashed to the network's square, with rows for objects and proposals."""
-        return ProposalTransform(super().transform(), self.options.proposals.max_proposals)
+        return ProposalTransform(
+            super().transform(max_objects), self.options.proposals.max_proposals
+        )
 
     def unlabelled(self, image: np.ndarray) -> Example:
         """An image to predict for, with its proposals."""
@@ -87,7 +89,7 @@ class RegionSystem(System):
 
     def _recall_lines(self, held_out: Source) -> list[str]:
         """Recall by number of proposals and overlap, a line each: the method's ceiling."""
-        batches = first_images(self.every_example(held_out).iterate())
+        batches = first_images(self.evaluation_set(held_out).iterate())
         counts = metrics.steps(self.options.proposals.max_proposals)
         recall, sums = measured_recall(batches, counts)
         columns = [metrics.THRESHOLDS.index(threshold) for threshold in _SHOWN]

@@ -10,7 +10,7 @@ from cnn_jax.data.source import Source
 from cnn_jax.data.surveys import boxes as box_survey
 from cnn_jax.data.surveys.boxes import BoxSurvey
 from cnn_jax.errors import UserError
-from cnn_jax.tasks.detection.evaluation import Judge
+from cnn_jax.tasks.detection.evaluation import BoxEvaluation
 from cnn_jax.tasks.detection.yolo import Yolo
 
 from .. import images
@@ -86,7 +86,7 @@ class YoloSystem(System):
                 lines.append(f"base boxes {shown} of the image: mean best IoU {overlap:.2f}")
         return options, lines
 
-    def build_task(self, class_names: Sequence[str], judge: Judge) -> Yolo:
+    def build_task(self, class_names: Sequence[str], evaluation: BoxEvaluation) -> Yolo:
         """The network, how it is trained, and how its detections are evaluated.
 
         Raises:
@@ -105,7 +105,7 @@ class YoloSystem(System):
                 boxes_per_cell=chosen.boxes_per_cell,
                 **images.model_options(model),
             ),
-            judge=judge,
+            evaluation=evaluation,
             mean=spec.mean,
             std=spec.std,
             num_boxes=chosen.boxes_per_cell,

@@ -19,7 +19,7 @@ from cnn_jax.reports.pictures import save
 
 from .. import detect
 from .. import options as flags
-from ..detection.common import detection_judge, stored_threshold
+from ..detection.common import box_evaluation, stored_threshold
 from .predictor import PICTURES, Example, Result, class_names
 
 
@@ -57,7 +57,7 @@ class BoxPredictor:
         self._system = detect.SYSTEMS[trained.detector.system](trained)
         self._transform = self._system.transform()
         self.task = self._system.build_task(
-            self._names, detection_judge(trained, self._names, self._system.image_size)
+            self._names, box_evaluation(trained, self._names, self._system.image_size)
         )
         self._folder = None
         if options.directory is not None:

@@ -232,11 +232,11 @@ def network_s_own(run):
     system = rcnn.RcnnSystem(flags.stored(detect.Options, run))
     held_out = system.open("eval")
     names = held_out.class_names
-    judge = common.detection_judge(system.options, names, system.image_size, len(held_out))
-    network = system.build_task(names, judge).network
+    evaluation = common.box_evaluation(system.options, names, system.image_size)
+    network = system.build_task(names, evaluation).network
     state, _ = trainer.restored(network, run)
     step = parallel.compile_evaluation_step(network)
-    batches = system.every_example(held_out)
+    batches = system.evaluation_set(held_out)
     return loop.evaluate(network, step, parallel.replicate(state), batches).metrics
 
 

@@ -42,7 +42,7 @@ def test_evaluation_is_compiled_with_the_options_once_per_shape(monkeypatch):
             return largest_of_product(batch["image"], params)
 
         def measure(self, predictions, batch):
-            return {"sum": predictions.sum()}
+            return {"sum": predictions.sum()}, {}
 
     compiled, compile_it = [], jax.stages.Lowered.compile
 
@@ -56,7 +56,7 @@ def test_evaluation_is_compiled_with_the_options_once_per_shape(monkeypatch):
     evaluate = parallel.compile_evaluation_step(Product())
     for rows in (4, 2, 4):
         image = np.random.default_rng(rows).normal(size=(rows * 8, 8)).astype(np.float32)
-        sums, predictions = evaluate(state, parallel.split({"image": image}))
+        sums, _, predictions = evaluate(state, parallel.split({"image": image}))
         expected = (image @ params).max(axis=-1)
         np.testing.assert_allclose(parallel.merge(predictions), expected, rtol=1e-5)
         np.testing.assert_allclose(sums["sum"], expected.sum(), rtol=1e-5)

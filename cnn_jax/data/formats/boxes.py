@@ -87,6 +87,10 @@ class BoxSource:
     def describe(self, index: int) -> str:
         return self._images[index].path
 
+    def object_count(self, index: int) -> int:
+        """The number of objects in an image."""
+        return len(self._images[index].labels)
+
     def object_counts(self) -> Int[np.ndarray, " images"]:
         """Return the number of objects in each image."""
         return np.array([len(image.labels) for image in self._images], np.int64)

@@ -62,6 +62,10 @@ class TfdsBoxes:
             "area": np.asarray(area, np.float32),
         }
 
+    def object_count(self, index: int) -> int:
+        """The number of boxes in a record, before those without an area are dropped."""
+        return len(self._records.rows[index][self._listed]["bbox"])
+
     def describe(self, index: int) -> str:
         return f"{self._records.title}[{index}]"
 

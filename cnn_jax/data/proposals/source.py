@@ -48,6 +48,10 @@ class ProposalSource:
         proposals, _ = self._proposals(example["image"])
         return {**example, "proposals": proposals[: self.method.max_proposals]}
 
+    def object_count(self, index: int) -> int:
+        """The number of objects (at most) in an image."""
+        return self.source.object_count(index)
+
     def describe(self, index: int) -> str:
         return self.source.describe(index)
 

@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Float
@@ -66,6 +67,16 @@ def notices(source: Source, surveyed: BoxSurvey, max_objects: int) -> list[str]:
     if (left_out := objects_left_out(counts, max_objects)) is not None:
         lines.append(left_out)
     return lines
+
+
+@lru_cache(maxsize=2)
+def most_objects(source: Source) -> int:
+    """Find the largest number of objects in an image, from annotations alone.
+
+    Args:
+        source: one with `object_count(index)`, as those of all formats with boxes have it.
+    """
+    return max(map(source.object_count, range(len(source))), default=0)
 
 
 def lost_to_collisions(surveyed: BoxSurvey, grid: int) -> tuple[int, int]:
