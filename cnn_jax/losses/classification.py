@@ -95,7 +95,7 @@ def mean_sigmoid_cross_entropy(
         label_smoothing: see :func:`class_distribution`.
 
     References:
-        Wightman et al., `ResNet strikes back <https://arxiv.org/abs/2110.00476>`_, 2021, section 3.2
+        Wightman et al., `ResNet strikes back <https://arxiv.org/abs/2110.00476>`_, 2021
     """
     distribution = class_distribution(target, logits.shape[0], label_smoothing)
     return jnp.mean(sigmoid_cross_entropy(logits, distribution))
