@@ -1,4 +1,4 @@
-"""Classifiers as backbones: what a network offers so that others can be built on its maps."""
+"""The protocol of a backbone: a classifier on whose maps other networks are built."""
 
 import math
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -86,7 +86,7 @@ class Backbone(Protocol):
 
 
 def by_resolution(features: dict[str, Any]) -> list[Array]:
-    """The maps among a backbone's features from the finest on: of each size the last."""
+    """The maps among a backbone's features, finest first; of several of one size, the last."""
     sizes = {m.shape[1:3]: m for m in features.values() if isinstance(m, jax.Array) and m.ndim == 4}
     return sorted(sizes.values(), key=lambda m: -m.shape[1] * m.shape[2])
 

@@ -12,9 +12,10 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 from jaxtyping import Array, Float
 
+from cnn_jax.models import backbones
 from cnn_jax.models.backbones import by_resolution
 from cnn_jax.models.fields import Count, Positive
-from cnn_jax.models.layers import BatchNorm, Conv, check_image_size, scaled
+from cnn_jax.models.layers import BatchNorm, Conv, NameRules, check_image_size, scaled
 from cnn_jax.models.segnet import PixelOutput
 from cnn_jax.ops import upsampling
 from cnn_jax.ops.pooling import max_pool_with_indices, max_unpool
@@ -24,6 +25,16 @@ Size = tuple[int, int]
 
 # Channels of the coarsest level's decoder; each finer one has half, but not below the second.
 MOST_CHANNELS, FEWEST_CHANNELS = 256, 16
+
+# The modules that a classifier's file of weights does not hold. No backbone has more levels.
+DECODER_MODULES = (
+    "head",
+    *(
+        name.format(level)
+        for level in range(1, 9)
+        for name in ("up{}", "up{}.projection", "conv{}_1", "norm{}_1", "conv{}_2", "norm{}_2")
+    ),
+)
 
 
 class Upsample(nn.Module):
@@ -99,7 +110,7 @@ class EncoderDecoder(nn.Module):
 
     # Pixels on every side of the input that the output lacks.
     margin = 0
-    classifiers = ("head",)
+    classifiers = DECODER_MODULES
 
     @property
     def minimum_size(self) -> int:
@@ -140,6 +151,15 @@ class EncoderDecoder(nn.Module):
             features[f"decoder{level}"] = x
         logits = Conv(self.num_classes, name="head")(x.astype(jnp.float32))
         return Upsample("bilinear", name="enlarged")(logits, images.shape[1:3]), features
+
+    @property
+    def optional_modules(self) -> tuple[str, ...]:
+        """Names of modules that this network lacks and a file of pretrained weights may hold."""
+        return backbones.optional_modules(self.backbone)
+
+    def pretrained_names(self) -> dict[str, NameRules]:
+        """Other libraries' names of the backbone's modules, by library."""
+        return backbones.pretrained_names(self.backbone)
 
 
 def fitted(

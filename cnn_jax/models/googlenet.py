@@ -62,7 +62,7 @@ class ConvUnit(nn.Module):
 
     Attributes:
         channels: number of output channels, before `width` multiplies it.
-        kernel_size, strides, padding: of the convolution.
+        kernel_size, strides, padding: arguments of `Conv`.
         norm: constructor of the normalisation; None puts a bias in its place.
         width: multiplies the number of channels.
         dtype: type of the computation.
@@ -99,7 +99,7 @@ class Inception(nn.Module):
     """Four parallel branches whose channels are concatenated (Figure 2b).
 
     Attributes:
-        channels: of the convolutions, as in `INCEPTION_MODULES`.
+        channels: numbers of channels of the convolutions, as in `INCEPTION_MODULES`.
         large_filter: size of the third branch's filters.
         unit: constructor of the convolutions.
     """
@@ -131,7 +131,7 @@ class AuxiliaryHead(nn.Module):
         hidden: number of channels between the two linear layers.
         overlapping: True averages over the paper's windows, 5x5 with stride 3, where those make 4x4
             cells. False, and maps of other sizes, average over a 4x4 partition.
-        dropout_rate: of the hidden channels.
+        dropout_rate: dropout rate of the hidden channels.
         unit, dense: constructors of the convolution and the first linear layer.
     """
 

@@ -180,7 +180,7 @@ def create(
     Args:
         name: one of `names(kind)`.
         num_classes: number of classes; of a region network without the background.
-        kind: what the network does.
+        kind: the network's kind; a classifier can be any.
         **options: any of `options(name, kind)`. Of a classifier as a backbone they are the
             classifier's own and those of the network on it; `width` and `dtype` go to both.
 
@@ -263,7 +263,7 @@ def option_table(kind: Kind = "classifier") -> dict[str, Option]:
 
 
 def _joint_type(one: Option, other: Option) -> Any:
-    """The type of an option that two architectures have: of two Literals, one with all values."""
+    """The type of an option that two architectures share; two Literals make one of all values."""
     if one.type == other.type:
         return one.type
     if get_origin(one.type) is get_origin(other.type) is Literal:

@@ -179,6 +179,8 @@ def _best_names(
     tensors: Mapping[str, np.ndarray], model: nn.Module, flat: Mapping[str, Any], source: str
 ) -> tuple[dict[str, str], tuple[str, ...]]:
     """The names of the library that fit most `tensors`: by our paths, and of optional modules."""
+    if not hasattr(model, "pretrained_names"):
+        raise UserError(f"{source}: {type(model).__name__} takes no weights of other libraries")
     libraries = model.pretrained_names()
     candidates = {
         library: {path: tensor_name(path, rules) for path in flat}

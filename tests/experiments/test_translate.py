@@ -123,7 +123,7 @@ def test_a_run_starts_from_another_s_weights_and_words(file, trained, tmp_path):
     [
         (["--data", "pairs:/nowhere"], r"/nowhere: no such file"),
         (["--data", "shapes"], r"unknown format 'shapes'.*dates"),
-        (["--attention", "dot"], r"--attention dot: .*general"),
+        (["--attention", "dot"], r"attention dot: .*general"),
         (["--beam", "0"], r"--beam 0: must be 1 or more"),
         (["--max-length", "1"], r"--max-length 1: must be 2 or more"),
         (["--sampling", "2"], r"--sampling 2.0: must be from 0 to 1"),
