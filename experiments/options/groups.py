@@ -38,7 +38,7 @@ class RunOptions:
     """Compute the statistics of batch normalisation anew from the training set."""
     seed: int = flag(0, minimum=0, maximum=_LARGEST_SEED, aliases="manual-seed")
     """All randomness derives from this number."""
-    deterministic: bool = flag(False)
+    deterministic: bool = False
     """Use only deterministic kernels on a GPU, which is slower. On a CPU runs always repeat."""
     report_every: int = flag(
         50, resumable=True, minimum=1, aliases="print-freq log-interval log-every logging-steps"
@@ -83,7 +83,7 @@ class DataOptions:
     when examples are held out (`(\d+)_` for the frames of one track)."""
     data_dir: str | None = flag(None, only={"data": ("tfds",)}, metavar="DIR")
     """Folder of the prepared TFDS data sets. Default: the one of TFDS."""
-    skip_bad_images: bool = flag(False)
+    skip_bad_images: bool = False
     """Leave out images that cannot be read and list them, instead of stopping."""
     workers: int = flag(0, resumable=True, minimum=0, aliases="num-workers")
     """Processes that read ahead; 0 reads in threads."""
@@ -274,7 +274,7 @@ class PredictOptions:
     """Folder of the run."""
     images: tuple[str, ...] = flag((), positional=True, metavar="IMAGE")
     """Image files, or sentences."""
-    json: bool = flag(False)
+    json: bool = False
     """Print JSON instead of lines."""
     batch_size: int = flag(32, minimum=1, aliases="bs")
     """Images in a step."""
