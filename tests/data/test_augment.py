@@ -145,7 +145,7 @@ def test_one_compilation_serves_every_batch_of_a_run():
     ],
 )  # fmt: skip
 def test_an_impossible_strength_names_its_parameter(field, value):
-    with pytest.raises(UserError, match=f"^{field} {value}: must be "):
+    with pytest.raises(UserError, match=rf"^{field} .+: must be "):
         Augmentation(**{field: value})
 
 
