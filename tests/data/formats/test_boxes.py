@@ -188,5 +188,6 @@ def test_mirroring_twice_changes_nothing():
     [{"scale": 1.0}, {"translate": -0.1}, {"hue": 0.6}, {"saturation": 0.5}, {"min_visible": 2.0}],
 )
 def test_bad_strengths_are_named(wrong):
-    with pytest.raises(UserError, match=f"--{next(iter(wrong)).replace('_', '-')}: "):
+    ((name, value),) = wrong.items()
+    with pytest.raises(UserError, match=f"^{name} {value}: must be "):
         BoxAugmentation(**wrong)
