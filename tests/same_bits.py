@@ -1,4 +1,4 @@
-"""Whether two states of the code train and evaluate with the same bits, on the built-in data.
+"""Check that two states of the code train and evaluate with the same bits, on built-in data.
 
 python -m tests.same_bits record DIR [NAME ...]     # in the checkout of each state
 python -m tests.same_bits compare A B [NAME ...]    # exit status 1 if anything differs
