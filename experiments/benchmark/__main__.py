@@ -198,7 +198,7 @@ def row(job: Job, ours: Measurement, theirs: Measurement | None = None) -> dict[
 
 
 def result(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The content of `result.json`: a ratio for each kind of work over all networks, and the rows."""
+    """The content of `result.json`: ratios by kind of work over all networks, and the rows."""
     summary: dict[str, Any] = {}
     for work in dict.fromkeys(r["job"]["work"] for r in rows):
         medians = [
