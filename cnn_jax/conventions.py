@@ -1,7 +1,7 @@
-"""What every room agrees on: the special tokens, the ignored label, batch norm's momentum."""
+"""Conventions shared by all packages: special tokens, the ignored label, batch norm's momentum."""
 
 PAD, UNKNOWN, BEGIN, END = 0, 1, 2, 3
-"""The first tokens of every vocabulary: padding, a word that it lacks, start and end of a text."""
+"""The first tokens of every vocabulary: padding, unknown word, start of text, end of text."""
 
 SPECIAL = ("<pad>", "<unk>", "<s>", "</s>")
 """The names of the special tokens, by index."""

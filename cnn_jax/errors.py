@@ -1,12 +1,48 @@
-"""The two ways in which a run ends early for a reason that its user should read in one line."""
+"""The two exceptions that end a run with one line for its user."""
+
+import difflib
+from collections.abc import Callable, Iterable
+from typing import Any
 
 
 class UserError(Exception):
-    """A mistake in flags, data or checkpoints: the message names it and says what would be right.
+    """A mistake in parameters, data or checkpoints; the message names it and says how to fix it.
 
     Entry points print the message as one line on stderr and exit with status 2.
+
+    Attributes:
+        parameter: the name of the parameter that is wrong, if the message is about one. The text is
+            then `PARAMETER VALUE: MESSAGE`; an entry point shows its own name for the parameter.
     """
+
+    def __init__(self, message: str, parameter: str | None = None, value: Any = ""):
+        """Take the message, and the name and the value of the parameter it is about."""
+        super().__init__(message)
+        self.parameter = parameter
+        self._value = " ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+
+    def __str__(self) -> str:
+        return self.text()
+
+    def text(self, named: Callable[[str], str] = str) -> str:
+        """The whole message, with `named(parameter)` in place of the parameter's name."""
+        message = super().__str__()
+        if self.parameter is None:
+            return message
+        return f"{' '.join(filter(None, (named(self.parameter), self._value)))}: {message}"
+
+
+def check(legal: bool, parameter: str, value: Any, expected: str) -> None:
+    """Raise UserError with the text `PARAMETER VALUE: must be EXPECTED` unless `legal`."""
+    if not legal:
+        raise UserError(f"must be {expected}", parameter, value)
 
 
 class DivergenceError(Exception):
     """The training loss is no longer finite; entry points exit with status 3."""
+
+
+def nearest(name: str, legal: Iterable[str]) -> str:
+    """The hint `", did you mean A or B?"` for an error message, or "" if no name is near."""
+    near = difflib.get_close_matches(name, legal, cutoff=0.5)
+    return f", did you mean {' or '.join(near)}?" if near else ""

@@ -1,4 +1,4 @@
-"""Write files so that a reader, a kill or a full disk finds the old one or the new one, whole."""
+"""Atomic writes: a reader, a kill or a full disk meets the whole old file or the whole new one."""
 
 import errno
 import os
@@ -11,7 +11,7 @@ from cnn_jax.errors import UserError
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn what the file system refuses into one line for the user.
+    """Turn an error of the file system into one line for the user.
 
     Raises:
         UserError: the disk is full, or `path` cannot be written for another reason.
@@ -27,10 +27,10 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def replace(path: Path, content: str | bytes) -> None:
-    """Write a file in one piece, over an earlier one; makes its folder.
+    """Write a file atomically, replacing an earlier one; its folder is created if missing.
 
     Raises:
-        UserError: it cannot be written; an earlier file is left as it is.
+        UserError: the file cannot be written; an earlier file stays unchanged.
     """
     data = content.encode() if isinstance(content, str) else content
     temporary = path.with_name(f".{path.name}.{os.getpid()}")

@@ -1,4 +1,4 @@
-"""How far something is that a user waits for: a bar on a terminal, nothing in a file or a pipe."""
+"""Progress bars: shown on a terminal, silent where the output is a file or a pipe."""
 
 from collections.abc import Iterable
 from typing import TypeVar
@@ -10,11 +10,11 @@ T = TypeVar("T")
 
 
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterable[T]:
-    """The items, with a bar on standard error that goes when they are through.
+    """Yield the items and show a bar on standard error, which disappears at the end.
 
     Args:
-        items: what is waited for.
-        description: stands before the bar.
+        items: the iterable to follow.
+        description: the text before the bar.
         total: the number of items; by default their length.
     """
     console = Console(stderr=True)

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -20,18 +20,16 @@ from cnn_jax import files, models
 from cnn_jax.data import TAG_FORMATS
 from cnn_jax.data.augment import Augmentation
 from cnn_jax.data.batches import TrainingBatches
-from cnn_jax.data.decode import decode
 from cnn_jax.data.source import Source
 from cnn_jax.errors import UserError
 from cnn_jax.reports import annotation as report
-from cnn_jax.runs.folder import CONFIG_FILE, read_object
-from cnn_jax.tasks.annotation import Annotation, Decision, LossName, Thresholds, tables
+from cnn_jax.runs.folder import read_object
+from cnn_jax.tasks.annotation import Annotation, Decision, LossName, Thresholds
 from cnn_jax.training import checkpoints
-from cnn_jax.training.backend import compile_inference
 
-from . import images, presets, runs
+from . import images, presets, trainer
 from . import options as flags
-from .experiment import Experiment
+from .trainer import Run
 
 THRESHOLDS_FILE = "thresholds.json"
 
@@ -40,115 +38,116 @@ THRESHOLDS_FILE = "thresholds.json"
 class TagOptions:
     """Labels and splits. `--data` is `shapes`, `csv:FILE,IMAGES` or `masks:DIR`."""
 
-    test_every: int | None = None
-    """Rows N, 2N, 3N, ... of a csv table are its test split; the rest is for training and, with
-    --holdout-fraction above 0, for evaluation."""
-    class_names: tuple[str, ...] = ()
-    """Names of a mask's classes, in the order of their values."""
-    eval_folders: tuple[str, ...] = ()
-    """Folders of masked images that are evaluated while training."""
-    test_folders: tuple[str, ...] = ()
+    test_every: int | None = flags.flag(None, minimum=2, unless={"data": ("shapes", "masks")})
+    """Rows N, 2N, 3N, ... of a table are its test split. The rest is for training and, if
+    --holdout-fraction is above 0, for evaluation."""
+    class_names: tuple[str, ...] = flags.flag(
+        (), unless={"data": ("shapes", "csv")}, metavar="NAME"
+    )
+    """Names of the classes of a mask, in the order of their values."""
+    eval_folders: tuple[str, ...] = flags.flag(
+        (), unless={"data": ("shapes", "csv")}, metavar="NAME"
+    )
+    """Folders of masked images that are evaluated during training."""
+    test_folders: tuple[str, ...] = flags.flag(
+        (), unless={"data": ("shapes", "csv")}, metavar="NAME"
+    )
     """Folders of masked images that `--split test` evaluates."""
-    patch_size: int = 128
+    patch_size: int = flags.flag(128, minimum=1, unless={"data": ("shapes", "csv")})
     """Pixels on a side of the patches that masked images are cut into."""
-    min_area: float = 0.01
-    """The share of a patch that a class must exceed to be one of its labels."""
+    min_area: float = flags.flag(0.01, minimum=0, below=1, unless={"data": ("shapes", "csv")})
+    """A class is a label of a patch if it covers more than this share of it."""
 
 
 @dataclass(frozen=True)
-class LossOptions:
+class AnnotationLoss:
     """What training minimises."""
 
     loss: LossName = "sigmoid"
-    """Logistic loss per label; softmax against the labels divided by their number; pairwise hinge
-    ranking; or WARP (Gong et al. 2013)."""
-    warp_ranks: Literal["exact", "sampled"] = "exact"
+    """Logistic loss for each label; softmax against the labels divided by their number; pairwise
+    hinge ranking; or WARP (Gong et al. 2013)."""
+    warp_ranks: Literal["exact", "sampled"] = flags.flag("exact", only={"loss": ("warp",)})
     """WARP's ranks: counted, or estimated from random draws as in the paper."""
-    positive_weights: tuple[float, ...] = ()
-    """What a label that holds counts in the logistic loss: one number for all, or one each."""
-    focal_gamma: float = 0.0
-    """Above 0 the logistic loss is focal with this exponent (Lin et al. 2017)."""
+    positive_weights: tuple[float, ...] = flags.flag((), above=0, only={"loss": ("sigmoid",)})
+    """Weight of a label that holds in the loss: one number for all labels, or one for each."""
+    focal_gamma: float = flags.flag(0.0, minimum=0, only={"loss": ("sigmoid",)})
+    """Exponent of the focal loss (Lin et al. 2017); 0 stands for the plain logistic loss."""
 
     def __post_init__(self) -> None:
-        if self.focal_gamma < 0:
-            raise UserError(f"--focal-gamma {self.focal_gamma}: must be 0 or more")
-        if any(not weight > 0 for weight in self.positive_weights):
-            raise UserError("--positive-weights: must be above 0")
         if self.positive_weights and self.focal_gamma:
             raise UserError("--positive-weights and --focal-gamma: give one of them")
-        if self.loss != "sigmoid" and (self.positive_weights or self.focal_gamma):
-            raise UserError(f"--loss {self.loss}: takes no --positive-weights or --focal-gamma")
-        if self.loss != "warp" and self.warp_ranks != "exact":
-            raise UserError(f"--warp-ranks {self.warp_ranks}: for --loss warp alone")
+
+
+Classifier = flags.model_group("classifier")
+
+_RULE = flags.group(
+    {
+        "k": flags.Declared(only={"decision": ("topk",)}),
+        "threshold": flags.Declared(only={"decision": ("threshold",)}),
+    },
+    resumable=True,
+)
 
 
 @dataclass(frozen=True)
-class Options:
-    """Train and evaluate an annotator."""
+class Options(images.ImageOptions):
+    """Train and evaluate an annotator: any number of labels for an image."""
 
-    model: flags.Model = field(default_factory=flags.ModelOptions)
-    data: flags.Data = field(default_factory=flags.DataOptions)
-    tags: Annotated[TagOptions, flags.Flat] = field(default_factory=TagOptions)
-    augmentation: Annotated[Augmentation, flags.Flat] = field(default_factory=Augmentation)
-    optimizer: flags.Optimizer = field(default_factory=flags.OptimizerOptions)
-    loss: Annotated[LossOptions, flags.Flat] = field(default_factory=LossOptions)
-    rule: Annotated[Decision, flags.Flat] = field(default_factory=Decision)
-    run: flags.Run = field(default_factory=flags.RunOptions)
+    verb: ClassVar[str] = "annotate"
+
+    run: flags.RunOptions = field(default_factory=flags.RunOptions)
+    data: flags.WholeImageOptions = field(default_factory=flags.WholeImageOptions)
+    tags: TagOptions = field(default_factory=TagOptions)
+    model: Classifier = field(default_factory=Classifier)
+    loss: AnnotationLoss = field(default_factory=AnnotationLoss)
+    rule: Annotated[Decision, _RULE] = field(default_factory=Decision)
+    optimizer: flags.OptimizerOptions = field(default_factory=flags.OptimizerOptions)
+    augmentation: Annotated[Augmentation, flags.AUGMENTATION] = field(default_factory=Augmentation)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Parse the flags and run."""
-    options = flags.parse(Options, argv, presets.ANNOTATION)
-    if options.model.model == "list":
-        print("\n".join(models.names()))
-    else:
-        run(options)
+    """Parse the flags, and train or evaluate."""
+    names = models.names()
+    trainer.main(argv, Options, presets.ANNOTATION, build, lambda _: names)
 
 
-def run(options: Options) -> Path:
-    """Train, or only evaluate, as the options say; returns the run's folder."""
-    runs.prepare_devices(options.run)
-    runs.check_batch_sizes(options)
-    out = runs.directory(options.run, "annotate")
-    sizes = images.Sizes.of(options)
+def build(options: Options) -> Run:
+    """The run that the options describe."""
+    sizes, out = options.sizes, trainer.folder(options)
     open_split = partial(
-        runs.open_source,
-        options.data,
-        seed=options.run.seed,
-        formats=TAG_FORMATS,
-        **dataclasses.asdict(options.tags),
+        trainer.open_source, options, formats=TAG_FORMATS, **dataclasses.asdict(options.tags)
     )
-    split = options.run.split if options.run.eval_only else "eval"
+    split = trainer.evaluated_split(options)
     held_out = open_split(split, image_size=sizes.resize)
     thresholds = None
     if split == "test" and options.rule.decision in ("tuned", "per-label"):
         thresholds = stored_thresholds(out, held_out.class_names)
-    task = build_task(options, held_out.class_names, len(held_out), thresholds)
+    task = build_task(options, held_out.class_names, thresholds)
 
     def training_set() -> tuple[TrainingBatches, int]:
         source = open_split("train", image_size=sizes.canvas)
-        return images.training_batches(options, source, held_out), len(source)
+        transform = options.training_transform
+        return trainer.training_batches(options, source, transform, held_out), len(source)
 
-    return Experiment(
-        verb="annotate",
+    transform = options.evaluation_transform
+    return Run(
         options=options,
-        out=out,
         task=task,
-        evaluation_set=images.evaluation_batches(options, held_out),
+        model=task.model,
+        inputs=trainer.image_input(sizes.training, sizes.training),
         training_set=training_set,
+        evaluation_set=trainer.evaluation_batches(options, held_out, transform),
         report=Report(out, held_out, options, task, split),
-        input_shape=(1, sizes.training, sizes.training, 3),
         recorded={"class_names": held_out.class_names},
-    ).carry_out()
+    )
 
 
 def build_task(
     options: Options,
     class_names: Sequence[str],
-    num_evaluated: int = 0,
     thresholds: Thresholds | None = None,
 ) -> Annotation:
-    """The network and how it is trained and judged.
+    """The network, its loss and its decision rule.
 
     Raises:
         UserError: flags that do not fit the number of labels.
@@ -161,22 +160,20 @@ def build_task(
         raise UserError(
             f"--positive-weights: {len(weights)} numbers for {labels} labels ({class_names})"
         )
-    spec = models.input_spec(options.model.model)
-    sizes = images.Sizes.of(options)
+    spec, size = models.input_spec(options.model.model), options.sizes.training
     return Annotation(
         model=images.build_model(options.model, labels),
         num_labels=labels,
-        image_size=sizes.training,
+        image_size=size,
         mean=spec.mean,
         std=spec.std,
-        augmentation=dataclasses.replace(options.augmentation, output_size=sizes.training),
+        augmentation=dataclasses.replace(options.augmentation, output_size=size),
         loss_name=options.loss.loss,
         warp_ranks=options.loss.warp_ranks,
         positive_weights=weights,
         focal_gamma=options.loss.focal_gamma,
         decision=options.rule,
         thresholds=thresholds,
-        num_evaluated=num_evaluated,
     )
 
 
@@ -187,16 +184,16 @@ class Report:
         self, out: Path, source: Source, options: Options, task: Annotation, split: str
     ) -> None:
         self._out, self._source, self._task, self._split = out, source, task, split
-        self._transform = dataclasses.replace(images.evaluation_transform(options), ten_crop=False)
+        self._transform = dataclasses.replace(options.evaluation_transform, ten_crop=False)
 
     def select(self, batch: Mapping[str, np.ndarray], predictions: Any) -> None:
-        """Nothing: the sums hold the whole set's scores."""
+        """Do nothing: an evaluation's details hold the scores of the whole set."""
 
     def write(self, step: int, evaluation: Any) -> None:
         """Write what an evaluation found, after `step` updates."""
         task, names = self._task, self._source.class_names
-        scores, truth = tables(evaluation.sums)
-        thresholds = task.thresholds or task.choose(scores, truth)
+        details = evaluation.details
+        thresholds = details.thresholds
         if self._split == "eval":
             files.replace(self._out / THRESHOLDS_FILE, _dumped(step, thresholds, task, names))
         needed, words = described(task, thresholds)
@@ -204,10 +201,11 @@ class Report:
             words += " chosen on these same images, so that figures are a little too good"
         outcome = report.Outcome(
             metrics=evaluation.metrics,
-            scores=scores,
-            probabilities=task.probability(scores),
-            predicted=task.decide(scores, thresholds),
-            truth=truth,
+            probabilities=task.probability(details.scores),
+            predicted=details.predicted,
+            truth=details.truth,
+            curves=details.curves,
+            average_precisions=details.average_precisions,
             thresholds=_limits(task, thresholds),
             rule=words,
         )
@@ -275,47 +273,13 @@ def stored_thresholds(run: Path, class_names: Sequence[str]) -> Thresholds:
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         raise UserError(f"{path}: not what annotate writes; {again}") from None
-    newest = max(checkpoints.steps(run / runs.CHECKPOINTS), default=step)
+    newest = max(checkpoints.steps(run / trainer.CHECKPOINTS), default=step)
     if names != tuple(class_names) or step != newest:
         raise UserError(
             f"{path}: chosen for step {step} and {len(names)} labels, the newest checkpoint is of "
             f"step {newest}, the data has {len(class_names)}; {again}"
         )
     return thresholds
-
-
-def predict(run: Path, options: flags.PredictOptions) -> None:
-    """Print the labels of each image with their probabilities, as the run's rule decides."""
-    trained = flags.stored(Options, run)
-    class_names = read_object(run / CONFIG_FILE)["class_names"]
-    thresholds = None
-    if trained.rule.decision in ("tuned", "per-label"):
-        thresholds = stored_thresholds(run, class_names)
-    task = build_task(trained, class_names)
-    state, notices = runs.restored(task, run)
-    for notice in notices:
-        flags.warn(notice)
-    transform = images.evaluation_transform(trained)
-    rows = runs.in_batches(
-        compile_inference(lambda batch: task.predict(state.params, state.model_state, batch)),
-        ({"image": transform({"image": decode(file)})["image"]} for file in options.images),
-        min(options.batch_size, len(options.images)),
-    )
-    scores = np.stack([np.asarray(row, np.float32) for row in rows])
-    results = []
-    decided = zip(
-        options.images, task.probability(scores), task.decide(scores, thresholds), strict=True
-    )
-    for image, probabilities, given in decided:
-        order = np.argsort(-probabilities, kind="stable")
-        named = {class_names[i]: float(probabilities[i]) for i in order}
-        tags = [class_names[i] for i in order if given[i]]
-        results.append({"image": image, "tags": tags, "probabilities": named})
-        if not options.json:
-            line = "; ".join(f"{tag} {named[tag]:.2f}" for tag in tags) or "no label"
-            print(line if len(options.images) == 1 else f"{image}: {line}")
-    if options.json:
-        print(json.dumps(results, indent=2, ensure_ascii=False))
 
 
 if __name__ == "__main__":

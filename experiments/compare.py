@@ -13,9 +13,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any, ClassVar
 
-import tyro
 from rich import box
 from rich.console import Console
 from rich.table import Table as TerminalTable
@@ -29,10 +28,13 @@ from cnn_jax.reports.translation import LENGTHS_FILE
 from cnn_jax.runs.folder import METRICS_FILE, ROW_KEYS, Run, read_object, read_run
 from cnn_jax.runs.names import duration, in_order, metric, show_spread
 
+from . import annotate, classify, detect, segment, translate
 from . import options as flags
 
+_RESUMABLE = (flags.resumable(v.Options) for v in (annotate, classify, detect, segment, translate))
+
 # Settings that do not make a run another experiment. Several crops give other figures.
-INCIDENTAL = (flags.RESUMABLE - {"ten_crop"}) | {"seed"}
+INCIDENTAL = (set().union(*_RESUMABLE) - {"ten_crop"}) | {"seed"}
 # Too long to be read in a table; where they differ, the data does too.
 UNNAMED = {"class_names"}
 
@@ -42,12 +44,14 @@ MAX_METRICS = 3
 
 @dataclass(frozen=True)
 class Options:
-    """Compare runs."""
+    """Compare runs: what differs, what they reached, and their curves."""
 
-    runs: tyro.conf.Positional[tuple[str, ...]] = ()
-    """The runs' folders."""
-    out: Annotated[str, tyro.conf.arg(metavar="DIR")] = "runs/compare"
-    """Where comparison.html, comparison.png and comparison.json are written."""
+    verb: ClassVar[str] = "compare"
+
+    runs: tuple[str, ...] = flags.flag((), positional=True, metavar="RUN")
+    """Folders of the runs."""
+    out: str = flags.flag("runs/compare", aliases="output-dir", metavar="DIR")
+    """Folder for comparison.html, comparison.png and comparison.json."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ python -m experiments.detect --out runs/NAME --eval-only --split test
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
@@ -20,111 +20,152 @@ from cnn_jax.data.proposals import Proposals
 from cnn_jax.data.source import Source
 from cnn_jax.data.surveys import boxes as box_survey
 from cnn_jax.reports import detection as report
-from cnn_jax.tasks.detection.evaluation import DetectedSet, DetectionRule
+from cnn_jax.tasks.detection.evaluation import DetectionRule
 from cnn_jax.tasks.detection.regions import RegionSampling
 
 from . import options as flags
-from . import presets, runs
+from . import presets, trainer
 from .detection.common import (
     DetectionTask,
     DetectorOptions,
-    Examples,
-    Sources,
     System,
-    judge,
+    box_evaluation,
     stored_threshold,
     write_threshold,
 )
-from .detection.fast_rcnn import SYSTEM as FAST_RCNN
-from .detection.fast_rcnn import FastRcnnOptions
-from .detection.rcnn import SYSTEM as RCNN
-from .detection.rcnn import RcnnOptions
+from .detection.fast_rcnn import FastRcnnOptions, FastRcnnSystem
+from .detection.rcnn import RcnnOptions, RcnnSystem
 from .detection.regions import RegionOptions
-from .detection.yolo import SYSTEM as YOLO
-from .detection.yolo import YoloOptions
-from .experiment import Experiment
+from .detection.yolo import YoloOptions, YoloSystem
+from .trainer import Run
 
-SYSTEMS: dict[str, System] = {"yolo": YOLO, "fast_rcnn": FAST_RCNN, "rcnn": RCNN}
+SYSTEMS: dict[str, type[System]] = {
+    "yolo": YoloSystem,
+    "fast_rcnn": FastRcnnSystem,
+    "rcnn": RcnnSystem,
+}
 """The detection systems by name; each has its group of flags in `Options`."""
+
+_KINDS = {"yolo": "grid_detector", "fast_rcnn": "region_network", "rcnn": "classifier"}
+
+# The grid is the loss's too, which needs to know it: `YoloOptions` has these two.
+Detector = flags.model_group(_KINDS, exclude=("grid", "boxes_per_cell"))
+
+_OF_REGIONS = {"system": ("fast_rcnn", "rcnn")}
+_WHOLE_IMAGES = flags.Declared(only={"system": ("yolo", "fast_rcnn")})
 
 
 @dataclass(frozen=True)
 class Options:
-    """Train and evaluate a detector."""
+    """Train and evaluate a detector: which objects are where in an image."""
 
-    model: flags.Model = field(default_factory=flags.ModelOptions)
-    data: flags.Data = field(default_factory=flags.DataOptions)
-    detector: Annotated[DetectorOptions, flags.Flat] = field(default_factory=DetectorOptions)
-    yolo: Annotated[YoloOptions, flags.Flat] = field(default_factory=YoloOptions)
-    proposals: Annotated[Proposals, flags.Flat] = field(default_factory=Proposals)
-    regions: Annotated[RegionOptions, flags.Flat] = field(default_factory=RegionOptions)
-    sampling: Annotated[RegionSampling, flags.Flat] = field(default_factory=RegionSampling)
-    fast_rcnn: Annotated[FastRcnnOptions, flags.Flat] = field(default_factory=FastRcnnOptions)
-    rcnn: Annotated[RcnnOptions, flags.Flat] = field(default_factory=RcnnOptions)
-    augmentation: Annotated[BoxAugmentation, flags.Flat] = field(default_factory=BoxAugmentation)
-    optimizer: flags.Optimizer = field(default_factory=flags.OptimizerOptions)
-    rule: Annotated[DetectionRule, flags.Flat] = field(default_factory=DetectionRule)
-    run: flags.Run = field(default_factory=flags.RunOptions)
+    verb: ClassVar[str] = "detect"
+
+    run: Annotated[
+        flags.RunOptions,
+        flags.group({"recalibrate": flags.Declared(unless={"system": ("rcnn",)})}),
+    ] = field(default_factory=flags.RunOptions)
+    data: flags.DataOptions = field(default_factory=flags.DataOptions)
+    detector: DetectorOptions = field(default_factory=DetectorOptions)
+    model: Detector = field(default_factory=Detector)
+    yolo: Annotated[YoloOptions, flags.group(only={"system": ("yolo",)})] = field(
+        default_factory=YoloOptions
+    )
+    proposals: Annotated[
+        Proposals,
+        flags.group(
+            {
+                "proposal_size": flags.Declared(unless={"proposals": ("grid",)}),
+                "grid_scales": flags.Declared(only={"proposals": ("grid",)}),
+                "grid_ratios": flags.Declared(only={"proposals": ("grid",)}),
+                "grid_step": flags.Declared(only={"proposals": ("grid",)}),
+            },
+            only=_OF_REGIONS,
+        ),
+    ] = field(default_factory=Proposals)
+    regions: Annotated[RegionOptions, flags.group(only=_OF_REGIONS)] = field(
+        default_factory=RegionOptions
+    )
+    sampling: Annotated[
+        RegionSampling,
+        flags.group(
+            {"background_iou": flags.Declared(only={"system": ("fast_rcnn",)})}, only=_OF_REGIONS
+        ),
+    ] = field(default_factory=RegionSampling)
+    fast_rcnn: Annotated[FastRcnnOptions, flags.group(only={"system": ("fast_rcnn",)})] = field(
+        default_factory=FastRcnnOptions
+    )
+    rcnn: Annotated[RcnnOptions, flags.group(only={"system": ("rcnn",)})] = field(
+        default_factory=RcnnOptions
+    )
+    rule: Annotated[DetectionRule, flags.group(resumable=True)] = field(
+        default_factory=DetectionRule
+    )
+    optimizer: flags.OptimizerOptions = field(default_factory=flags.OptimizerOptions)
+    augmentation: Annotated[
+        BoxAugmentation,
+        flags.group(
+            {
+                "min_visible": flags.Declared(
+                    only={**_WHOLE_IMAGES.only, "scale|translate": flags.GIVEN}
+                ),
+                **dict.fromkeys(
+                    ("scale", "translate", "hue", "saturation", "exposure"), _WHOLE_IMAGES
+                ),
+            }
+        ),
+    ] = field(default_factory=BoxAugmentation)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Parse the flags and run."""
-    known = presets.DETECTION
-    system = flags.parse_plain(Options, argv).detector.system
-    if (built_in := f"{flags.BUILT_IN}_{system}") in known:
-        known = {**known, flags.BUILT_IN: known[built_in]}
-    options = flags.parse(Options, argv, known)
-    if options.model.model == "list":
-        print("\n".join(SYSTEMS[options.detector.system].model_names()))
-    else:
-        run(options)
+    """Parse the flags, and train or evaluate."""
+    trainer.main(
+        argv,
+        Options,
+        presets.DETECTION,
+        build,
+        lambda options: SYSTEMS[options.detector.system].model_names(),
+        variant="system",
+    )
 
 
-def run(options: Options) -> Path:
-    """Train, or only evaluate, as the options say; returns the run's folder."""
-    runs.prepare_devices(options.run)
-    runs.check_batch_sizes(options)
-    out = runs.directory(options.run, "detect")
-    system = SYSTEMS[options.detector.system]
-    examples = Examples(system, options)
-    split = options.run.split if options.run.eval_only else "eval"
-    held_out = examples.open(split)
-    training = None if options.run.eval_only else examples.open("train")
-    sources = Sources(examples, held_out, training)
+def build(options: Options) -> Run:
+    """The run that the options describe."""
+    system = SYSTEMS[options.detector.system](options)
+    split = trainer.evaluated_split(options)
+    held_out = system.open(split)
+    training = system.open("train") if trainer.reads_training_set(options.run) else None
     notices: list[str] = []
-    if training is not None:
+    if training is not None and not options.run.eval_only:
         surveyed = box_survey.survey(training)
-        options, lines = system.prepare(options, surveyed, sources)
-        examples = Examples(system, options)
-        sources = Sources(examples, held_out, training)
-        notices = [
-            *box_survey.notices(training, surveyed, options.detector.max_objects),
-            *lines,
-        ]
+        options, lines = system.decided_by(surveyed, training, held_out)
+        system = SYSTEMS[options.detector.system](options)
+        noticed = box_survey.notices(training, surveyed, options.detector.max_objects)
+        notices = [*noticed, *lines]
+    out = trainer.folder(options)
     threshold = None
     if split == "test" and options.rule.score_threshold is None:
         threshold = stored_threshold(out)
-    size = examples.image_size
     names = held_out.class_names
-    task = system.build_task(options, names, judge(options, names, size, len(held_out), threshold))
+    evaluation = box_evaluation(options, names, system.image_size, threshold)
+    task = system.build_task(names, evaluation)
 
     def training_set() -> tuple[TrainingBatches, int]:
-        source = examples.open("train") if training is None else training
-        return examples.training(source, held_out), len(source)
+        batches = trainer.training_batches(options, training, system.transform(), held_out)
+        return batches, len(training)
 
-    experiment = Experiment(
-        verb="detect",
+    run = Run(
         options=options,
-        out=out,
         task=task,
-        evaluation_set=examples.evaluation(held_out),
+        model=task.model,
+        inputs=system.inputs(),
         training_set=training_set,
+        evaluation_set=system.evaluation_set(held_out),
         report=Report(out, held_out, task, split, options.detector.similar_labels(names)),
-        input_shape=(1, size, size, 3),
         recorded={"class_names": names},
         notices=notices,
     )
-    return system.carry_out(experiment, sources)
+    return system.completed(run, training)
 
 
 class Report:
@@ -142,25 +183,13 @@ class Report:
         self._similar = similar
 
     def select(self, batch: Mapping[str, np.ndarray], predictions: Any) -> None:
-        """Nothing: the sums hold the whole set's detections."""
+        """Do nothing: an evaluation's details hold the detections of the whole set."""
 
     def write(self, step: int, evaluation: Any) -> None:
         """Write what an evaluation found, after `step` updates."""
-        given = self._task.judge.rule.score_threshold
-        if self._split == "eval" and given is None:
+        if self._split == "eval" and self._task.evaluation.rule.score_threshold is None:
             write_threshold(self._out, step, evaluation.metrics)
-        outcome = report.Outcome(
-            whole=DetectedSet.of(evaluation.sums),
-            threshold=evaluation.metrics["score_threshold"],
-            chosen_here=given is None and self._task.judge.score_threshold is None,
-            similar=self._similar,
-        )
-        report.write(self._out, self._source, outcome)
-
-
-def stored(run: Path) -> Options:
-    """The options of a run."""
-    return flags.stored(Options, run)
+        report.write(self._out, self._source, evaluation.details, self._similar)
 
 
 if __name__ == "__main__":

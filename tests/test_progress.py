@@ -1,4 +1,4 @@
-"""Progress bars: on terminals alone."""
+"""Progress bars are shown only on terminals."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""Where examples come from: `open` finds the reader that a data spec asks for."""
+"""Data sources: `open_source` selects the reader for a data spec."""
 
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
@@ -29,7 +29,8 @@ FORMATS: Formats = {
     "folder": open_folder,
     "tfds": open_tfds,
 }
-"""How to open each kind of data spec: what stands before the colon -> (rest, split, settings)."""
+"""The readers by format name, the part of a data spec before the colon; arguments: the rest of the
+spec, the split and the settings."""
 
 BOX_FORMATS: Formats = {
     "shapes": open_shape_boxes,
@@ -38,24 +39,24 @@ BOX_FORMATS: Formats = {
     "yolo": open_yolo,
     "tfds": open_tfds_boxes,
 }
-"""The same for examples with boxes."""
+"""Readers of examples with boxes."""
 
 MASK_FORMATS: Formats = {
     "shapes": open_shape_masks,
     "masks": open_masks,
     "tfds": open_tfds_masks,
 }
-"""The same for examples with masks."""
+"""Readers of examples with masks."""
 
 TAG_FORMATS: Formats = {
     "shapes": open_shape_tags,
     "csv": open_csv_tags,
     "masks": open_mask_tags,
 }
-"""The same for examples with any number of labels each: `labels` bool [classes]."""
+"""Readers for multi-label classification: `labels` bool [classes]."""
 
 
-def open(
+def open_source(
     spec: str,
     split: Split,
     *,
@@ -64,18 +65,18 @@ def open(
     formats: Formats = FORMATS,
     **settings: Any,
 ) -> Source:
-    """Opens one split of the data that `spec` names.
+    """Open one split of the data that `spec` names.
 
     Args:
         spec: `FORMAT` or `FORMAT:ARGUMENT`, with FORMAT a key of `formats`.
-        split: which examples: `train`, `eval` (looked at while training) or `test`.
-        seed: the run's seed, for data that is generated.
-        image_size: the side in pixels of generated images; files are read at their own size.
-        formats: the table of what the task can read.
+        split: `train`, `eval` (evaluated during training) or `test`.
+        seed: the run's seed, for generated data.
+        image_size: the side in pixels of generated images; files keep their own size.
+        formats: the readers of the task.
         **settings: the other fields of `Settings`.
 
     Raises:
-        UserError: no such format, or the source's own complaint.
+        UserError: the format is unknown, or its reader raised the error.
     """
     name, _, argument = spec.partition(":")
     reader = formats.get(name)

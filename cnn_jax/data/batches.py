@@ -1,7 +1,7 @@
-"""From a source to batches: which examples make batch k, read ahead by threads or processes.
+"""Batches of a source's examples, read ahead by threads or processes.
 
-Batch k is a pure function of (source, transform, seed, k). Nothing has to be saved to go on where a
-run stopped, and the number of threads, workers and processes does not show in the numbers.
+Batch k is a pure function of (source, transform, seed, k). A run can therefore continue without
+saved state, and the number of threads, workers and processes does not affect the numbers.
 """
 
 import os
@@ -19,10 +19,10 @@ from cnn_jax.data.workers import worker_processes
 from cnn_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
-"""Names to arrays whose first axis is the batch; `index`, `ordinal` and `valid` among them."""
+"""Arrays by name, `index`, `ordinal` and `valid` included; their first axis is the batch."""
 
 Order = Callable[[np.ndarray], np.ndarray]
-"""From positions in a stream to indices of examples; what lies beyond the source is padding."""
+"""A map from positions in a stream to indices of examples; those beyond the source are padding."""
 
 _MAX_THREADS = 16
 
@@ -30,15 +30,15 @@ _MAX_THREADS = 16
 class TrainingBatches:
     """An endless stream of batches: each epoch is a new permutation of the source.
 
-    Epochs follow each other without a seam: a batch may hold the last examples of one and the first
-    of the next. Besides the stacked examples a batch has
+    A batch may hold the last examples of one epoch and the first of the next. Besides the stacked
+    examples, a batch has
 
     - `ordinal` int32 [rows]: the example's position in the stream, the key of its augmentation (it
-      begins again from 0 at 2**31),
+      restarts from 0 at 2**31),
     - `index` int32 [rows]: its index in the source,
     - `valid` bool [rows]: all true.
 
-    Each of several processes gets its own rows of every batch: the stream is theirs together.
+    Several processes share the stream: each gets its own rows of every batch.
     """
 
     def __init__(
@@ -54,22 +54,22 @@ class TrainingBatches:
         cache_bytes: int = 0,
         order: Order | None = None,
     ):
-        """Describes the stream; nothing is read yet.
+        """Define the stream; nothing is read yet.
 
         Args:
             source: the examples.
             transform: prepares one example on the host; gives all examples the same shapes.
             batch_size: the number of examples in a batch over all processes.
             seed: the run's seed.
-            process_index: which of the processes this is.
+            process_index: the index of this process.
             process_count: the number of processes that share each batch.
-            workers: worker processes that read ahead; 0 reads ahead in threads.
-            cache_bytes: examples are kept as the transform leaves them, and read only once, where
-                all of them together take at most so much memory (in each worker process).
-            order: which examples make the stream; by default all, in a new order each epoch.
+            workers: the number of worker processes that read ahead; 0 reads ahead in threads.
+            cache_bytes: the largest size of all transformed examples at which they are kept in
+                memory (of each worker process) and read only once.
+            order: the order of the stream; by default all examples, reshuffled every epoch.
 
         Raises:
-            UserError: the batch size does not divide by the number of processes, or the source is
+            UserError: the batch size is not divisible by the number of processes, or the source is
                 empty.
         """
         rows = process_rows(batch_size, process_index, process_count)
@@ -78,19 +78,19 @@ class TrainingBatches:
         self._reader = _Reader(load, sys.maxsize // batch_size, workers)
 
     def __getitem__(self, step: int) -> Batch:
-        """This process's rows of the batch that step number `step`, from 0, trains on."""
+        """Return this process's rows of the batch for step `step`, counted from 0."""
         return self._reader.load(step)
 
     def iterate(self, start_step: int = 0) -> Iterator[Batch]:
-        """The batches from `start_step` on, read ahead; close the iterator to stop reading."""
+        """Yield the batches from `start_step` on, read ahead; close the iterator to stop."""
         return self._reader.read_ahead(start_step)
 
 
 class EvaluationBatches:
-    """Every example once, in order; the last batch is filled up with rows that are not `valid`.
+    """Batches of every example once, in order; the last batch is padded.
 
-    The rows added are zeros with `valid` false. With several processes, each gets its own rows of
-    every batch, so that all have equally many batches.
+    Padding rows are zeros with `valid` false. With several processes, each gets its own rows of
+    every batch, so all have the same number of batches.
     """
 
     def __init__(
@@ -104,14 +104,14 @@ class EvaluationBatches:
         workers: int = 0,
         cache_bytes: int = 0,
     ):
-        """Describes the batches, as `TrainingBatches` does."""
+        """Define the batches; the arguments are those of `TrainingBatches`."""
         rows = process_rows(batch_size, process_index, process_count)
         load = _Load(KeptRows(source, transform, cache_bytes), _in_order, batch_size, rows)
         self._reader = _Reader(load, -(-_length(source) // batch_size), workers)
 
     @property
     def rows(self) -> "KeptRows":
-        """The examples one by one, as the transform leaves them, for another reader of the same."""
+        """The transformed examples one by one, for another reader of the same source."""
         return self._reader.load.examples
 
     def __len__(self) -> int:
@@ -123,12 +123,12 @@ class EvaluationBatches:
         return self._reader.load(number)
 
     def iterate(self) -> Iterator[Batch]:
-        """All batches, read ahead; close the iterator to stop reading."""
+        """Yield all batches, read ahead; close the iterator to stop reading."""
         return self._reader.read_ahead()
 
 
 class KeptRows:
-    """The examples of a source as the transform leaves them, kept in memory where they fit."""
+    """The transformed examples of a source, kept in memory if they fit."""
 
     def __init__(self, source: Source, transform: Transform, cache_bytes: int):
         self.source = source
@@ -140,12 +140,12 @@ class KeptRows:
         kept = self._kept.get(index)
         if kept is not None:
             return kept
-        # Copies: what a transform cuts out of a large image must not keep all of it in memory.
+        # Copies: a crop of a large image must not keep the whole image in memory.
         example = {
             name: np.array(value) for name, value in self._transform(self.source[index]).items()
         }
-        # All examples are equally large, so that each one tells whether all fit. Threads that meet
-        # here at worst prepare the same example twice.
+        # All examples are equally large, so each one shows whether all fit. At worst, two threads
+        # prepare the same example.
         if sum(v.nbytes for v in example.values()) * len(self.source) <= self._cache_bytes:
             self._kept[index] = example
         return example
@@ -153,10 +153,10 @@ class KeptRows:
 
 @dataclass(frozen=True)
 class _Shuffled:
-    """The order of a training stream: for each position in it, the index of an example.
+    """The order of a training stream: a map from positions to indices of examples.
 
-    NumPy's permutations rather than Grain's shuffle, which takes an example at a time and, for
-    small sources, milliseconds for each.
+    It uses NumPy's permutations instead of Grain's shuffle, which handles one example at a time
+    and takes milliseconds for each one of a small source.
     """
 
     count: int
@@ -182,7 +182,7 @@ def _in_order(positions: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Load:
-    """Makes batch number `step`; positions past the end of the source are padding."""
+    """A function that loads batch `step`; positions beyond the source are padding."""
 
     examples: KeptRows
     order: Order
@@ -195,7 +195,7 @@ class _Load:
         positions = np.arange(first + self.rows.start, first + self.rows.stop)
         indices = self.order(positions)
         valid = indices < len(source)
-        # A process whose rows are all padding still reads an example, to know the shapes.
+        # A process whose rows are all padding still reads an example, to learn the shapes.
         read = indices[valid].tolist() or [len(source) - 1]
         examples = [self.examples[index] for index in read]
         batch = _stack(examples, len(indices), lambda row: source.describe(read[row]))
@@ -209,7 +209,7 @@ class _Load:
 
 
 def _stack(examples: Sequence[Example], count: int, describe: Callable[[int], str]) -> Batch:
-    """Stacks examples key by key into `count` rows, of which the first are the examples."""
+    """Stack examples key by key into `count` rows; the rows after them are zeros."""
     first = {name: np.asarray(value) for name, value in examples[0].items()}
     batch = {name: np.empty((count, *value.shape), value.dtype) for name, value in first.items()}
     for row, example in enumerate(examples):
@@ -230,14 +230,14 @@ def _stack(examples: Sequence[Example], count: int, describe: Callable[[int], st
 
 @dataclass(frozen=True)
 class _Reader:
-    """Reads batches ahead of their use, in order: in Grain's threads, which may have processes."""
+    """A reader of batches ahead of their use, in order: Grain's threads, optionally processes."""
 
     load: _Load
     count: int
     workers: int
 
     def read_ahead(self, start: int = 0) -> Iterator[Batch]:
-        """The batches from `start` on; closing the iterator ends all threads and processes."""
+        """Yield the batches from `start` on; closing the iterator ends threads and processes."""
         steps = grain.MapDataset.range(start, self.count)
         if not self.workers:
             return self._read(steps.map(self.load), min(os.cpu_count() or 1, _MAX_THREADS))
@@ -249,21 +249,21 @@ class _Reader:
             try:
                 yield from iterator
             except UserError as error:
-                # Without what Grain adds about its own frames.
+                # Without Grain's note about its own frames.
                 raise UserError(*error.args) from None
 
     def _read_in_processes(self, steps: grain.MapDataset) -> Iterator[Batch]:
         with worker_processes(self.load, self.workers) as submit:
-            # Each thread waits for one process; one more batch is always on its way.
+            # Each thread waits for one process; one more batch is always in progress.
             batches = steps.map(lambda step: submit(step).result())
             yield from self._read(batches, self.workers + 1)
 
 
 def process_rows(batch_size: int, process_index: int, process_count: int) -> slice:
-    """The rows of a batch that one process reads."""
+    """Select the rows of a batch that one process reads."""
     if batch_size % process_count:
         raise UserError(
-            f"--batch-size {batch_size}: does not divide by the {process_count} processes"
+            f"--batch-size {batch_size}: is not divisible by the {process_count} processes"
         )
     size = batch_size // process_count
     return slice(process_index * size, (process_index + 1) * size)

@@ -1,10 +1,10 @@
-"""Where cells almost touch: U-Net's weights for the pixels between them, on the host."""
+"""U-Net's weights for the pixels between cells that almost touch, computed on the host."""
 
 import cv2
 import numpy as np
 from jaxtyping import Float32, Integer
 
-# Beyond so many sigmas from the second nearest cell a weight is below w0 * 2e-8.
+# At this many sigmas from the second nearest cell, a weight is below w0 * 2e-8.
 _REACH = 6.0
 
 
@@ -15,19 +15,19 @@ def border_weights(
     background: int = 0,
     ignored: int = 255,
 ) -> Float32[np.ndarray, "height width"]:
-    """A weight for every pixel: 1, and more on the background between two cells.
+    """Compute a weight for every pixel: 1, and more on the background between two cells.
 
     `1 + w0 * exp(-(d1 + d2)^2 / (2 sigma^2))` with the distances d1 and d2 in pixels to the nearest
     and to the second nearest cell (Ronneberger et al. 2015, equation 2, without its class
-    weights, which are the loss's). Cells are the connected components (of four neighbours) of
-    each class that is not the background.
+    weights, which the loss applies). Cells are the connected components (of four neighbours) of
+    each class except the background.
 
     Args:
         mask: the class of every pixel.
-        w0: the weight that two touching cells would add.
-        sigma: how far the weight reaches, in pixels.
-        background: the class that is no cell.
-        ignored: the label of pixels that are neither.
+        w0: the added weight between two touching cells.
+        sigma: the reach of the weight in pixels.
+        background: the class of the background.
+        ignored: the label of ignored pixels.
     """
     extra = np.zeros(mask.shape, np.float32)
     nearest = np.full(mask.shape, np.inf, np.float32)
@@ -41,7 +41,7 @@ def border_weights(
         )
         outside = np.uint8(1) - cell(window).astype(np.uint8)
         distance = cv2.distanceTransform(outside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-        # The two smallest so far.
+        # The two smallest distances so far.
         farther = np.maximum(nearest[window], distance)
         nearest[window] = np.minimum(nearest[window], distance)
         second[window] = np.minimum(second[window], farther)
@@ -53,7 +53,7 @@ def border_weights(
 
 
 def _cells(mask: np.ndarray, background: int, ignored: int):
-    """Each cell as (a function from a window to booleans, its box [top, left, bottom, right])."""
+    """Yield each cell: a function from a window to booleans, and its [top, left, bottom, right]."""
     for label in np.unique(mask):
         if label in (background, ignored):
             continue

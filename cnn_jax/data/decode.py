@@ -1,7 +1,9 @@
-"""Image files to RGB pixels: one path for every format, through Pillow."""
+"""Decoding of image files to RGB pixels: one path for every format, through Pillow."""
 
+import functools
 import os
 import warnings
+from collections.abc import Sequence
 from io import BytesIO
 
 import numpy as np
@@ -11,11 +13,11 @@ from PIL import Image
 from cnn_jax.errors import UserError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-"""The endings, in lower case, of the files that are taken for images."""
+"""The extensions of image files, in lower case."""
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 
-# How to bring an image upright, by the value of its EXIF orientation (EXIF 2.32, 4.6.4 A).
+# The transposition that turns an image upright, by its EXIF orientation (EXIF 2.32, 4.6.4 A).
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -28,10 +30,6 @@ _UPRIGHT = {
 _ORIENTATION_TAG = 0x0112
 _METADATA = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
 
-# Pillow warns of what is handled below: large images, odd metadata. Filtered here once, since
-# changing filters around each call is not safe in threads.
-warnings.filterwarnings("ignore", module=r"PIL\.")
-
 
 def decode(
     file: bytes | str | os.PathLike[str],
@@ -39,25 +37,25 @@ def decode(
     name: str | None = None,
     draft_size: int | None = None,
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Decodes a JPEG, PNG, WebP or BMP file to what a person sees in a viewer, as 8-bit RGB.
+    """Decode a JPEG, PNG, WebP or BMP file to the 8-bit RGB image that a viewer shows.
 
-    The format is told from the content, not from the name. Grey, black-and-white and palette images
-    become RGB; transparent ones are laid over white; CMYK is converted without a colour profile
-    (JPEG's inverted inks included); 16 bits are scaled to 8; an EXIF (or XMP) orientation is
-    applied; of an animation the first frame is taken. Colour profiles are not applied.
+    The content decides the format, not the name. Grey, black-and-white and palette images become
+    RGB. Transparent images are composited over white. CMYK is converted without a colour profile,
+    JPEG's inverted inks included. 16 bits are scaled to 8. An EXIF (or XMP) orientation is applied.
+    The first frame of an animation is used. Colour profiles are not applied.
 
     Args:
         file: the file's content, or its path.
-        name: what messages call it; the path by default.
-        draft_size: let JPEG's own scaling (1/2, 1/4, 1/8) shrink the image while its shorter side
-            stays at least this many pixels.
+        name: the file's name in messages; the path by default.
+        draft_size: the least length in pixels of the shorter side down to which JPEG's own scaling
+            (1/2, 1/4, 1/8) may shrink the image; None decodes at full size.
 
     Returns:
-        The pixels, upright.
+        The upright pixels.
 
     Raises:
-        UserError: the file cannot be read, is empty, truncated, damaged, absurdly large or no
-            image at all; one line that begins with its name.
+        UserError: the file cannot be read, or is empty, truncated, damaged, too large or not an
+            image; the message begins with its name.
     """
     if isinstance(file, bytes):
         content, name = file, name or "image"
@@ -67,7 +65,7 @@ def decode(
     if not content:
         raise UserError(f"{name}: the file is empty (0 bytes), expected an image")
     try:
-        with Image.open(BytesIO(content), formats=_FORMATS) as image:
+        with open_image(BytesIO(content), formats=_FORMATS) as image:
             if draft_size is not None:
                 image.draft(None, (draft_size, draft_size))
             image.load()
@@ -81,10 +79,24 @@ def decode(
     except MemoryError:
         raise
     except Exception as error:
-        # The decoders meet arbitrary bytes here and raise almost anything, from OSError to
-        # SyntaxError and struct.error: to the user each means that this file is damaged.
+        # On arbitrary bytes the decoders raise almost any exception, from OSError to SyntaxError
+        # and struct.error. For the user each means that this file is damaged.
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{name}: damaged image ({reason})") from error
+
+
+def open_image(
+    file: BytesIO | str | os.PathLike[str], formats: Sequence[str] | None = None
+) -> Image.Image:
+    """Open an image file with Pillow, without its warnings about large images or odd metadata."""
+    _ignore_pillow_warnings()
+    return Image.open(file, formats=formats)
+
+
+@functools.cache
+def _ignore_pillow_warnings() -> None:
+    # Once for the process: `warnings.catch_warnings` around each call is not safe in threads.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def _read(path: str | os.PathLike[str], name: str) -> bytes:
@@ -96,11 +108,11 @@ def _read(path: str | os.PathLike[str], name: str) -> bytes:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Converts any of Pillow's modes to RGB."""
+    """Convert an image of any of Pillow's modes to RGB."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I"):
-        # 16-bit grey. Pillow's own conversion of these modes clips or drops the low byte.
+        # 16-bit grey: Pillow's own conversion of these modes clips or drops the low byte.
         grey = np.asarray(image).astype(np.uint32)
         image = Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8))
     elif image.has_transparency_data:
@@ -111,13 +123,13 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; 1 where there is none or it cannot be read."""
+    """Return the EXIF orientation, 1 to 8; 1 if it is missing or unreadable."""
     if not any(key in image.info for key in _METADATA):
         return 1
     try:
         return image.getexif().get(_ORIENTATION_TAG, 1)
     except Exception:
-        # Damaged metadata does not make the pixels any worse.
+        # Damaged metadata does not affect the pixels.
         return 1
 
 
@@ -127,7 +139,7 @@ def _upright(image: Image.Image, orientation: int) -> Image.Image:
 
 
 def _looks_like(content: bytes) -> str:
-    """A guess for people at what a file that is no image holds."""
+    """Guess the content of a file that is not an image."""
     start = content[:256]
     printable = all(byte >= 32 or byte in b"\t\n\r\f" for byte in start)
     return "it holds text" if printable else "its first bytes are of no known format"

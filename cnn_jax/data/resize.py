@@ -1,7 +1,7 @@
-"""Resizing and cropping on the host: uint8 RGB images in, uint8 RGB images out.
+"""Resizing and cropping of uint8 RGB images on the host.
 
-The arithmetic is Pillow's, whose filters widen with the reduction (antialiasing) and which
-torchvision uses for the published figures; the rounding rules are torchvision's.
+The arithmetic is Pillow's, with filters that widen with the reduction (antialiasing); torchvision
+uses it for the published figures. The rounding rules are torchvision's.
 """
 
 from typing import Literal
@@ -22,7 +22,7 @@ def resize(
     size: tuple[int, int],
     interpolation: Interpolation = "bilinear",
 ) -> UInt8[np.ndarray, "new_height new_width 3"]:
-    """Resamples the whole image to ``size`` = (height, width), antialiased."""
+    """Resample the whole image to ``size`` = (height, width), antialiased."""
     if image.shape[:2] == size:
         return image
     height, width = size
@@ -32,7 +32,7 @@ def resize(
 def resize_mask(
     mask: UInt8[np.ndarray, "height width"], size: tuple[int, int]
 ) -> UInt8[np.ndarray, "new_height new_width"]:
-    """Resamples a mask to ``size`` = (height, width): for each pixel the nearest one's class."""
+    """Resample a mask to ``size`` = (height, width), with the class of the nearest pixel."""
     if mask.shape == size:
         return mask
     height, width = size
@@ -44,7 +44,7 @@ def resize_shorter_side(
     size: int,
     interpolation: Interpolation = "bilinear",
 ) -> UInt8[np.ndarray, "new_height new_width 3"]:
-    """Resizes so that the shorter side has ``size`` pixels; the longer side is rounded down."""
+    """Resize the shorter side to ``size`` pixels; the longer side is rounded down."""
     height, width = image.shape[:2]
     longer = int(size * max(height, width) / min(height, width))
     return resize(image, (size, longer) if height <= width else (longer, size), interpolation)
@@ -53,11 +53,11 @@ def resize_shorter_side(
 def to_square(
     image: UInt8[np.ndarray, "height width 3"], size: int
 ) -> UInt8[np.ndarray, "{size} {size} 3"]:
-    """Squashes the whole image, whatever its shape, to ``size`` x ``size`` pixels.
+    """Squash the whole image of any shape to ``size`` x ``size`` pixels.
 
-    This is the training canvas: every batch has one shape, nothing is cut off, and together with
-    the original height and width :func:`cnn_jax.data.augment.random_resized_crop` can sample and
-    resample boxes as if it had the original.
+    This is the training canvas: every batch has one shape, and nothing is cut off. With the
+    original height and width, :func:`cnn_jax.data.augment.random_resized_crop` can sample and
+    resample boxes as if from the original.
     """
     return resize(image, (size, size))
 
@@ -65,7 +65,7 @@ def to_square(
 def center_crop(
     image: UInt8[np.ndarray, "height width 3"], size: int
 ) -> UInt8[np.ndarray, "{size} {size} 3"]:
-    """The central ``size`` x ``size`` pixels; an image too small for it is padded with zeros."""
+    """Cut out the central ``size`` x ``size`` pixels; a smaller image is padded with zeros."""
     height, width = image.shape[:2]
     missing_rows, missing_columns = max(size - height, 0), max(size - width, 0)
     if missing_rows or missing_columns:
@@ -73,7 +73,7 @@ def center_crop(
         columns = (missing_columns // 2, (missing_columns + 1) // 2)
         image = np.pad(image, (rows, columns, (0, 0)))
         height, width = image.shape[:2]
-    # Halves round to the even neighbour, as in torchvision.
+    # Halves round to even, as in torchvision.
     top, left = round((height - size) / 2), round((width - size) / 2)
     return image[top : top + size, left : left + size]
 
@@ -81,9 +81,9 @@ def center_crop(
 def ten_crop(
     image: UInt8[np.ndarray, "height width 3"], size: int
 ) -> UInt8[np.ndarray, "10 {size} {size} 3"]:
-    """The four corners and the centre, then the same five of the mirrored image.
+    """Cut out the four corners and the centre, then the same five of the mirrored image.
 
-    The test-time crops of Krizhevsky et al. 2012, section 4.1, in torchvision's order: top left,
+    The test crops of Krizhevsky et al. 2012, section 4.1, in torchvision's order are top left,
     top right, bottom left, bottom right, centre.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What every data source is: random access to examples, on the host, in NumPy."""
+"""The protocol of data sources: random access to examples, on the host, in NumPy."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -14,17 +14,17 @@ from cnn_jax.progress import track
 Split = Literal["train", "eval", "test"]
 
 Example = Mapping[str, Any]
-"""One example: names to NumPy arrays or scalars, `image` uint8 [height, width, 3] among them."""
+"""One example: NumPy arrays or scalars by name, `image` uint8 [height, width, 3] included."""
 
 Transform = Callable[[Example], Example]
-"""Host-side preparation of one example, usually resizing; pure, so that order does not matter."""
+"""The preparation of one example on the host, usually resizing; a pure function."""
 
 
 @runtime_checkable
 class Source(Protocol):
     """Random access to the examples of one split.
 
-    `source[i]` is a pure function of `i`: it may be called from several threads and processes.
+    `source[i]` is a pure function of `i`; several threads and processes may call it.
 
     Attributes:
         class_names: the names of the classes, in the order of the labels.
@@ -33,42 +33,41 @@ class Source(Protocol):
     class_names: tuple[str, ...]
 
     def __len__(self) -> int:
-        """The number of examples in an epoch."""
+        """Return the number of examples in an epoch."""
         ...
 
     def __getitem__(self, index: int) -> Example:
-        """The example: `image` uint8 [height, width, 3] RGB, `label` int32, perhaps more."""
+        """Return the example: `image` uint8 [height, width, 3] RGB, and others, such as `label`."""
         ...
 
     def describe(self, index: int) -> str:
-        """Where the example comes from, for messages: a file's path, or `shapes[17]`."""
+        """Return the example's origin for messages: a file's path, or `shapes[17]`."""
         ...
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a source may want to know besides its data spec.
+    """The settings of a source, besides its data spec.
 
     Attributes:
-        seed: the run's seed, for sources that generate their examples.
-        image_size: the side in pixels of the images that will be asked for, for sources that
-            generate their examples.
-        draft_size: JPEG files may be decoded at 1/2, 1/4 or 1/8 of their size while the shorter
-            side stays at least this many pixels: much faster for large photos, slightly different
-            pixels. None decodes at full size.
-        holdout_groups: a regular expression whose first group (or whole match), found at the start
-            of a file's name, says which files belong together, such as `(\\d+)_` for the frames of
-            one track. With it, the split `eval` is held out of the training files by whole groups.
-        holdout_fraction: the share of each class's files or groups that is held out of the
-            training files where a data set has no evaluation split of its own.
-        data_dir: where prepared TFDS data sets lie; None for TFDS's own default.
+        seed: the run's seed, for generated examples.
+        image_size: the side in pixels of generated images.
+        draft_size: the least length in pixels of the shorter side down to which JPEG files may be
+            decoded at 1/2, 1/4 or 1/8 of their size: much faster for large photos, with slightly
+            different pixels. None decodes at full size.
+        holdout_groups: a regular expression that matches the start of a file's name. Files with
+            the same first group (or whole match) belong together, such as `(\\d+)_` for the frames
+            of one track. If given, the split `eval` is held out by whole groups.
+        holdout_fraction: the fraction of each class's files or groups that is held out of the
+            training files if the data set has no evaluation split of its own.
+        data_dir: the folder of prepared TFDS data sets; None for TFDS's own default.
         class_names: the names of a mask's classes, in the order of their values.
-        label_values: the values that stand for the classes in mask files, where not 0, 1, 2, ...
-        ignore_labels: the values besides 255 of pixels that are not judged.
+        label_values: the values of the classes in mask files, if not 0, 1, 2, ...
+        ignore_labels: the values of ignored pixels, besides 255.
         eval_folders, test_folders: the folders of masked images that are held out of training.
-        test_every: rows N, 2N, 3N, ... of a table of tagged images are its split `test`.
-        patch_size: pixels on a side of the patches that masked images are cut into to be tagged.
-        min_area: the share of a patch that a class must exceed to be one of its tags.
+        test_every: N: rows N, 2N, 3N, ... of a table of tagged images are its split `test`.
+        patch_size: the side in pixels of the tagged patches into which masked images are cut.
+        min_area: the fraction of a patch that a class must exceed to be one of its tags.
     """
 
     seed: int = 0
@@ -109,37 +108,41 @@ class Subset:
         return self.source.describe(int(self.indices[index]))
 
     def mask(self, index: int) -> np.ndarray:
-        """The mask alone, of sources that have them."""
+        """Return only the mask, for sources that have masks."""
         return self.source.mask(int(self.indices[index]))
 
+    def object_count(self, index: int) -> int:
+        """The number of objects (at most), of sources that have boxes."""
+        return self.source.object_count(int(self.indices[index]))
+
     def size(self, index: int) -> tuple[int, int]:
-        """Rows and columns, of sources that know them without reading the image."""
+        """Return rows and columns, for sources that know them without reading the image."""
         return self.source.size(int(self.indices[index]))
 
 
 def without(source: Source, left_out: Mapping[int, Any]) -> Source:
-    """The source without the examples whose indices are keys of `left_out`.
+    """Return the source without the examples whose indices are keys of `left_out`.
 
     Raises:
-        UserError: nothing would be left.
+        UserError: no example is left.
     """
     if not left_out:
         return source
     indices = [index for index in range(len(source)) if index not in left_out]
     if not indices:
-        raise UserError(f"every one of the {len(source)} images is bad: nothing is left to read")
+        raise UserError(f"all {len(source)} images are bad: nothing is left to read")
     return Subset(source, indices)
 
 
 def find_bad_images(source: Source, workers: int = 0) -> dict[int, str]:
-    """Reads every example once and says which ones cannot be read.
+    """Read every example once, and report those that cannot be read.
 
     Args:
-        source: what to read.
-        workers: the number of threads (decoding does not hold Python's lock); 0 for one a core.
+        source: the source to read.
+        workers: the number of threads (decoding releases Python's lock); 0 for one per core.
 
     Returns:
-        The reason, one line that names the file, by the index of each bad example.
+        The reasons by index of the bad examples; each is one line that names the file.
     """
 
     def problem(index: int) -> str | None:
@@ -150,11 +153,11 @@ def find_bad_images(source: Source, workers: int = 0) -> dict[int, str]:
         return None
 
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-        # Submitted in slices: one future an image would cost more memory than the file names.
+        # Submitted in slices: one future per image would take more memory than the file names.
         problems = (
-            found
+            reason
             for start in range(0, len(source), 1024)
-            for found in pool.map(problem, range(start, min(start + 1024, len(source))))
+            for reason in pool.map(problem, range(start, min(start + 1024, len(source))))
         )
         progress = track(problems, "Checking images", len(source))
-        return {index: found for index, found in enumerate(progress) if found is not None}
+        return {index: reason for index, reason in enumerate(progress) if reason is not None}

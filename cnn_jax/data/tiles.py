@@ -1,8 +1,8 @@
-"""Large images in tiles of one size, each seen with what surrounds it (U-Net's overlap-tile).
+"""Tiles of one size, cut from large images with their surroundings (U-Net's overlap-tile).
 
-A tile's image has `margin` pixels more on every side than its mask: those of the neighbouring
-tiles, and beyond the image's border its mirror image (Ronneberger et al. 2015, figure 2). So a
-network whose output is smaller than its input gives a prediction for every pixel.
+A tile's image has `margin` more pixels on every side than its mask: those of the neighbouring
+tiles and, beyond the image's border, of its mirror image (Ronneberger et al. 2015, figure 2). So a
+network whose output is smaller than its input predicts every pixel.
 """
 
 from collections.abc import Iterator, Mapping
@@ -27,18 +27,18 @@ class Sized(Protocol):
     def describe(self, index: int) -> str: ...
 
     def size(self, index: int) -> tuple[int, int]:
-        """Rows and columns of an image."""
+        """Return rows and columns of an image."""
         ...
 
 
 class Tiles:
-    """The images of a source cut into `tile` x `tile` pixels that do not overlap.
+    """The images of a source, cut into tiles of `tile` x `tile` pixels that do not overlap.
 
-    What a tile has beyond its image's border is mirrored, and ignored in its mask, so that every
-    pixel counts once.
+    Beyond the image's border, a tile is mirrored and its mask is ignored, so every pixel counts
+    once.
 
     Attributes:
-        class_names: the source's.
+        class_names: the source's class names.
     """
 
     def __init__(self, source: Sized, tile: int, margin: int = 0):
@@ -72,12 +72,12 @@ class Tiles:
         )
 
     def size(self, index: int) -> tuple[int, int]:
-        """Rows and columns of a tile's mask."""
+        """Return rows and columns of a tile's mask."""
         return self._tile, self._tile
 
 
 def corners(size: tuple[int, int], tile: int) -> Iterator[tuple[int, int]]:
-    """The top left corners of the tiles that cover an image of `size`."""
+    """Yield the top left corners of the tiles that cover an image of `size`."""
     for top in range(0, size[0], tile):
         for left in range(0, size[1], tile):
             yield top, left
@@ -86,14 +86,14 @@ def corners(size: tuple[int, int], tile: int) -> Iterator[tuple[int, int]]:
 def window(
     image: np.ndarray, top: int, left: int, height: int, width: int, margin: int = 0
 ) -> np.ndarray:
-    """A part of an image and `margin` pixels around it; outside of the image its mirror image."""
+    """Cut out a part of an image with `margin` pixels around it, mirrored beyond the image."""
     rows = _mirrored(np.arange(top - margin, top + height + margin), image.shape[0])
     columns = _mirrored(np.arange(left - margin, left + width + margin), image.shape[1])
     return image[rows[:, None], columns]
 
 
 def _mirrored(places: np.ndarray, length: int) -> np.ndarray:
-    """Places along an axis, those outside mirrored at the outermost pixels, which do not repeat."""
+    """Mirror places outside an axis at its outermost pixels, which do not repeat."""
     if length == 1:
         return np.zeros_like(places)
     period = 2 * (length - 1)

@@ -1,4 +1,4 @@
-"""What the host does to a decoded example so that a batch has one shape."""
+"""Preparation of decoded examples on the host, so that every batch has one shape."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -19,9 +19,9 @@ class TrainingTransform:
     """A square canvas for the device to augment.
 
     Attributes:
-        canvas_size: pixels on a side.
-        keep_aspect: resize the shorter side and crop the centre, instead of squashing the whole
-            image (whose original size then tells the device the true aspect ratio).
+        canvas_size: the side in pixels.
+        keep_aspect: whether to resize the shorter side and crop the centre. Otherwise the whole
+            image is squashed, and its original size gives the device the true aspect ratio.
     """
 
     canvas_size: int
@@ -41,14 +41,14 @@ class TrainingTransform:
 
 @dataclass(frozen=True)
 class BoxTransform:
-    """Images with boxes, squashed to a square, and as many rows for objects in each.
+    """A transform of images with boxes: squashed to a square, with the same number of object rows.
 
-    Adds `object_valid`, which rows are objects, and `size`, the image's own height and width.
+    It adds `object_valid`, False for padding rows, and `size`, the image's own height and width.
 
     Attributes:
-        image_size: pixels on a side.
-        max_objects: rows for objects; what an image has beyond them is left out, crowds first,
-            then the smallest (`objects_left_out` says how many).
+        image_size: the side in pixels.
+        max_objects: the number of object rows; further objects are left out, crowds first, then
+            the smallest (`objects_left_out` counts them).
     """
 
     image_size: int
@@ -77,7 +77,7 @@ class BoxTransform:
 
 
 def objects_left_out(counts: Int[np.ndarray, " images"], max_objects: int) -> str | None:
-    """What `BoxTransform` leaves out of images with so many objects, as one line; None: nothing."""
+    """Describe in one line what `BoxTransform` leaves out, given object counts; None: nothing."""
     more = np.maximum(counts - max_objects, 0)
     if not more.any():
         return None
@@ -89,13 +89,13 @@ def objects_left_out(counts: Int[np.ndarray, " images"], max_objects: int) -> st
 
 @dataclass(frozen=True)
 class EvaluationTransform:
-    """The papers' test-time crop: the shorter side resized, then the centre or ten crops.
+    """The papers' test-time crop: the shorter side is resized, then one or ten crops are cut.
 
     Attributes:
-        resize: shorter side in pixels.
-        crop: pixels on a side of a crop.
-        ten_crop: the corners, the centre and their mirror images instead of the centre alone
-            (Krizhevsky et al. 2012, section 4.1).
+        resize: the shorter side in pixels.
+        crop: the side of a crop in pixels.
+        ten_crop: whether to cut the corners, the centre and their mirror images instead of the
+            centre alone (Krizhevsky et al. 2012, section 4.1).
     """
 
     resize: int
@@ -110,14 +110,14 @@ class EvaluationTransform:
 
 @dataclass(frozen=True)
 class MaskTransform:
-    """An image and its mask in one size, the image with what a network wants to see around it.
+    """A transform of an image and its mask to one size, with a margin around the image.
 
     Attributes:
         size: rows and columns of the mask.
-        margin: pixels that the image has more on every side: its mirror image.
+        margin: the additional mirrored pixels on every side of the image.
         border: w0 and sigma of U-Net's weights (see `cnn_jax.data.borders`), or None.
-        resized: whether images are resized to `size`. Without, all must have it; those that come
-            with their surroundings (`cnn_jax.data.tiles`) are left as they are.
+        resized: whether images are resized to `size`. Otherwise all must have that size; images
+            that already have surroundings (`cnn_jax.data.tiles`) are unchanged.
     """
 
     size: tuple[int, int]

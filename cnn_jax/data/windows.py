@@ -1,4 +1,4 @@
-"""R-CNN's training examples: regions of all images in one list, drawn by what they stand for."""
+"""R-CNN's training examples: regions of all images in one list, sampled by class."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -20,9 +20,9 @@ class Windows:
     """Regions of a set of images.
 
     Attributes:
-        image: position of the image in its source.
-        boxes: in pixels of the image as the transform leaves it.
-        labels: 0 for the background, 1 + the class of the object that a region stands for.
+        image: the position of the image in its source.
+        boxes: the regions in pixels of the transformed image.
+        labels: 0 for the background, 1 + the class of the matched object otherwise.
     """
 
     image: Int32[np.ndarray, " windows"]
@@ -36,14 +36,14 @@ class Windows:
     def of(
         cls, batches: Iterable[Mapping[str, np.ndarray]], foreground_iou: float = 0.5
     ) -> "Windows":
-        """All proposals of a set and the objects' own boxes.
+        """Collect all proposals of a set and the objects' own boxes.
 
-        Girshick et al. 2014, section 2.3: a region stands for the object that it overlaps most,
-        from `foreground_iou` on, and for the background below.
+        Girshick et al. 2014, section 2.3: a region has the class of the object that it overlaps
+        most if the IoU is at least `foreground_iou`; otherwise it is background.
 
         Args:
-            batches: of examples as `ProposalTransform` leaves them.
-            foreground_iou: the least overlap with an object.
+            batches: batches of examples, prepared by `ProposalTransform`.
+            foreground_iou: the least IoU with an object.
         """
 
         def labelled(example: Mapping[str, Array]) -> tuple[Array, Array, Array]:
@@ -67,8 +67,8 @@ class Windows:
         label = jax.jit(jax.vmap(labelled))
         images, boxes, labels = [], [], []
         for batch in batches:
-            found = label({name: jnp.asarray(batch[name]) for name in names})
-            regions, of_region, valid = map(np.asarray, found)
+            labelled_batch = label({name: jnp.asarray(batch[name]) for name in names})
+            regions, of_region, valid = map(np.asarray, labelled_batch)
             numbers = np.broadcast_to(batch["index"][:, None], valid.shape)
             images.append(numbers[valid].astype(np.int32))
             boxes.append(regions[valid])
@@ -79,11 +79,11 @@ class Windows:
 class WindowSource:
     """The windows of a set, one by one: the whole `image`, a `box` in it, and its `label`.
 
-    The image goes with every window, so that the crop is made, and mirrored, on the device.
+    Every window comes with its image, so that the device can cut and mirror the crop.
     """
 
     def __init__(self, images: KeptRows, windows: Windows):
-        """Takes the images as they are prepared, and regions in their pixels."""
+        """Store the prepared images, and regions in their pixels."""
         self.class_names = images.source.class_names
         self._images, self._windows = images, windows
 
@@ -103,10 +103,10 @@ class WindowSource:
 
 
 class WindowOrder:
-    """Which windows make batch k: a fixed share stands for objects, drawn anew for every batch.
+    """The windows of batch k: a fixed fraction is foreground, sampled anew for every batch.
 
-    Girshick et al. 2014, section 2.3: 32 of 128 for objects of any class, the rest for the
-    background, each drawn from all such windows of the whole set.
+    Girshick et al. 2014, section 2.3: 32 of 128 are objects of any class and the rest is
+    background, each sampled from all such windows of the whole set.
     """
 
     def __init__(
@@ -116,16 +116,16 @@ class WindowOrder:
         seed: int,
         foreground_fraction: float = 0.25,
     ):
-        """Takes the windows' labels.
+        """Store the windows' labels.
 
         Raises:
-            UserError: there is no window at all.
+            UserError: there are no windows.
         """
         if not len(labels):
             raise UserError("--proposals: there is no region to train on: no proposal, no object")
         self._foreground = np.flatnonzero(labels)
         self._background = np.flatnonzero(labels == 0)
-        # Where one kind is missing, the other fills the batch.
+        # If one kind is missing, the other fills the batch.
         share = round(foreground_fraction * batch_size)
         share = share if len(self._background) else batch_size
         self._share = share if len(self._foreground) else 0
@@ -148,10 +148,10 @@ class WindowOrder:
                 (self._background, self._batch_size - self._share),
             )
         ]
-        # Mixed, so that every device gets some of both.
+        # Shuffled, so that every device gets both kinds.
         return rng.permutation(np.concatenate(drawn))
 
 
-def same(example: Example) -> Example:
-    """The transform of examples that are prepared already."""
+def unchanged(example: Example) -> Example:
+    """Return an example that is already prepared."""
     return example

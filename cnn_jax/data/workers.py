@@ -1,7 +1,7 @@
-"""Worker processes that end with their parent: a function sent once, then called many times.
+"""Worker processes that end with their parent; the function is sent once and called many times.
 
-They are a standard pool and not Grain's own, whose workers outlive a killed parent and whose shared
-memory complains when the interpreter ends.
+They are a standard pool. Grain's own workers outlive a killed parent, and their shared memory
+raises warnings when the interpreter ends.
 """
 
 import multiprocessing
@@ -21,15 +21,15 @@ from cnn_jax.errors import UserError
 def worker_processes(
     function: Callable[[Any], Any], workers: int, flag: str = "--workers"
 ) -> Iterator[Callable[[Any], Future]]:
-    """Starts processes that call `function`; what is not begun when the block ends is cancelled.
+    """Start processes that call `function`; pending calls are cancelled when the block ends.
 
     Args:
-        function: can be pickled.
-        workers: number of processes.
-        flag: what the user calls that number.
+        function: the function, which must be picklable.
+        workers: the number of processes.
+        flag: the user's name for that number.
 
     Yields:
-        What submits a call with one argument.
+        A function that submits a call with one argument.
 
     Raises:
         UserError: a process died.
@@ -44,25 +44,25 @@ def worker_processes(
         yield lambda argument: pool.submit(_call_in_worker, argument)
     except BrokenProcessPool:
         raise UserError(
-            f"{flag} {workers}: a worker process died, of too little memory perhaps; "
+            f"{flag} {workers}: a worker process died, perhaps for lack of memory; "
             "try fewer workers"
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-# What a worker process was started to do.
+# The function of a worker process.
 _worker_function: Callable[[Any], Any] | None = None
 
 
 def _start_worker(function: Callable[[Any], Any]) -> None:
-    """Makes a process one that calls `function`, and that ends with its parent and not before."""
+    """Prepare a process to call `function` and to end with its parent, not earlier."""
     global _worker_function
     _worker_function = function
-    # Signals go to whole process groups: the parent answers them, and may need results until then.
+    # Signals go to whole process groups. The parent handles them, and may still need results.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: threading.Timer(30, os._exit, (0,)).start())
-    # A parent that is killed cannot end its processes.
+    # A killed parent cannot end its processes.
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

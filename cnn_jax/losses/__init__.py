@@ -1,8 +1,8 @@
-"""Losses of one example: ``jax.vmap`` them over the batch, and reduce there.
+"""Losses of one example; the caller applies ``jax.vmap`` over the batch and reduces.
 
 Every function takes the outputs of one example and computes in float32 or wider, whatever the
-network's computation dtype. Nothing here averages over a batch: the caller does, who knows which
-rows of the batch are valid.
+network's computation dtype. No function averages over a batch: only the caller knows which rows of
+the batch are valid.
 """
 
 from cnn_jax.losses.boxes import smooth_l1

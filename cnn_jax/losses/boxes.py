@@ -3,17 +3,17 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from cnn_jax.losses.precision import at_least_float32
+from cnn_jax.ops.precision import at_least_float32
 
 
 def smooth_l1(
     predictions: Float[Array, "*shape"], targets: Float[Array, "*shape"], beta: float = 1.0
 ) -> Float[Array, "*shape"]:
-    """The loss of box regression, element by element: quadratic near the target, linear beyond.
+    """Compute the loss of box regression per element: quadratic near the target, linear beyond.
 
     Args:
         predictions, targets: encoded boxes.
-        beta: the difference up to which it is quadratic, `d**2 / (2 beta)`; 0 is the plain
+        beta: the difference up to which it is quadratic, `d**2 / (2 beta)`; 0 gives the plain
             absolute difference.
 
     References:

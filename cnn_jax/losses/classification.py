@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from cnn_jax.losses.precision import at_least_float32
+from cnn_jax.ops.precision import at_least_float32
 
 
 def class_distribution(
@@ -12,7 +12,7 @@ def class_distribution(
     num_classes: int,
     label_smoothing: float = 0.0,
 ) -> Float[Array, " {num_classes}"]:
-    """The distribution over classes that a target stands for, smoothed.
+    """Convert a target to a distribution over classes, with label smoothing.
 
     Smoothing mixes in the uniform distribution: ``(1 - s) * target + s / num_classes``
     (section 7 of the reference), for labels and for distributions alike, as torch does.
@@ -20,11 +20,11 @@ def class_distribution(
     Args:
         target: a class index, or a distribution over classes (from mixup or cutmix).
         num_classes: number of classes.
-        label_smoothing: share of the uniform distribution, from 0 to 1.
+        label_smoothing: the weight of the uniform distribution, from 0 to 1.
 
     Returns:
-        Probabilities of the classes. An index outside ``[0, num_classes)`` gives nan, so that a
-        wrong label stops a run instead of being trained on as no class at all.
+        Probabilities of the classes. An index outside ``[0, num_classes)`` gives NaN, so that a
+        wrong label stops the run instead of being trained on as no class.
 
     References:
         Szegedy et al., `Rethinking the Inception Architecture for Computer Vision
@@ -41,7 +41,7 @@ def cross_entropy(
     target: Int[Array, ""] | Float[Array, " classes"],
     label_smoothing: float = 0.0,
 ) -> Float[Array, ""]:
-    """Cross-entropy of ``softmax(logits)`` against a class or a distribution over classes.
+    """Compute the cross-entropy of ``softmax(logits)`` against a class or a distribution.
 
     Args:
         logits: unnormalised log-probabilities of one example.
@@ -50,8 +50,8 @@ def cross_entropy(
 
     Returns:
         The loss in nats. It is finite wherever its value fits the dtype; a class of probability
-        zero in the target costs nothing, even at a logit of minus infinity. nan for an index that
-        is no class.
+        zero in the target adds nothing, even at a logit of minus infinity. An index that is no
+        class gives NaN.
     """
     logits = at_least_float32(logits)
     distribution = class_distribution(target, logits.shape[0], label_smoothing)
@@ -62,10 +62,10 @@ def cross_entropy(
 def sigmoid_cross_entropy(
     logits: Float[Array, " labels"], targets: Float[Array, " labels"]
 ) -> Float[Array, " labels"]:
-    """Binary cross-entropy of every label's own ``sigmoid(logit)``.
+    """Compute the binary cross-entropy of every label's own ``sigmoid(logit)``.
 
-    As a loss for classification (Wightman et al. 2021, section 2.1), give the targets of
-    :func:`class_distribution`, or of mixup and cutmix, and average over the classes.
+    For classification (Wightman et al. 2021, section 2.1), use the targets of
+    :func:`class_distribution`, mixup or cutmix, and average over the classes.
 
     Args:
         logits: one logit for each label of one example.
@@ -80,3 +80,22 @@ def sigmoid_cross_entropy(
     logits = at_least_float32(logits)
     # Two log-sigmoids: log(1 - sigmoid(x)) would round to log(0) from x = 17 on.
     return -targets * jax.nn.log_sigmoid(logits) - (1.0 - targets) * jax.nn.log_sigmoid(-logits)
+
+
+def mean_sigmoid_cross_entropy(
+    logits: Float[Array, " classes"],
+    target: Int[Array, ""] | Float[Array, " classes"],
+    label_smoothing: float = 0.0,
+) -> Float[Array, ""]:
+    """Average the logistic loss of each class against a class or a distribution over classes.
+
+    Args:
+        logits: one for each class.
+        target: the index of the class, or a distribution over classes.
+        label_smoothing: see :func:`class_distribution`.
+
+    References:
+        Wightman et al., `ResNet strikes back <https://arxiv.org/abs/2110.00476>`_, 2021
+    """
+    distribution = class_distribution(target, logits.shape[0], label_smoothing)
+    return jnp.mean(sigmoid_cross_entropy(logits, distribution))

@@ -1,7 +1,7 @@
-"""Losses of one example's labels for annotation: an image may carry several, or none.
+"""Losses of one example for multi-label classification; an image may have no label.
 
 As in `cnn_jax.losses`, every function takes one example and computes in float32 or wider. `labels`
-says which labels hold: true or false, or any number above 0 for true.
+marks the labels that are present: booleans, or numbers, of which those above 0 count as true.
 
 References:
     Gong et al., `Deep Convolutional Ranking for Multilabel Image Annotation
@@ -14,47 +14,46 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 
 from cnn_jax.losses.classification import cross_entropy, sigmoid_cross_entropy
+from cnn_jax.ops.precision import at_least_float32
 
 Scores = Float[Array, " labels"]
 Labels = Bool[Array, " labels"] | Float[Array, " labels"]
 
 
 def label_softmax(logits: Scores, labels: Labels) -> Float[Array, ""]:
-    """Cross-entropy of ``softmax(logits)`` against the labels divided by their sum.
+    """Compute the cross-entropy of ``softmax(logits)`` against the labels divided by their sum.
 
-    Equation 2 of the reference. An image without a label costs nothing and has no gradient: there
-    is no distribution over no labels.
+    Equation 2 of the reference. An image without labels has loss 0 and no gradient.
     """
     weights = jnp.maximum(labels.astype(jnp.float32), 0.0)
     return cross_entropy(logits, weights / jnp.maximum(jnp.sum(weights), 1e-6))
 
 
 def pairwise_ranking(logits: Scores, labels: Labels) -> Float[Array, ""]:
-    """Sum over (label that holds, label that does not) of ``max(0, 1 - score + other score)``.
+    """Sum ``max(0, 1 - score + other score)`` over all pairs (present label, absent label).
 
-    Equation 3 of the reference. Nothing where all labels hold, or none.
+    Equation 3 of the reference. The sum is 0 if all labels are present, or none.
     """
     return jnp.sum(_hinges(logits, labels))
 
 
 def warp(logits: Scores, labels: Labels, key: Key[Array, ""] | None = None) -> Float[Array, ""]:
-    """The pairwise hinges, those of a label weighted by how far down it ranks (WARP).
+    """Sum the pairwise hinges, each weighted by the rank of its present label (WARP).
 
-    The weight of a label that holds is ``L(r) = 1 + 1/2 + ... + 1/r`` (`rank_weights`), which puts
-    the top of the list first (equations 4 and 5 of the reference). The rank r is
+    The weight of a present label is ``L(r) = 1 + 1/2 + ... + 1/r`` (`rank_weights`), which favours
+    the top of the list (equations 4 and 5 of the reference). The rank r is
 
-    - exact, without a key: the number of labels that do not hold and whose scores come within the
-      margin of 1 or above;
-    - estimated, with a key: negative labels are drawn without replacement until one violates the
-      margin, at draw s; then r = floor((labels - 1) / s) (algorithm 1). A label that no negative
-      violates weighs nothing.
+    - exact, without a key: the number of absent labels whose scores violate the margin of 1;
+    - estimated, with a key: absent labels are drawn without replacement until one violates the
+      margin, at draw s; then r = floor((labels - 1) / s) (algorithm 1). A label without a violation
+      has weight 0.
 
-    All violated hinges count, weighted, in both forms; the ranks are constants to the gradient.
+    In both forms all violated hinges are summed; the ranks are constants to the gradient.
 
     Args:
         logits: scores of one example.
-        labels: which labels hold.
-        key: draws the negatives of the estimate.
+        labels: the labels that are present.
+        key: the random key of the estimate; None computes exact ranks.
     """
     hinges = _hinges(logits, labels)
     violated = hinges > 0
@@ -65,19 +64,19 @@ def warp(logits: Scores, labels: Labels, key: Key[Array, ""] | None = None) -> F
 
 
 def rank_weights(labels: int) -> Float[np.ndarray, " ranks"]:
-    """``L(0), L(1), ..., L(labels - 1)``: 0, 1, 1.5, 1.8333, ..."""
+    """Compute ``L(0), L(1), ..., L(labels - 1)``: 0, 1, 1.5, 1.8333, ..."""
     return np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, labels))])
 
 
 def weighted_sigmoid(
     logits: Scores, labels: Labels, positive_weights: Float[Array, " labels"]
 ) -> Float[Array, " labels"]:
-    """Logistic cross-entropy of every label, that of labels that hold times a weight.
+    """Compute the logistic cross-entropy of every label; present labels are weighted.
 
     Args:
         logits: scores of one example.
-        labels: which labels hold; a probability is taken for a mixture of both.
-        positive_weights: one for each label; 1 leaves it as it is.
+        labels: the labels that are present; a probability counts as a mixture of both cases.
+        positive_weights: one weight for each label; 1 is neutral.
 
     Returns:
         The loss of every label in nats.
@@ -89,17 +88,17 @@ def weighted_sigmoid(
 
 
 def focal(logits: Scores, labels: Labels, gamma: float = 2.0) -> Float[Array, " labels"]:
-    """Logistic cross-entropy times ``(1 - p) ** gamma``, p the probability given to the truth.
+    """Compute the logistic cross-entropy times ``(1 - p) ** gamma``; p is the truth's probability.
 
-    What is known already weighs little, so that the many easy absent labels do not drown the few
-    present ones. `gamma` 0 is the plain cross-entropy.
+    Confident correct predictions weigh little, so that the many easy absent labels do not outweigh
+    the few present ones. `gamma` 0 gives the plain cross-entropy.
 
     References:
         Lin et al., `Focal Loss for Dense Object Detection <https://arxiv.org/abs/1708.02002>`_,
         2017, equation 4
     """
     targets = labels.astype(jnp.float32)
-    wide = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    wide = at_least_float32(logits)
 
     def term(signed: Scores) -> Scores:
         # (1 - p) ** gamma as a sigmoid's power in logarithms: no 0 ** gamma to differentiate.
@@ -109,10 +108,10 @@ def focal(logits: Scores, labels: Labels, gamma: float = 2.0) -> Float[Array, " 
 
 
 def _hinges(logits: Scores, labels: Labels) -> Float[Array, "labels labels"]:
-    """``max(0, 1 - score_i + score_k)`` where label i holds and k does not; 0 elsewhere."""
-    scores = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-    holds = labels > 0
-    pairs = holds[:, None] & ~holds[None, :]
+    """Compute ``max(0, 1 - score_i + score_k)`` where label i is present and k absent; else 0."""
+    scores = at_least_float32(logits)
+    present = labels > 0
+    pairs = present[:, None] & ~present[None, :]
     margins = 1.0 - scores[:, None] + scores[None, :]
     return jnp.where(pairs, jnp.maximum(margins, 0.0), 0.0)
 
@@ -120,9 +119,9 @@ def _hinges(logits: Scores, labels: Labels) -> Float[Array, "labels labels"]:
 def _estimated_ranks(
     key: Key[Array, ""], violated: Bool[Array, "labels labels"], labels: Labels
 ) -> Array:
-    """For each label, floor((labels - 1) / s), s the draw that first violates; else 0."""
+    """Compute floor((labels - 1) / s) for each label; s is the first violating draw. Else 0."""
     count = labels.shape[0]
-    # A random order of the negatives for each label: draws without replacement.
+    # A random order of the absent labels for each label: draws without replacement.
     chance = jnp.where((labels > 0)[None, :], 2.0, jax.random.uniform(key, violated.shape))
     order = jnp.argsort(chance, axis=1)
     drawn = jnp.take_along_axis(violated, order, axis=1)

@@ -1,4 +1,4 @@
-"""YOLO's loss of one image: coordinates, confidences and classes of a grid of cells.
+"""YOLO's loss of one image: coordinates, confidences and classes on a grid of cells.
 
 References:
     Redmon et al., `You Only Look Once: Unified, Real-Time Object Detection
@@ -19,7 +19,7 @@ from cnn_jax.ops.grid import Priors
 
 
 class YoloLoss(NamedTuple):
-    """The parts of the loss, each with its weight; their sum is what is minimised."""
+    """The weighted parts of the loss; training minimises their sum."""
 
     coordinates: Float[Array, ""]
     confidence: Float[Array, ""]
@@ -39,29 +39,31 @@ def yolo_loss(
     coordinate_weight: float = 5.0,
     empty_weight: float = 0.5,
 ) -> YoloLoss:
-    """Sums of squared errors, as the paper has them, or with a softmax and base boxes.
+    """Compute sums of squared errors as in the paper, or with a softmax and base boxes.
 
-    A cell into which an object's centre falls is responsible for that object (for one; see
-    `cnn_jax.ops.grid.owners`), and so is one of its boxes: without priors the one that at present
-    overlaps the object most, by IoU, or is nearest by squared error of centre and sides where none
-    overlaps it at all (as in the authors' code); with priors the one whose base box has the shape
-    most like the object's. That box's coordinates are pulled to the object, its confidence to the
-    present IoU, the cell's classes to the object's class; all other confidences, those of the same
-    cell included, are pulled to 0. IoU is a constant to the gradient.
+    The cell that contains an object's centre is responsible for that object, and for only one
+    object (see `cnn_jax.ops.grid.owners`). One of the cell's boxes is responsible, too. Without
+    priors, it is the box with the highest current IoU with the object; if no box overlaps the
+    object, it is the nearest by squared error of centre and sides, as in the authors' code. With
+    priors, it is the box whose base box has the shape most similar to the object's. The targets are
+    the object for the coordinates of that box, the current IoU for its confidence, and the object's
+    class for the cell's classes. All other confidences, also in the same cell, have target 0. The
+    IoU is a constant to the gradient.
 
-    The authors' code leaves the 2 out of a square's gradient: their learning rates are twice those
-    that this loss wants.
+    The authors' code omits the factor 2 in the gradient of a square, so its learning rates are
+    twice those for this loss.
 
     Args:
-        outputs: of the network, for one image (see `cnn_jax.ops.grid`).
-        boxes: the objects', in shares of the image's sides.
-        labels, valid: their classes, and which of them there are.
-        key: shuffles which object of a cell goes first; None: the first given.
-        num_boxes: how many boxes a cell has.
-        priors: their base boxes, if they have any.
-        softmax: class outputs are logits of a softmax with cross-entropy, as in lectures on the
-            method, instead of probabilities with squared errors.
-        coordinate_weight, empty_weight: of coordinates, and of confidences that should be 0.
+        outputs: the network's outputs for one image (see `cnn_jax.ops.grid`).
+        boxes: the objects' boxes, in fractions of the image's sides.
+        labels, valid: the objects' classes, and a mask of the rows that hold an object.
+        key: shuffles the objects that compete for a cell; None prefers the first given.
+        num_boxes: the number of boxes in a cell.
+        priors: the base boxes of a cell, if any.
+        softmax: whether class outputs are logits of a softmax with cross-entropy, as in lectures
+            on the method, instead of probabilities with squared errors.
+        coordinate_weight, empty_weight: the weights of coordinates, and of confidences whose
+            target is 0.
     """
     cells = grid_ops.split_outputs(outputs.astype(jnp.float32), num_boxes)
     size = outputs.shape[0]

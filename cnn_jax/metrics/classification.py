@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, Num
 def top_k_correct(
     logits: Float[Array, " classes"], label: Int[Array, ""], k: int
 ) -> Bool[Array, ""]:
-    """Whether the label is among the ``k`` classes of highest score.
+    """Test whether the label is among the ``k`` classes of highest score.
 
     Of equal scores the lower class index ranks first, as in ``argmax`` and ``jax.lax.top_k``, so
     top-1 agrees with the confusion matrix of ``argmax`` and constant scores are right only for
@@ -26,7 +26,7 @@ def top_k_correct(
     Args:
         logits: scores of one example.
         label: index of its true class.
-        k: how many guesses count.
+        k: the number of guesses that count.
     """
     (num_classes,) = logits.shape
     classes = jnp.arange(num_classes)
@@ -42,7 +42,7 @@ def confusion_matrix(
     valid: Bool[Array, "*shape"],
     num_classes: int,
 ) -> Int[Array, "{num_classes} {num_classes}"]:
-    """Counts of (true class, predicted class): rows are the truth.
+    """Count the pairs of (true class, predicted class): rows are the truth.
 
     Takes one example, a batch, or the pixels of an image. Pairs that are not valid, or whose
     label or prediction is no class (255, the mark of ignored pixels), count nowhere.
@@ -50,7 +50,7 @@ def confusion_matrix(
     Args:
         predictions: predicted class indices.
         labels: true class indices.
-        valid: which of the pairs count.
+        valid: marks the pairs that count.
         num_classes: number of classes.
 
     Returns:
@@ -76,7 +76,7 @@ class CalibrationBins(NamedTuple):
 def calibration_bins(
     probabilities: Float[Array, " classes"], label: Int[Array, ""], bins: int = 15
 ) -> CalibrationBins:
-    """One example's share of the calibration sums.
+    """Compute one example's share of the calibration sums.
 
     The confidence is the highest probability. Bin ``m`` of ``M`` holds confidences in
     ``(m / M, (m + 1) / M]`` (section 2 of the reference).
@@ -106,7 +106,7 @@ def calibration_bins(
 def per_class_accuracy(
     confusion: Int[np.ndarray, "classes classes"],
 ) -> Float[np.ndarray, " classes"]:
-    """The share of each class's examples that were predicted as it; nan for a class without any."""
+    """Compute the share of each class's examples that were predicted as it; nan without any."""
     examples = confusion.sum(axis=1)
     return np.divide(
         np.diagonal(confusion), examples, out=np.full(len(confusion), np.nan), where=examples > 0
@@ -114,14 +114,16 @@ def per_class_accuracy(
 
 
 def mean_class_accuracy(confusion: Int[np.ndarray, "classes classes"]) -> float:
-    """Mean of the accuracies of the classes that have examples (balanced accuracy); else nan."""
+    """Average the accuracies of the classes that have examples (balanced accuracy); else nan."""
     accuracy = per_class_accuracy(confusion)
     present = accuracy[~np.isnan(accuracy)]
     return float(present.mean()) if len(present) else float("nan")
 
 
 def expected_calibration_error(sums: CalibrationBins) -> float:
-    """Mean gap between confidence and accuracy, weighted by the bins' counts; nan if empty.
+    """Average the gap between confidence and accuracy, weighted by the bins' counts.
+
+    It is nan where there is no example.
 
     Args:
         sums: :func:`calibration_bins`, added over all examples.

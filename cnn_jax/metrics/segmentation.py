@@ -29,7 +29,7 @@ BOUNDARY_TOLERANCE = 0.0075
 
 
 def pixel_accuracy(confusion: Int[np.ndarray, "classes classes"]) -> float:
-    """The share of pixels that were given their class (SegNet's global accuracy); nan if none."""
+    """Compute the share of pixels with the right class (SegNet's global accuracy); nan if none."""
     pixels = int(confusion.sum())
     return float(np.trace(confusion)) / pixels if pixels else float("nan")
 
@@ -37,10 +37,10 @@ def pixel_accuracy(confusion: Int[np.ndarray, "classes classes"]) -> float:
 def intersection_over_union(
     confusion: Int[np.ndarray, "classes classes"],
 ) -> Float[np.ndarray, " classes"]:
-    """Each class's intersection of truth and prediction over their union.
+    """Compute each class's intersection of truth and prediction over their union.
 
-    It is nan for a class that is absent: neither in the truth nor predicted anywhere. One that is
-    predicted but not there has 0.
+    It is nan for a class that is absent, neither in the truth nor predicted anywhere, and 0 for
+    one that is predicted but not in the truth.
     """
     intersection = np.diagonal(confusion)
     union = confusion.sum(axis=0) + confusion.sum(axis=1) - intersection
@@ -48,7 +48,7 @@ def intersection_over_union(
 
 
 def mean_iou(confusion: Int[np.ndarray, "classes classes"]) -> float:
-    """Mean of :func:`intersection_over_union` over the classes not absent; nan if all are."""
+    """Average :func:`intersection_over_union` over the classes not absent; nan if all are."""
     values = intersection_over_union(confusion)
     present = values[~np.isnan(values)]
     return float(present.mean()) if len(present) else float("nan")
@@ -60,7 +60,7 @@ def boundary_f1(
     num_classes: int,
     tolerance: float | None = None,
 ) -> tuple[Float[Array, ""], Bool[Array, ""]]:
-    """How well one image's boundaries are met: F1 per class, averaged over its classes.
+    """Compute the F1 of one image's boundaries per class, averaged over its classes.
 
     Precision is the share of a class's predicted boundary that lies within the tolerance of the
     true one, recall the share of the true one within the tolerance of the predicted one. Pixels
@@ -73,8 +73,8 @@ def boundary_f1(
         tolerance: in pixels, between pixels' centres; `BOUNDARY_TOLERANCE` of the diagonal if None.
 
     Returns:
-        The mean over the classes in the mask, and whether there is one. A class whose boundary is
-        in one of the two alone has 0, one without any boundary (it fills the image) in both 1.
+        The mean over the classes in the mask, and whether there is one. A class has 0 where its
+        boundary is in only one of the two, and 1 where it is in neither (it fills the image).
 
     References:
         Csurka et al., "What is a good evaluation measure for semantic segmentation?", BMVC 2013
@@ -83,10 +83,10 @@ def boundary_f1(
         tolerance = BOUNDARY_TOLERANCE * math.hypot(*mask.shape)
     prediction = jnp.where(mask == IGNORED, IGNORED, prediction)
     true, predicted = (class_boundaries(labels, num_classes) for labels in (mask, prediction))
-    precision, found = _share(predicted, _dilated(true, tolerance))
-    recall, there = _share(true, _dilated(predicted, tolerance))
+    precision, in_prediction = _share(predicted, _dilated(true, tolerance))
+    recall, in_truth = _share(true, _dilated(predicted, tolerance))
     f1 = 2 * precision * recall / jnp.maximum(precision + recall, 1e-12)
-    f1 = jnp.where(found | there, f1, 1.0)
+    f1 = jnp.where(in_prediction | in_truth, f1, 1.0)
     classes = jnp.arange(num_classes)[:, None, None]
     present = jnp.any(mask[None] == jnp.broadcast_to(classes, (num_classes, 1, 1)), axis=(1, 2))
     any_present = jnp.any(present)
@@ -96,7 +96,7 @@ def boundary_f1(
 def class_boundaries(
     labels: Int[Array, "height width"], num_classes: int
 ) -> Bool[Array, "{num_classes} height width"]:
-    """The pixels of each class that have one of another class above, below, left or right."""
+    """Mark the pixels of each class that have one of another class above, below, left or right."""
     height, width = labels.shape
     padded = jnp.pad(labels, 1, constant_values=IGNORED)
     edge = jnp.zeros(labels.shape, bool)

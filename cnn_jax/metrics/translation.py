@@ -1,4 +1,7 @@
-"""Translation metrics: functions of one sentence on the device, and of whole texts on the host."""
+"""Translation metrics: functions of one sentence on the device, of whole texts on the host.
+
+BLEU and chrF count n-grams of text, which are no array operations; sacrebleu does it.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +20,7 @@ from cnn_jax.metrics.classification import top_k_correct
 def token_log_probabilities(
     logits: Float[Array, "time words"], target: Int[Array, " time"]
 ) -> Float[Array, " time"]:
-    """Log-probability of each true token; zero on padding."""
+    """Compute the log-probability of each true token; zero on padding."""
     log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32))
     chosen = jnp.take_along_axis(log_probabilities, target[:, None], axis=-1)[:, 0]
     return jnp.where(target == PAD, 0.0, chosen)
@@ -26,20 +29,20 @@ def token_log_probabilities(
 def tokens_correct(
     logits: Float[Array, "time words"], target: Int[Array, " time"]
 ) -> Bool[Array, " time"]:
-    """Which tokens are the most probable ones given the true ones before; false on padding."""
+    """Mark the tokens that are the most probable given the true ones before; false on padding."""
     # Not by argmax, which is several times slower on a CPU.
     return jax.vmap(partial(top_k_correct, k=1))(logits, target) & (target != PAD)
 
 
 def exact_match(words: Int[Array, " maximum"], target: Int[Array, " time"]) -> Bool[Array, ""]:
-    """Whether a decoded sentence is the true one, to its end."""
+    """Test whether a decoded sentence is the true one, to its end."""
     length = max(words.shape[0], target.shape[0])
     padded = [jnp.pad(x, (0, length - x.shape[0]), constant_values=PAD) for x in (words, target)]
     return jnp.all(padded[0] == padded[1])
 
 
 def perplexity(log_probability: float, tokens: float) -> float:
-    """``exp`` of the mean negative log-probability of a token."""
+    """Compute ``exp`` of the mean negative log-probability of a token."""
     with np.errstate(over="ignore"):
         return float(np.exp(-log_probability / tokens))
 
@@ -49,9 +52,9 @@ class TextMetrics:
     """BLEU (Papineni et al. 2002) and chrF (Popović 2015) of whole texts, by sacrebleu.
 
     Attributes:
-        tokenize: what BLEU counts: `13a` words of most languages, `zh` Chinese characters beside
-            other languages' words, `char` characters, `none` what spaces divide.
-        lowercase: whether case does not count.
+        tokenize: the units that BLEU counts: `13a` words of most languages, `zh` Chinese characters
+            beside other languages' words, `char` characters, `none` words between spaces.
+        lowercase: ignores case.
 
     References:
         Post, `A Call for Clarity in Reporting BLEU Scores <https://arxiv.org/abs/1804.08771>`_,
@@ -62,22 +65,22 @@ class TextMetrics:
     lowercase: bool = False
 
     def scores(self, hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-        """`bleu` and `chrf` from 0 to 100."""
+        """Compute `bleu` and `chrf`, from 0 to 100."""
         return {
             "bleu": self._bleu().corpus_score(hypotheses, [references]).score,
             "chrf": self._chrf().corpus_score(hypotheses, [references]).score,
         }
 
     def signatures(self) -> dict[str, str]:
-        """What sacrebleu says of how it counted, by metric."""
+        """The signatures by which sacrebleu says how it counted, by metric."""
         signatures = {}
         for name, metric in (("bleu", self._bleu()), ("chrf", self._chrf())):
-            metric.corpus_score(["a"], [["a"]])  # Before it has counted it does not say.
+            metric.corpus_score(["a"], [["a"]])  # The signature exists once it has counted.
             signatures[name] = str(metric.get_signature())
         return signatures
 
     def _bleu(self) -> BLEU:
-        # `force`: what is scored here is detokenised already where it should be.
+        # `force`: the texts are detokenised already where they should be.
         return BLEU(tokenize=self.tokenize, lowercase=self.lowercase, force=True)
 
     def _chrf(self) -> CHRF:
@@ -86,7 +89,7 @@ class TextMetrics:
 
 @dataclass(frozen=True)
 class LengthBucket:
-    """BLEU of the sentences of like length.
+    """BLEU of the sentences of similar length.
 
     Attributes:
         shortest, longest: source words.
@@ -107,13 +110,13 @@ def bleu_by_length(
     lengths: Sequence[int],
     count: int = 6,
 ) -> list[LengthBucket]:
-    """BLEU against the length of the source sentence (Bahdanau et al. 2015, figure 2).
+    """Compute BLEU against the length of the source sentence (Bahdanau et al. 2015, figure 2).
 
     Args:
-        metrics: how BLEU counts.
+        metrics: the settings of BLEU.
         hypotheses, references: the sentences.
         lengths: of the source sentences.
-        count: number of buckets of about equally many sentences; less those that would be empty.
+        count: number of buckets of about equally many sentences; empty ones are left out.
     """
     lengths = np.asarray(lengths)
     edges = np.unique(np.quantile(lengths, np.linspace(0, 1, count + 1)[1:], method="lower"))

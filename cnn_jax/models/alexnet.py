@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 from jaxtyping import Array, Float
 
+from cnn_jax.models.backbones import Backbone
+from cnn_jax.models.fields import Positive, Rate
 from cnn_jax.models.layers import (
     Conv,
     MapDense,
@@ -30,7 +32,7 @@ zeros, ones = nn.initializers.zeros_init(), nn.initializers.ones_init()
 overlapping_max_pool = partial(max_pool, window=(3, 3), strides=(2, 2))
 
 
-class AlexNet(nn.Module):
+class AlexNet(nn.Module, Backbone):
     """Five convolutions, three followed by overlapping max pooling, and three linear layers.
 
     The paper's network has two groups of channels in its second, fourth and fifth convolution,
@@ -42,30 +44,32 @@ class AlexNet(nn.Module):
     before their pooling, and `pre_logits`.
 
     Attributes:
-        paper: the paper's network, or the one-tower form.
+        paper: True for the paper's network, False for the one-tower form.
         num_classes: number of logits.
-        stem: "imagenet" starts with an 11x11 convolution of stride 4, "small" with a 3x3
-            convolution of stride 1, and its classifier reads 3x3 cells: what an image of 32 pixels
-            leaves.
-        width: multiplies the number of channels and of hidden units.
-        dropout_rate: of the two hidden linear layers: of their output in the paper, of their input
-            in the one-tower form.
+        stem: entry of the network, "imagenet" as published or "small" for images of about 32
+            pixels. The first starts with an 11x11 convolution of stride 4; the second with a 3x3
+            convolution of stride 1, and its classifier reads the 3x3 cells that 32 pixels leave.
+        width: multiplier of the number of channels. Hidden units are multiplied too.
+        dropout_rate: share of units that dropout sets to zero while training. It is
+            applied to the output of the two hidden linear layers in the paper, to their input in
+            the one-tower form.
         dtype: type of the computation.
     """
 
     paper: bool
     num_classes: int = 1000
     stem: Stem = "imagenet"
-    width: float = 1.0
-    dropout_rate: float = 0.5
+    width: Positive = 1.0
+    dropout_rate: Rate = 0.5
     dtype: Dtype = jnp.float32
 
-    # The modules whose size depends on the number of classes.
     classifiers = ("head",)
+    head_modules = ("dense1", "dense2", "head")
+    head_options = ("dropout_rate",)
 
     @property
     def minimum_size(self) -> int:
-        """Rows and columns of the smallest image whose last pooling has a whole window."""
+        """Rows and columns of the smallest image that gives the last pooling a whole window."""
         if self.stem == "small":
             return 15
         return 67 if self.paper else 63
@@ -112,8 +116,10 @@ class AlexNet(nn.Module):
         x = nn.relu(conv3(3)(x))
         x = nn.relu(conv4(3, groups=groups, bias_init=bias_init)(x))
         x = features["stage3"] = nn.relu(conv5(3, groups=groups, bias_init=bias_init)(x))
-        x = overlapping_max_pool(x)
+        if not self.num_classes:
+            return None, features
 
+        x = overlapping_max_pool(x)
         x = adaptive_avg_pool(x, (3, 3) if self.stem == "small" else (6, 6))
         if not self.paper:
             x = dropout()(x)

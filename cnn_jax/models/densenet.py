@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 from jaxtyping import Array, Float
 
+from cnn_jax.models.backbones import Backbone
+from cnn_jax.models.fields import Positive, Rate, Share
 from cnn_jax.models.layers import (
     BatchNorm,
     Conv,
@@ -27,10 +29,13 @@ from cnn_jax.ops.pooling import avg_pool, global_avg_pool, max_pool
 
 
 class DenseLayer(nn.Module):
-    """Appends `growth_rate` channels: norm, ReLU, 1x1 convolution, norm, ReLU, 3x3 convolution.
+    """A layer that appends `growth_rate` channels to its input.
+
+    It is norm, ReLU, 1x1 convolution, norm, ReLU, 3x3 convolution.
 
     Attributes:
-        growth_rate: channels the layer adds, the paper's k; the bottleneck has four times as many.
+        growth_rate: number of channels that the layer adds, the paper's k; the bottleneck has four
+            times as many.
         conv, norm, dropout: constructors of the layers.
     """
 
@@ -54,7 +59,7 @@ class Transition(nn.Module):
     """Norm, ReLU, 1x1 convolution to a fraction of the channels, and 2x2 average pooling.
 
     Attributes:
-        compression: the fraction kept, the paper's theta.
+        compression: fraction of the channels that is kept, the paper's theta.
         conv, norm, dropout: constructors of the layers.
     """
 
@@ -73,7 +78,7 @@ class Transition(nn.Module):
         return avg_pool(y, (2, 2), (2, 2))
 
 
-class DenseNet(nn.Module):
+class DenseNet(nn.Module, Backbone):
     """A stem, blocks of dense layers with transitions between them, and a linear classifier.
 
     Features: `stem` (before its pooling), `stage1`, `stage2`, ... (the output of each block; of the
@@ -81,14 +86,16 @@ class DenseNet(nn.Module):
 
     Attributes:
         block_sizes: number of layers of each dense block.
-        growth_rate: channels that a layer adds, the paper's k.
+        growth_rate: number of channels that a layer adds, the paper's k.
         num_classes: number of logits.
-        stem: "imagenet" is a 7x7 convolution of stride 2, norm, ReLU and a 3x3 max pooling of
-            stride 2; "small" is a 3x3 convolution of stride 1.
+        stem: entry of the network, "imagenet" as published or "small" for images of about 32
+            pixels. The first is a 7x7 convolution of stride 2, norm, ReLU and a 3x3 max pooling of
+            stride 2; the second is a 3x3 convolution of stride 1.
         compression: fraction of the channels that a transition keeps, the paper's theta.
-        width: multiplies the growth rate, and so the number of channels everywhere.
-        dropout_rate: after every convolution but the first; the paper has 0.2 where it does not
-            augment (section 4.2).
+        width: multiplier of the number of channels. It multiplies the growth rate.
+        dropout_rate: share of units that dropout sets to zero while training. It
+            follows every convolution but the first; the paper has 0.2 where it does not augment
+            (section 4.2).
         dtype: type of the computation.
         axis_name: mapped axis that batch statistics are averaged over.
     """
@@ -97,14 +104,14 @@ class DenseNet(nn.Module):
     growth_rate: int
     num_classes: int = 1000
     stem: Stem = "imagenet"
-    compression: float = 0.5
-    width: float = 1.0
-    dropout_rate: float = 0.0
+    compression: Share = 0.5
+    width: Positive = 1.0
+    dropout_rate: Rate = 0.0
     dtype: Dtype = jnp.float32
     axis_name: str | None = None
 
-    # The modules whose size depends on the number of classes.
     classifiers = ("classifier",)
+    head_modules = ("classifier",)
 
     @property
     def minimum_size(self) -> int:
@@ -144,6 +151,8 @@ class DenseNet(nn.Module):
                 x = DenseLayer(growth_rate, **layers, name=name)(x)
             features[f"stage{block}"] = x
         x = features[f"stage{block}"] = nn.relu(norm(name="norm5")(x))
+        if not self.num_classes:
+            return None, features
 
         x = features["pre_logits"] = global_avg_pool(x)
         head = nn.Dense(self.num_classes, kernel_init=uniform_fan_in, name="classifier")

@@ -1,8 +1,7 @@
 """An encoder that is any registered backbone, and a decoder with any of four ways of upsampling.
 
-The decoder is the U-Net's with two 3x3 convolutions a level (as widely used with pretrained
-encoders), so that what Badrinarayanan et al. 2017 (table 1) compare, the ways of upsampling, is
-one option.
+The decoder is the U-Net's with two 3x3 convolutions a level, as widely used with pretrained
+encoders. Its way of upsampling, which Badrinarayanan et al. 2017 (table 1) compare, is an option.
 """
 
 from functools import partial
@@ -13,9 +12,10 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 from jaxtyping import Array, Float
 
-from cnn_jax.errors import UserError
-from cnn_jax.models.backbones import by_resolution, without_classifier
-from cnn_jax.models.layers import BatchNorm, Conv, check_image_size, scaled
+from cnn_jax.models import backbones
+from cnn_jax.models.backbones import by_resolution
+from cnn_jax.models.fields import Count, Positive
+from cnn_jax.models.layers import BatchNorm, Conv, NameRules, check_image_size, scaled
 from cnn_jax.models.segnet import PixelOutput
 from cnn_jax.ops import upsampling
 from cnn_jax.ops.pooling import max_pool_with_indices, max_unpool
@@ -26,17 +26,28 @@ Size = tuple[int, int]
 # Channels of the coarsest level's decoder; each finer one has half, but not below the second.
 MOST_CHANNELS, FEWEST_CHANNELS = 256, 16
 
+# The modules that a classifier's file of weights does not hold. No backbone has more levels.
+DECODER_MODULES = (
+    "head",
+    *(
+        name.format(level)
+        for level in range(1, 9)
+        for name in ("up{}", "up{}.projection", "conv{}_1", "norm{}_1", "conv{}_2", "norm{}_2")
+    ),
+)
+
 
 class Upsample(nn.Module):
-    """A map brought to the size of a finer one.
+    """Enlargement of a map to the size of a finer one.
 
-    It is enlarged by a whole factor, then cropped at its end, or its last rows and columns are
-    repeated, where sizes are no multiples of each other.
+    The map is enlarged by a whole factor. If the sizes are no multiples of each other, it is then
+    cropped at its end, or its last rows and columns are repeated.
 
     Attributes:
-        method: "nearest" and "bilinear" have no parameters; "transposed" is a transposed
-            convolution that starts as bilinear; "unpool" puts values where the finer map's own
-            max pooling finds its maxima, after a 1x1 convolution to that map's channels.
+        method: "nearest" and "bilinear" have no parameters. "transposed" is a transposed
+            convolution that starts as bilinear interpolation. "unpool" is a 1x1 convolution to the
+            finer map's channels, whose values go where the finer map's own max pooling finds its
+            maxima.
         dtype: type of the computation.
     """
 
@@ -50,7 +61,7 @@ class Upsample(nn.Module):
         size: Size,
         finer: Float[Array, "batch new_height new_width finer_channels"] | None = None,
     ) -> Float[Array, "batch new_height new_width new_channels"]:
-        """Enlarge `x` to `size`; unpooling wants the `finer` map, and is bilinear without."""
+        """Enlarge `x` to `size`; "unpool" without a `finer` map is bilinear."""
         factor = max(1, *(round(new / old) for new, old in zip(size, x.shape[1:3], strict=True)))
         if factor == 1:
             return fitted(x, size)
@@ -71,19 +82,19 @@ class Upsample(nn.Module):
 
 
 class EncoderDecoder(nn.Module):
-    """A backbone's maps from the coarsest to the finest, joined on the way up.
+    """A decoder that joins a backbone's maps from the coarsest to the finest.
 
     Features: the backbone's, and `decoder1`, `decoder2`, ... from the coarsest on.
 
     Attributes:
-        backbone: a classifier; its classifying layers are left out and have no parameters.
-        backbone_name: for messages.
+        backbone: a classifier without its head.
+        backbone_name: name of its architecture, for messages.
         num_classes: number of classes.
-        upsampling: see `Upsample`.
-        output_stride: the decoder ends at maps this much smaller than the image (or at the first
-            that are less so), and logits are enlarged from there, bilinear: less work,
-            and coarser at the borders.
-        width: multiplies the decoder's number of channels.
+        upsampling: way in which the decoder enlarges maps. `Upsample` describes each.
+        output_stride: stride in pixels of the map at which the decoder ends. It ends at the first
+            map of at most this stride, and logits are enlarged from there by bilinear
+            interpolation: less work, and coarser borders.
+        width: multiplier of the number of channels.
         dtype: type of the computation.
         axis_name: mapped axis that batch statistics are averaged over.
     """
@@ -92,24 +103,19 @@ class EncoderDecoder(nn.Module):
     backbone_name: str
     num_classes: int
     upsampling: Upsampling = "bilinear"
-    output_stride: int = 1
-    width: float = 1.0
+    output_stride: Count = 1
+    width: Positive = 1.0
     dtype: Dtype = jnp.float32
     axis_name: str | None = None
 
-    # Pixels on every side of the input that its output lacks.
+    # Pixels on every side of the input that the output lacks.
     margin = 0
-    classifiers = ("head",)
+    classifiers = DECODER_MODULES
 
     @property
     def minimum_size(self) -> int:
         """Rows and columns of the smallest legal image."""
         return self.backbone.minimum_size
-
-    def __post_init__(self) -> None:
-        if self.output_stride < 1:
-            raise UserError(f"--output-stride {self.output_stride}: must be 1 or more")
-        super().__post_init__()
 
     def legal_size(self, size: int) -> int:
         """The rows (or columns) of the smallest legal input with an output of at least `size`."""
@@ -120,8 +126,7 @@ class EncoderDecoder(nn.Module):
         self, images: Float[Array, "batch height width channels"], train: bool = False
     ) -> PixelOutput:
         check_image_size(images, self.minimum_size, self.backbone_name)
-        with nn.intercept_methods(without_classifier):
-            _, features = self.backbone(images, train=train)
+        _, features = self.backbone(images, train=train)
         norm = partial(
             BatchNorm, use_running_average=not train, dtype=self.dtype, axis_name=self.axis_name
         )
@@ -147,11 +152,20 @@ class EncoderDecoder(nn.Module):
         logits = Conv(self.num_classes, name="head")(x.astype(jnp.float32))
         return Upsample("bilinear", name="enlarged")(logits, images.shape[1:3]), features
 
+    @property
+    def optional_modules(self) -> tuple[str, ...]:
+        """Names of modules that this network lacks and a file of pretrained weights may hold."""
+        return backbones.optional_modules(self.backbone)
+
+    def pretrained_names(self) -> dict[str, NameRules]:
+        """Other libraries' names of the backbone's modules, by library."""
+        return backbones.pretrained_names(self.backbone)
+
 
 def fitted(
     x: Float[Array, "batch height width channels"], size: Size
 ) -> Float[Array, "batch new_height new_width channels"]:
-    """A map cropped to `size` at its end, or with its last rows and columns repeated."""
+    """Crop a map to `size` at its end, or repeat its last rows and columns."""
     x = x[:, : size[0], : size[1]]
     missing = [(0, want - have) for want, have in zip(size, x.shape[1:3], strict=True)]
     return jnp.pad(x, ((0, 0), *missing, (0, 0)), mode="edge")

@@ -1,9 +1,8 @@
-"""Fast R-CNN: the whole image through a backbone once, then every region through two small heads.
+"""Fast R-CNN (Girshick 2015, "Fast R-CNN") on any registered backbone.
 
-Girshick 2015 ("Fast R-CNN"), for any registered backbone.
+The backbone sees the whole image once; every region of its map then passes two hidden layers.
 """
 
-import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
@@ -14,14 +13,11 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 from jaxtyping import Array, Float, Float32, Int
 
-from cnn_jax import models
-from cnn_jax.errors import UserError
-from cnn_jax.models.backbones import without_classifier
+from cnn_jax.errors import UserError, nearest
+from cnn_jax.models import backbones
+from cnn_jax.models.backbones import stride, strides
+from cnn_jax.models.fields import Count, Positive, Rate, structural
 from cnn_jax.models.layers import Initializer, MapDense, NameRules, check_image_size, scaled
-from cnn_jax.models.registry import nearest
-from cnn_jax.models.resnet import ResNet
-from cnn_jax.models.vgg import VGG
-from cnn_jax.models.vgg import normal as small_normal
 from cnn_jax.ops import boxes as box_ops
 from cnn_jax.ops.roi_align import roi_align
 from cnn_jax.ops.roi_pooling import roi_pool
@@ -31,39 +27,66 @@ RegionOutput = tuple[
     Float32[Array, "batch regions scores"], Float32[Array, "batch regions classes 4"]
 ]
 
-# Hidden units of the two linear layers: VGG's own, and what others get.
-VGG_UNITS, UNITS = 4096, 1024
-
-zeros, he_normal = nn.initializers.zeros_init(), nn.initializers.he_normal()
+zeros = nn.initializers.zeros_init()
 
 
 class FastRCNN(nn.Module):
     """A backbone's map, RoI pooling, two linear layers, and one linear layer for each output.
 
     Attributes:
-        backbone: a classifier; its classifying layers are left out and have no parameters.
-        backbone_name: for messages.
-        stage: the backbone's map that regions are pooled from, such as `stage3`.
+        backbone: a classifier without its head.
+        backbone_name: name of its architecture, for messages.
         num_classes: number of classes, without the background.
-        pooling: "max" is the paper's RoI pooling, "align" RoIAlign (He et al. 2017).
-        pool_size: rows and columns of a region's map, 7 for VGG-16 in the paper and 6 for the
-            smaller networks.
-        units: of each of the two hidden layers.
-        ranks: of the two hidden layers' matrices after truncation; see `truncated`.
-        dropout_rate: after each of the two hidden layers.
-        dtype: type of the computation; outputs are float32.
+        stage: the backbone's map that regions are pooled from, by default the last one with a
+            stride of at most 16 pixels. `on_backbone` chooses it.
+        pooling: the paper's RoI pooling ("max"), or RoIAlign of He et al. 2017 ("align").
+        pool_size: rows and columns of a region's pooled map. The paper has 7 for VGG-16 and 6 for
+            the smaller networks.
+        units: number of units of each of the two hidden layers, by default the backbone's own (4096
+            in VGG, else 1024) times the width.
+        width: multiplier of the number of channels. It multiplies the default of `units`.
+        dropout_rate: share of units that dropout sets to zero while training. It follows each of
+            the two hidden layers.
+        dtype: type of the computation. Outputs are float32.
+        ranks: ranks of the two hidden layers' matrices after `truncated`; None keeps them whole.
     """
 
     backbone: nn.Module
     backbone_name: str
-    stage: str
     num_classes: int
+    stage: str | None = None
     pooling: Literal["max", "align"] = "max"
-    pool_size: int = 7
-    units: int = UNITS
-    ranks: tuple[int, int] | None = None
-    dropout_rate: float = 0.5
+    pool_size: Count = 7
+    units: Count | None = None
+    width: Positive = 1.0
+    dropout_rate: Rate = 0.5
     dtype: Dtype = jnp.float32
+    ranks: tuple[int, int] | None = structural(None)
+
+    @classmethod
+    def on_backbone(
+        cls, backbone: nn.Module, backbone_name: str, stage: str | None = None, **fields: Any
+    ) -> "FastRCNN":
+        """Create the network on a backbone that ends at the map that regions are pooled from.
+
+        Args:
+            backbone: a classifier without its head.
+            backbone_name: name of its architecture, for messages.
+            stage: name of the map; None takes the last one with a stride of at most 16 pixels.
+            **fields: the other fields.
+
+        Raises:
+            UserError: the backbone has no such map.
+        """
+        stages = strides(backbone)
+        if stage is None:
+            stage = max((s for s, pixels in stages.items() if pixels <= 16), default=min(stages))
+        if stage not in stages:
+            raise UserError(
+                f"{backbone_name} has no map {stage!r}{nearest(stage, stages)}; "
+                f"it has {', '.join(stages)}"
+            )
+        return cls(backbone.truncated(stage), backbone_name, stage=stage, **fields)
 
     @property
     def minimum_size(self) -> int:
@@ -72,9 +95,9 @@ class FastRCNN(nn.Module):
 
     @property
     def classifiers(self) -> tuple[str, ...]:
-        """The modules that a classifier's weights do not hold."""
+        """The modules that a classifier's file of weights does not hold."""
         outputs = ("cls_score", "bbox_pred")
-        return outputs if isinstance(self.backbone, VGG) else (*outputs, "fc6", "fc7")
+        return outputs if self.backbone.hidden_layers.modules else (*outputs, "fc6", "fc7")
 
     @nn.compact
     def __call__(
@@ -84,32 +107,32 @@ class FastRCNN(nn.Module):
         train: bool = False,
         sides: Sequence[int] = (),
     ) -> RegionOutput:
-        """Scores and encoded boxes of every region.
+        """Compute scores and encoded boxes of every region.
 
         Args:
-            images: normalised, squares if `sides` are given.
+            images: normalised images; squares if `sides` are given.
             boxes: regions in pixels of the images.
-            train: whether statistics are the batch's, and units are dropped.
-            sides: of the squares that the images are scaled to; none: as they are. Of several,
-                each region is pooled at the one that makes its area come closest to that of a
-                square of 224 pixels (section 2.4).
+            train: True uses the batch's own statistics and drops units.
+            sides: sides in pixels of the squares that the images are scaled to; none leaves them as
+                they are. With several, each region is pooled at the side that brings its area
+                closest to that of a square of 224 pixels (section 2.4).
 
         Returns:
-            Logits, the background's first, and for each class what `cnn_jax.ops.boxes.encode` would
-            say of the object's box (normalised as the task does).
+            Logits, the background's first, and for each class the object's box as
+            `cnn_jax.ops.boxes.encode` gives it (normalised by the task).
         """
         if not sides:
             x = self._pooled(images, boxes, train)
         else:
             sides = tuple(dict.fromkeys(sides))
-            seen = [self._pooled(*at_side(images, boxes, side), train) for side in sides]
+            pooled = [self._pooled(*at_side(images, boxes, side), train) for side in sides]
             own = nearest_side(boxes, [side / images.shape[1] for side in sides])
-            x = seen[0]
-            for number, maps in enumerate(seen[1:], start=1):
+            x = pooled[0]
+            for number, maps in enumerate(pooled[1:], start=1):
                 x = jnp.where((own == number)[..., None, None, None], maps, x)
 
-        # VGG's layers are its own; others start with what ReLUs behind them ask for.
-        hidden_init = small_normal if isinstance(self.backbone, VGG) else he_normal
+        hidden = self.backbone.hidden_layers
+        units = self.units or scaled(hidden.units, self.width)
         dropout = partial(nn.Dropout, self.dropout_rate, deterministic=not train)
         for number, layer in enumerate(("fc6", "fc7")):
             linear = MapDense if layer == "fc6" else nn.Dense
@@ -118,7 +141,7 @@ class FastRCNN(nn.Module):
                     self.ranks[number], use_bias=False, dtype=self.dtype, name=f"{layer}_reduced"
                 )
                 x, linear = reduced(x), nn.Dense
-            x = linear(self.units, dtype=self.dtype, kernel_init=hidden_init, name=layer)(x)
+            x = linear(units, dtype=self.dtype, kernel_init=hidden.kernel_init, name=layer)(x)
             x = dropout()(nn.relu(x))
         x = x.astype(jnp.float32)
         scores = _output(self.num_classes + 1, 0.01, "cls_score")(x)
@@ -131,10 +154,9 @@ class FastRCNN(nn.Module):
         boxes: Float[Array, "batch regions 4"],
         train: bool,
     ) -> Float[Array, "batch regions rows columns features"]:
-        """The backbone's map of every region."""
+        """Pool every region of the backbone's map."""
         check_image_size(images, self.minimum_size, self.backbone_name)
-        with nn.intercept_methods(without_classifier):
-            _, features = self.backbone(images, train=train)
+        _, features = self.backbone(images, train=train)
         maps = features[self.stage]
         pool = partial(
             {"max": roi_pool, "align": roi_align}[self.pooling],
@@ -144,25 +166,21 @@ class FastRCNN(nn.Module):
         return jax.vmap(lambda one, regions: pool(one, regions))(maps, boxes)
 
     def pretrained_names(self) -> dict[str, NameRules]:
-        """Other libraries' names of the backbone's modules (and of VGG's linear layers)."""
-        ours = (("^backbone[.]", ""), ("^fc6$", "dense1"), ("^fc7$", "dense2"))
-        return {
-            library: (*ours, *rules) for library, rules in self.backbone.pretrained_names().items()
-        }
+        """Other libraries' names of the backbone's modules and hidden layers, by library."""
+        own = self.backbone.hidden_layers.modules
+        hidden = zip(("^fc6$", "^fc7$"), own, strict=True) if own else ()
+        hidden = tuple((ours, f"backbone.{module}") for ours, module in hidden)
+        names = backbones.pretrained_names(self.backbone)
+        return {library: (*hidden, *rules) for library, rules in names.items()}
 
     @property
-    def auxiliary_heads(self) -> tuple[str, ...]:
-        """What a file of a classifier's weights may hold that is not used here."""
-        unused = [*self.backbone.classifiers, *getattr(self.backbone, "auxiliary_heads", ())]
-        if isinstance(self.backbone, ResNet):
-            whole = models.create(self.backbone_name).stage_sizes
-            for stage in range(len(self.backbone.stage_sizes), len(whole)):
-                unused += [f"stage{stage + 1}_block{block}" for block in range(whole[stage])]
-        return tuple(unused)
+    def optional_modules(self) -> tuple[str, ...]:
+        """Names of modules that this network may lack and a file of pretrained weights may hold."""
+        return backbones.optional_modules(self.backbone)
 
 
 def _output(features: int, deviation: float, name: str) -> nn.Dense:
-    """A linear layer that starts as in the paper's section 2.3."""
+    """An output layer with the initial values of the paper's section 2.3."""
     init: Initializer = nn.initializers.normal(deviation)
     return nn.Dense(features, kernel_init=init, bias_init=zeros, name=name)
 
@@ -172,7 +190,7 @@ def at_side(
     boxes: Float[Array, "batch regions 4"],
     side: int,
 ) -> tuple[Float[Array, "batch {side} {side} channels"], Float[Array, "batch regions 4"]]:
-    """Square images scaled to `side` pixels, and boxes with them."""
+    """Scale square images, and boxes with them, to `side` pixels."""
     batch, height, _, channels = images.shape
     if side == height:
         return images, boxes
@@ -183,112 +201,42 @@ def at_side(
 def nearest_side(
     boxes: Float[Array, "*batch 4"], factors: Sequence[float], side: float = 224.0
 ) -> Int[Array, "*batch"]:
-    """Which factor makes a box's area come closest to that of a square of `side` pixels.
+    """The index of the factor that brings a box's area closest to that of a square.
 
     Girshick 2015, section 2.4, after He et al. 2014 ("Spatial pyramid pooling"), section 4.1.
+
+    Args:
+        boxes: corners in pixels.
+        factors: factors that an image's sides are multiplied by.
+        side: side of the square in pixels.
     """
     areas = box_ops.area(boxes)
     scaled_areas = jnp.stack([factor**2 * areas for factor in factors], axis=-1)
     return jnp.argmin(jnp.abs(scaled_areas - side**2), axis=-1)
 
 
-def stride(image: tuple[int, ...], maps: tuple[int, ...]) -> int:
-    """Pixels of the image from one cell of a backbone's map to the next: a power of two.
-
-    Maps lose cells at their borders where windows are not padded, so the quotient of the sizes is
-    a little more or less.
-    """
-    return 2 ** round(math.log2(image[1] / maps[1]))
-
-
-def create(
-    name: str,
-    num_classes: int,
-    *,
-    stage: str | None = None,
-    pooling: Literal["max", "align"] = "max",
-    pool_size: int = 7,
-    units: int | None = None,
-    ranks: tuple[int, int] | None = None,
-    dropout_rate: float = 0.5,
-    **options: Any,
-) -> FastRCNN:
-    """Fast R-CNN on the backbone `name`.
-
-    Args:
-        name: any of `cnn_jax.models.names()`.
-        num_classes: number of classes, without the background.
-        stage: the map that regions are pooled from; by default the last one with a stride of at
-            most 16 pixels.
-        pooling, pool_size, ranks, dropout_rate: see `FastRCNN`.
-        units: of the hidden layers; VGG's own 4096, or 1024, times `width`.
-        **options: the backbone's.
-
-    Raises:
-        UserError: for an unknown name, option or stage.
-    """
-    if "auxiliary" in models.options(name):
-        # Their losses are the classifier's.
-        options.setdefault("auxiliary", False)
-    backbone = models.create(name, 1, **options)
-    stages = strides(backbone)
-    if stage is None:
-        stage = max((s for s, pixels in stages.items() if pixels <= 16), default=min(stages))
-    if stage not in stages:
-        raise UserError(
-            f"{name} has no map {stage!r}{nearest(stage, stages)}; it has {', '.join(stages)}"
-        )
-    if isinstance(backbone, ResNet):
-        # Nothing behind the map is made; other backbones go on to their last map all the same.
-        kept = backbone.stage_sizes[: int(stage.removeprefix("stage"))]
-        backbone = backbone.clone(stage_sizes=kept)
-    own = VGG_UNITS if isinstance(backbone, VGG) else UNITS
-    return FastRCNN(
-        backbone=backbone,
-        backbone_name=name,
-        stage=stage,
-        num_classes=num_classes,
-        pooling=pooling,
-        pool_size=pool_size,
-        units=units or scaled(own, options.get("width", 1.0)),
-        ranks=ranks,
-        dropout_rate=dropout_rate,
-        **{key: options[key] for key in ("dtype",) if key in options},
-    )
-
-
-def strides(backbone: nn.Module) -> dict[str, int]:
-    """Pixels from one cell to the next of each of a backbone's maps `stage1`, `stage2`, ..."""
-    images = jax.ShapeDtypeStruct((1, max(256, backbone.minimum_size), 256, 3), jnp.float32)
-    initialize = partial(backbone.init_with_output, train=False)
-    (_, features), _ = jax.eval_shape(initialize, jax.random.key(0), images)
-    return {
-        name: stride(images.shape, maps.shape)
-        for name, maps in features.items()
-        if name.startswith("stage")
-    }
-
-
 def truncated(params: dict[str, Any], ranks: tuple[int, int]) -> dict[str, Any]:
-    """Parameters for `FastRCNN(ranks=ranks)`: the two hidden layers' matrices cut to low ranks.
+    """Reduce the matrices of the two hidden layers to low ranks (section 3.1).
 
-    Section 3.1: a layer's matrix is replaced by the product of two, those of its `ranks` largest
-    singular values: a layer without bias, then one with the layer's own. With full ranks the
-    function is the same; detection does not train again.
+    A layer's matrix is replaced by the product of two, made of its largest singular values: a layer
+    without bias, then one with the layer's own bias. Full ranks keep the function.
 
     Args:
-        params: of `FastRCNN(ranks=None)`.
-        ranks: how many singular values of `fc6` and `fc7` are kept.
+        params: parameters of `FastRCNN(ranks=None)`.
+        ranks: number of singular values of `fc6` and `fc7` that are kept.
+
+    Returns:
+        Parameters of `FastRCNN(ranks=ranks)`.
 
     Raises:
-        UserError: a rank is larger than the matrix has.
+        UserError: a rank is above that of the matrix.
     """
     layers = dict(params)
     for layer, rank in zip(("fc6", "fc7"), ranks, strict=True):
         kernel = params[layer]["kernel"]
         matrix = kernel.reshape(-1, kernel.shape[-1])
         if not 1 <= rank <= min(matrix.shape):
-            raise UserError(f"--svd {rank}: {layer} has a rank of 1 to {min(matrix.shape)}")
+            raise UserError(f"rank {rank}: {layer} has a rank of 1 to {min(matrix.shape)}")
         left, values, right = jnp.linalg.svd(matrix, full_matrices=False)
         first = left[:, :rank] * values[None, :rank]
         layers[f"{layer}_reduced"] = {"kernel": first.reshape(*kernel.shape[:-1], rank)}

@@ -1,9 +1,9 @@
 """Fully convolutional networks (Shelhamer et al. 2017, "Fully convolutional networks ...").
 
-VGG-16 with its linear layers as convolutions, and class scores from one, two or three depths that
-are added up on their way to the image's size: FCN-32s, FCN-16s and FCN-8s (section 4). Where the
-paper pads the image by 100 pixels to make all sizes legal, pooling here takes windows that stick
-out, and scores are cropped to the recorded sizes.
+VGG-16 with its linear layers as convolutions. Class scores of one, two or three depths are enlarged
+and added up: FCN-32s, FCN-16s and FCN-8s (section 4). The paper pads the image by 100 pixels to
+make all sizes legal; here pooling takes windows that stick out, and scores are cropped to the
+recorded sizes.
 """
 
 from functools import partial
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 from jaxtyping import Array, Float
 
+from cnn_jax.models.fields import Positive, Rate
 from cnn_jax.models.layers import Conv, check_image_size, scaled
 from cnn_jax.models.segnet import PixelOutput
 from cnn_jax.models.vgg import CHANNELS
@@ -24,7 +25,7 @@ STAGE_SIZES = (2, 2, 3, 3, 3)
 
 
 class ScoreUpsampling(nn.Module):
-    """Doubles maps with a transposed convolution that starts as bilinear interpolation.
+    """A transposed convolution that doubles maps and starts as bilinear interpolation.
 
     Attributes:
         dtype: type of the computation.
@@ -44,29 +45,30 @@ class ScoreUpsampling(nn.Module):
 
 
 class FCN(nn.Module):
-    """VGG-16 whose scores are read at strides of 32, 16 and 8 pixels.
+    """VGG-16 with class scores at strides of 32, 16 and 8 pixels.
 
-    Scores and their learnt upsampling start from zero and from bilinear interpolation; the last
-    upsampling, to the image, stays bilinear (section 4.3).
+    The scores' layers start from zero and their learnt upsampling from bilinear interpolation; the
+    last upsampling, to the image's size, stays bilinear (section 4.3).
 
     Features: `stage1` to `stage5` (before their pooling), `pre_logits`.
 
     Attributes:
-        stride: of the finest scores, in pixels.
+        stride: stride of the finest scores in pixels.
         num_classes: number of classes.
-        width: multiplies the number of channels.
-        dropout_rate: after each of the two convolutions that were linear layers.
+        width: multiplier of the number of channels.
+        dropout_rate: share of units that dropout sets to zero while training. It follows each of
+            the two convolutions that were linear layers.
         dtype: type of the computation.
     """
 
     stride: Literal[8, 16, 32]
     num_classes: int
-    width: float = 1.0
-    dropout_rate: float = 0.5
+    width: Positive = 1.0
+    dropout_rate: Rate = 0.5
     dtype: Dtype = jnp.float32
 
     minimum_size = 1
-    # Pixels on every side of the input that its output lacks.
+    # Pixels on every side of the input that the output lacks.
     margin = 0
     classifiers = ("score", "score4", "score3", "up5", "up4")
 

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 from jaxtyping import Array, Float, Float32
 
+from cnn_jax.models.backbones import Backbone
+from cnn_jax.models.fields import Positive, Rate, Weight
 from cnn_jax.models.layers import (
     BatchNorm,
     Conv,
@@ -56,11 +58,11 @@ AUXILIARY_HEADS = {"4a": "aux1", "4d": "aux2"}
 
 
 class ConvUnit(nn.Module):
-    """Convolution, batch normalisation where there is one, ReLU.
+    """A convolution, a batch normalisation or a bias, and ReLU.
 
     Attributes:
         channels: number of output channels, before `width` multiplies it.
-        kernel_size, strides, padding: of the convolution.
+        kernel_size, strides, padding: arguments of `Conv`.
         norm: constructor of the normalisation; None puts a bias in its place.
         width: multiplies the number of channels.
         dtype: type of the computation.
@@ -94,10 +96,10 @@ class ConvUnit(nn.Module):
 
 
 class Inception(nn.Module):
-    """Four branches side by side, their channels concatenated (Figure 2b).
+    """Four parallel branches whose channels are concatenated (Figure 2b).
 
     Attributes:
-        channels: of the convolutions, as in `INCEPTION_MODULES`.
+        channels: numbers of channels of the convolutions, as in `INCEPTION_MODULES`.
         large_filter: size of the third branch's filters.
         unit: constructor of the convolutions.
     """
@@ -122,14 +124,14 @@ class Inception(nn.Module):
 
 
 class AuxiliaryHead(nn.Module):
-    """Classifier of an intermediate map, there for its gradient (section 5).
+    """A classifier of an intermediate map, trained for its gradient's sake (section 5).
 
     Attributes:
         num_classes: number of logits.
         hidden: number of channels between the two linear layers.
-        overlapping: average over the paper's windows, 5x5 with stride 3, where those make 4x4
-            cells; otherwise, and for maps of other sizes, over a 4x4 partition.
-        dropout_rate: of the hidden channels.
+        overlapping: True averages over the paper's windows, 5x5 with stride 3, where those make 4x4
+            cells. False, and maps of other sizes, average over a 4x4 partition.
+        dropout_rate: dropout rate of the hidden channels.
         unit, dense: constructors of the convolution and the first linear layer.
     """
 
@@ -154,7 +156,7 @@ class AuxiliaryHead(nn.Module):
         return nn.Dense(self.num_classes, kernel_init=normal, name="fc2")(x.astype(jnp.float32))
 
 
-class GoogLeNet(nn.Module):
+class GoogLeNet(nn.Module, Backbone):
     """A stem, three stages of inception modules, and a linear classifier on the last map's mean.
 
     Features: `stem` and `stage1` (the first and the last of the convolutions before the modules),
@@ -162,19 +164,21 @@ class GoogLeNet(nn.Module):
     `auxiliary_logits`: those of `aux1` (on module 4a) and `aux2` (on 4d).
 
     Attributes:
-        batch_norm: batch normalisation everywhere, or else biases everywhere and local response
-            normalisation before and after the first 3x3 convolution.
+        batch_norm: True has batch normalisation everywhere; False has biases everywhere and local
+            response normalisation before and after the first 3x3 convolution.
         large_filter: size of the filters of the branches that the paper calls 5x5.
         last_pool: window of the max pooling before the last stage.
         kernel_init: initialiser of all layers but the classifiers.
         num_classes: number of logits.
-        stem: "imagenet" starts with a 7x7 convolution of stride 2 and pools twice before the
-            modules; "small" starts with a 3x3 convolution of stride 1 and does not pool there.
-        auxiliary: whether there are auxiliary heads.
-        auxiliary_weight: multiplies each auxiliary head's loss.
-        width: multiplies the number of channels.
-        dropout_rate: of the features before the classifier.
-        auxiliary_dropout_rate: inside the auxiliary heads.
+        stem: entry of the network, "imagenet" as published or "small" for images of about 32
+            pixels. The first starts with a 7x7 convolution of stride 2 and pools twice before the
+            modules; the second starts with a 3x3 convolution of stride 1 and does not pool there.
+        auxiliary: train auxiliary classifiers of intermediate maps too.
+        auxiliary_weight: factor of each auxiliary classifier's loss.
+        width: multiplier of the number of channels.
+        dropout_rate: share of units that dropout sets to zero while training. It is
+            applied before the classifier.
+        auxiliary_dropout_rate: dropout rate inside the auxiliary classifiers.
         dtype: type of the computation.
         axis_name: mapped axis that batch statistics are averaged over.
     """
@@ -186,20 +190,21 @@ class GoogLeNet(nn.Module):
     num_classes: int = 1000
     stem: Stem = "imagenet"
     auxiliary: bool = True
-    auxiliary_weight: float = 0.3
-    width: float = 1.0
-    dropout_rate: float = 0.2
-    auxiliary_dropout_rate: float = 0.7
+    auxiliary_weight: Weight = 0.3
+    width: Positive = 1.0
+    dropout_rate: Rate = 0.2
+    auxiliary_dropout_rate: Rate = 0.7
     dtype: Dtype = jnp.float32
     axis_name: str | None = None
 
-    # The modules whose size depends on the number of classes, and those that only train.
     classifiers = ("fc", "aux1.fc2", "aux2.fc2")
     auxiliary_heads = ("aux1", "aux2")
+    head_modules = ("fc", *auxiliary_heads)
+    head_options = ("auxiliary", "auxiliary_weight", "dropout_rate", "auxiliary_dropout_rate")
 
     @property
     def minimum_size(self) -> int:
-        """Rows and columns of the smallest legal image: a pool's window may miss one cell."""
+        """Rows and columns of the smallest legal image; a pooling window may lack one cell."""
         stage3 = self.last_pool - 1
         return 2 * stage3 if self.stem == "small" else 16 * stage3 - 1
 
@@ -244,6 +249,7 @@ class GoogLeNet(nn.Module):
         if self.stem == "imagenet":
             x = _halve(x)
 
+        auxiliary = self.auxiliary and self.num_classes > 0
         auxiliary_logits = {}
         for stage, modules in INCEPTION_MODULES.items():
             if stage == "stage3":
@@ -252,12 +258,14 @@ class GoogLeNet(nn.Module):
                 x = _halve(x, self.last_pool)
             for module, channels in modules.items():
                 x = Inception(channels, self.large_filter, unit, name=f"inception{module}")(x)
-                if train and self.auxiliary and module in AUXILIARY_HEADS:
+                if train and auxiliary and module in AUXILIARY_HEADS:
                     head = AUXILIARY_HEADS[module]
                     auxiliary_logits[head] = auxiliary_head(name=head)(x)
             features[stage] = x
         if auxiliary_logits:
             features["auxiliary_logits"] = auxiliary_logits
+        if not self.num_classes:
+            return None, features
 
         x = features["pre_logits"] = global_avg_pool(x)
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
@@ -272,7 +280,7 @@ class GoogLeNet(nn.Module):
 def _halve(
     x: Float[Array, "batch height width channels"], window: int = 3
 ) -> Float[Array, "batch half_height half_width channels"]:
-    """Max pooling of stride 2 that rounds up, so that 112 cells make 56, 28, 14 and 7."""
+    """Halve a map by max pooling, rounding up, so that 112 cells make 56, 28, 14 and 7."""
     return max_pool(x, (window, window), (2, 2), ceil_mode=True)
 
 

@@ -13,20 +13,22 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 from jaxtyping import Array, Float, Float32
 
+from cnn_jax.models.backbones import Backbone
+from cnn_jax.models.fields import Positive, Rate, Weight
 from cnn_jax.models.googlenet import ConvUnit
 from cnn_jax.models.layers import BatchNorm, ModuleDef, NameRules, Output, Stem, check_image_size
 from cnn_jax.ops.pooling import adaptive_avg_pool, avg_pool, global_avg_pool, max_pool
 
 
 class Filters(NamedTuple):
-    """A convolution: number of channels, size, and step; one of step 2 is not padded."""
+    """A convolution: number of channels, size, and stride; with stride 2 it is not padded."""
 
     channels: int
     kernel_size: int | tuple[int, int]
     strides: int = 1
 
 
-# Convolutions one after another; those in an inner tuple stand side by side.
+# Convolutions one after another; those in an inner tuple are parallel.
 Branch = tuple[Filters | tuple[Filters, ...], ...]
 
 
@@ -58,7 +60,7 @@ def module_17x17(channels: int) -> dict[str, Branch]:
 
 
 def module_8x8() -> dict[str, Branch]:
-    """Branches of a module for 8x8 maps: rows and columns side by side (Figure 7)."""
+    """Branches of a module for 8x8 maps: parallel rows and columns (Figure 7)."""
     row_and_column = (Filters(384, (1, 3)), Filters(384, (3, 1)))
     return {
         "branch1x1": (Filters(320, 1),),
@@ -104,12 +106,11 @@ INCEPTION_MODULES = {
 
 
 class Mixed(nn.Module):
-    """An inception module: branches side by side, their channels concatenated.
+    """An inception module: parallel branches whose channels are concatenated.
 
     Attributes:
-        branches: the convolutions of each. "branch_pool" begins with 3x3 pooling: average where
-            convolutions follow; where none do, the module halves the map, and this branch by a
-            maximum.
+        branches: the convolutions of each branch, by name. "branch_pool" begins with 3x3 pooling:
+            average pooling if convolutions follow, else max pooling of stride 2.
         unit: constructor of the convolutions.
     """
 
@@ -145,7 +146,7 @@ class Mixed(nn.Module):
 
 
 class AuxiliaryHead(nn.Module):
-    """Classifier of the 17x17 map while training, with batch normalisation (section 4).
+    """A classifier of the 17x17 map that only trains, with batch normalisation (section 4).
 
     Attributes:
         num_classes: number of logits.
@@ -159,7 +160,7 @@ class AuxiliaryHead(nn.Module):
     def __call__(
         self, x: Float[Array, "batch height width channels"]
     ) -> Float32[Array, "batch classes"]:
-        # Of less than 17x17 cells, these windows would leave less than the 5x5 filters read.
+        # On less than 17x17 cells these windows leave less than the 5x5 cells that follow read.
         large = min(x.shape[1:3]) >= 17
         x = avg_pool(x, (5, 5), (3, 3)) if large else adaptive_avg_pool(x, (5, 5))
         x = self.unit(128, 1, name="conv0")(x)
@@ -169,7 +170,7 @@ class AuxiliaryHead(nn.Module):
         return head(global_avg_pool(x).astype(jnp.float32))
 
 
-class InceptionV3(nn.Module):
+class InceptionV3(nn.Module, Backbone):
     """A stem, three stages of inception modules, and a linear classifier on the last map's mean.
 
     Features: `stem` and `stage1` (the convolutions before the first and the second pooling),
@@ -178,12 +179,14 @@ class InceptionV3(nn.Module):
 
     Attributes:
         num_classes: number of logits.
-        stem: "imagenet" makes 35x35 cells of 299x299 pixels; "small" has the same convolutions,
-            all padded and with stride 1, and no pooling.
-        auxiliary: whether there is an auxiliary head.
-        auxiliary_weight: multiplies the auxiliary head's loss.
-        width: multiplies the number of channels.
-        dropout_rate: of the features before the classifier.
+        stem: entry of the network, "imagenet" as published or "small" for images of about 32
+            pixels. The first makes 35x35 cells of 299x299 pixels; the second has the same
+            convolutions, all padded and with stride 1, and no pooling.
+        auxiliary: train auxiliary classifiers of intermediate maps too.
+        auxiliary_weight: factor of each auxiliary classifier's loss.
+        width: multiplier of the number of channels.
+        dropout_rate: share of units that dropout sets to zero while training. It is
+            applied before the classifier.
         dtype: type of the computation.
         axis_name: mapped axis that batch statistics are averaged over.
     """
@@ -191,19 +194,20 @@ class InceptionV3(nn.Module):
     num_classes: int = 1000
     stem: Stem = "imagenet"
     auxiliary: bool = True
-    auxiliary_weight: float = 0.4
-    width: float = 1.0
-    dropout_rate: float = 0.5
+    auxiliary_weight: Weight = 0.4
+    width: Positive = 1.0
+    dropout_rate: Rate = 0.5
     dtype: Dtype = jnp.float32
     axis_name: str | None = None
 
-    # The modules whose size depends on the number of classes, and those that only train.
     classifiers = ("fc", "AuxLogits.fc")
     auxiliary_heads = ("AuxLogits",)
+    head_modules = ("fc", *auxiliary_heads)
+    head_options = ("auxiliary", "auxiliary_weight", "dropout_rate")
 
     @property
     def minimum_size(self) -> int:
-        """Rows and columns of the smallest legal image: its Mixed_7a reads 3x3 cells, unpadded."""
+        """Rows and columns of the smallest legal image, which leaves Mixed_7a its 3x3 cells."""
         return 7 if self.stem == "small" else 75
 
     @nn.compact
@@ -237,6 +241,8 @@ class InceptionV3(nn.Module):
             for name, branches in modules.items():
                 x = Mixed(branches, unit, name=name)(x)
             features[stage] = x
+        if not self.num_classes:
+            return None, features
         if train and self.auxiliary:
             head = AuxiliaryHead(self.num_classes, unit, name="AuxLogits")
             features["auxiliary_logits"] = {"AuxLogits": head(features["stage3"])}

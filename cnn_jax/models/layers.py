@@ -1,7 +1,6 @@
 """The layers that every architecture is built from.
 
-Parameters are float32; `dtype` is what a layer computes in. Batch statistics are kept in
-float32.
+Parameters and batch statistics are float32; `dtype` is the type of a layer's computation.
 """
 
 import dataclasses
@@ -22,8 +21,8 @@ from cnn_jax.ops.convolution import conv
 Initializer = Callable[..., jax.Array]
 # A layer's constructor with some of its arguments bound, or a block's class.
 ModuleDef = Callable[..., Any]
-# What a model returns: the class scores, and its feature maps by the name of their stage.
-Output = tuple[Float32[Array, "batch classes"], dict[str, Any]]
+# A classifier's output: the class scores (None without a head), and feature maps by name of stage.
+Output = tuple[Float32[Array, "batch classes"] | None, dict[str, Any]]
 # "imagenet" is the paper's entry to the network, "small" the one for images of about 32 pixels.
 Stem = Literal["imagenet", "small"]
 # Rules that turn the dotted path of one of our modules into another library's name for it: each
@@ -33,7 +32,7 @@ NameRules = tuple[tuple[str, str], ...]
 # He et al. 2015 ("Delving deep into rectifiers", section 2.2), fan-out: what torchvision's
 # ResNets and VGGs start from.
 he_normal_fan_out: Initializer = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-# Uniform in +-1/sqrt(fan_in): what torch's layers start from where a network says nothing else.
+# Uniform in +-1/sqrt(fan_in): the default of torch's layers.
 uniform_fan_in: Initializer = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
@@ -43,13 +42,13 @@ class Conv(nn.Module):
     Attributes:
         features: number of output channels.
         kernel_size: rows and columns of the filter, or one number for both.
-        strides: step of the window.
+        strides: stride of the window.
         padding: zeros on every side, one number or (rows, columns); None keeps the size at
             stride 1.
         dilation: spacing of the filter's taps.
         groups: number of channel groups.
-        use_bias: whether a bias is added.
-        dtype: type the convolution is computed in.
+        use_bias: True adds a bias.
+        dtype: type of the computation.
         kernel_init, bias_init: initialisers.
     """
 
@@ -104,11 +103,11 @@ def on_axis(module: nn.Module, axis_name: str | None) -> nn.Module:
     """Let a network average its batch statistics over a mapped axis.
 
     Args:
-        module: a network outside of any other; its backbone, if it has one, is treated alike.
+        module: a network outside of any other; its backbone, if any, is treated alike.
         axis_name: the axis, as of `jax.pmap`; None returns the module as it is.
 
     Returns:
-        The same network, with the same parameters, wherever a field `axis_name` can be set.
+        The network with `axis_name` set in every module that has such a field.
     """
     if axis_name is None:
         return module
@@ -123,17 +122,17 @@ def on_axis(module: nn.Module, axis_name: str | None) -> nn.Module:
 
 
 def scaled(channels: int, width: float, divisor: int = 1) -> int:
-    """`channels` times the `width` multiplier, rounded to a positive multiple of `divisor`."""
+    """Multiply `channels` by `width` and round to a positive multiple of `divisor`."""
     return max(divisor, round(channels * width / divisor) * divisor)
 
 
 def check_image_size(
     images: Float[Array, "batch height width channels"], minimum_size: int, name: str
 ) -> None:
-    """Raises UserError where `images` are too small for the network called `name`.
+    """Raise UserError if `images` are too small for the network called `name`.
 
     Args:
-        images: what the network was called with.
+        images: input of the network.
         minimum_size: rows and columns of the smallest image that leaves every map a cell.
         name: for the message.
     """

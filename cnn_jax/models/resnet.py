@@ -15,6 +15,8 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 from jaxtyping import Array, Float
 
+from cnn_jax.models.backbones import Backbone
+from cnn_jax.models.fields import Positive, Rate, structural
 from cnn_jax.models.layers import (
     BatchNorm,
     Conv,
@@ -28,8 +30,8 @@ from cnn_jax.models.layers import (
 )
 from cnn_jax.ops.pooling import global_avg_pool, max_pool
 
-# How a block's input reaches its output when their shapes differ (He et al., section 3.3): through
-# a 1x1 convolution (B), or subsampled with zeros as the new channels, without parameters (A).
+# The way from a block's input to its output if their shapes differ (He et al., section 3.3): a 1x1
+# convolution (option B), or subsampling with zeros as the new channels, without parameters (A).
 Shortcut = Literal["projection", "pad"]
 
 
@@ -38,9 +40,9 @@ class BasicBlock(nn.Module):
 
     Attributes:
         channels: number of channels of both convolutions.
-        strides: step of the first convolution.
+        strides: stride of the first convolution.
         conv, norm: constructors of the layers.
-        shortcut: how a shortcut between different shapes is made.
+        shortcut: form of a shortcut between maps of different shapes.
         last_scale_init: initialiser of the last normalisation's scale.
     """
 
@@ -67,9 +69,9 @@ class Bottleneck(nn.Module):
 
     Attributes:
         channels: the stage's base number of channels; the output has `expansion` times as many.
-        strides: step of the 3x3 convolution.
+        strides: stride of the 3x3 convolution.
         conv, norm: constructors of the layers.
-        shortcut: how a shortcut between different shapes is made.
+        shortcut: form of a shortcut between maps of different shapes.
         last_scale_init: initialiser of the last normalisation's scale.
         groups: number of groups of the 3x3 convolution.
         group_width: channels of each group where `channels` is 64; in proportion elsewhere.
@@ -104,7 +106,7 @@ def _shortcut(
     x: Float[Array, "batch height width channels"],
     y: Float[Array, "batch out_height out_width out_channels"],
 ) -> Float[Array, "batch out_height out_width out_channels"]:
-    """`x` in the shape of `y`; the parameters that this takes belong to `block`."""
+    """Bring `x` to the shape of `y`; parameters for this belong to `block`."""
     if x.shape == y.shape:
         return x
     if block.shortcut == "pad":
@@ -114,7 +116,7 @@ def _shortcut(
     return block.norm(name="shortcut_norm")(x)
 
 
-class ResNet(nn.Module):
+class ResNet(nn.Module, Backbone):
     """A stem, stages of residual blocks, and a linear classifier on the mean of the last map.
 
     Every stage after the first halves the map and doubles the channels.
@@ -126,15 +128,19 @@ class ResNet(nn.Module):
         stage_sizes: number of blocks of each stage.
         channels: base number of channels of the first stage.
         num_classes: number of logits.
-        stem: "imagenet" is a 7x7 convolution of stride 2 and a 3x3 max pooling of stride 2;
-            "small" is a 3x3 convolution of stride 1.
-        shortcut: how a shortcut between different shapes is made.
-        width: multiplies the number of channels.
-        dropout_rate: of the features before the classifier.
-        zero_init_residual: start every block as the identity, with zeros as the scale of its last
-            normalisation (Goyal et al. 2017, section 5.1).
+        stem: entry of the network, "imagenet" as published or "small" for images of about 32
+            pixels. The first is a 7x7 convolution of stride 2 and a 3x3 max pooling of stride 2;
+            the second is a 3x3 convolution of stride 1.
+        shortcut: shortcut between maps of different shapes, a 1x1 convolution ("projection") or
+            zeros as the new channels ("pad").
+        width: multiplier of the number of channels.
+        dropout_rate: share of units that dropout sets to zero while training. It is
+            applied before the classifier.
+        zero_init_residual: start every block as the identity (Goyal et al. 2017, section 5.1). The
+            scale of its last normalisation starts at zero.
         dtype: type of the computation.
         axis_name: mapped axis that batch statistics are averaged over.
+        stages: number of stages that are built; None builds them all.
     """
 
     block: ModuleDef
@@ -143,16 +149,18 @@ class ResNet(nn.Module):
     num_classes: int = 1000
     stem: Stem = "imagenet"
     shortcut: Shortcut = "projection"
-    width: float = 1.0
-    dropout_rate: float = 0.0
+    width: Positive = 1.0
+    dropout_rate: Rate = 0.0
     zero_init_residual: bool = False
     dtype: Dtype = jnp.float32
     axis_name: str | None = None
+    stages: int | None = structural(None)
 
     # All windows are padded, so that one pixel is enough for every map.
     minimum_size = 1
-    # The modules whose size depends on the number of classes.
     classifiers = ("head",)
+    head_modules = ("head",)
+    head_options = ("dropout_rate",)
 
     @nn.compact
     def __call__(
@@ -179,17 +187,35 @@ class ResNet(nn.Module):
             shortcut=self.shortcut,
             last_scale_init=nn.initializers.constant(0.0 if self.zero_init_residual else 1.0),
         )
-        for stage, blocks in enumerate(self.stage_sizes, start=1):
+        for stage, blocks in enumerate(self.stage_sizes[: self.stages], start=1):
             for index in range(blocks):
                 strides = 2 if stage > 1 and index == 0 else 1
                 x = make_block(channels, strides, name=f"stage{stage}_block{index}")(x)
             features[f"stage{stage}"] = x
             channels *= 2
+        if not self.num_classes:
+            return None, features
 
         x = features["pre_logits"] = global_avg_pool(x)
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
         head = nn.Dense(self.num_classes, kernel_init=uniform_fan_in, name="head")
         return head(x.astype(jnp.float32)), features
+
+    def truncated(self, stage: str) -> "ResNet":
+        """The network up to a stage, without a head; later stages have no parameters."""
+        return self.clone(num_classes=0, stages=int(stage.removeprefix("stage")))
+
+    @property
+    def optional_modules(self) -> tuple[str, ...]:
+        """Names of modules that this network may lack and a file of pretrained weights may hold."""
+        built = len(self.stage_sizes[: self.stages])
+        blocks = (
+            f"stage{stage}_block{index}"
+            for stage, size in enumerate(self.stage_sizes, start=1)
+            for index in range(size)
+            if stage > built
+        )
+        return (*super().optional_modules, *blocks)
 
     def pretrained_names(self) -> dict[str, NameRules]:
         """Other libraries' names of the modules, by library."""

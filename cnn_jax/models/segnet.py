@@ -1,7 +1,7 @@
 """SegNet (Badrinarayanan et al. 2017, "SegNet: a deep convolutional encoder-decoder architecture").
 
-The decoder has no skip connections: it is told only where, within its window, each maximum of the
-encoder's pooling lay. Pooling takes windows that stick out (Caffe's way), and unpooling restores
+The decoder has no skip connections: it receives only the positions of the maxima in the windows of
+the encoder's pooling. Pooling takes windows that stick out, as Caffe does, and unpooling restores
 the recorded size, so that images of every size are legal.
 """
 
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 from jaxtyping import Array, Float, Float32
 
+from cnn_jax.models.fields import Positive
 from cnn_jax.models.layers import BatchNorm, Conv, check_image_size, scaled
 from cnn_jax.models.vgg import CHANNELS
 from cnn_jax.ops.normalization import local_response_norm
@@ -20,7 +21,7 @@ from cnn_jax.ops.pooling import max_pool_with_indices, max_unpool
 
 pool = partial(max_pool_with_indices, window=(2, 2), strides=(2, 2), ceil_mode=True)
 
-# Glorot's followed by ReLU (He et al. 2015), fan-in: the paper's, section 3.2.
+# He et al. 2015, fan-in: the paper's initialisation (section 3.2).
 he_normal = nn.initializers.he_normal()
 
 PixelOutput = tuple[Float32[Array, "batch out_height out_width classes"], dict[str, Any]]
@@ -37,19 +38,19 @@ class SegNet(nn.Module):
     Attributes:
         stage_sizes: number of convolutions of each stage, of the encoder and of the decoder.
         num_classes: number of classes.
-        width: multiplies the number of channels.
+        width: multiplier of the number of channels.
         dtype: type of the computation.
         axis_name: mapped axis that batch statistics are averaged over.
     """
 
     stage_sizes: tuple[int, ...]
     num_classes: int
-    width: float = 1.0
+    width: Positive = 1.0
     dtype: Dtype = jnp.float32
     axis_name: str | None = None
 
     minimum_size = 1
-    # Pixels on every side of the input that its output lacks.
+    # Pixels on every side of the input that the output lacks.
     margin = 0
     classifiers = ("head",)
 
@@ -99,19 +100,19 @@ class SegNet(nn.Module):
 class SegNetBasic(nn.Module):
     """Four encoders and four decoders of one 7x7 convolution each (section 3.1).
 
-    As published by its authors: 64 channels throughout, the image's contrast normalised between its
-    channels first, batch norm after every convolution, and ReLU in the encoder alone. Expects
-    images in 0..255.
+    As its authors published it, it has 64 channels throughout, a normalisation of the image's
+    contrast across its channels, batch norm after every convolution, and ReLU only in the encoder.
+    It expects images in 0..255.
 
     Attributes:
         num_classes: number of classes.
-        width: multiplies the number of channels.
+        width: multiplier of the number of channels.
         dtype: type of the computation.
         axis_name: mapped axis that batch statistics are averaged over.
     """
 
     num_classes: int
-    width: float = 1.0
+    width: Positive = 1.0
     dtype: Dtype = jnp.float32
     axis_name: str | None = None
 

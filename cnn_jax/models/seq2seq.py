@@ -1,13 +1,13 @@
-"""RNNsearch: a recurrent encoder, and a decoder that looks back at it with attention.
+"""RNNsearch: a recurrent encoder, and a decoder that attends to its states.
 
 Bahdanau, Cho and Bengio, "Neural Machine Translation by Jointly Learning to Align and Translate",
 ICLR 2015, https://arxiv.org/abs/1409.0473: section 3 and appendix A. Without attention it is
-RNNencdec (Cho et al. 2014, https://arxiv.org/abs/1406.1078), the decoder that has to make do with
-the encoder's last state.
+RNNencdec (Cho et al. 2014, https://arxiv.org/abs/1406.1078), whose decoder sees only the encoder's
+last state.
 
-The decoder is pure functions of its weights, `attend`, `advance` and `readout`, written for one
-sentence; leading axes are batches. Sentences are token indices that begin with the first word and
-end with `END`; `PAD` fills them up and changes nothing.
+The decoder consists of pure functions of its weights, `attend`, `advance` and `readout`, written
+for one sentence; leading axes are batches. Sentences are token indices that begin with the first
+word and end with `END`. `PAD` fills them up and has no effect.
 
 The lecture's worked example, three input vectors and two steps of the decoder
 (`tests/models/test_seq2seq.py` computes it)::
@@ -51,12 +51,12 @@ Weights = Mapping[str, Array]
 
 
 class Memory(NamedTuple):
-    """What the decoder knows of the source sentence.
+    """The source sentence as the decoder sees it.
 
     Attributes:
         annotations: ``h_j``, the encoder's state at each word, zero on padding.
-        keys: what a query is compared with at each word.
-        mask: which positions hold a word.
+        keys: the vector at each word that queries are compared with.
+        mask: True where a position holds a word.
         summary: the encoder's last state.
     """
 
@@ -69,7 +69,7 @@ class Memory(NamedTuple):
 def attend(
     weights: Weights, kind: AttentionName, memory: Memory, state: Float[Array, "*batch hidden"]
 ) -> tuple[Float[Array, "*batch size"], Float32[Array, "*batch time"]]:
-    """The context ``c_i`` for the state ``s_{i-1}``, and the weight of every source position.
+    """Compute the context ``c_i`` for the state ``s_{i-1}``, and every source position's weight.
 
     Without attention the context is the encoder's last state, and all weights are zero.
     """
@@ -90,7 +90,7 @@ def advance(
     state: Float[Array, "*batch hidden"],
     word: Float[Array, "*batch embedding"],
 ) -> tuple[Array, Array, Array]:
-    """One step of the decoder: (s_i, c_i, attention weights) from s_{i-1} and E y_{i-1}.
+    """Advance the decoder by one step: (s_i, c_i, attention weights) from s_{i-1} and E y_{i-1}.
 
     The cell is `cnn_jax.ops.recurrent.gated_cell` with the input [E y_{i-1}, c_i].
     """
@@ -106,9 +106,10 @@ def deep_output(
     word: Float[Array, "*batch embedding"],
     context: Float[Array, "*batch size"],
 ) -> Float[Array, "*batch units"]:
-    """``max`` of each two neighbours of ``U_o s_i + V_o E y_{i-1} + C_o c_i`` (appendix A.2.2).
+    """The maxima of neighbouring pairs of ``U_o s_i + V_o E y_{i-1} + C_o c_i`` (appendix A.2.2).
 
-    The appendix writes s_{i-1} where the paper's equation 4 has s_i; this is equation 4.
+    The appendix writes s_{i-1} where the paper's equation 4 has s_i; the function follows equation
+    4.
     """
     pairs = (
         state @ weights["output_state"]
@@ -120,24 +121,25 @@ def deep_output(
 
 
 def readout(weights: Weights, units: Float[Array, "*batch units"]) -> Float32[Array, "*batch v"]:
-    """Logits of the next word from the deep output."""
-    # As one matrix: XLA's CPU backend transposes products of more axes on the way back.
+    """Compute the logits of the next word from the deep output."""
+    # As one matrix: XLA's CPU backend transposes products of more axes in the backward pass.
     rows = units.reshape(-1, units.shape[-1])
     logits = _plus(rows @ weights["softmax"], weights["softmax_bias"])
     return logits.reshape(*units.shape[:-1], -1).astype(jnp.float32)
 
 
 class Encoder(nn.Module):
-    """The states of a recurrent network along the source sentence.
+    """A recurrent network along the source sentence.
 
     Attributes:
         vocabulary_size: number of source tokens.
         embedding_size: length of a word's vector.
         hidden_size: length of a state, in each direction.
-        kind: `tanh` is the simple recurrence, `gru` the gated one, `bigru` that in both directions.
-        dropout_rate: of the words' vectors.
+        kind: the simple recurrence (`tanh`), the gated one (`gru`), or the gated one in both
+            directions (`bigru`).
+        dropout_rate: dropout rate of the words' vectors.
         initialization: see `Seq2Seq`.
-        dtype: what is computed in.
+        dtype: type of the computation.
     """
 
     vocabulary_size: int
@@ -152,7 +154,7 @@ class Encoder(nn.Module):
     def __call__(
         self, source: Int[Array, "*batch time"], train: bool = False
     ) -> tuple[Float[Array, "*batch time size"], Float[Array, "*batch size"]]:
-        """The annotations, zero on padding, and the last state.
+        """Compute the annotations, zero on padding, and the last state.
 
         The last state of the backward direction is the one at the first word.
         """
@@ -198,13 +200,13 @@ class Decoder(nn.Module):
         embedding_size: length of a word's vector.
         hidden_size: length of a state.
         annotation_size: length of the encoder's annotations.
-        attention: how a state is compared with an annotation.
+        attention: comparison of a state with an annotation.
         attention_size: length of the vectors that additive attention compares.
         initial_state: see `Seq2Seq`.
-        output_size: units of the maxout layer.
-        dropout_rate: of the words' vectors and the maxout layer.
+        output_size: number of units of the maxout layer.
+        dropout_rate: dropout rate of the words' vectors and of the maxout layer.
         initialization: see `Seq2Seq`.
-        dtype: what is computed in; scores, attention weights and logits are float32.
+        dtype: type of the computation; scores, attention weights and logits are float32.
     """
 
     vocabulary_size: int
@@ -240,7 +242,7 @@ class Decoder(nn.Module):
             "softmax_bias": (zeros, (self.vocabulary_size,)),
         }
         if self.attention == "additive":
-            # Appendix B.1: alignment starts all but even, from N(0, 0.001^2) and v = 0.
+            # Appendix B.1: alignment starts almost even, from N(0, 0.001^2) and v = 0.
             paper = self.initialization == "paper"
             compared = nn.initializers.normal(0.001) if paper else kernel
             v = zeros if paper else nn.initializers.normal(self.attention_size**-0.5)
@@ -260,7 +262,7 @@ class Decoder(nn.Module):
 
     @property
     def projects_initial_state(self) -> bool:
-        """Whether the encoder's last state goes through a layer first: that of two directions."""
+        """True if the encoder's last state, of two directions, passes a layer first."""
         return self.initial_state == "last" and self.annotation_size != self.hidden_size
 
     def remember(
@@ -269,7 +271,7 @@ class Decoder(nn.Module):
         last: Float[Array, "*batch size"],
         mask: Bool[Array, "*batch time"],
     ) -> tuple[Memory, Float[Array, "*batch hidden"]]:
-        """What is the same at each step, and the state before the first."""
+        """Compute the memory, which all steps share, and the state before the first step."""
         weights = self._cast()
         keys = annotations @ weights["key"] if "key" in weights else annotations
         if self.initial_state == "zeros":
@@ -285,7 +287,7 @@ class Decoder(nn.Module):
     def step(
         self, memory: Memory, state: Float[Array, "*batch hidden"], word: Int[Array, "*batch"]
     ) -> tuple[Array, Array, Array]:
-        """(next state, logits of the next word, attention weights) after one more word."""
+        """Advance by one word: (next state, logits of the next word, attention weights)."""
         weights = self._cast()
         embedded = jnp.take(weights["embedding"], word, axis=0)
         state, context, alignment = advance(weights, self.attention, memory, state, embedded)
@@ -299,14 +301,14 @@ class Decoder(nn.Module):
         coins: Bool[Array, "*batch time"] | None = None,
         train: bool = False,
     ) -> tuple[Array, Array, Array]:
-        """Logits, attention weights and states at each of the given words.
+        """Compute logits, attention weights and states at each of the given words.
 
         Args:
-            memory, state: of `remember`.
-            words: what is fed at each step: `BEGIN` and the true words but the last.
-            coins: where the decoder is fed its own most probable word instead (scheduled
+            memory, state: results of `remember`.
+            words: input of each step: `BEGIN` and the true words but the last.
+            coins: True where the decoder reads its own most probable word instead (scheduled
                 sampling, Bengio et al. 2015); the first position does not count.
-            train: whether dropout acts.
+            train: True applies dropout.
         """
         weights = self._cast()
         # As masks, so that a word that only the loop knows can be dropped out too.
@@ -348,7 +350,7 @@ class Decoder(nn.Module):
 
 
 class Seq2Seq(nn.Module):
-    """Encoder and decoder.
+    """A translator: encoder and decoder.
 
     Attributes:
         source_size, target_size: numbers of tokens.
@@ -356,15 +358,16 @@ class Seq2Seq(nn.Module):
         hidden_size: length of a state; the bidirectional encoder has two.
         encoder: `tanh` is ``h_j = tanh(U x_j + W h_{j-1})``.
         attention: `additive` (Bahdanau et al.), `dot` and `general` (Luong et al.), or `none`.
-        attention_size: for additive attention; None for the hidden size.
-        initial_state: the decoder's: zeros, or from the encoder's last state: that state itself,
-            or for a bidirectional encoder ``tanh(W_s h)`` of the state at the first word in the
-            backward direction.
-        output_size: units of the maxout layer; None for half the hidden size.
-        dropout_rate: of the words' vectors and the maxout layer.
+        attention_size: length of the vectors that additive attention compares; None for the hidden
+            size.
+        initial_state: the decoder's first state: zeros, or the encoder's last state. With a
+            bidirectional encoder the latter is ``tanh(W_s h)`` of the backward direction's state at
+            the first word.
+        output_size: number of units of the maxout layer; None for half the hidden size.
+        dropout_rate: dropout rate of the words' vectors and of the maxout layer.
         initialization: `paper` (appendix B.1: N(0, 0.01^2), alignment N(0, 0.001^2)) or `glorot`;
             recurrent matrices are orthogonal in both.
-        dtype: what is computed in.
+        dtype: type of the computation.
 
     Raises:
         UserError: dot attention between vectors of different lengths.
@@ -387,8 +390,8 @@ class Seq2Seq(nn.Module):
         annotation_size = (2 if self.encoder == "bigru" else 1) * self.hidden_size
         if self.attention == "dot" and annotation_size != self.hidden_size:
             raise UserError(
-                f"--attention dot: compares the decoder's {self.hidden_size} numbers with the "
-                f"bidirectional encoder's {annotation_size}; use general, or --encoder gru"
+                f"attention dot: compares the decoder's {self.hidden_size} numbers with the "
+                f"bidirectional encoder's {annotation_size}; use general, or encoder gru"
             )
         common = {
             "embedding_size": self.embedding_size,
@@ -415,12 +418,12 @@ class Seq2Seq(nn.Module):
         coins: Bool[Array, "*batch target_time"] | None = None,
         train: bool = False,
     ) -> tuple[Float32[Array, "*batch target_time words"], dict[str, Array]]:
-        """Logits of every target word given those before it, and what led to them.
+        """Compute the logits of every target word given the words before it.
 
         Args:
             source, target: padded sentences that end with `END`.
             coins: see `Decoder`.
-            train: whether dropout acts.
+            train: True applies dropout.
 
         Returns:
             The logits, and by name the `attention_weights` [target_time, source_time], the
@@ -440,19 +443,19 @@ class Seq2Seq(nn.Module):
     def read(
         self, source: Int[Array, "*batch time"], train: bool = False
     ) -> tuple[Memory, Float[Array, "*batch hidden"]]:
-        """The memory of a source sentence, and the decoder's first state."""
+        """Compute the memory of a source sentence, and the decoder's first state."""
         annotations, last = self.encode(source, train)
         return self.decode.remember(annotations, last, source != PAD)
 
     def step(
         self, memory: Memory, state: Float[Array, "*batch hidden"], word: Int[Array, "*batch"]
     ) -> tuple[Array, Array, Array]:
-        """(next state, logits of the next word, attention weights) after one more word."""
+        """Advance by one word: (next state, logits of the next word, attention weights)."""
         return self.decode.step(memory, state, word)
 
 
 def orthogonal_blocks(key: Any, shape: tuple[int, int], dtype: Dtype = jnp.float32) -> Array:
-    """Square orthogonal matrices side by side."""
+    """Initialise square orthogonal matrices side by side."""
     rows, columns = shape
     orthogonal = nn.initializers.orthogonal()
     keys = jax.random.split(key, columns // rows)
@@ -460,7 +463,7 @@ def orthogonal_blocks(key: Any, shape: tuple[int, int], dtype: Dtype = jnp.float
 
 
 def _initializers(name: Initialization) -> tuple[Callable[..., Array], Callable[..., Array]]:
-    """Of kernels, and of words' vectors."""
+    """The initialisers of kernels, and of words' vectors."""
     if name == "paper":
         return nn.initializers.normal(0.01), nn.initializers.normal(0.01)
     words = nn.initializers.variance_scaling(1.0, "fan_in", "normal", out_axis=0)

@@ -1,6 +1,6 @@
-"""What a model costs, told before the first step: parameters, arithmetic and memory.
+"""The cost of a model: parameters, arithmetic and memory.
 
-Everything is read off abstract traces; nothing is computed or compiled.
+Everything is read from abstract traces. Nothing is computed or compiled.
 """
 
 import math
@@ -15,15 +15,13 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 from rich.console import Console
 from rich.table import Table
 
-from cnn_jax.ops.convolution import as_defined
-
-# More top-level modules than this are shown by groups of one kind.
+# Of more top-level modules than this, neighbours of one kind share a row.
 MAX_ROWS = 24
 
-# In place of the class of a module that evaluation does not call, such as an auxiliary head.
+# The kind given to a module that evaluation does not call, such as an auxiliary head.
 TRAINING_ONLY = "(training)"
 
-# A batch by whose size its activations are told from parameters: no kernel has such a side.
+# A batch size by which activations are told from parameters: no parameter has such an axis.
 _MANY = 9973
 
 
@@ -32,11 +30,12 @@ class ModuleSummary:
     """One top-level module of a model.
 
     Attributes:
-        name: its name in the parameters.
-        kind: its class; `TRAINING_ONLY` where evaluation does not call it.
+        name: the module's name in the parameters.
+        kind: the name of its class, or `TRAINING_ONLY` if evaluation does not call it.
         parameters: number of trained numbers.
-        multiply_adds: multiplications of its convolutions and matrix products for one example.
-        output: shape of its (first) output for one example, without the batch's axis.
+        multiply_adds: number of multiplications in its convolutions and matrix products for one
+            example.
+        output: shape of its first output for one example, without the batch axis.
     """
 
     name: str
@@ -48,17 +47,18 @@ class ModuleSummary:
 
 @dataclass(frozen=True)
 class ModelSummary:
-    """What a model costs.
+    """The cost of a model.
 
     Attributes:
-        modules: top-level modules in the order they are called.
-        parameters, batch_statistics: numbers trained, and running statistics kept.
-        multiply_adds: of the forward pass of one example, with what no module owns. A FLOP count
-            is twice this.
-        parameter_bytes: memory of the parameters, and of the gradients too.
+        modules: the top-level modules in the order in which they are called.
+        parameters: number of trained numbers.
+        batch_statistics: number of running statistics.
+        multiply_adds: number of multiplications in the forward pass of one example, including
+            those that belong to no module. The number of FLOPs is twice this.
+        parameter_bytes: memory of the parameters; the gradients need as much.
         optimizer_bytes: memory of the optimizer's state; None if no optimizer was given.
-        activation_bytes: memory that one example's forward pass leaves to the backward pass. The
-            compiler may keep less (by computing again) or need more (as work space): an estimate.
+        activation_bytes: memory that one example's forward pass leaves to the backward pass. This
+            is an estimate: the compiler may keep less by recomputing, or need more as work space.
     """
 
     modules: tuple[ModuleSummary, ...]
@@ -81,13 +81,13 @@ def summarize(
     Args:
         model: called as `model.apply(variables, *inputs, train=False)`.
         inputs: arrays or `jax.ShapeDtypeStruct`s of a batch of one example.
-        variables: the model's variables or their shapes, where the caller has them.
-        optimizer: to count its state.
+        variables: the model's variables or their shapes; None derives them from the model.
+        optimizer: the optimizer whose state is counted; None counts none.
     """
     if variables is None:
         key = jax.random.key(0)
         keys = {"params": key, "dropout": key}
-        # Auxiliary heads have variables while training only.
+        # Auxiliary heads have variables only in training.
         variables = jax.eval_shape(lambda *args: model.init(keys, *args, train=True), *inputs)
     calls: dict[str, tuple[str, tuple[int, ...]]] = {}
 
@@ -102,7 +102,7 @@ def summarize(
     def forward(variables: Any, *inputs: Any) -> Any:
         return model.apply(variables, *inputs, train=False)
 
-    with nn.intercept_methods(record), as_defined():
+    with nn.intercept_methods(record):
         jaxpr = jax.make_jaxpr(forward)(variables, *inputs)
     costs = _multiply_adds_by_module(jaxpr.jaxpr)
     params = variables["params"]
@@ -126,11 +126,11 @@ def summarize(
 
 
 def print_summary(summary: ModelSummary, console: Console, title: str = "") -> None:
-    """Print a table of the modules on a terminal, and the totals anywhere.
+    """Print the totals, and on a terminal a table of the modules before them.
 
     Args:
-        summary: from `summarize`.
-        console: where to print.
+        summary: the result of `summarize`.
+        console: the console to print on.
         title: the model's name and input, such as `resnet18, 224x224x3`.
     """
     if console.is_terminal:
@@ -142,7 +142,7 @@ def print_summary(summary: ModelSummary, console: Console, title: str = "") -> N
 
 
 def totals(summary: ModelSummary) -> list[str]:
-    """The summary's totals as two lines of text."""
+    """Format the totals of a summary as two lines of text."""
     arithmetic = [
         f"{summary.parameters:,} parameters",
         f"{_scaled(summary.multiply_adds).strip()} multiply-adds "
@@ -171,7 +171,7 @@ def _table(summary: ModelSummary, title: str) -> Table:
 
 
 def _folded(modules: tuple[ModuleSummary, ...]) -> list[ModuleSummary]:
-    """The modules, or, of many, one row for neighbours whose names differ in the last number."""
+    """Merge neighbours whose names differ only in the last number, if there are many modules."""
     if len(modules) <= MAX_ROWS:
         return list(modules)
     groups: list[list[ModuleSummary]] = []
@@ -196,9 +196,10 @@ def _folded(modules: tuple[ModuleSummary, ...]) -> list[ModuleSummary]:
 
 
 def _multiply_adds_by_module(jaxpr: Jaxpr) -> dict[str, int]:
-    """Multiply-adds by top-level module; what no module owns is under the model's own name.
+    """Count multiply-adds by top-level module.
 
-    flax names the scope of every equation: `ResNet/stage1_block0/conv1`.
+    Those that belong to no module are counted under the model's own name. flax gives the scope of
+    every equation, such as `ResNet/stage1_block0/conv1`.
     """
     costs: dict[str, int] = {}
     for equation in jaxpr.eqns:
@@ -211,20 +212,23 @@ def _multiply_adds_by_module(jaxpr: Jaxpr) -> dict[str, int]:
 
 
 def _multiply_adds(equation: JaxprEqn) -> int:
-    """Multiplications of one equation, with those of the functions it calls."""
+    """Count the multiplications of one equation, including those of the functions it calls."""
     params = equation.params
     match equation.primitive.name:
         case "dot_general":
             (contracted, _), _ = params["dimension_numbers"]
             shape = equation.invars[0].aval.shape
             return equation.outvars[0].aval.size * math.prod(shape[axis] for axis in contracted)
+        case "conv":  # `cnn_jax.ops.convolution.conv_p`
+            kernel = equation.invars[1].aval
+            return equation.outvars[0].aval.size * kernel.size // kernel.shape[3]
         case "conv_general_dilated":
             kernel = equation.invars[1].aval
             out_channels = kernel.shape[params["dimension_numbers"].rhs_spec[0]]
-            # A transposed convolution's dilated input is zeros for the most part.
+            # The dilated input of a transposed convolution consists mostly of zeros.
             dilution = math.prod(params["lhs_dilation"])
             return equation.outvars[0].aval.size * kernel.size // out_channels // dilution
-        case "cond":  # One branch runs: the dearest is counted.
+        case "cond":  # Only one branch runs; the costliest is counted.
             return max(sum(map(_multiply_adds, b.jaxpr.eqns)) for b in params["branches"])
         case _:
             times = params["length"] if equation.primitive.name == "scan" else 1
@@ -233,7 +237,7 @@ def _multiply_adds(equation: JaxprEqn) -> int:
 
 
 def _called(params: dict[str, Any]) -> Iterator[Jaxpr]:
-    """The functions among an equation's parameters (of pjit, scan, custom_vjp_call, …)."""
+    """Iterate over the functions in an equation's parameters (of jit, scan, custom_jvp_call, …)."""
     for value in params.values():
         if isinstance(value, ClosedJaxpr):
             yield value.jaxpr
@@ -242,7 +246,7 @@ def _called(params: dict[str, Any]) -> Iterator[Jaxpr]:
 
 
 def _residual_bytes(forward: Any, variables: Any, inputs: tuple[Any, ...]) -> int:
-    """Bytes that differentiating by the parameters keeps for the backward pass."""
+    """Count the bytes that the forward pass keeps in order to differentiate by the parameters."""
 
     def pull_back(variables: Any, inputs: tuple[Any, ...]) -> Any:
         def of_params(params: Any) -> Any:
@@ -252,9 +256,8 @@ def _residual_bytes(forward: Any, variables: Any, inputs: tuple[Any, ...]) -> in
 
     many = [jax.ShapeDtypeStruct((_MANY, *x.shape[1:]), x.dtype) for x in inputs]
     residuals = jax.eval_shape(pull_back, variables, tuple(many))
-    # The function that runs backwards is a tree whose leaves are what it remembers: activations,
-    # and parameters, which are counted elsewhere.
-    # A recurrent network's states have the time first.
+    # The pullback is a tree whose leaves are the arrays that it keeps: activations, and parameters,
+    # which are counted elsewhere. Any axis may be the batch: recurrent states have time first.
     leaves = [x for x in jax.tree.leaves(residuals) if _MANY in x.shape]
     return _bytes(leaves) // _MANY
 
@@ -268,7 +271,7 @@ def _bytes(tree: Any) -> int:
 
 
 def _scaled(number: int) -> str:
-    """Four digits and a decimal prefix: `1.814 G`."""
+    """Format a number with four digits and a decimal prefix, such as `1.814 G`."""
     for prefix, size in (("T", 10**12), ("G", 10**9), ("M", 10**6), ("k", 10**3)):
         if number >= size:
             return f"{number / size:.4g} {prefix}"

@@ -1,7 +1,8 @@
 """U-Net (Ronneberger et al. 2015, "U-Net: convolutional networks for biomedical segmentation").
 
-- `unet`: the paper's, with convolutions that see no padding: 572 pixels in, 388 out.
-- `unet_same`: padded convolutions, each followed by batch norm: as large out as in.
+- `unet`: the paper's network. Its convolutions are not padded: 572 pixels give 388.
+- `unet_same`: with padded convolutions, each followed by batch norm. The output is as large as the
+  input.
 """
 
 from functools import partial
@@ -13,17 +14,18 @@ from flax.typing import Dtype
 from jaxtyping import Array, Float
 
 from cnn_jax.errors import UserError
+from cnn_jax.models.fields import Positive, Rate
 from cnn_jax.models.layers import BatchNorm, Conv, scaled
 from cnn_jax.models.segnet import PixelOutput
 from cnn_jax.ops.pooling import max_pool
 from cnn_jax.ops.upsampling import bilinear, transposed_conv
 
-# A normal distribution of variance 2 / fan-in: the paper's, section 3.
+# A normal distribution of variance 2 / fan-in: the paper's initialisation (section 3).
 he_normal = nn.initializers.he_normal()
 
 
 class UpConv(nn.Module):
-    """Doubles a map with a transposed convolution of 2x2 cells, the paper's up-convolution.
+    """A transposed convolution of 2x2 cells that doubles a map: the paper's up-convolution.
 
     Attributes:
         features: number of output channels.
@@ -45,19 +47,21 @@ class UpConv(nn.Module):
 
 
 class UNet(nn.Module):
-    """A contracting path, an expanding one, and at each level what the first hands to the second.
+    """A contracting and an expanding path, with a skip connection between them at each level.
 
     Features: `stage1` to `stage5` (before their pooling) and `decoder4` to `decoder1`.
 
     Attributes:
-        padding: of the 3x3 convolutions; "valid" has none, and the contracting path's maps are
-            cropped to the expanding path's about their centre.
-        batch_norm: whether each 3x3 convolution is followed by batch norm, and has no bias.
+        padding: padding of the 3x3 convolutions; "valid" has none, and the contracting path's maps
+            are cropped about their centre to the size of the expanding path's.
+        batch_norm: True puts batch norm in place of each 3x3 convolution's bias.
         num_classes: number of classes.
-        upsampling: "transposed" is the paper's up-convolution to half the channels; "bilinear"
-            has no parameters, and the convolution before it makes half the channels instead.
-        width: multiplies the number of channels, 64 to 1024.
-        dropout_rate: at the end of the contracting path, after its two deepest levels.
+        upsampling: way in which the decoder enlarges maps. "transposed" is the paper's
+            up-convolution to half the channels; "bilinear" has no parameters, and the convolution
+            before it makes half the channels instead.
+        width: multiplier of the number of channels. The paper's network has 64 to 1024.
+        dropout_rate: share of units that dropout sets to zero while training. It follows the two
+            deepest levels of the contracting path.
         dtype: type of the computation.
         axis_name: mapped axis that batch statistics are averaged over.
     """
@@ -66,8 +70,8 @@ class UNet(nn.Module):
     batch_norm: bool
     num_classes: int
     upsampling: Literal["transposed", "bilinear"] = "transposed"
-    width: float = 1.0
-    dropout_rate: float = 0.0
+    width: Positive = 1.0
+    dropout_rate: Rate = 0.0
     dtype: Dtype = jnp.float32
     axis_name: str | None = None
 
@@ -87,8 +91,8 @@ class UNet(nn.Module):
     def legal_size(self, size: int) -> int:
         """The rows (or columns) of the smallest legal input with an output of at least `size`.
 
-        A legal map is even wherever it is pooled: multiples of 16, and without padding 16k + 12
-        from 188 on.
+        A map must be even wherever it is pooled. Legal are multiples of 16, and without padding
+        16k + 12 from 188 on.
         """
         if self.padding == "same":
             return -(-size // 16) * 16
@@ -147,7 +151,7 @@ class UNet(nn.Module):
         return head(x.astype(jnp.float32)), features
 
     def _check(self, *sizes: int) -> None:
-        """Raise UserError for an input that some pooling would not divide."""
+        """Raise UserError for sizes that would be odd at some pooling."""
         for size in sizes:
             legal = self.legal_size(size - 2 * self.margin)
             if size != legal:

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 from jaxtyping import Array, Float
 
+from cnn_jax.models.backbones import Backbone, HiddenLayers
+from cnn_jax.models.fields import Positive, Rate
 from cnn_jax.models.layers import (
     BatchNorm,
     Conv,
@@ -25,23 +27,25 @@ from cnn_jax.ops.pooling import adaptive_avg_pool, max_pool
 # Channels of the convolutions of each stage (Table 1).
 CHANNELS = (64, 128, 256, 512, 512)
 
-# Torchvision's, for the linear layers.
+# torchvision's initialisation of the linear layers.
 normal = nn.initializers.normal(0.01)
 
 
-class VGG(nn.Module):
+class VGG(nn.Module, Backbone):
     """Five stages of 3x3 convolutions, each followed by 2x2 max pooling, and three linear layers.
 
     Features: `stage1` to `stage5` (before their pooling) and `pre_logits`.
 
     Attributes:
         stage_sizes: number of convolutions of each stage.
-        batch_norm: whether each convolution is followed by batch normalisation.
+        batch_norm: True puts a batch normalisation after each convolution.
         num_classes: number of logits.
-        stem: "imagenet" pools the last map to 7x7 cells for the classifier, "small" to one: what
-            an image of 32 pixels leaves. The convolutions are the same.
-        width: multiplies the number of channels and of hidden units.
-        dropout_rate: after each of the two hidden linear layers.
+        stem: entry of the network, "imagenet" as published or "small" for images of about 32
+            pixels. The first pools the last map to 7x7 cells for the classifier, the second to the
+            one cell that 32 pixels leave. The convolutions are the same.
+        width: multiplier of the number of channels. Hidden units are multiplied too.
+        dropout_rate: share of units that dropout sets to zero while training. It
+            follows each of the two hidden linear layers.
         dtype: type of the computation.
         axis_name: mapped axis that batch statistics are averaged over.
     """
@@ -50,14 +54,17 @@ class VGG(nn.Module):
     batch_norm: bool
     num_classes: int = 1000
     stem: Stem = "imagenet"
-    width: float = 1.0
-    dropout_rate: float = 0.5
+    width: Positive = 1.0
+    dropout_rate: Rate = 0.5
     dtype: Dtype = jnp.float32
     axis_name: str | None = None
 
     minimum_size = 32
-    # The modules whose size depends on the number of classes.
     classifiers = ("head",)
+    head_modules = ("dense1", "dense2", "head")
+    head_options = ("dropout_rate",)
+    # Fast R-CNN's hidden layers are those of the classifier, fc6 and fc7.
+    hidden_layers = HiddenLayers(4096, normal, ("dense1", "dense2"))
 
     @nn.compact
     def __call__(
@@ -84,6 +91,8 @@ class VGG(nn.Module):
                 x = nn.relu(x)
             features[f"stage{stage}"] = x
             x = max_pool(x, (2, 2), (2, 2))
+        if not self.num_classes:
+            return None, features
 
         x = adaptive_avg_pool(x, (7, 7) if self.stem == "imagenet" else (1, 1))
         x = MapDense(hidden, dtype=self.dtype, kernel_init=normal, name="dense1")(x)
@@ -96,7 +105,7 @@ class VGG(nn.Module):
     def pretrained_names(self) -> dict[str, NameRules]:
         """Other libraries' names of the modules, by library.
 
-        Both number the layers of the stages through: convolution, batch norm if any, ReLU, ...,
+        Both libraries count all layers of the stages: convolution, batch norm if any, ReLU, ...,
         pooling.
         """
         stages, index = [], 0

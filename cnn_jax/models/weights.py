@@ -1,9 +1,9 @@
 """Pretrained weights: files with torchvision's or timm's names become our variables.
 
-A model says what its modules are called elsewhere: `model.pretrained_names()` gives, for each
-library, the rules from our names to theirs; `model.classifiers` names the modules whose size
-depends on the number of classes, and `model.auxiliary_heads`, if it may have any, those that a file
-may hold for nothing. Tensors are found by name only, never by order.
+A model gives three things (`cnn_jax.models.backbones`): `model.pretrained_names()` the rules from
+our names to each library's; `model.classifiers` the modules whose size depends on the number of
+classes; and `model.optional_modules` those that it may lack and a file may hold. Tensors are looked
+up by name, never by order.
 
 Torch's tensors become ours by axis: convolutions OIHW -> HWIO, linear layers [out, in] ->
 [in, out], and linear layers on a map [out, channels * height * width] -> [height, width, channels,
@@ -45,32 +45,32 @@ def load(
     variables: Variables,
     head: Literal["keep", "reinit"] = "keep",
 ) -> dict[str, Any]:
-    """The variables of `model` with the values of a file of pretrained weights.
+    """Load the variables of `model` from a file of pretrained weights.
 
     Args:
         path: a .safetensors file, or a .pth, .pt or .bin file, which needs torch to be installed.
-        model: what the weights are for.
-        variables: of `model.init(..., train=True)`; their values are kept only in classifiers that
-            are not loaded.
-        head: "keep" loads the classifiers too and so asks for the file's number of classes,
-            "reinit" leaves them as they are in `variables`.
+        model: the network that the weights are for.
+        variables: result of `model.init(..., train=True)`; only classifiers that are not loaded
+            keep its values.
+        head: "keep" loads the classifiers too, which needs the file's number of classes; "reinit"
+            leaves them as they are in `variables`.
 
     Returns:
         Collections like `variables`, float32.
 
     Raises:
-        UserError: the file cannot be read, or one of its tensors is missing, of another shape, or
-            not the model's.
+        UserError: the file cannot be read; one of the model's tensors is missing or has another
+            shape; or a tensor is not the model's.
     """
     return assign(read(path), model, variables, head, source=str(path))
 
 
 def read(path: str | Path) -> dict[str, np.ndarray]:
-    """The named tensors of a .safetensors or torch file.
+    """Read the named tensors of a .safetensors or torch file.
 
     Raises:
-        UserError: there is no such file, it is not what its suffix says, or torch is needed and
-            not installed.
+        UserError: there is no such file, its content does not fit its suffix, or it needs torch,
+            which is not installed.
     """
     path = Path(path)
     if not path.is_file():
@@ -116,23 +116,30 @@ def assign(
     head: Literal["keep", "reinit"] = "keep",
     source: str = "pretrained weights",
 ) -> dict[str, Any]:
-    """The variables of `model` with the values of named tensors; see `load`.
+    """Set the variables of `model` to the values of named tensors, as `load` does.
 
     Args:
-        tensors: by torchvision's or timm's names.
+        tensors: tensors by torchvision's or timm's names.
         model, variables, head: as for `load`.
-        source: where the tensors are from, for error messages.
+        source: origin of the tensors, for error messages.
+
+    Returns:
+        Collections like `variables`, float32.
+
+    Raises:
+        UserError: one of the model's tensors is missing or has another shape, or a tensor is not
+            the model's.
     """
     tensors = {name: x for name, x in tensors.items() if not name.endswith(_IGNORED)}
     flat = flax.traverse_util.flatten_dict(dict(variables), sep=".")
-    names, auxiliary = _best_names(tensors, model, flat, source)
+    names, optional = _best_names(tensors, model, flat, source)
     fresh = {path for path in flat if head == "reinit" and _module_of(path) in model.classifiers}
 
     missing = [names[path] for path in flat if path not in fresh and names[path] not in tensors]
     if missing:
         raise UserError(f"{source}: {_listed(missing)} missing")
     known = set(names.values())
-    extra = [name for name in tensors if name not in known and not name.startswith(auxiliary)]
+    extra = [name for name in tensors if name not in known and not name.startswith(optional)]
     if extra:
         raise UserError(f"{source}: {_listed(extra)} not the model's")
 
@@ -162,7 +169,7 @@ def tensor_name(path: str, rules: NameRules) -> str:
 
     Args:
         path: such as "params.stage1_block0.conv1.kernel".
-        rules: that library's, from `model.pretrained_names()`.
+        rules: that library's rules, from `model.pretrained_names()`.
     """
     leaf = path.rpartition(".")[2]
     return f"{_renamed(_module_of(path), rules)}.{_LEAVES[leaf]}"
@@ -171,7 +178,9 @@ def tensor_name(path: str, rules: NameRules) -> str:
 def _best_names(
     tensors: Mapping[str, np.ndarray], model: nn.Module, flat: Mapping[str, Any], source: str
 ) -> tuple[dict[str, str], tuple[str, ...]]:
-    """The library's names that fit most `tensors`: by our path, and of the auxiliary heads."""
+    """The names of the library that fit most `tensors`: by our paths, and of optional modules."""
+    if not hasattr(model, "pretrained_names"):
+        raise UserError(f"{source}: {type(model).__name__} takes no weights of other libraries")
     libraries = model.pretrained_names()
     candidates = {
         library: {path: tensor_name(path, rules) for path in flat}
@@ -187,9 +196,8 @@ def _best_names(
             f"{source}: no tensor has a name that {type(model).__name__} has in "
             f"{' or '.join(libraries)}"
         )
-    heads = getattr(model, "auxiliary_heads", ())
-    auxiliary = tuple(f"{_renamed(head, libraries[best])}." for head in heads)
-    return candidates[best], auxiliary
+    optional = (_renamed(module, libraries[best]) for module in model.optional_modules)
+    return candidates[best], tuple(f"{name}." for name in optional)
 
 
 def _module_of(path: str) -> str:
@@ -204,7 +212,7 @@ def _renamed(module: str, rules: NameRules) -> str:
 
 
 def _torch_shapes(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """The shapes that torch's tensor for our array of `shape` may have, the usual one first."""
+    """The legal shapes of torch's tensor for our array of `shape`, the usual one first."""
     match shape:
         case (height, width, channels, features):
             return [
@@ -217,7 +225,7 @@ def _torch_shapes(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
 
 
 def _to_ours(tensor: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Torch's `tensor` with its axes in the order of our array of `shape`."""
+    """Bring the axes of torch's `tensor` into the order of our array of `shape`."""
     tensor = tensor.reshape(_torch_shapes(shape)[0])
     return tensor.transpose(2, 3, 1, 0) if tensor.ndim == 4 else tensor.T
 

@@ -1,7 +1,7 @@
-"""YOLO's networks (Redmon et al. 2016, "You only look once"): an image in, a grid of cells out.
+"""YOLO's networks (Redmon et al. 2016, "You only look once"), from an image to a grid of cells.
 
-Each cell of the grid gives `boxes` times (x, y, width, height, confidence) and a number for each
-class; what they mean is said in `cnn_jax.ops.grid`.
+Each cell of the grid gives `boxes_per_cell` times (x, y, width, height, confidence) and a number
+for each class; `cnn_jax.ops.grid` defines them.
 
 - `yolo`: the paper's 24 convolutions and two linear layers (section 2.1, figure 3).
 - `fast_yolo`: nine convolutions with fewer filters; as in the authors' configuration, a linear
@@ -18,7 +18,9 @@ from flax.typing import Dtype
 from jaxtyping import Array, Float, Float32
 
 from cnn_jax.errors import UserError
-from cnn_jax.models.backbones import by_resolution, without_classifier
+from cnn_jax.models import backbones
+from cnn_jax.models.backbones import by_resolution
+from cnn_jax.models.fields import Count, Positive, Rate
 from cnn_jax.models.layers import BatchNorm, Conv, MapDense, NameRules, check_image_size, scaled
 from cnn_jax.ops.pooling import max_pool
 
@@ -27,9 +29,9 @@ GridOutput = tuple[Float32[Array, "batch grid grid outputs"], dict[str, Any]]
 # (channels, kernel size, stride) of a convolution.
 Layer = tuple[int, int, int]
 
-# He et al. 2015, fan-in: darknet's, but for its uniform distribution.
+# He et al. 2015, fan-in, as in darknet but normal instead of uniform.
 he_normal: nn.initializers.Initializer = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
-# What the outputs start from: near 0.
+# The outputs start near 0.
 small_normal: nn.initializers.Initializer = nn.initializers.normal(0.01)
 
 leaky_relu = partial(nn.leaky_relu, negative_slope=0.1)
@@ -42,14 +44,15 @@ class Yolo(nn.Module):
 
     Attributes:
         stages: the convolutions of each stage.
-        hidden: (units, whether leaky) of the linear layers before the last.
+        hidden: units of each linear layer before the last, and True for a leaky rectifier after it.
         num_classes: number of classes.
-        grid: number of cells on a side.
-        boxes: number of boxes of a cell.
-        batch_norm: a batch normalisation in place of each convolution's bias, as in the authors'
-            later configurations; the paper's network has none.
-        width: multiplies the number of channels and of hidden units.
-        dropout_rate: after the last hidden layer.
+        grid: number of cells on a side of the grid.
+        boxes_per_cell: number of boxes that each cell of the grid predicts.
+        batch_norm: put a batch normalisation in place of each convolution's bias. The authors'
+            later configurations have it, the paper's network has not.
+        width: multiplier of the number of channels. Hidden units are multiplied too.
+        dropout_rate: share of units that dropout sets to zero while training. It follows the last
+            hidden layer.
         dtype: type of the computation.
         axis_name: mapped axis that batch statistics are averaged over.
     """
@@ -57,17 +60,16 @@ class Yolo(nn.Module):
     stages: tuple[tuple[Layer, ...], ...]
     hidden: tuple[tuple[int, bool], ...]
     num_classes: int
-    grid: int = 7
-    boxes: int = 2
+    grid: Count = 7
+    boxes_per_cell: Count = 2
     batch_norm: bool = False
-    width: float = 1.0
-    dropout_rate: float = 0.5
+    width: Positive = 1.0
+    dropout_rate: Rate = 0.5
     dtype: Dtype = jnp.float32
     axis_name: str | None = None
 
     # 64 pixels are one cell of the last map.
     minimum_size = 64
-    # The modules whose size depends on the number of classes.
     classifiers = ("head",)
 
     @nn.compact
@@ -102,7 +104,7 @@ class Yolo(nn.Module):
             x = leaky_relu(x) if leaky else x
         features["pre_outputs"] = x
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
-        outputs = self.boxes * 5 + self.num_classes
+        outputs = self.boxes_per_cell * 5 + self.num_classes
         head = nn.Dense(self.grid**2 * outputs, kernel_init=small_normal, name="head")
         y = head(x.astype(jnp.float32))
         return y.reshape(-1, self.grid, self.grid, outputs), features
@@ -111,19 +113,20 @@ class Yolo(nn.Module):
 class GridDetector(nn.Module):
     """A backbone, two 3x3 convolutions on one of its maps, and the outputs of each cell.
 
-    The map is the coarsest with at least `grid` cells on a side; where it has twice as many, the
+    The map is the coarsest one with at least `grid` cells on a side. If it has twice as many, the
     first convolution halves it.
 
     Features: the backbone's, and `pre_outputs`.
 
     Attributes:
-        backbone: a classifier; its classifying layers are left out and have no parameters.
-        backbone_name: for messages.
+        backbone: a classifier without its head.
+        backbone_name: name of its architecture, for messages.
         num_classes: number of classes.
-        grid: number of cells on a side.
-        boxes: number of boxes of a cell.
-        width: multiplies the number of channels of the two convolutions, 256.
-        dropout_rate: before the outputs.
+        grid: number of cells on a side of the grid.
+        boxes_per_cell: number of boxes that each cell of the grid predicts.
+        width: multiplier of the number of channels. The two convolutions have 256.
+        dropout_rate: share of units that dropout sets to zero while training. It is applied before
+            the outputs.
         dtype: type of the computation.
         axis_name: mapped axis that batch statistics are averaged over.
     """
@@ -131,10 +134,10 @@ class GridDetector(nn.Module):
     backbone: nn.Module
     backbone_name: str
     num_classes: int
-    grid: int = 7
-    boxes: int = 2
-    width: float = 1.0
-    dropout_rate: float = 0.0
+    grid: Count = 7
+    boxes_per_cell: Count = 2
+    width: Positive = 1.0
+    dropout_rate: Rate = 0.0
     dtype: Dtype = jnp.float32
     axis_name: str | None = None
 
@@ -150,17 +153,16 @@ class GridDetector(nn.Module):
         self, images: Float[Array, "batch height width channels"], train: bool = False
     ) -> GridOutput:
         check_image_size(images, self.minimum_size, self.backbone_name)
-        with nn.intercept_methods(without_classifier):
-            _, features = self.backbone(images, train=train)
+        _, features = self.backbone(images, train=train)
         maps = by_resolution(features)
         x = next((m for m in reversed(maps) if min(m.shape[1:3]) >= self.grid), maps[0])
         strides = x.shape[1] // self.grid
         if x.shape[1:3] != (strides * self.grid,) * 2 or strides > 2:
             sides = ", ".join(str(m.shape[1]) for m in maps)
             raise UserError(
-                f"--grid {self.grid}: the maps of {self.backbone_name} have {sides} cells on a "
-                f"side for images of {images.shape[1]}x{images.shape[2]} pixels: give one of "
-                "these, or half of one"
+                f"grid {self.grid}: the maps of {self.backbone_name} have {sides} cells on a "
+                f"side for images of {images.shape[1]}x{images.shape[2]} pixels; grid must "
+                "be one of these, or half of one"
             )
         unit = partial(
             _unit, batch_norm=True, train=train, dtype=self.dtype, axis_name=self.axis_name
@@ -169,21 +171,18 @@ class GridDetector(nn.Module):
         x = unit(x, "1", channels, 3, strides)
         x = features["pre_outputs"] = unit(x, "2", channels, 3, 1)
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
-        head = Conv(self.boxes * 5 + self.num_classes, 1, kernel_init=small_normal, name="head")
+        outputs = self.boxes_per_cell * 5 + self.num_classes
+        head = Conv(outputs, 1, kernel_init=small_normal, name="head")
         return head(x.astype(jnp.float32)), features
 
     @property
-    def auxiliary_heads(self) -> tuple[str, ...]:
-        """What a file of pretrained weights may hold for nothing: the backbone's classifier."""
-        own = (*self.backbone.classifiers, *getattr(self.backbone, "auxiliary_heads", ()))
-        return tuple(f"backbone.{name}" for name in own)
+    def optional_modules(self) -> tuple[str, ...]:
+        """Names of modules that this network lacks and a file of pretrained weights may hold."""
+        return backbones.optional_modules(self.backbone)
 
     def pretrained_names(self) -> dict[str, NameRules]:
         """Other libraries' names of the backbone's modules, by library."""
-        return {
-            library: ((r"^backbone\.", ""), *rules)
-            for library, rules in self.backbone.pretrained_names().items()
-        }
+        return backbones.pretrained_names(self.backbone)
 
 
 def _unit(
@@ -198,7 +197,7 @@ def _unit(
     dtype: Dtype,
     axis_name: str | None,
 ) -> Float[Array, "batch out_height out_width out_channels"]:
-    """A convolution, perhaps a batch normalisation, and the leaky rectifier."""
+    """Apply a convolution, a batch normalisation if asked for, and a leaky rectifier."""
     x = Conv(
         channels,
         kernel_size,

@@ -1,7 +1,7 @@
-"""Attention: how well each position of a memory suits a query, and the mean that follows from it.
+"""Attention: scores of a query against each position of a memory, and the weighted mean.
 
 Every function is written for one query and one memory; leading axes of both are batches. Scores
-and weights are float32 or wider, whatever the dtype of what is compared.
+and weights are float32 or wider, whatever the dtype of the inputs.
 
 References:
     Bahdanau, Cho and Bengio, `Neural Machine Translation by Jointly Learning to Align and
@@ -14,58 +14,56 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from cnn_jax.ops.precision import at_least_float32
+
 
 def additive_scores(
     query: Float[Array, "*batch size"],
     keys: Float[Array, "*batch time size"],
     v: Float[Array, " size"],
 ) -> Float[Array, "*batch time"]:
-    """``e_j = v^T tanh(W_a s + U_a h_j)`` (Bahdanau et al. 2015).
+    """Compute ``e_j = v^T tanh(W_a s + U_a h_j)`` (Bahdanau et al. 2015).
 
     Args:
         query: ``W_a s``, the decoder's projected state.
         keys: ``U_a h_j``, the projected annotations, which are the same for every query.
-        v: what the comparison is weighted by.
+        v: the weights of the comparison.
     """
-    return _at_least_float32(jnp.tanh(query[..., None, :] + keys) @ v)
+    return at_least_float32(jnp.tanh(query[..., None, :] + keys) @ v)
 
 
 def dot_scores(
     query: Float[Array, "*batch size"], keys: Float[Array, "*batch time size"]
 ) -> Float[Array, "*batch time"]:
-    """``e_j = s^T h_j``; with keys ``W h_j`` the `general` score ``s^T W h_j`` (Luong et al. 2015).
+    """Compute ``e_j = s^T h_j``; keys ``W h_j`` give the `general` score (Luong et al. 2015).
 
     Args:
         query: the decoder's state.
         keys: the annotations, projected or not.
     """
-    return _at_least_float32(jnp.einsum("...d,...td->...t", query, keys))
+    return at_least_float32(jnp.einsum("...d,...td->...t", query, keys))
 
 
 def masked_softmax(
     scores: Float[Array, "*batch time"], mask: Bool[Array, "*batch time"]
 ) -> Float[Array, "*batch time"]:
-    """Softmax over the positions in the mask; exactly zero elsewhere, and where none is left.
+    """Apply softmax over the positions in the mask; other positions get exactly zero.
 
     Args:
-        scores: one score a position. Those outside the mask do not matter, not even when they are
-            not finite.
-        mask: which positions there are.
+        scores: one score for each position. Scores outside the mask have no effect, even if they
+            are not finite.
+        mask: the positions that exist; an empty mask gives zeros.
     """
     peak = jnp.max(scores, axis=-1, keepdims=True, initial=-jnp.inf, where=mask)
     peak = lax.stop_gradient(jnp.where(jnp.isfinite(peak), peak, 0.0))
-    # Masked before the exponential too: 0 x inf would be nan in the gradient.
+    # Mask before the exponential too: 0 x inf would give NaN in the gradient.
     powers = jnp.exp(jnp.where(mask, scores - peak, 0.0)) * mask
-    # The highest power is 1, so that the bound is met only where nothing is in the mask.
+    # The largest power is 1, so the bound applies only to an empty mask.
     return powers / jnp.maximum(jnp.sum(powers, axis=-1, keepdims=True), 0.5)
 
 
 def context(
     weights: Float[Array, "*batch time"], annotations: Float[Array, "*batch time size"]
 ) -> Float[Array, "*batch size"]:
-    """``c = sum_j a_j h_j``, in the annotations' dtype."""
+    """Compute ``c = sum_j a_j h_j`` in the annotations' dtype."""
     return jnp.einsum("...t,...td->...d", weights.astype(annotations.dtype), annotations)
-
-
-def _at_least_float32(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))

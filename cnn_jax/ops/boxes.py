@@ -2,8 +2,8 @@
 
 A box is `[x1, y1, x2, y2]` in continuous coordinates: pixel (row, column) covers
 `[column, column + 1) x [row, row + 1)`, and a box is `x2 - x1` wide. Papers and evaluations that
-count the pixels from the first to the last, both included, say that a box is `x2 - x1 + 1` wide:
-for them every function here takes `offset=1`.
+count the pixels from the first to the last, both included, say that a box is `x2 - x1 + 1` wide;
+for them every function here accepts `offset=1`.
 """
 
 import math
@@ -18,19 +18,19 @@ from jaxtyping import Array, Bool, Float, Num
 Boxes = Float[Array, "*batch 4"]
 
 MAX_LOG_SCALE = math.log(1000 / 16)
-"""The largest logarithm of a change of size that is decoded: exp beyond it would overflow."""
+"""The largest logarithm of a size ratio that `decode` uses; exp beyond it would overflow."""
 
 BOXES_AT_A_TIME = 64
-"""How many boxes of an image `map_boxes` works on at once."""
+"""The number of boxes of an image that `map_boxes` processes at once."""
 
 
 def sides(boxes: Boxes, offset: float = 0.0) -> Float[Array, "*batch 2"]:
-    """Widths and heights; a box whose corners are swapped has none."""
+    """Compute widths and heights; a box with swapped corners has none."""
     return jnp.maximum(boxes[..., 2:] - boxes[..., :2] + offset, 0.0)
 
 
 def area(boxes: Boxes, offset: float = 0.0) -> Float[Array, "*batch"]:
-    """Areas; a box whose corners are swapped has none."""
+    """Compute areas; a box with swapped corners has none."""
     extents = sides(boxes, offset)
     return extents[..., 0] * extents[..., 1]
 
@@ -38,7 +38,7 @@ def area(boxes: Boxes, offset: float = 0.0) -> Float[Array, "*batch"]:
 def intersection(
     boxes: Float[Array, "boxes 4"], others: Float[Array, "others 4"], offset: float = 0.0
 ) -> Float[Array, "boxes others"]:
-    """The area that each box shares with each other box."""
+    """Compute the area that each box shares with each other box."""
     first, second = boxes[:, None], others[None]
     shared = jnp.concatenate(
         [
@@ -53,9 +53,9 @@ def intersection(
 def iou(
     boxes: Float[Array, "boxes 4"], others: Float[Array, "others 4"], offset: float = 0.0
 ) -> Float[Array, "boxes others"]:
-    """Intersection over union of each box with each other box.
+    """Compute the intersection over union of each box with each other box.
 
-    Boxes without area overlap nothing, themselves included: 0, with a gradient of 0.
+    Boxes without area overlap nothing, not even themselves: IoU 0, with a gradient of 0.
     """
     shared = intersection(boxes, others, offset)
     union = area(boxes, offset)[:, None] + area(others, offset)[None] - shared
@@ -65,9 +65,9 @@ def iou(
 def intersection_over_area(
     boxes: Float[Array, "boxes 4"], others: Float[Array, "others 4"], offset: float = 0.0
 ) -> Float[Array, "boxes others"]:
-    """The share of each box's own area that lies in each other box (0 for a box without area).
+    """Compute the fraction of each box's area that lies in each other box; 0 without area.
 
-    COCO's overlap of a detection with a region that stands for a crowd.
+    COCO uses it for the overlap of a detection with a crowd region.
     """
     shared = intersection(boxes, others, offset)
     own = jnp.broadcast_to(area(boxes, offset)[:, None], shared.shape)
@@ -80,20 +80,20 @@ def encode(
     weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0),
     offset: float = 0.0,
 ) -> Float[Array, "*batch 4"]:
-    """What turns reference boxes into boxes: the targets of box regression.
+    """Compute the targets of box regression, which turn references into boxes.
 
     Girshick et al. 2014, appendix C: the shift of the centre in units of the reference's sides,
     `(gx - px) / pw` and `(gy - py) / ph`, and the logarithms of the sides' ratios, `log(gw / pw)`
-    and `log(gh / ph)`; times `weights`.
+    and `log(gh / ph)`, all multiplied by `weights`.
 
     Args:
-        boxes: what should come out.
+        boxes: the boxes to reach.
         references: proposals or anchors.
-        weights: multiples of the four targets, (10, 10, 5, 5) in most later detectors.
+        weights: factors of the four targets, (10, 10, 5, 5) in most later detectors.
         offset: see the module.
 
     Returns:
-        Finite targets for any finite boxes: sides count as 1e-6 pixels at least.
+        The targets. They are finite for all finite boxes: sides count as at least 1e-6 pixels.
     """
     center, size = _center_and_size(boxes, offset)
     reference_center, reference_size = _center_and_size(references, offset)
@@ -109,13 +109,13 @@ def decode(
     offset: float = 0.0,
     max_log_scale: float = MAX_LOG_SCALE,
 ) -> Float[Array, "*batch 4"]:
-    """The boxes that `encode` made targets of.
+    """Compute the boxes from the targets of `encode`.
 
     Args:
         deltas: regressed values.
         references: proposals or anchors.
         weights, offset: as given to `encode`.
-        max_log_scale: logarithms of ratios are cut off here.
+        max_log_scale: the upper limit on the logarithms of ratios.
     """
     deltas = deltas / _row(weights, deltas)
     center, size = _center_and_size(references, offset)
@@ -129,12 +129,12 @@ def clip(
     image_size: tuple[int, int] | Num[Array, "2"],
     offset: float = 0.0,
 ) -> Float[Array, "*batch 4"]:
-    """Moves corners that lie outside the image onto its border.
+    """Move corners outside the image onto its border.
 
     Args:
-        boxes: any boxes.
+        boxes: the boxes.
         image_size: height and width of the image in pixels.
-        offset: with 1, the last legal coordinate is that of the last pixel.
+        offset: 1 makes the last pixel's coordinate the last legal one.
     """
     height, width = image_size
     limits = jnp.stack([jnp.asarray(side, boxes.dtype) - offset for side in (width, height)] * 2)
@@ -144,31 +144,31 @@ def clip(
 def is_large(
     boxes: Float[Array, "*batch 4"], minimum: float = 0.0, offset: float = 0.0
 ) -> Bool[Array, "*batch"]:
-    """Whether both sides are larger than 0 and at least `minimum` pixels."""
+    """Test whether both sides are above 0 and at least `minimum` pixels."""
     extents = sides(boxes, offset)
     return jnp.all((extents > 0) & (extents >= minimum), axis=-1)
 
 
 def from_center(boxes: Float[Array, "*batch 4"]) -> Float[Array, "*batch 4"]:
-    """`[center x, center y, width, height]` to corners."""
+    """Convert `[center x, center y, width, height]` to corners."""
     half = boxes[..., 2:] / 2
     return jnp.concatenate([boxes[..., :2] - half, boxes[..., :2] + half], axis=-1)
 
 
 def to_center(boxes: Float[Array, "*batch 4"]) -> Float[Array, "*batch 4"]:
-    """Corners to `[center x, center y, width, height]`."""
+    """Convert corners to `[center x, center y, width, height]`."""
     lower, upper = boxes[..., :2], boxes[..., 2:]
     return jnp.concatenate([(lower + upper) / 2, upper - lower], axis=-1)
 
 
 def round_half_away(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """To whole numbers, halves away from zero: C's and MATLAB's rule, not NumPy's."""
+    """Round to whole numbers, halves away from zero, like C and MATLAB but unlike NumPy."""
     whole = jnp.trunc(x)
     return whole + jnp.where(jnp.abs(x - whole) >= 0.5, jnp.sign(x), jnp.zeros_like(x))
 
 
 def map_boxes(function: Callable[[Array], Any], boxes: Float[Array, "boxes 4"]) -> Any:
-    """`vmap` of a function of one box, over some boxes at a time to bound the memory it takes."""
+    """Apply `vmap` to a function of one box, in chunks of boxes to bound the memory."""
     if boxes.shape[0] <= BOXES_AT_A_TIME:
         return jax.vmap(function)(boxes)
     return lax.map(function, boxes, batch_size=BOXES_AT_A_TIME)
@@ -182,11 +182,11 @@ def _center_and_size(
 
 
 def _ratio(part: Float[Array, "*shape"], whole: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """`part / whole`, 0 where the whole is; without infinities for gradients to meet."""
+    """Compute `part / whole`, 0 where `whole` is 0, with finite gradients."""
     return jnp.where(whole > 0, part / jnp.where(whole > 0, whole, 1.0), 0.0)
 
 
 def _row(values: tuple[float, ...] | Array, like: Array) -> Array:
-    """Values of the last axis, ready to be combined with `like`."""
+    """Reshape values of the last axis to broadcast with `like`."""
     values = jnp.asarray(values, like.dtype)
     return values.reshape((1,) * (like.ndim - 1) + values.shape)

@@ -1,14 +1,14 @@
-"""The grid of cells that YOLO predicts on: whose cell an object is, and what a cell's numbers say.
+"""The grid of cells on which YOLO predicts: assignment of objects, encoding and decoding of boxes.
 
-Functions of one image. Boxes are corners in shares of the image's sides, 0..1, and a cell is the
-one that an object's centre falls in. A cell's numbers are, for each of its boxes, (x, y, width,
-height, confidence), then one for each class. The four coordinates of a box are
+The functions work on one image. Boxes are corners in fractions of the image's sides, 0..1. An
+object belongs to the cell that contains its centre. A cell's outputs are (x, y, width, height,
+confidence) for each of its boxes, then one number for each class. The coordinates of a box are
 
-- without priors as in Redmon et al. 2016, section 2: the centre in units of the cell, from its
-  corner, and the **square roots** of the sides in shares of the image, which is what the paper's
-  loss compares and keeps its gradient finite at every size;
-- with priors, the sides of one base box for each of the cell's boxes, centred on the cell: the
-  linear refinement of R-CNN, `cnn_jax.ops.boxes.encode`.
+- without priors, as in Redmon et al. 2016, section 2: the centre in units of the cell, from its
+  corner, and the **square roots** of the sides in fractions of the image. The paper's loss compares
+  the roots; with them as outputs its gradient is finite at every size;
+- with priors: the linear refinement of R-CNN (`cnn_jax.ops.boxes.encode`) relative to one base box
+  for each of the cell's boxes, centred on the cell.
 """
 
 from collections.abc import Sequence
@@ -21,11 +21,11 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from cnn_jax.ops import boxes as box_ops
 
 Priors = Sequence[tuple[float, float]]
-"""Widths and heights of base boxes, in shares of the image's sides; none for free boxes."""
+"""Widths and heights of base boxes, in fractions of the image's sides; empty without priors."""
 
 
 class CellOutputs(NamedTuple):
-    """A network's outputs by what they are."""
+    """A network's outputs, split by meaning."""
 
     coordinates: Float[Array, "rows columns boxes 4"]
     confidences: Float[Array, "rows columns boxes"]
@@ -33,11 +33,11 @@ class CellOutputs(NamedTuple):
 
 
 def split_outputs(outputs: Float[Array, "rows columns outputs"], boxes: int) -> CellOutputs:
-    """Takes the numbers of each cell apart.
+    """Split each cell's outputs into coordinates, confidences and classes.
 
     Args:
-        outputs: of the network.
-        boxes: how many boxes a cell has.
+        outputs: the network's outputs.
+        boxes: the number of boxes in a cell.
     """
     rows, columns, _ = outputs.shape
     by_box = outputs[..., : boxes * 5].reshape(rows, columns, boxes, 5)
@@ -50,10 +50,10 @@ def owners(
     grid: int,
     key: Key[Array, ""] | None = None,
 ) -> Int[Array, "{grid} {grid}"]:
-    """The object that each cell stands for, -1 for none.
+    """Find the object that each cell is responsible for; -1 means none.
 
-    Of several objects whose centres fall into one cell, one is kept: the first in an order shuffled
-    by the key, or without a key the first given.
+    If several objects have their centres in one cell, one is kept: the first in an order shuffled
+    by the key, or the first given if there is no key.
     """
     count = boxes.shape[0]
     if count == 0:
@@ -69,12 +69,12 @@ def owners(
 def encode(
     boxes: Float[Array, "rows columns 4"], num_boxes: int, priors: Priors = ()
 ) -> Float[Array, "rows columns {num_boxes} 4"]:
-    """The coordinates by which each of a cell's boxes would be the given box of that cell.
+    """Compute the coordinates at which each of a cell's boxes equals the given box of the cell.
 
     Args:
-        boxes: one for each cell.
-        num_boxes: how many boxes a cell has.
-        priors: their base boxes, if they have any.
+        boxes: one box for each cell.
+        num_boxes: the number of boxes in a cell.
+        priors: the base boxes of a cell, if any.
     """
     rows, columns, _ = boxes.shape
     repeated = jnp.broadcast_to(boxes[:, :, None], (rows, columns, num_boxes, 4))
@@ -89,7 +89,7 @@ def encode(
 def decode(
     coordinates: Float[Array, "rows columns boxes 4"], priors: Priors = ()
 ) -> Float[Array, "rows columns boxes 4"]:
-    """The boxes that coordinates stand for (see the module)."""
+    """Compute the boxes from their coordinates (see the module)."""
     rows, columns, _, _ = coordinates.shape
     if priors:
         return box_ops.decode(coordinates, _base_boxes(rows, columns, priors))
@@ -104,16 +104,16 @@ def scored_boxes(
     priors: Priors = (),
     softmax: bool = True,
 ) -> tuple[Float[Array, "boxes 4"], Float[Array, "boxes classes"]]:
-    """All boxes of all cells, and the score of each for each class.
+    """Return all boxes of all cells, and the score of each box for each class.
 
-    A score is confidence times class probability (equation 1 of the paper). Both may be outputs
-    that were regressed and not squashed: what is negative counts as 0.
+    A score is confidence times class probability (equation 1 of the paper). Both may be regressed
+    without a squashing function; negative values count as 0.
 
     Args:
-        outputs: of the network.
-        num_boxes: how many boxes a cell has.
-        priors: their base boxes, if they have any.
-        softmax: whether class outputs are logits, or probabilities as they are.
+        outputs: the network's outputs.
+        num_boxes: the number of boxes in a cell.
+        priors: the base boxes of a cell, if any.
+        softmax: whether class outputs are logits; otherwise they are probabilities.
     """
     cells = split_outputs(outputs, num_boxes)
     boxes = decode(cells.coordinates, priors)
@@ -125,7 +125,7 @@ def scored_boxes(
 def _cell_of(
     boxes: Float[Array, "objects 4"], grid: int
 ) -> tuple[Int[Array, " objects"], Int[Array, " objects"]]:
-    """Row and column of the cell that each box's centre falls in."""
+    """Find the row and the column of the cell that contains each box's centre."""
     center = (boxes[:, :2] + boxes[:, 2:]) / 2
     cell = jnp.clip(jnp.floor(center * grid), 0, grid - 1).astype(jnp.int32)
     return cell[:, 1], cell[:, 0]
@@ -134,7 +134,7 @@ def _cell_of(
 def _cells(
     rows: int, columns: int
 ) -> tuple[Float[Array, "{rows} {columns} 1 2"], Float[Array, "1 1 1 2"]]:
-    """(column, row) of each cell, and how many there are."""
+    """Return the (column, row) of each cell, and the numbers of columns and rows."""
     row, column = jnp.meshgrid(jnp.arange(rows), jnp.arange(columns), indexing="ij")
     corner = jnp.stack([column, row], axis=-1)[:, :, None].astype(jnp.float32)
     return corner, jnp.array([columns, rows], jnp.float32).reshape(1, 1, 1, 2)
@@ -143,7 +143,7 @@ def _cells(
 def _base_boxes(
     rows: int, columns: int, priors: Priors
 ) -> Float[Array, "{rows} {columns} boxes 4"]:
-    """The base boxes of all cells, centred on them."""
+    """Place the base boxes at the centres of all cells."""
     corner, scale = _cells(rows, columns)
     shape = (rows, columns, len(priors), 2)
     center = jnp.broadcast_to((corner + 0.5) / scale, shape)

@@ -1,4 +1,4 @@
-"""Which object each proposal or anchor stands for, and which of them a batch is drawn from."""
+"""Matching of proposals or anchors with objects, and sampling of a training batch from them."""
 
 from typing import NamedTuple
 
@@ -8,13 +8,13 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 
 class Matches(NamedTuple):
-    """What each proposal of an image is to its objects.
+    """The match of each proposal of an image with the objects.
 
     Attributes:
-        index: the object that it overlaps most (0 where there is none).
-        overlap: their IoU; -1 where there is no object.
-        foreground: whether it stands for that object.
-        background: whether it stands for none; the rest are in between and not trained on.
+        index: the object that the proposal overlaps most (0 if there is no object).
+        overlap: their IoU; -1 if there is no object.
+        foreground: whether the proposal is a positive for that object.
+        background: whether it is a negative; proposals that are neither are not trained on.
     """
 
     index: Int[Array, " proposals"]
@@ -32,22 +32,21 @@ def match(
     background: tuple[float, float] = (0.0, 0.5),
     best_for_object: bool = False,
 ) -> Matches:
-    """Matches proposals, or anchors, with the objects of one image.
+    """Match the proposals, or anchors, of one image with its objects.
 
     Args:
-        overlaps: IoU of every proposal with every object.
-        valid_objects: which objects are objects and not padding; without any, all proposals are
-            background where its range begins at 0.
-        valid_proposals: which proposals are proposals; the others are neither foreground nor
-            background.
-        foreground: proposals of at least this IoU with an object stand for it.
-        background: proposals whose highest IoU lies in [low, high) stand for the background:
-            (0.1, 0.5) in Fast R-CNN, where the low end mines hard negatives.
-        best_for_object: every object also gets the proposals that overlap it most, if at all,
-            however little that is (anchors in Ren et al. 2015, section 3.1.2).
+        overlaps: the IoU of every proposal with every object.
+        valid_objects: False for padding. Without valid objects, all proposals are background if
+            its range begins at 0.
+        valid_proposals: False for padding, which is neither foreground nor background.
+        foreground: the least IoU with an object at which a proposal is foreground.
+        background: proposals whose highest IoU lies in [low, high) are background: (0.1, 0.5) in
+            Fast R-CNN, where the low end mines hard negatives.
+        best_for_object: whether the proposals that overlap an object most are also foreground,
+            at any IoU above 0 (anchors in Ren et al. 2015, section 3.1.2).
 
     Returns:
-        Of equal overlaps the first object is matched.
+        The matches; among equal overlaps, the first object is matched.
 
     References:
         Girshick, `Fast R-CNN <https://arxiv.org/abs/1504.08083>`_, 2015, section 2.3
@@ -63,7 +62,7 @@ def match(
     highest = jnp.max(overlaps, axis=1)
     is_foreground = highest >= foreground
     low, high = background
-    # No object at all is an overlap of 0.
+    # Without objects the overlap counts as 0.
     is_background = (jnp.maximum(highest, 0.0) >= low) & (highest < high)
     if best_for_object:
         best = jnp.max(overlaps, axis=0, keepdims=True)
@@ -83,8 +82,8 @@ class Sample(NamedTuple):
     """Rows drawn from an image's proposals, foreground first.
 
     Attributes:
-        index: of the proposal; 0 in a row that is not valid.
-        foreground: whether the proposal stands for an object.
+        index: the proposal's index; 0 in a row that is not valid.
+        foreground: whether the proposal is foreground.
         valid: whether the row is filled.
     """
 
@@ -100,17 +99,17 @@ def sample_balanced(
     count: int,
     fraction: float = 0.25,
 ) -> Sample:
-    """Draws proposals without replacement, at most a share of them foreground.
+    """Draw proposals without replacement, with a limit on the fraction of foreground.
 
-    Fast R-CNN's rule (section 2.3 and its code): as many of the foreground as there are, but no
-    more than `fraction * count`, rounded; the rest from the background; where that is too small
-    too, rows stay empty rather than repeat a proposal.
+    Fast R-CNN's rule (section 2.3 and its code): all foreground proposals are drawn, but at most
+    `fraction * count`, rounded; the rest comes from the background. If both are too few, rows stay
+    empty; no proposal is repeated.
 
     Args:
-        key: random key.
+        key: the random key.
         foreground, background: disjoint sets of proposals, as from `match`.
         count: the number of rows.
-        fraction: largest share of the foreground.
+        fraction: the largest fraction of foreground.
     """
     # One draw orders both: the sets are disjoint, so their orders are independent.
     chance = jax.random.uniform(key, foreground.shape)
@@ -119,7 +118,7 @@ def sample_balanced(
     def shuffled(members: Bool[Array, " proposals"]) -> Int[Array, " proposals"]:
         return jnp.argsort(jnp.where(members, chance, jnp.inf))
 
-    # Halves to the even neighbour, as in NumPy.
+    # Halves round to even, as in NumPy.
     most = round(fraction * count)
     foreground_count = jnp.minimum(jnp.sum(foreground), most)
     background_count = jnp.minimum(jnp.sum(background), count - foreground_count)

@@ -1,9 +1,9 @@
 """Non-maximum suppression with fixed shapes, equal to the greedy loop box for box.
 
-The greedy loop takes the box of the highest score, drops what overlaps it by more than the
-threshold, and goes on with what is left. Here the same loop runs for as many rounds as boxes can be
-kept: nothing is sorted, no matrix of all overlaps is stored, and `jax.vmap` runs images and classes
-side by side.
+The greedy loop takes the box with the highest score, drops the boxes that overlap it by more than
+the threshold, and continues with the rest. Here the same loop runs at most once for each box to
+keep. It needs no sorting and no matrix of all overlaps, and `jax.vmap` runs images and classes in
+parallel.
 """
 
 from typing import NamedTuple
@@ -17,14 +17,14 @@ from cnn_jax.ops import boxes as box_ops
 
 
 class Kept(NamedTuple):
-    """The boxes that suppression keeps, best first; rows that are not valid hold index 0."""
+    """The boxes that suppression keeps, best first; invalid rows hold index 0."""
 
     index: Int[Array, "*batch kept"]
     valid: Bool[Array, "*batch kept"]
 
 
 class Detections(NamedTuple):
-    """What was found in one image, best first; rows that are not valid are zeros, label -1."""
+    """The detections of one image, best first; invalid rows hold zeros and label -1."""
 
     boxes: Float[Array, "*batch kept 4"]
     scores: Float[Array, "*batch kept"]
@@ -41,21 +41,20 @@ def nms(
     labels: Int[Array, " boxes"] | None = None,
     offset: float = 0.0,
 ) -> Kept:
-    """Greedy non-maximum suppression among the boxes of one image.
+    """Run greedy non-maximum suppression on the boxes of one image.
 
     Args:
-        boxes: any boxes, negative coordinates and boxes without area included (the latter overlap
-            nothing).
-        scores: of equal scores the first box goes first. A box whose score is nan or minus
-            infinity is never kept.
-        threshold: boxes are dropped whose IoU with a kept box is strictly larger.
+        boxes: the boxes. Coordinates may be negative; boxes without area overlap nothing.
+        scores: the scores. Among equal scores, the first box wins. A box with a score of NaN or
+            minus infinity is never kept.
+        threshold: a box is dropped if its IoU with a kept box is strictly larger.
         max_kept: the number of rows of the result; the loop ends when they are full.
-        valid: which boxes are boxes and not padding; all of them by default.
+        valid: False for padding; all boxes are valid by default.
         labels: if given, boxes of different labels do not suppress each other.
         offset: see `cnn_jax.ops.boxes`; 1 in Caffe's and R-CNN's own versions.
 
     Returns:
-        Indices of boxes; they have no gradient.
+        The indices of boxes, which have no gradient.
     """
     boxes, scores, threshold = lax.stop_gradient((boxes, scores, threshold))
     candidates = scores > -jnp.inf
@@ -91,20 +90,20 @@ def detect(
     valid: Bool[Array, " boxes"] | None = None,
     offset: float = 0.0,
 ) -> Detections:
-    """From a detector's scores to detections: each class suppressed on its own, the best kept.
+    """Turn a detector's scores into detections: suppress within each class, keep the best overall.
 
     Args:
         boxes: one box for all classes, or one for each class.
-        scores: of every box for every class, without the background.
+        scores: the score of every box for every class, without the background.
         threshold: see `nms`.
-        min_score: boxes that score less for a class are none of its detections.
-        max_per_class: at most so many detections of a class.
-        max_detections: at most so many detections in the image; rows of the result.
-        valid: which boxes are boxes and not padding.
+        min_score: the least score of a detection.
+        max_per_class: the largest number of detections of one class.
+        max_detections: the largest number of detections in the image; the rows of the result.
+        valid: False for padding.
         offset: see `nms`.
 
     Returns:
-        Detections, differentiable in boxes and scores; of equal scores the lower class goes first.
+        Detections, differentiable in boxes and scores; equal scores are in order of class.
     """
     num_classes = scores.shape[1]
     legal = scores >= min_score
@@ -121,13 +120,13 @@ def detect(
     candidate_boxes, candidate_scores = (x.reshape(-1, *x.shape[2:]) for x in by_class)
     count = min(max_detections, candidate_scores.shape[0])
     best_scores, best = lax.top_k(candidate_scores, count)
-    found = best_scores > -jnp.inf
+    is_detection = best_scores > -jnp.inf
     labels = jnp.repeat(jnp.arange(num_classes, dtype=jnp.int32), max_per_class)
     rows = Detections(
-        boxes=jnp.where(found[:, None], candidate_boxes[best], 0.0),
-        scores=jnp.where(found, best_scores, 0.0),
-        labels=jnp.where(found, labels[best], -1),
-        valid=found,
+        boxes=jnp.where(is_detection[:, None], candidate_boxes[best], 0.0),
+        scores=jnp.where(is_detection, best_scores, 0.0),
+        labels=jnp.where(is_detection, labels[best], -1),
+        valid=is_detection,
     )
     padding = Detections(0, 0, -1, False)
     missing = max_detections - count

@@ -20,11 +20,11 @@ def local_response_norm(
 
     Args:
         x: feature maps.
-        size: number of neighbouring channels, the channel itself included; with an even size the
+        size: the number of neighbouring channels, the channel included; with an even size the
             extra neighbour lies before it.
         k, alpha, beta: the paper's constants.
-        divide_by_size: torch and Caffe average the window where the paper sums it: their alpha is
-            `size` times the paper's.
+        divide_by_size: whether the window is averaged, as in torch and Caffe, and not summed as in
+            the paper; alpha is then `size` times the paper's.
     """
     squares = jnp.square(x.astype(jnp.float32))
     window = lax.reduce_window(

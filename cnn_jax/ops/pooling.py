@@ -21,7 +21,7 @@ def max_pool(
     padding: Padding = NO_PADDING,
     ceil_mode: bool = False,
 ) -> Float[Array, "batch out_height out_width channels"]:
-    """Largest value of each window; padding never wins, NaN does.
+    """Take the largest value of each window; padding never wins, NaN does.
 
     The gradient goes to the first largest value of a window, in reading order.
 
@@ -30,8 +30,8 @@ def max_pool(
         window: rows and columns of the window.
         strides: step of the window, rows and columns.
         padding: cells before and after the rows, and before and after the columns.
-        ceil_mode: whether a window that only partly overlaps the padded map counts, as long as
-            it does not start beyond the map and its padding before.
+        ceil_mode: whether a window that only partly overlaps the padded map counts, if it starts
+            within the map or the padding before it.
     """
     ends = _ends(x.shape[1:3], window, strides, padding, ceil_mode)
     return _max_pool(x, window, strides, ends, x.shape[1:3])
@@ -47,9 +47,9 @@ def max_pool_with_indices(
     Float[Array, "batch out_height out_width channels"],
     Int32[Array, "batch out_height out_width channels"],
 ]:
-    """`max_pool`, and where in the map each largest value lies: `row * width + column`.
+    """Apply `max_pool` and return each largest value's index in the map, `row * width + column`.
 
-    Of equal values the first in reading order is taken, as in torch.
+    Among equal values, the first in reading order is taken, as in torch.
 
     A 2x2 map, whose largest value is at row 1, column 0::
 
@@ -73,13 +73,13 @@ def max_unpool(
     size: Pair,
     window: Pair = (2, 2),
 ) -> Float[Array, "batch out_height out_width channels"]:
-    """Sets every value where its pooling found it, zeros elsewhere (Badrinarayanan et al. 2017, 3).
+    """Put every value back where its pooling took it; other cells are 0.
 
-    It undoes :func:`max_pool_with_indices` with windows that neither overlap nor are padded, to
-    the recorded `size` of the map before it: 45 rows are pooled to 23 in ceil mode (22 without),
-    and come back as 45.
+    It inverts :func:`max_pool_with_indices` for windows that neither overlap nor are padded
+    (Badrinarayanan et al. 2017, section 3). The result has the recorded `size` of the map before
+    pooling: 45 rows are pooled to 23 in ceil mode (22 without), and restored to 45.
 
-    A 2x2 map from a pooling of 4x4 cells, which are counted in reading order::
+    A 2x2 map from a pooling of 4x4 cells, counted in reading order::
 
         1 2       4  2      0 0 2 0
         3 4  at  12 11  ->  1 0 0 0
@@ -92,7 +92,7 @@ def max_unpool(
         size: rows and columns of that map.
         window: the pooling's window, which was also its stride.
     """
-    # A comparison in place of a scatter: it is as exact, and compiles to one pass over the map.
+    # A comparison instead of a scatter: it is exact, too, and compiles to one pass over the map.
     spread = [_spread(array, size, window) for array in (x, indices)]
     position = jnp.arange(size[0])[:, None] * size[1] + jnp.arange(size[1])[None, :]
     own = spread[1] == jnp.broadcast_to(position[None, :, :, None], spread[1].shape)
@@ -107,15 +107,15 @@ def avg_pool(
     ceil_mode: bool = False,
     count_include_pad: bool = True,
 ) -> Float[Array, "batch out_height out_width channels"]:
-    """Mean of each window.
+    """Compute the mean of each window.
 
     Args:
         x: feature maps.
         window: rows and columns of the window.
         strides: step of the window, rows and columns.
         padding: zeros before and after the rows, and before and after the columns.
-        ceil_mode: as in `max_pool`; what such a window has beyond the padding is not counted.
-        count_include_pad: whether padding counts as zeros of the mean or not at all.
+        ceil_mode: as in `max_pool`; cells beyond the padding are not counted.
+        count_include_pad: whether padding counts as zeros in the mean.
     """
     ends = _ends(x.shape[1:3], window, strides, padding, ceil_mode)
     sums = lax.reduce_window(
@@ -132,16 +132,16 @@ def avg_pool(
 def global_avg_pool(
     x: Float[Array, "batch height width channels"],
 ) -> Float[Array, "batch channels"]:
-    """Mean over rows and columns."""
+    """Compute the mean over rows and columns."""
     return jnp.mean(x, axis=(1, 2))
 
 
 def adaptive_avg_pool(
     x: Float[Array, "batch height width channels"], size: Pair
 ) -> Float[Array, "batch out_height out_width channels"]:
-    """Mean over a `size` grid of nearly equal windows that cover the map.
+    """Compute means over a `size` grid of nearly equal windows that cover the map.
 
-    Torch's rule: cell i of n over a length L averages floor(i L / n) up to, and without,
+    Torch's rule: cell i of n over a length L averages from floor(i L / n) up to, but without,
     ceil((i + 1) L / n). Windows overlap where n does not divide L, and repeat where n > L.
     """
     if x.shape[1:3] == size:
@@ -153,12 +153,12 @@ def adaptive_avg_pool(
     return jnp.einsum("nhwc,ih,jw->nijc", x, rows, columns, precision=lax.Precision.HIGHEST)
 
 
-# XLA's gradient of a windowed maximum searches every window again, one cell after another: on a CPU
-# it takes up to fifty times as long as this one, and on a GPU, where it adds atomically, the sum's
-# order, and so its last bits, change from run to run.
+# XLA's gradient of a windowed maximum searches every window again, cell by cell. On a CPU it takes
+# up to fifty times as long as this one. On a GPU it adds atomically, so the order of the sum, and
+# with it the last bits, changes from run to run.
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
 def _max_pool(x: Array, window: Pair, strides: Pair, ends: Padding, size: Pair) -> Array:
-    """Max pooling of `x`, whose rows and columns `size` repeats for the gradient."""
+    """Apply max pooling to `x`; `size` repeats its rows and columns for the gradient."""
     return _largest(x, window, strides, ends)[0]
 
 
@@ -171,11 +171,11 @@ def _max_pool_forward(
 def _max_pool_backward(
     window: Pair, strides: Pair, ends: Padding, size: Pair, winners: Array, g: Array
 ) -> tuple[Array]:
-    """Sums, for each cell of the map, the cotangents of the windows whose maximum it is.
+    """Sum, for each cell of the map, the cotangents of the windows whose maximum it is.
 
-    Cells that are a multiple of the stride apart lie at the same taps of their windows. So the map
-    is made as one plane for every remainder of row and column by the stride, each a sum of
-    shifted cotangents, and the planes are interleaved at the end.
+    Cells a multiple of the stride apart lie at the same taps of their windows. So the map is built
+    as one plane for every remainder of row and column by the stride. Each plane is a sum of shifted
+    cotangents; the planes are interleaved at the end.
     """
     (row_step, column_step), (rows, columns) = strides, g.shape[1:3]
     # Windows that reach beyond the one that starts at a cell's own multiple of the stride.
@@ -194,7 +194,7 @@ def _max_pool_backward(
         planes[i % row_step][j % column_step] += share
     padded = jnp.stack([jnp.stack(row, axis=3) for row in planes], axis=2)
     padded = padded.reshape(g.shape[0], rows * row_step, columns * column_step, g.shape[3])
-    # To the map itself, without its padding and with the cells after the last window.
+    # Crop to the map: without its padding, with the cells after the last window.
     edges = [
         (-before, length + before - covered, 0)
         for length, (before, _), covered in zip(size, ends, padded.shape[1:3], strict=True)
@@ -206,7 +206,7 @@ _max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
 def _largest(x: Array, window: Pair, strides: Pair, ends: Padding) -> tuple[Array, Array]:
-    """The largest value of each window, and at which of its taps, in reading order, it lies."""
+    """Return the largest value of each window, and its tap in reading order."""
     taps = _taps(x, window, strides, ends)
     largest = next(taps)
     index_type = jnp.int8 if window[0] * window[1] < 128 else jnp.int32
@@ -219,7 +219,7 @@ def _largest(x: Array, window: Pair, strides: Pair, ends: Padding) -> tuple[Arra
 
 
 def _taps(x: Array, window: Pair, strides: Pair, ends: Padding) -> Iterator[Array]:
-    """For each cell of the window, in reading order: its value in every window."""
+    """Yield, for each cell of the window in reading order, its value in every window."""
     x = jnp.pad(x, ((0, 0), *ends, (0, 0)), constant_values=-jnp.inf)
     last = [length - cells for length, cells in zip(x.shape[1:3], window, strict=True)]
     for i in range(window[0]):
@@ -228,7 +228,7 @@ def _taps(x: Array, window: Pair, strides: Pair, ends: Padding) -> Iterator[Arra
 
 
 def _spread(x: Array, size: Pair, window: Pair) -> Array:
-    """Repeats every cell over its window; what the map of `size` has beyond them is minus one."""
+    """Repeat every cell over its window; cells of `size` beyond the windows get -1."""
     for axis, (length, cells) in enumerate(zip(size, window, strict=True), start=1):
         x = jnp.repeat(x, cells, axis=axis)
         missing = [(0, 0, 0)] * 4
@@ -240,7 +240,7 @@ def _spread(x: Array, size: Pair, window: Pair) -> Array:
 def _ends(
     size: tuple[int, ...], window: Pair, strides: Pair, padding: Padding, ceil_mode: bool
 ) -> Padding:
-    """`padding`, lengthened at the end to complete the last window where `ceil_mode` has one."""
+    """Extend `padding` at the end to complete the last window where `ceil_mode` has one."""
     if not ceil_mode:
         return padding
     ends = []
@@ -255,7 +255,7 @@ def _ends(
 def _cells(
     length: int, outputs: int, cells: int, stride: int, padding: Pair, count_include_pad: bool
 ) -> np.ndarray:
-    """How many of the `cells` along one axis each window counts."""
+    """Count how many of the `cells` along one axis each window contains."""
     starts = np.arange(outputs) * stride - padding[0]
     stops = np.minimum(starts + cells, length + padding[1])
     if not count_include_pad:
@@ -264,7 +264,7 @@ def _cells(
 
 
 def _averaging(length: int, count: int) -> np.ndarray:
-    """The matrix that averages `length` cells down to `count`, each row one window."""
+    """Build the matrix that averages `length` cells down to `count`, one row a window."""
     cells, windows = np.arange(length), np.arange(count)[:, None]
     starts, stops = windows * length // count, -(-(windows + 1) * length // count)
     inside = (cells >= starts) & (cells < stops)

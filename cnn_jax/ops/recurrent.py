@@ -1,7 +1,8 @@
-"""Recurrent cells, and running one along a padded sequence.
+"""Recurrent cells, and a loop that runs one along a padded sequence.
 
-A cell takes the product of its input with the input matrix, which does not depend on the state and
-is cheapest for all positions at once: ``W [s, x] = U s + W_x x``. Leading axes are batches.
+A cell receives the product of its input with the input matrix: ``W [s, x] = U s + W_x x``. This
+product does not depend on the state and is cheapest for all positions at once. Leading axes are
+batches.
 """
 
 from collections.abc import Callable
@@ -16,7 +17,7 @@ def tanh_cell(
     projected: Float[Array, "*batch hidden"],
     kernel: Float[Array, "hidden hidden"],
 ) -> Float[Array, "*batch hidden"]:
-    """``h = tanh(U x + W h_prev)``: the simple recurrence (Elman 1990).
+    """Compute ``h = tanh(U x + W h_prev)``, the simple recurrence (Elman 1990).
 
     Args:
         state: ``h_prev``.
@@ -32,22 +33,22 @@ def gated_cell(
     gates_kernel: Float[Array, "hidden two_hidden"],
     candidate_kernel: Float[Array, "hidden hidden"],
 ) -> Float[Array, "*batch hidden"]:
-    """The gated unit whose reset gate acts on the state before the product (Cho et al. 2014)::
+    """Apply the gated unit whose reset gate acts on the state before the product::
 
         z = sigmoid(W_z [s_prev, x])
         r = sigmoid(W_r [s_prev, x])
         s~ = tanh(W [r * s_prev, x])
         s = (1 - z) * s_prev + z * s~
 
-    `flax.linen.GRUCell` and torch's GRU are other cells: there the reset gate multiplies the
-    product, ``tanh(W_x x + r * (U s_prev + b))``, and z and 1 - z have changed places.
+    `flax.linen.GRUCell` and torch's GRU are different cells: there the reset gate multiplies the
+    product, ``tanh(W_x x + r * (U s_prev + b))``, and z and 1 - z are swapped.
 
     Args:
         state: ``s_prev``.
-        projected: the input's share of the three products with its biases, side by side: update
+        projected: the input's part of the three products, biases included, concatenated: update
             gate z, reset gate r, candidate s~.
-        gates_kernel: the state's share of ``W_z`` and ``W_r``, side by side.
-        candidate_kernel: the state's share of ``W``.
+        gates_kernel: the state's part of ``W_z`` and ``W_r``, concatenated.
+        candidate_kernel: the state's part of ``W``.
 
     References:
         Cho et al., `Learning Phrase Representations using RNN Encoder-Decoder for Statistical
@@ -70,17 +71,17 @@ def run(
     mask: Bool[Array, "*batch time"],
     reverse: bool = False,
 ) -> tuple[Float[Array, "*batch hidden"], Float[Array, "*batch time hidden"]]:
-    """A cell along a sequence; positions outside the mask leave the state as it is.
+    """Run a cell along a sequence; positions outside the mask leave the state unchanged.
 
     Args:
         cell: (state, input) -> state.
-        state: before the first position.
-        inputs: what the cell takes at each position.
-        mask: which positions there are.
-        reverse: from the last position to the first.
+        state: the state before the first position.
+        inputs: the cell's input at each position.
+        mask: the positions that exist.
+        reverse: whether to run from the last position to the first.
 
     Returns:
-        The state after the last position (of the mask), and the state at every position, zero
+        The state after the last position of the mask, and the state at every position, zero
         outside the mask.
     """
 

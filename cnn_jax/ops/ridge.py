@@ -5,12 +5,12 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-# Added to the variances before their roots are taken.
+# Added to the variances before taking their roots.
 _LEAST_VARIANCE = 1e-3
 
 
 class Ridge(NamedTuple):
-    """A linear function: `features @ weights + bias` are the targets."""
+    """A linear function: `features @ weights + bias` predicts the targets."""
 
     weights: Float[np.ndarray, "features targets"]
     bias: Float[np.ndarray, " targets"]
@@ -21,16 +21,16 @@ def ridge(
     targets: Float[np.ndarray, "examples targets"],
     penalty: float = 1000.0,
 ) -> Ridge:
-    """Least squares with a penalty on the weights, of centred and decorrelated targets.
+    """Solve least squares with a penalty on the weights, for centred and decorrelated targets.
 
     Girshick et al. 2014, appendix C, as in its code: targets are centred and multiplied by the
-    inverse root of their covariance (plus 0.001), the constant feature that stands for the bias is
-    penalised like any other, and the solution is turned back into that of the targets themselves.
+    inverse root of their covariance (plus 0.001). The constant feature for the bias is penalised
+    like any other. The solution is transformed back to the original targets.
 
-    Solved in float64, in the smaller of the two spaces: of features or of examples.
+    It is computed in float64, in the smaller of the two spaces, features or examples.
 
     Args:
-        features: one row an example.
+        features: one row for each example.
         targets: the encoded boxes.
         penalty: the paper's lambda.
     """

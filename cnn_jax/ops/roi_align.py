@@ -1,4 +1,4 @@
-"""RoIAlign: features of boxes by bilinear sampling, as two small matrix products for each box."""
+"""RoIAlign: bilinear sampling of box features, as two small matrix products for each box."""
 
 import math
 from functools import partial
@@ -18,26 +18,26 @@ def roi_align(
     sampling_ratio: int | None = 2,
     aligned: bool = True,
 ) -> Float[Array, "boxes {size[0]} {size[1]} channels"]:
-    """Averages bilinear samples on a regular grid in each of `size` bins of every box.
+    """Average bilinear samples on a regular grid in each of `size` bins of every box.
 
-    He et al. 2017 ("Mask R-CNN", section 3). A sample more than one cell outside the map counts as
-    zero; one less far outside takes the value at the border (torchvision's and detectron2's rule).
-    Differentiable in features and boxes.
+    A sample more than one cell outside the map counts as zero; a nearer one takes the value at the
+    border (the rule of torchvision and detectron2). The result is differentiable in features and
+    boxes.
 
     Args:
         features: the map of one image.
-        boxes: in pixels of the image.
+        boxes: boxes in pixels of the image.
         size: rows and columns of bins.
         spatial_scale: cells of the map per pixel of the image, 1/16 for a stride of 16.
         sampling_ratio: samples along each side of a bin. None takes as many as the bin has cells,
-            rounded up (torchvision's `sampling_ratio=-1`), but for boxes larger than the map no
+            rounded up (torchvision's `sampling_ratio=-1`), but for boxes larger than the map, no
             more than a bin of the whole map would get.
-        aligned: whether centres of cells lie at halves, as they do in this project; without it at
+        aligned: whether centres of cells lie at halves, as in this project. If not, they lie at
             whole numbers, half a cell off, and boxes smaller than a cell are enlarged to one (the
-            form of the first implementations, and torchvision's default).
+            form of the first implementations and torchvision's default).
 
     References:
-        He et al., `Mask R-CNN <https://arxiv.org/abs/1703.06870>`_, 2017
+        He et al., `Mask R-CNN <https://arxiv.org/abs/1703.06870>`_, 2017, section 3
     """
     axis_weights = partial(_axis_weights, sampling_ratio=sampling_ratio, aligned=aligned)
 
@@ -62,13 +62,13 @@ def _axis_weights(
     sampling_ratio: int | None,
     aligned: bool,
 ) -> Float[Array, "{bins} {length}"]:
-    """The weight of each of `length` cells in the average of each bin, along one axis."""
+    """Compute the weight of each of `length` cells in the average of each bin, along one axis."""
     if aligned:
         start, stop = start - 0.5, stop - 0.5
     extent = stop - start if aligned else jnp.maximum(stop - start, 1.0)
     bin_size = extent / bins
     most = sampling_ratio or math.ceil(length / bins)
-    # As many as torchvision takes: none at all in a bin without size.
+    # As many samples as torchvision takes: none in a bin without size.
     samples = jnp.clip(jnp.ceil(bin_size), 0, most) if sampling_ratio is None else float(most)
     steps, divisor = jnp.arange(most), jnp.maximum(samples, 1.0)
     within = (steps + 0.5) * bin_size / divisor

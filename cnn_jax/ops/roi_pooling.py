@@ -1,8 +1,8 @@
-"""RoI max pooling with Caffe's rule: which cells a bin covers, and where its gradient goes.
+"""RoI max pooling with Caffe's rules for a bin's cells and for its gradient.
 
-Each bin is a rectangle of whole cells, of a size that depends on the data. Its maximum is looked
-up: of every power of two by a power of two, the map's windows of that size are tabulated once,
-and four of them, overlapping, cover any rectangle.
+Each bin is a rectangle of whole cells whose size depends on the data. Its maximum is looked up in
+a table of the maxima of all windows whose sides are powers of two. Four overlapping windows cover
+any rectangle.
 """
 
 from functools import lru_cache, partial
@@ -23,23 +23,23 @@ def roi_pool(
     size: tuple[int, int],
     spatial_scale: float = 1.0,
 ) -> Float[Array, "boxes {size[0]} {size[1]} channels"]:
-    """The largest feature in each of `size` bins of every box.
+    """Take the largest feature in each of `size` bins of every box.
 
-    Girshick 2015, section 2.1, with the rule of its Caffe layer, which torchvision shares: corners
-    are scaled and rounded to cells, halves away from zero; the last cell belongs to the box, which
-    so is never empty; bin p of P spans `floor(p * cells / P)` up to `ceil((p + 1) * cells / P)`,
-    clipped to the map; a bin with no cell gives 0.
+    The rule is that of the paper's Caffe layer and of torchvision. Corners are scaled and rounded
+    to cells, halves away from zero. The last cell belongs to the box, so no box is empty. Bin p of
+    P spans `floor(p * cells / P)` up to `ceil((p + 1) * cells / P)`, clipped to the map. A bin
+    without cells gives 0.
 
     The gradient goes to the first of a bin's largest features, in reading order; boxes have none.
 
     Args:
         features: the map of one image.
-        boxes: in pixels of the image.
+        boxes: boxes in pixels of the image.
         size: rows and columns of bins.
         spatial_scale: cells of the map per pixel of the image, 1/16 for a stride of 16.
 
     References:
-        Girshick, `Fast R-CNN <https://arxiv.org/abs/1504.08083>`_, 2015
+        Girshick, `Fast R-CNN <https://arxiv.org/abs/1504.08083>`_, 2015, section 2.1
     """
     return _roi_pool(features, lax.stop_gradient(boxes), size, spatial_scale, features.shape)
 
@@ -48,7 +48,7 @@ def roi_pool(
 def _roi_pool(
     features: Array, boxes: Array, size: tuple[int, int], spatial_scale: float, shape: tuple
 ) -> Array:
-    """`roi_pool` of features whose shape `shape` repeats for the gradient."""
+    """Compute `roi_pool`; `shape` repeats the features' shape for the gradient."""
     table = _tabulate(_Best(features, None), features.shape)
     return _look_up(table, boxes, size, spatial_scale, features.shape).value
 
@@ -84,14 +84,14 @@ _roi_pool.defvjp(_forward, _backward)
 
 
 class _Best(NamedTuple):
-    """The largest value of windows and, for the gradient, its cell in reading order."""
+    """The largest value of each window and, for the gradient, its cell in reading order."""
 
     value: Array
     cell: Array | None
 
 
 def _better(first: _Best, second: _Best) -> _Best:
-    """Element by element the larger value; of equal ones the earlier cell; nan over all."""
+    """Take the larger value per element; the earlier cell wins a tie, NaN always wins."""
     if first.cell is None or second.cell is None:
         return _Best(jnp.maximum(first.value, second.value), None)
     wins = (second.value > first.value) | jnp.isnan(second.value)
@@ -100,15 +100,15 @@ def _better(first: _Best, second: _Best) -> _Best:
 
 
 def _levels(length: int) -> int:
-    """How many powers of two are at most `length`."""
+    """Count the powers of two that are at most `length`."""
     return length.bit_length()
 
 
 def _tabulate(cells: _Best, shape: tuple[int, ...]) -> _Best:
-    """The best of all windows of 2^i x 2^j cells, as rows [levels, levels, height, width]."""
+    """Tabulate the best of all windows of 2^i x 2^j cells, as [levels, levels, height, width]."""
 
     def doubled(best: _Best, axis: int, step: int) -> _Best:
-        """Windows twice as long, from two side by side; those that stick out are never asked."""
+        """Join two adjacent windows into one twice as long; those beyond the map are unused."""
         return _better(best, _Best(*(x if x is None else _shift(x, axis, step) for x in best)))
 
     tables = []
@@ -129,7 +129,7 @@ def _tabulate(cells: _Best, shape: tuple[int, ...]) -> _Best:
 
 
 def _shift(x: Array, axis: int, step: int) -> Array:
-    """What lies `step` cells further along the axis, the last cells repeated."""
+    """Shift the cells by `step` along the axis, and repeat the last ones."""
     kept = lax.slice_in_dim(x, step, None, axis=axis)
     rest = lax.slice_in_dim(x, x.shape[axis] - step, None, axis=axis)
     return jnp.concatenate([kept, rest], axis=axis)
@@ -142,7 +142,7 @@ def _look_up(
     spatial_scale: float,
     shape: tuple[int, ...],
 ) -> _Best:
-    """The best of every bin of every box; value 0 and cell -1 where a bin is empty."""
+    """Look up the best of every bin of every box; an empty bin has value 0 and cell -1."""
     height, width, _ = shape
 
     def one_box(box: Array) -> _Best:
@@ -172,7 +172,7 @@ def _look_up(
 def _bins(
     first: Float[Array, ""], last: Float[Array, ""], length: int, bins: int
 ) -> tuple[Int[Array, " {bins}"], Int[Array, " {bins}"]]:
-    """The cells [start, stop) of each bin along one axis, clipped to the map."""
+    """Compute the cells [start, stop) of each bin along one axis, clipped to the map."""
     first, last = (
         jnp.clip(cell, -_FARTHEST, _FARTHEST).astype(jnp.int32) for cell in (first, last)
     )
@@ -187,16 +187,16 @@ def _bins(
     return start, stop
 
 
-# Caffe divides in float32, and now and then the last bin comes out a cell too long: 57 cells in 7
-# bins are the first such case. Compilers rewrite divisions by constants, so up to this many cells
-# its arithmetic is tabulated; beyond, and so beyond any map, whole numbers are used.
+# Caffe divides in float32, which sometimes makes the last bin a cell too long; 57 cells in 7 bins
+# are the first such case. Compilers rewrite divisions by constants, so its arithmetic is tabulated
+# up to this many cells. Larger sizes, beyond any map, use whole numbers.
 _TABULATED = 1024
 _FARTHEST = 2.0**20
 
 
 @lru_cache
 def _edges(bins: int) -> tuple[np.ndarray, np.ndarray]:
-    """Start and stop of each bin [cells, bin] for up to `_TABULATED` cells, as Caffe has them."""
+    """Compute Caffe's start and stop of each bin [cells, bin] for up to `_TABULATED` cells."""
     size = np.arange(_TABULATED + 1, dtype=np.float32)[:, None] / np.float32(bins)
     number = np.arange(bins, dtype=np.float32)[None]
     edges = np.floor(number * size), np.ceil((number + 1) * size)
@@ -206,7 +206,7 @@ def _edges(bins: int) -> tuple[np.ndarray, np.ndarray]:
 def _window(
     start: Int[Array, " bins"], stop: Int[Array, " bins"], length: int
 ) -> tuple[Int[Array, " bins"], Int[Array, " bins"]]:
-    """The longest power of two of cells that fits into [start, stop), and where it ends it."""
+    """Find the largest power of two of cells in [start, stop), and where its last window begins."""
     logarithm = np.array([max(n, 1).bit_length() - 1 for n in range(length + 1)], np.int32)
     level = jnp.asarray(logarithm)[jnp.maximum(stop - start, 0)]
     return level, jnp.maximum(stop - (1 << level), 0)

@@ -1,7 +1,7 @@
-"""Finding a probable sentence: greedy and beam search, in fixed shapes, inside jit.
+"""Search for a probable sentence: greedy and beam search, in fixed shapes, inside jit.
 
-Written for one sentence; vmap over a batch. A `step` is one hypothesis's: from (state, last word)
-to (state, log-probabilities of the next word, attention weights).
+The functions search for one sentence; vmap them over a batch. A `step` extends one hypothesis: it
+maps (state, last word) to (state, log-probabilities of the next word, attention weights).
 """
 
 from collections.abc import Callable
@@ -16,13 +16,13 @@ from cnn_jax.conventions import BEGIN, END, PAD
 Step = Callable[[Any, Array], tuple[Any, Array, Array]]
 
 
-class Found(NamedTuple):
-    """A sentence.
+class Sentence(NamedTuple):
+    """The sentence that a search has chosen.
 
     Attributes:
-        words: ends with `END` unless it has reached the maximum; then `PAD`.
-        weights: attention weights at each word, zero after the end.
-        log_probability: of the whole, its `END` included.
+        words: the words, `END` (unless the sentence has the maximum length), then `PAD`.
+        weights: the attention weights at each word, zero after the end.
+        log_probability: the sentence's log-probability, `END` included.
     """
 
     words: Int[Array, "*batch maximum"]
@@ -30,10 +30,10 @@ class Found(NamedTuple):
     log_probability: Float[Array, "*batch"]
 
 
-def greedy(step: Step, state: Any, maximum: int) -> Found:
-    """The most probable word at each step."""
+def greedy(step: Step, state: Any, maximum: int) -> Sentence:
+    """Take the most probable word at each step."""
     _, _, shape = jax.eval_shape(step, state, jnp.zeros((), jnp.int32))
-    start = Found(
+    start = Sentence(
         jnp.full(maximum, PAD, jnp.int32),
         jnp.zeros((maximum, *shape.shape), shape.dtype),
         jnp.zeros(()),
@@ -44,34 +44,34 @@ def greedy(step: Step, state: Any, maximum: int) -> Found:
         return (i < maximum) & (word != END)
 
     def advance(carry: tuple[Any, ...]) -> tuple[Any, ...]:
-        i, state, word, found = carry
+        i, state, word, sentence = carry
         state, log_probabilities, weights = step(state, word)
         word = jnp.argmax(log_probabilities).astype(jnp.int32)
-        found = Found(
-            found.words.at[i].set(word),
-            found.weights.at[i].set(weights),
-            found.log_probability + log_probabilities[word],
+        sentence = Sentence(
+            sentence.words.at[i].set(word),
+            sentence.weights.at[i].set(weights),
+            sentence.log_probability + log_probabilities[word],
         )
-        return i + 1, state, word, found
+        return i + 1, state, word, sentence
 
     begin = (jnp.zeros((), jnp.int32), state, jnp.full((), BEGIN, jnp.int32), start)
     return jax.lax.while_loop(going_on, advance, begin)[-1]
 
 
-def beam(step: Step, state: Any, maximum: int, width: int, length_penalty: float = 1.0) -> Found:
-    """The best of `width` hypotheses that are followed together.
+def beam(step: Step, state: Any, maximum: int, width: int, length_penalty: float = 1.0) -> Sentence:
+    """Follow `width` hypotheses together, and return the best.
 
-    A hypothesis that ends keeps its place and is extended no more, so that the beam narrows
-    (as in Bahdanau et al.'s own search); a beam of one is greedy search. The best has the highest
-    ``log p / length ** length_penalty``, its `END` counted; one that has reached the maximum
-    without ending is taken only where none has ended.
+    A hypothesis that ends keeps its place, so the beam narrows, as in Bahdanau et al.'s own search.
+    A beam of one is greedy search. The best hypothesis has the highest
+    ``log p / length ** length_penalty``, with `END` counted. A hypothesis that reaches the maximum
+    without ending is returned only if none has ended.
 
     Args:
-        step: of one hypothesis.
-        state: the decoder's first.
-        maximum: longest sentence, its `END` included.
-        width: number of hypotheses.
-        length_penalty: 0 for the probability alone, 1 for the mean of the words'.
+        step: the step of one hypothesis.
+        state: the decoder's first state.
+        maximum: the length of the longest sentence, `END` included.
+        width: the number of hypotheses.
+        length_penalty: 0 ranks by the log-probability, 1 by its mean over the words.
     """
     _, vocabulary, shape = jax.eval_shape(step, state, jnp.zeros((), jnp.int32))
     size = vocabulary.shape[-1]
@@ -79,7 +79,7 @@ def beam(step: Step, state: Any, maximum: int, width: int, length_penalty: float
     words = jnp.full((width, maximum), PAD, jnp.int32)
     weights = jnp.zeros((width, maximum, *shape.shape), shape.dtype)
     last = jnp.full(width, BEGIN, jnp.int32)
-    # At first all hypotheses are the same: one of them counts.
+    # All hypotheses are equal at first, so only one counts.
     scores = jnp.where(jnp.arange(width) == 0, 0.0, -jnp.inf)
 
     def going_on(carry: tuple[Any, ...]) -> Array:
@@ -89,7 +89,7 @@ def beam(step: Step, state: Any, maximum: int, width: int, length_penalty: float
     def advance(carry: tuple[Any, ...]) -> tuple[Any, ...]:
         i, states, last, words, weights, scores = carry
         new_states, log_probabilities, new_weights = jax.vmap(step)(states, last)
-        # A place that no candidate was left for has a score of minus infinity, and is open.
+        # A place without a candidate has a score of minus infinity and stays open.
         ended = (last == END) & (scores > -jnp.inf)
         candidates = jnp.where(ended, -jnp.inf, scores)[:, None] + log_probabilities
         best, places = jax.lax.top_k(candidates.reshape(-1), width)
@@ -112,4 +112,4 @@ def beam(step: Step, state: Any, maximum: int, width: int, length_penalty: float
     ended = (last == END) & (scores > -jnp.inf)
     ranked = jnp.where(ended | ~jnp.any(ended), ranked, -jnp.inf)
     chosen = jnp.argmax(ranked)
-    return Found(words[chosen], weights[chosen], scores[chosen])
+    return Sentence(words[chosen], weights[chosen], scores[chosen])

@@ -25,22 +25,21 @@ def train_svm(
     tolerance: float = 1e-3,
     max_passes: int = 1000,
 ) -> LinearSVM:
-    """The hyperplane of least `|w|^2 / 2 + (b / m)^2 / 2 + sum_i cost_i max(0, 1 - y_i f_i)`.
+    """Minimise `|w|^2 / 2 + (b / m)^2 / 2 + sum_i cost_i max(0, 1 - y_i f_i)` over hyperplanes.
 
-    Hsieh et al. 2008, algorithm 1, without shrinking: the dual problem is solved one example after
-    the other, in a new random order each pass. `m` is the bias multiplier: a feature of that
-    constant value stands for the bias, so that the bias is hardly regularised where it is large.
+    Hsieh et al. 2008, algorithm 1, without shrinking: the dual problem is solved example by
+    example, in a new random order in each pass. `m` is the bias multiplier, the value of a constant
+    feature for the bias; a large one leaves the bias almost unregularised.
 
     Args:
-        features: one row an example.
-        positive: which examples are to be above zero.
-        cost: of an example's violation; an example of cost 0 does not count, so that arrays may be
-            padded.
-        key: of the orders; the solution is unique and depends on it by rounding alone.
+        features: one row for each example.
+        positive: the examples of the positive class.
+        cost: the cost of each example's violation; 0 excludes an example, such as padding.
+        key: the key of the orders; the solution is unique and depends on it only by rounding.
         bias_multiplier: see above; liblinear's `-B`.
         tolerance: the largest remaining violation of the optimum's conditions (between the largest
             and the smallest projected gradient, as liblinear's `-e`).
-        max_passes: where to stop at the latest.
+        max_passes: the largest number of passes.
 
     References:
         Hsieh et al., `A Dual Coordinate Descent Method for Large-scale Linear SVM
@@ -61,7 +60,7 @@ def train_svm(
         i = order[step]
         row, limit, before = rows[i], cost[i], alpha[i]
         gradient = sign[i] * jnp.dot(row, w, precision=lax.Precision.HIGHEST) - 1.0
-        # At a bound only a gradient that leads back inside counts.
+        # At a bound, only a gradient that points inside counts.
         projected = jnp.where(
             before <= 0,
             jnp.minimum(gradient, 0.0),
@@ -81,7 +80,7 @@ def train_svm(
     def one_pass(state: tuple) -> tuple:
         number, alpha, _ = state
         order = jax.random.permutation(jax.random.fold_in(key, number), count)
-        # Anew each pass: added up over many, the rounding of the updates would show.
+        # Recomputed each pass, so that the updates' rounding errors do not accumulate.
         w = weights(alpha)
         zero = jnp.zeros(())
         _, alpha, _, high, low = lax.fori_loop(0, count, one, (order, alpha, w, zero, zero))

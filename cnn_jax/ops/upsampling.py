@@ -1,6 +1,6 @@
-"""Making feature maps larger: nearest neighbour, bilinear, transposed convolution.
+"""Upsampling of feature maps: nearest neighbour, bilinear, transposed convolution.
 
-Max unpooling, the fourth way, stands beside the pooling that it undoes (`cnn_jax.ops.pooling`).
+Max unpooling is in `cnn_jax.ops.pooling`.
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ Pair = tuple[int, int]
 def nearest(
     x: Float[Array, "batch height width channels"], factor: int = 2
 ) -> Float[Array, "batch out_height out_width channels"]:
-    """Repeats every cell `factor` times in both directions.
+    """Repeat every cell `factor` times in both directions.
 
     A 2x2 map::
 
@@ -32,7 +32,7 @@ def nearest(
 def insert_zeros(
     x: Float[Array, "batch height width channels"], factor: int = 2
 ) -> Float[Array, "batch out_height out_width channels"]:
-    """Sets `factor - 1` zeros after every row and column: n rows become `factor * n`.
+    """Insert `factor - 1` zeros after every row and column: n rows become `factor * n`.
 
     A 2x2 map::
 
@@ -46,9 +46,9 @@ def insert_zeros(
 
 
 def bilinear_filter(factor: int = 2) -> Float[np.ndarray, "taps taps"]:
-    """The tent that interpolates between cells `factor` apart; its values sum to 1.
+    """Compute the tent that interpolates between cells `factor` apart; its values sum to 1.
 
-    It has 2 * factor taps, one less where `factor` is odd. For a factor of 2 it is
+    It has 2 * factor taps, one fewer if `factor` is odd. For a factor of 2 it is
     `[1 3 3 1]^T [1 3 3 1] / 64`.
     """
     taps = _tent(factor)
@@ -58,12 +58,12 @@ def bilinear_filter(factor: int = 2) -> Float[np.ndarray, "taps taps"]:
 def bilinear(
     x: Float[Array, "batch height width channels"], factor: int = 2, normalize: bool = True
 ) -> Float[Array, "batch out_height out_width channels"]:
-    """Inserts zeros, convolves with a filter that sums to 1, and multiplies by `factor ** 2`.
+    """Insert zeros, convolve with a filter that sums to 1, and multiply by `factor ** 2`.
 
-    The multiplication restores the mean, of which the zeros have left one in `factor ** 2`. At the
-    border the filter also sees the zeros outside of the map. With `normalize` the result is divided
-    by what the same steps make of a map of ones. It is then half-pixel bilinear interpolation
-    everywhere (`jax.image.resize`, torch's `align_corners=False`); without, only in the interior.
+    The multiplication restores the mean, which the zeros divide by `factor ** 2`. At the border,
+    the filter also covers the zeros outside the map. With `normalize`, the result is divided by
+    the result for a map of ones. It then equals half-pixel bilinear interpolation everywhere
+    (`jax.image.resize`, torch's `align_corners=False`); without it, only in the interior.
 
     A 2x2 map, normalised::
 
@@ -72,7 +72,7 @@ def bilinear(
                  2.5  2.75  3.25  3.5
                  3.0  3.25  3.75  4.0
 
-    and raw, where what the corner loses is 1 - (3/4)^2::
+    and raw, where the corner loses a fraction of 1 - (3/4)^2::
 
         1 2      0.5625  0.9375  1.3125  1.125
         3 4  ->  1.125   1.75    2.25    1.875
@@ -81,11 +81,11 @@ def bilinear(
 
     Args:
         x: feature maps.
-        factor: how many times larger.
+        factor: the factor of enlargement.
         normalize: whether the border is corrected for the zeros outside.
     """
     if normalize:
-        # The same numbers by two matrix products, many times faster than sums over zeros.
+        # Two matrix products give the same numbers, many times faster than sums over zeros.
         batch, height, width, channels = x.shape
         return jax.image.resize(x, (batch, factor * height, factor * width, channels), "linear")
     y = insert_zeros(x, factor)
@@ -100,7 +100,7 @@ def transposed_conv(
     stride: int = 2,
     padding: int = 0,
 ) -> Float[Array, "batch out_height out_width out_channels"]:
-    """Every cell adds `cell * kernel` to the output, `stride` apart: the transpose of convolution.
+    """Add `cell * kernel` to the output for every cell, `stride` apart (transpose of convolution).
 
     n rows become `(n - 1) * stride + kernel_height - 2 * padding`, as in torch.
 
@@ -111,17 +111,17 @@ def transposed_conv(
                            3a 3b 4a 4b
                            3c 3d 4c 4d
 
-    With the kernel of :func:`bilinear_kernel` it is :func:`bilinear` without normalisation.
+    With the kernel of :func:`bilinear_kernel`, it is :func:`bilinear` without normalisation.
 
     Args:
         x: feature maps.
         kernel: [rows, columns, channels of `x`, channels of the output].
-        stride: how far apart neighbouring cells' contributions are.
-        padding: rows and columns that are cut off on every side of the output.
+        stride: the distance between the contributions of neighbouring cells.
+        padding: the rows and columns that are cut off on every side of the output.
     """
     height, width = kernel.shape[:2]
     if (height, width) == (stride, stride) and padding == 0:
-        # Nothing overlaps: one matrix product, and the cells set side by side.
+        # Without overlap: one matrix product, and the results placed next to each other.
         y = lax.dot_general(x, kernel, (((3,), (2,)), ((), ())))
         batch, rows, columns, *_, channels = y.shape
         y = y.transpose(0, 1, 3, 2, 4, 5)
@@ -139,37 +139,37 @@ def transposed_conv(
 def bilinear_kernel(
     channels: int, factor: int = 2
 ) -> Float[np.ndarray, "taps taps {channels} {channels}"]:
-    """The kernel with which a transposed convolution interpolates every channel by itself.
+    """Build the kernel with which a transposed convolution interpolates each channel separately.
 
-    It is :func:`bilinear_filter` times `factor ** 2` on the diagonal of the channels: for a factor
-    of 2 four taps a side, which sum to 4, with stride 2 and padding 1 (Long et al. 2015, "Fully
-    convolutional networks", section 3.3). See :func:`bilinear_padding` for other factors.
+    It is :func:`bilinear_filter` times `factor ** 2` on the diagonal of the channels. A factor of 2
+    gives four taps on each side, which sum to 4, with stride 2 and padding 1 (Long et al. 2015,
+    "Fully convolutional networks", section 3.3). See :func:`bilinear_padding` for other factors.
     """
     return bilinear_filter(factor)[:, :, None, None] * factor**2 * np.eye(channels)[None, None]
 
 
 def bilinear_padding(factor: int = 2) -> int:
-    """The padding with which `bilinear_kernel` makes n rows into exactly `factor * n`."""
+    """Compute the padding with which `bilinear_kernel` turns n rows into exactly `factor * n`."""
     return factor // 2
 
 
 def bilinear_init(
     key: Any, shape: tuple[int, int, int, int], dtype: Any = jnp.float32
 ) -> Float[Array, "taps taps channels channels"]:
-    """`bilinear_kernel` as a flax initialiser; `key` is not used."""
+    """Initialise a flax kernel with `bilinear_kernel`; `key` is not used."""
     size, _, channels, _ = shape
     return jnp.asarray(bilinear_kernel(channels, (size + 1) // 2), dtype)
 
 
 def _tent(factor: int) -> Float[np.ndarray, " taps"]:
-    """One axis of the bilinear filter."""
+    """Compute one axis of the bilinear filter."""
     size = 2 * factor - factor % 2
     distance = np.abs(np.arange(size) - (size - 1) / 2)
     return (1 - distance / factor) / factor
 
 
 def _convolve(y: Array, taps: np.ndarray, factor: int, axis: int) -> Array:
-    """Convolves one axis with a symmetric filter as a sum of shifted maps, keeping the size."""
+    """Convolve one axis with a symmetric filter as a sum of shifted maps; the size is kept."""
     before = len(taps) - 1 - bilinear_padding(factor)
     padding = [(0, 0)] * 4
     padding[axis] = (before, len(taps) - 1 - before)

@@ -1,4 +1,4 @@
-"""R-CNN's warped regions: boxes with context around them, resampled to one size."""
+"""R-CNN's warped regions: boxes with context, resampled to one size."""
 
 from typing import NamedTuple
 
@@ -15,22 +15,23 @@ def warp_crops(
     context: int = 16,
     fill: tuple[float, ...] | float = 0.0,
 ) -> Float[Array, "boxes {size} {size} channels"]:
-    """Cuts boxes out with some of what surrounds them and squashes each to a square.
+    """Cut boxes out with context around them, and warp each to a square.
 
-    Girshick et al. 2014, appendix A, "warp", and its code's order of roundings: the box grows about
-    its centre until exactly `context` pixels of the crop surround it, its borders are rounded to
-    whole pixels, and what lies in the image is resampled, bilinear and without antialiasing, to its
-    share of the crop, rounded to whole pixels. The rest of the crop is `fill`. A box that misses
-    the image gives nothing but that.
+    Girshick et al. 2014, appendix A, "warp", with its code's order of roundings. The box grows
+    about its centre until exactly `context` pixels of the crop surround it, and its borders are
+    rounded to whole pixels. The part inside the image is resampled, bilinear and without
+    antialiasing, to its part of the crop, rounded to whole pixels. The rest of the crop, or all of
+    it if the box misses the image, is `fill`.
 
-    Differentiable in the image; borders are rounded, so boxes have no gradient.
+    The crops are differentiable in the image, but not in the boxes, whose borders are rounded.
 
     Args:
         image: one image.
-        boxes: regions in pixels of the image; they may reach beyond it.
-        size: pixels on a side of a crop, 227 in the paper.
-        context: pixels of the crop on each side that the box itself does not cover.
-        fill: value outside the image, one or one for each channel: the data's mean in the paper.
+        boxes: regions in pixels of the image; they may extend beyond it.
+        size: the side of a crop in pixels, 227 in the paper.
+        context: the pixels of the crop on each side that the box itself does not cover.
+        fill: the value outside the image, for all channels or for each: the data's mean in the
+            paper.
 
     References:
         Girshick et al., `Rich feature hierarchies for accurate object detection and semantic
@@ -57,7 +58,7 @@ def warp_crops(
 
 
 class _Samples(NamedTuple):
-    """Where each pixel along one side of a crop comes from: between two pixels, or nowhere."""
+    """The source pixels of one side of a crop: two neighbours and the weight of the second."""
 
     low: Int[Array, " size"]
     high: Int[Array, " size"]
@@ -68,17 +69,17 @@ class _Samples(NamedTuple):
 def _samples(
     start: Float[Array, ""], stop: Float[Array, ""], growth: float, length: int, size: int
 ) -> _Samples:
-    """The sources of `size` pixels along one axis of an image of `length` pixels."""
+    """Find the sources of `size` pixels along one axis of an image of `length` pixels."""
     center, half = (start + stop) / 2, (stop - start) / 2 * growth
     start, stop = round_half_away(center - half), round_half_away(center + half)
     scale = size / jnp.maximum(stop - start, 1.0)
     first, last = jnp.clip(start, 0, length), jnp.clip(stop, 0, length)
     before = round_half_away((first - start) * scale)
-    # Rounded apart from each other, the parts may be a pixel longer than the whole.
+    # The parts are rounded separately, so they may be a pixel longer than the whole.
     covered = jnp.minimum(round_half_away((last - first) * scale), size - before)
     number = jnp.arange(size) - before
     place = first - 0.5 + (number + 0.5) * (last - first) / jnp.maximum(covered, 1.0)
-    # The outermost pixels of the clipped box are repeated, not blended with those beyond it.
+    # The clipped box's outermost pixels are repeated, not blended with those beyond it.
     place = jnp.clip(place, first, jnp.maximum(last - 1, first))
     low = jnp.clip(jnp.floor(place), 0, length - 1).astype(jnp.int32)
     high = jnp.minimum(low + 1, jnp.maximum(last - 1, 0)).astype(jnp.int32)

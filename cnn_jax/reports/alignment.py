@@ -1,4 +1,4 @@
-"""Attention as people look at it: which source words each word of a translation looked at."""
+"""Heat maps of attention: the source words that each word of a translation attends to."""
 
 import contextlib
 import io
@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from cnn_jax.reports.html import Html, join, tag
 
-# Fonts that know the scripts which DejaVu Sans (matplotlib's own) does not, if they are installed.
+# Fonts for the scripts that DejaVu Sans (matplotlib's own) lacks, used if they are installed.
 FALLBACK_FONTS = (
     *("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Source Han Sans SC"),
     *("WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "Droid Sans Fallback", "PingFang SC"),
@@ -25,13 +25,13 @@ CELL, FONT = 24, 13
 
 @dataclass(frozen=True)
 class Alignment:
-    """A translation and what it looked at.
+    """A translation with its attention weights.
 
     Attributes:
         source: the words of the source sentence.
         target: the words of the translation.
         weights: rows are words of the translation; each sums to one over the source words.
-        note: a line below.
+        note: the line below.
     """
 
     source: Sequence[str]
@@ -40,7 +40,7 @@ class Alignment:
     note: str = ""
 
     def html(self) -> Html:
-        """The heat map as SVG, with each weight where the pointer rests."""
+        """Draw the heat map as SVG; hovering over a cell shows its weight."""
         left, top = (_width(words) + 12 for words in (self.target, self.source))
         width, height = left + len(self.source) * CELL, top + len(self.target) * CELL
         parts = []
@@ -73,7 +73,7 @@ class Alignments:
     """A section of heat maps.
 
     Attributes:
-        title: its heading.
+        title: the heading.
         maps: the translations.
     """
 
@@ -81,14 +81,14 @@ class Alignments:
     maps: Sequence[Alignment]
 
     def html(self) -> Html:
-        text = "Columns are the source's words, rows the translation's; each row sums to one."
+        text = "Columns are source words, rows are words of the translation; each row sums to one."
         drawn = tag("div", *(each.html() for each in self.maps), class_="beside")
         return join([tag("p", text, class_="note"), drawn])
 
 
 def draw(alignment: Alignment) -> tuple[bytes, str]:
-    """The heat map as a PNG file, and the characters that no installed font can show."""
-    # Imported here: matplotlib takes longer than the rest of a report.
+    """Draw the heat map as a PNG file; also return the characters that no installed font has."""
+    # Imported here because matplotlib takes longer to load than the rest of a report.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -100,7 +100,7 @@ def draw(alignment: Alignment) -> tuple[bytes, str]:
     axes = figure.add_subplot()
     axes.imshow(alignment.weights, cmap="Greys", vmin=0, vmax=1, aspect="equal")
     axes.xaxis.tick_top()
-    # A dollar sign begins a formula.
+    # A dollar sign would start a formula.
     source, target = ([w.replace("$", r"\$") for w in side] for side in words)
     axes.set_xticks(range(columns), source, family=families)
     for label in axes.get_xticklabels():
@@ -109,14 +109,14 @@ def draw(alignment: Alignment) -> tuple[bytes, str]:
     axes.tick_params(length=0)
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        # What no font has is drawn as a box, and said to the caller.
+        # Characters without a font are drawn as boxes and returned to the caller.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         FigureCanvasAgg(figure).print_png(buffer)
     return buffer.getvalue(), missing
 
 
 def fonts_for(text: str) -> tuple[list[str], str]:
-    """Installed fonts that show the text together, and the characters that none of them has."""
+    """Select installed fonts that show the text together; also return the characters they lack."""
     from matplotlib.font_manager import FontProperties, fontManager, get_font
 
     families, lacking = [], {ord(c) for c in text if not c.isspace()}
@@ -134,10 +134,10 @@ def fonts_for(text: str) -> tuple[list[str], str]:
 
 @cache
 def installed_fonts(again: bool = False) -> frozenset[str]:
-    """The families that matplotlib knows.
+    """List the font families that matplotlib knows.
 
     Args:
-        again: look for fonts that were installed after matplotlib first made its list.
+        again: whether to look for fonts installed after matplotlib first made its list.
     """
     from matplotlib.font_manager import findSystemFonts, fontManager
 
@@ -145,14 +145,14 @@ def installed_fonts(again: bool = False) -> frozenset[str]:
         listed = {str(font.fname) for font in fontManager.ttflist}
         for path in findSystemFonts():
             if path not in listed:
-                # Some formats, such as bitmaps of emoji, matplotlib cannot read.
+                # matplotlib cannot read certain formats, such as bitmaps of emoji.
                 with contextlib.suppress(RuntimeError, OSError, ValueError):
                     fontManager.addfont(path)
     return frozenset(font.name for font in fontManager.ttflist)
 
 
 def visible(word: str) -> str:
-    """A word whose spaces can be seen."""
+    """Make a word's spaces visible."""
     return word.replace(" ", "\u2423")
 
 
@@ -160,7 +160,7 @@ _STYLE = f"font-size:{FONT}px"
 
 
 def _width(words: Sequence[str]) -> int:
-    """Pixels that the widest word takes, about."""
+    """Estimate the width of the widest word in pixels."""
 
     def em(word: str) -> float:
         return sum(1.0 if unicodedata.east_asian_width(c) in "WF" else 0.62 for c in word)

@@ -1,14 +1,16 @@
-"""The page and pictures of an annotation run."""
+"""The page and pictures of a multi-label classification run."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from cnn_jax.data.source import Source
 from cnn_jax.metrics import annotation as metrics
+from cnn_jax.metrics.annotation import PrecisionRecall
 from cnn_jax.reports.curves import Chart, Curves, Line
 from cnn_jax.reports.page import Section, Table
 from cnn_jax.reports.pictures import Gallery, Guess, draw_guesses, save
@@ -17,62 +19,53 @@ from cnn_jax.runs.names import in_order, metric, show
 
 DRAWN = 18
 MAX_LABELS = 24
-"""Charts and rows of tables of labels are at most so many."""
+"""The largest number of charts, and of rows in a table of labels."""
 PAIRS = 12
 
 Truth = Bool[np.ndarray, "examples labels"]
 
 
-@runtime_checkable
-class Source(Protocol):
-    """What is asked of a data source here (see `cnn_jax.data.source.Source`)."""
-
-    class_names: tuple[str, ...]
-
-    def __getitem__(self, index: int) -> Mapping[str, Any]: ...
-
-    def describe(self, index: int) -> str: ...
-
-
 @dataclass(frozen=True)
 class Outcome:
-    """What an evaluation found, of the whole set.
+    """The outcome of an evaluation of a whole set, as it is shown.
 
     Attributes:
         metrics: the figures.
-        scores: what labels are ordered by.
-        probabilities: the same as people read it, in 0..1.
+        probabilities: the scores as people read them, in 0..1.
         predicted, truth: the labels given, and those that hold.
+        curves: precision and recall of each label.
+        average_precisions: the areas below them.
         thresholds: the probability that each label had to reach; empty for a fixed number.
         rule: the decision rule in words.
     """
 
     metrics: Mapping[str, float]
-    scores: Float[np.ndarray, "examples labels"]
     probabilities: Float[np.ndarray, "examples labels"]
     predicted: Truth
     truth: Truth
+    curves: PrecisionRecall
+    average_precisions: Float[np.ndarray, " labels"]
     thresholds: Sequence[float]
     rule: str
 
 
 @dataclass(frozen=True)
 class Tagged(Guess):
-    """A picture with the labels given to it.
+    """A picture with its predicted labels.
 
     Attributes:
-        labels: those that hold.
+        labels: the true labels.
     """
 
     labels: frozenset[str] = frozenset()
 
     @property
     def right(self) -> bool:
-        """Whether exactly the labels that hold were given."""
+        """True if the predicted labels are exactly the true ones."""
         return {name for name, _ in self.guesses} == self.labels
 
     def mark(self, rank: int) -> bool | None:
-        """Whether a label that was given holds."""
+        """Return whether a predicted label is true."""
         return self.guesses[rank][0] in self.labels
 
 
@@ -87,17 +80,17 @@ def write(
     Args:
         directory: the run's folder.
         source: the examples evaluated.
-        transform: what an example looks like to the network: one crop.
-        outcome: what the evaluation found.
+        transform: the preparation of an example for the network: one crop.
+        outcome: the outcome of the evaluation.
     """
     names = source.class_names
-    worst, some = _pictures(source, transform, outcome)
-    for name, guesses in (("worst", worst), ("random", some)):
+    worst, sample = _pictures(source, transform, outcome)
+    for name, guesses in (("worst", worst), ("random", sample)):
         save(directory / "samples" / f"{name}.png", draw_guesses(guesses))
     sections: list[Section] = [
         floors(outcome),
-        Gallery("Worst", worst, "The lowest F1; of equal ones, those decided most clearly."),
-        Gallery("Some", some, "Evenly spread over the set."),
+        Gallery("Worst", worst, "The lowest F1; among equals, the most confident first."),
+        Gallery("Sample", sample, "Evenly spread over the set."),
         by_label(outcome, names),
         precision_recall_curves(outcome, names),
         confused(outcome, names),
@@ -107,12 +100,12 @@ def write(
 
 
 def floors(outcome: Outcome, ks: Sequence[int] = ()) -> Table:
-    """The run's figures between what needs no image and what cannot be passed.
+    """Compare the run's figures with a constant predictor and the best possible one.
 
     Args:
-        outcome: what the evaluation found.
-        ks: numbers of labels of the constant and the best possible predictor; by default those
-            about the mean number of labels an image, and the number given where it is always one.
+        outcome: the outcome of the evaluation.
+        ks: the numbers of labels of those two predictors; by default the numbers next to the mean
+            number of labels in an image, and the number predicted if it is constant.
     """
     truth, predicted = outcome.truth, outcome.predicted
     if not ks:
@@ -132,98 +125,96 @@ def floors(outcome: Outcome, ks: Sequence[int] = ()) -> Table:
         for key in keys
     ]
     note = (
-        f"Labels are given by {outcome.rule}. constant, k: the k most frequent labels for every "
-        "image, a floor; best, k: an oracle that must give exactly k labels, a ceiling for every "
-        "fixed number. 0/0 counts as 0."
+        f"Labels are predicted by {outcome.rule}. constant, k: the k most frequent labels for "
+        "every image (a floor); best, k: an oracle that must predict exactly k labels (a ceiling "
+        "for a fixed number). 0/0 counts as 0."
     )
     return Table("Between floor and ceiling", ["", *columns], rows, note)
 
 
 def by_label(outcome: Outcome, names: Sequence[str]) -> Table:
-    """Figures of each label, lowest average precision first."""
-    truth, predicted = outcome.truth, outcome.predicted
-    order, precisions = _ordered(outcome)
+    """Tabulate the figures of each label, lowest average precision first."""
+    counts = metrics.counts_by_label(outcome.predicted, outcome.truth)
+    precision, recall = metrics.precision(counts), metrics.recall(counts)
     rows = []
-    for i in order:
-        figures = metrics.summarize(predicted[:, i : i + 1], truth[:, i : i + 1])
+    for i in _hardest_first(outcome):
         threshold = f"{outcome.thresholds[i]:.3f}" if len(outcome.thresholds) else ""
-        cells = [
-            show(f"class_{kind}", figures[f"class_{kind}"]) for kind in ("precision", "recall")
-        ]
-        count = f"{int(truth[:, i].sum()):,}"
-        rows.append([names[i], count, threshold, *cells, show("map", precisions[i])])
+        figures = (
+            show("class_precision", float(precision[i])),
+            show("class_recall", float(recall[i])),
+            show("map", float(outcome.average_precisions[i])),
+        )
+        rows.append([names[i], f"{int(counts.true[i]):,}", threshold, *figures])
     header = ["label", "images", "threshold", "precision", "recall", "average precision"]
     return Table("By label", header, rows)
 
 
 def precision_recall_curves(outcome: Outcome, names: Sequence[str]) -> Curves:
-    """For each label the highest precision at each recall or above, hardest labels first."""
+    """Plot each label's highest precision at each recall or above, hardest labels first."""
     charts = []
-    order, precisions = _ordered(outcome)
     levels = np.linspace(0, 1, 101)
-    for i in order[:MAX_LABELS]:
+    for i in _hardest_first(outcome)[:MAX_LABELS]:
         if not outcome.truth[:, i].any():
             continue
-        precision, recall = metrics.precision_recall(outcome.scores[:, i], outcome.truth[:, i])
+        curve = PrecisionRecall(*(np.asarray(column[i]) for column in outcome.curves))
+        precision, recall = (x[curve.is_threshold] for x in (curve.precision, curve.recall))
         best = np.maximum.accumulate(precision[::-1])[::-1]
         at = np.minimum(np.searchsorted(recall, levels - 1e-12), len(best) - 1)
         line = Line("precision at full recall", (100 * levels).tolist(), best[at].tolist())
-        label = f"{names[i]}: average precision {show('map', precisions[i])}"
+        label = f"{names[i]}: average precision {show('map', float(outcome.average_precisions[i]))}"
         charts.append(Chart("precision", [line], label))
     return Curves("Precision over recall (in %)", charts)
 
 
 def confused(outcome: Outcome, names: Sequence[str]) -> Table:
-    """Which label was missed in images where which was invented, most frequent first."""
+    """List which label was missed and which was predicted instead, most frequent pair first."""
     counts = metrics.confusions(outcome.predicted, outcome.truth)
     missed = (outcome.truth & ~outcome.predicted).sum(axis=0)
     rows = [
         [names[i], names[k], f"{count:,}", f"{100 * count / missed[i]:.0f} %"]
         for i, k, count in _largest(counts)
     ]
-    header = ["missed", "given instead", "images", "of the times missed"]
+    header = ["missed", "predicted instead", "images", "of the times missed"]
     return Table("Worst confusions", header, rows, "" if rows else "None.", left=2)
 
 
 def together(truth: Truth, names: Sequence[str]) -> Table:
-    """How often labels occur together: in per cent of the row's images."""
+    """Tabulate how often labels occur together, in per cent of the row's images."""
     counts = metrics.cooccurrence(truth)
     if len(names) <= MAX_LABELS:
         rows = [
             [names[i], *(_share(count, row[i], i == k) for k, count in enumerate(row))]
             for i, row in enumerate(counts.tolist())
         ]
-        note = "Of the images with the row's label, the share that has the column's too."
+        note = "The share of the images with the row's label that also have the column's label."
         return Table("Labels together", ["", *names], rows, note)
     pairs = np.triu(counts, 1)
     rows = [[names[i], names[k], f"{count:,}"] for i, k, count in _largest(pairs)]
     return Table("Labels together", ["label", "and", "images"], rows, left=2)
 
 
-def _share(count: int, images: int, same: bool) -> str:
-    if same:
+def _share(count: int, images: int, diagonal: bool) -> str:
+    if diagonal:
         return f"{images:,} images"
     return f"{100 * count / images:.0f} %" if images else ""
 
 
 def _largest(counts: Int[np.ndarray, "labels labels"]) -> list[tuple[int, int, int]]:
-    """The cells that are not 0, largest first."""
+    """Return the cells that are not 0, largest first."""
     order = np.argsort(-counts, axis=None, kind="stable")[:PAIRS]
     cells = [divmod(int(cell), len(counts)) for cell in order]
     return [(i, k, int(counts[i, k])) for i, k in cells if counts[i, k]]
 
 
-def _ordered(outcome: Outcome) -> tuple[list[int], list[float]]:
-    """The labels by average precision, and that of each."""
-    columns = zip(outcome.scores.T, outcome.truth.T, strict=True)
-    precisions = [metrics.average_precision(s, t) for s, t in columns]
-    return np.argsort(precisions, kind="stable").tolist(), precisions
+def _hardest_first(outcome: Outcome) -> list[int]:
+    """The labels by average precision, lowest first."""
+    return np.argsort(outcome.average_precisions, kind="stable").tolist()
 
 
 def _pictures(
     source: Source, transform: Callable[..., Mapping[str, Any]], outcome: Outcome
 ) -> tuple[list[Tagged], list[Tagged]]:
-    """(worst, evenly spread) examples."""
+    """Select the (worst, evenly spread) examples."""
     names, truth, predicted = source.class_names, outcome.truth, outcome.predicted
     correct = (truth & predicted).sum(axis=1)
     wrong = (truth ^ predicted).sum(axis=1)

@@ -1,4 +1,4 @@
-"""Pictures with boxes drawn into them."""
+"""Drawing of boxes into pictures."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ from cnn_jax.reports.pictures import INK, RIGHT, WRONG, Picture, data_uri, font
 
 MISSED, TRUTH = (222, 140, 0), (120, 132, 142)
 
-# Smaller pictures are enlarged to this, so that labels can be read.
+# Smaller pictures are enlarged to this size, so that labels are readable.
 _READABLE = 320
-# Pixels on a side of a picture in a page.
+# The side of a picture in a page, in pixels.
 _IN_PAGE = 400
 
 
@@ -24,8 +24,8 @@ class Mark:
 
     Attributes:
         box: [x1, y1, x2, y2] in pixels of the picture.
-        text: written at its upper edge; none if empty.
-        color: of its edges.
+        text: the text at the upper edge; none if empty.
+        color: the colour of the edges.
     """
 
     box: Float[np.ndarray, "4"]
@@ -36,11 +36,11 @@ class Mark:
 def draw_boxes(
     image: Picture, marks: Sequence[Mark]
 ) -> UInt8[np.ndarray, "shown_height shown_width 3"]:
-    """The picture with boxes and their texts; a small one is enlarged by a whole factor.
+    """Draw boxes and their texts into a picture; a small one is enlarged by a whole factor.
 
     Args:
-        image: RGB.
-        marks: what to draw, the last one on top.
+        image: the picture, RGB.
+        marks: the boxes, the last one on top.
     """
     picture = Image.fromarray(image).convert("RGB")
     factor = max(1, round(_READABLE / max(picture.size)))
@@ -61,26 +61,26 @@ def draw_boxes(
 
 
 def _write(draw: ImageDraw.ImageDraw, mark: Mark, factor: int, size: tuple[int, int]) -> None:
-    """The text of a box, above it or, where there is no room, inside, never beyond the picture."""
+    """Write a box's text above it or, without room there, inside; never beyond the picture."""
     x, y = float(mark.box[0]) * factor, float(mark.box[1]) * factor
     left, top, right, bottom = draw.textbbox((0, 0), mark.text, font())
     y = y - bottom - 1 if y > bottom + 1 else y + 1
     x = max(0.0, min(x, size[0] - right - 2))
     draw.rectangle((x, y + top - 1, x + right + 2, y + bottom + 1), fill=mark.color)
-    # White on dark, black on bright.
+    # White on dark colours, black on bright ones.
     bright = np.dot(mark.color, (0.299, 0.587, 0.114)) > 150
     draw.text((x + 1 - left, y), mark.text, (0, 0, 0) if bright else (255, 255, 255), font())
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture with its boxes drawn, and what is said below it.
+    """A picture with drawn boxes and its caption.
 
     Attributes:
-        picture: with the boxes.
-        caption: a line.
-        where: where it comes from.
-        right: whether everything in it is right.
+        picture: the picture with the boxes.
+        caption: the line below.
+        where: the picture's origin.
+        right: whether it contains no mistake.
     """
 
     picture: Picture
@@ -94,9 +94,9 @@ class Scenes:
     """A section of pictures with boxes.
 
     Attributes:
-        title: its heading.
-        scenes: in order.
-        note: a line above them.
+        title: the heading.
+        scenes: the pictures, in order.
+        note: the line above them.
     """
 
     title: str
@@ -119,7 +119,7 @@ def _card(scene: Scene) -> Html:
 
 
 def sheet(scenes: Sequence[Scene], columns: int = 4, width: int = 320) -> Image.Image:
-    """The pictures in a grid, framed green or red, with their captions below."""
+    """Arrange the pictures in a grid, framed green or red, with their captions below."""
     gap, line = 12, 20
     columns = max(1, min(columns, len(scenes)))
     rows = -(-len(scenes) // columns)

@@ -1,4 +1,4 @@
-"""Whether predictions are right as often as their probability says."""
+"""Calibration: a comparison of predicted probabilities with the accuracy."""
 
 from dataclasses import dataclass
 
@@ -12,13 +12,13 @@ SIDE, MARGIN = 300, 42
 
 @dataclass(frozen=True)
 class ReliabilityDiagram:
-    """A section with accuracy over confidence by bins of equal width (Guo et al. 2017, figure 1).
+    """A section with accuracy over confidence in bins of equal width (Guo et al. 2017, figure 1).
 
     Attributes:
-        title: its heading.
-        count: examples in each bin.
-        confidence: sum of the confidences in each bin.
-        correct: number of right predictions in each bin.
+        title: the heading.
+        count: the number of examples in each bin.
+        confidence: the sum of the confidences in each bin.
+        correct: the number of right predictions in each bin.
         error: the expected calibration error, in 0..1.
     """
 

@@ -2,47 +2,29 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 
+from cnn_jax.data.source import Source
 from cnn_jax.reports.calibration import ReliabilityDiagram
 from cnn_jax.reports.confusion import ClassAccuracy, ConfusionMatrix
 from cnn_jax.reports.page import Section
 from cnn_jax.reports.pictures import Gallery, Picks, draw_guesses, save
-from cnn_jax.reports.report import write_report
+from cnn_jax.reports.report import Evaluation, write_report
 
-# Pictures in `samples/wrong.png` and `samples/right.png`. The page shows more of the mistakes.
+# Pictures in `samples/wrong.png` and `samples/right.png`. The page shows more mistakes.
 DRAWN = 18
 MISTAKES = 24
 
 
-@runtime_checkable
-class Source(Protocol):
-    """What is asked of a data source here (see `cnn_jax.data.source.Source`)."""
-
-    class_names: tuple[str, ...]
-
-    def __getitem__(self, index: int) -> Mapping[str, Any]: ...
-
-    def describe(self, index: int) -> str: ...
-
-
-@runtime_checkable
-class Evaluation(Protocol):
-    """What is asked of an evaluation here (see `cnn_jax.training.loop.Evaluation`)."""
-
-    metrics: Mapping[str, float]
-    sums: Mapping[str, Any]
-
-
 class ClassificationReport:
-    """Writes `report.html` and `samples/*.png` after each evaluation.
+    """A writer of `report.html` and `samples/*.png` after each evaluation.
 
     Args:
         directory: the run's folder.
-        source: the examples evaluated.
-        transform: what an example looks like to the network: one crop.
+        source: the evaluated examples.
+        transform: the preparation of an example for the network: one crop.
     """
 
     def __init__(
@@ -57,7 +39,7 @@ class ClassificationReport:
         self._picks = Picks(MISTAKES)
 
     def select(self, batch: Mapping[str, np.ndarray], log_probabilities: Any) -> None:
-        """Look for pictures to show in a batch of an evaluation.
+        """Select pictures from a batch of an evaluation.
 
         Args:
             batch: `index`, `label` and `valid` of its examples.
@@ -74,8 +56,8 @@ class ClassificationReport:
         """Write the page and the pictures of an evaluation.
 
         Args:
-            step: number of updates made.
-            evaluation: its metrics, and its `confusion` and `calibration` sums. Its pictures are
+            step: the number of updates made.
+            evaluation: its metrics, and its `confusion` and `calibration` sums. The pictures are
                 those that `select` has chosen since the last call.
         """
         picks, self._picks = self._picks, Picks(MISTAKES)
@@ -94,7 +76,7 @@ class ClassificationReport:
         confusion = np.asarray(evaluation.sums["confusion"])
         count, confidence, correct = map(np.asarray, evaluation.sums["calibration"])
         sections: list[Section] = [
-            Gallery("Mistakes", wrong, "Those made with the greatest confidence come first."),
+            Gallery("Mistakes", wrong, "The most confident mistakes come first."),
             Gallery("Right answers", right[:DRAWN], "A random choice."),
             ConfusionMatrix("Confusion matrix", confusion, names),
             ClassAccuracy("Accuracy by class", confusion, names),

@@ -1,4 +1,4 @@
-"""Which classes are taken for which: the matrix, its worst pairs, the accuracy of each class."""
+"""Confusion of classes: the matrix, its worst pairs, the accuracy of each class."""
 
 import math
 from collections.abc import Sequence
@@ -10,9 +10,9 @@ from jaxtyping import Int
 from cnn_jax.reports.html import Html, join, tag
 from cnn_jax.reports.page import Table
 
-# A matrix of more classes than this would be dust: its worst pairs stand for it.
+# A matrix of more classes would be illegible; only its worst pairs are shown.
 MAX_CLASSES = 100
-# Up to so many classes the cells have room for their counts.
+# Up to this many classes, the cells have room for their counts.
 MAX_NUMBERED = 16
 MAX_BARS = 60
 
@@ -24,9 +24,9 @@ class ConfusionMatrix:
     """A section with the matrix as a heat map (up to `MAX_CLASSES`) and its worst pairs.
 
     Attributes:
-        title: its heading.
-        counts: rows are true classes, columns predicted ones.
-        class_names: the classes' names in that order.
+        title: the heading.
+        counts: the counts; rows are true classes, columns predicted ones.
+        class_names: the names of the classes in that order.
     """
 
     title: str
@@ -63,9 +63,9 @@ class ClassAccuracy:
     """A section with a bar for the accuracy of each class, lowest first.
 
     Attributes:
-        title: its heading.
-        counts: rows are true classes, columns predicted ones.
-        class_names: the classes' names in that order.
+        title: the heading.
+        counts: the counts; rows are true classes, columns predicted ones.
+        class_names: the names of the classes in that order.
     """
 
     title: str
@@ -88,12 +88,12 @@ class ClassAccuracy:
             parts.append(tag("details", summary, rest))
         if len(present) < len(examples):
             absent = len(examples) - len(present)
-            parts.append(tag("p", f"{absent} classes have no example here", class_="note"))
+            parts.append(tag("p", f"{absent} classes have no examples in this set", class_="note"))
         return join(parts)
 
 
 def worst_pairs(counts: Counts, most: int = 10) -> list[tuple[int, int, int]]:
-    """The pairs (truth, prediction, count) most often confused, most frequent first."""
+    """List the most confused pairs (truth, prediction, count), most frequent first."""
     errors = counts * (1 - np.eye(len(counts), dtype=counts.dtype))
     order = np.argsort(-errors, axis=None, kind="stable")[:most]
     pairs = [divmod(int(cell), len(counts)) for cell in order]
@@ -125,7 +125,7 @@ def _heat_map(counts: Counts, class_names: Sequence[str]) -> Html:
         x, y = margin + int(prediction) * cell, margin + int(truth) * cell
         taken = "right" if hit else f"taken for {class_names[prediction]}"
         tip = f"{class_names[truth]} {taken}: {count:,} ({100 * share:.1f} %)"
-        # Errors are few: the root makes them visible. A right cell is as strong as its share.
+        # Errors are rare: the root makes them visible. Right cells show the share itself.
         strength = share if hit else math.sqrt(share)
         parts.append(
             tag(
@@ -150,14 +150,14 @@ def _heat_map(counts: Counts, class_names: Sequence[str]) -> Html:
 
 
 def _labels(names: Sequence[str], margin: int, cell: int, font: int) -> list[Html]:
-    """The names of the rows, and, turned, those of the columns."""
+    """Draw the names of the rows and, rotated, those of the columns."""
     parts = []
     for i, name in enumerate(names):
         middle = margin + (i + 0.5) * cell
         style = f"font-size:{font}px"
         across = {"x": margin - 6, "y": middle + font * 0.35}
         parts.append(tag("text", name, **across, text_anchor="end", style=style))
-        # Turned about the top end of the column.
+        # Rotated about the top end of the column.
         along = {"x": middle + 6, "y": margin + font * 0.35}
         turn = f"rotate(-90 {middle} {margin})"
         parts.append(tag("text", name, **along, transform=turn, style=style))

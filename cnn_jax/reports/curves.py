@@ -1,4 +1,4 @@
-"""Line charts as SVG: sharp at every size, in the colours of the page, a few kilobytes each."""
+"""Line charts as SVG: sharp at every size, in the page's colours, a few kilobytes each."""
 
 import math
 from collections.abc import Sequence
@@ -12,24 +12,24 @@ from cnn_jax.runs.names import in_order, metric, show, show_spread
 WIDTH, HEIGHT = 360, 220
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 8, 24
 
-# A line of more points than this is drawn through the means of equal runs of them.
+# A line with more points than this is drawn through the means of equal runs of points.
 MAX_POINTS = 400
-# A line of no more points than this shows them, with their values where the pointer rests.
+# A line with at most this many points marks them; hovering over a point shows its value.
 MAX_DOTS = 30
-# Positive values of one kind that span more than this are drawn on a logarithmic axis.
+# Positive values that span a larger ratio are drawn on a logarithmic axis.
 LOGARITHMIC_SPAN = 20.0
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a chart.
+    """A line of a chart.
 
     Attributes:
-        label: its name in the legend.
-        steps: positions along the horizontal axis, increasing.
-        values: heights; NaN leaves a gap.
+        label: the name in the legend.
+        steps: the positions along the horizontal axis, increasing.
+        values: the heights; NaN leaves a gap.
         spread: half the height of a band around the line; empty for none.
-        color: index of its colour; negative for a faint line.
+        color: the index of the colour; negative for a faint line.
     """
 
     label: str
@@ -40,7 +40,7 @@ class Line:
 
     @property
     def paint(self) -> str:
-        """Its colour in CSS."""
+        """The line's colour in CSS."""
         return f"var(--c{self.color % LINE_COLORS})" if self.color >= 0 else "var(--faint)"
 
 
@@ -49,9 +49,9 @@ class Chart:
     """Lines of one metric.
 
     Attributes:
-        key: the metric's key, which says how its values are written.
-        lines: what is drawn, the last one on top.
-        label: the chart's name; the metric's if empty.
+        key: the metric's key, which selects the format of its values.
+        lines: the lines, the last one on top.
+        label: the chart's name; the metric's name if empty.
     """
 
     key: str
@@ -59,7 +59,7 @@ class Chart:
     label: str = ""
 
     def html(self) -> Html:
-        """A figure: name, legend with the last values, drawing."""
+        """Build a figure: name, legend with the last values, drawing."""
         entries = []
         for line in self.lines:
             mark = tag("i", style=f"background:{line.paint}")
@@ -78,8 +78,8 @@ class Curves:
     """A section of charts.
 
     Attributes:
-        title: its heading.
-        charts: in order.
+        title: the heading.
+        charts: the charts, in order.
     """
 
     title: str
@@ -90,10 +90,10 @@ class Curves:
 
 
 def of_run(run: Run) -> Curves:
-    """A run's curves: every metric it reported, training faint, evaluations coloured.
+    """Plot every metric that a run has reported: training faint, evaluations coloured.
 
-    What was reported only once is a figure among the results, and no curve. Of the rate of examples
-    only training's is shown; an evaluation's would say nothing.
+    A metric reported only once has no curve; it is among the results. The rate of examples is shown
+    only for training; an evaluation's rate has no meaning.
     """
     lines: dict[str, list[Line]] = {}
     colors = {split: i for i, split in enumerate(s for s in run.splits if s != "train")}
@@ -114,7 +114,7 @@ def _drawing(key: str, lines: Sequence[Line]) -> Html:
     heights = [v for line in shown for v in (*_edge(line, -1), *_edge(line, 1)) if math.isfinite(v)]
     if not heights:
         return tag("p", "no finite value", class_="note")
-    if metric(key).kind == "rate":  # Noise about a rate is small beside it, and should look so.
+    if metric(key).kind == "rate":  # Noise is small relative to a rate, and should look so.
         heights.append(0)
     logarithmic = min(heights) > 0 and max(heights) / min(heights) > LOGARITHMIC_SPAN
     y = _Axis.around(heights, HEIGHT - BOTTOM, TOP, logarithmic=logarithmic)
@@ -127,7 +127,7 @@ def _drawing(key: str, lines: Sequence[Line]) -> Html:
 
 @dataclass(frozen=True)
 class _Axis:
-    """A map from values to positions."""
+    """A mapping from values to positions."""
 
     low: int | float
     high: int | float
@@ -139,12 +139,12 @@ class _Axis:
     def around(
         cls, values: Sequence[int | float], start: int, end: int, logarithmic: bool
     ) -> "_Axis":
-        """An axis with a little room about the values."""
+        """Build an axis with a small margin around the values."""
         low, high = min(values), max(values)
         if logarithmic:
             return cls(low / 1.1, high * 1.1, start, end, True)
         room = 0.04 * (high - low) or 0.1 * abs(high) or 1.0
-        # Nothing that is never negative gets negative ticks.
+        # Values that are never negative get no negative ticks.
         return cls(max(low - room, 0) if low >= 0 else low - room, high + room, start, end)
 
     def __call__(self, value: int | float) -> float:
@@ -162,12 +162,12 @@ class _Axis:
             ticks = [t for t in ticks if self.low <= t <= self.high]
             if len(ticks) <= 6:
                 break
-        # Over very many decades only every second, third, … is named.
+        # Over very many decades, only every second, third, … tick is named.
         return ticks[:: math.ceil(len(ticks) / 6)]
 
 
 def nice_ticks(low: float | int, high: float | int, count: int = 5) -> list[float]:
-    """Round numbers, about `count` of them, between two values."""
+    """Choose about `count` round numbers between two values."""
     rough = (high - low) / count
     if not rough > 0:
         return [float(low)]
@@ -178,7 +178,7 @@ def nice_ticks(low: float | int, high: float | int, count: int = 5) -> list[floa
 
 
 def short(value: float | int) -> str:
-    """A tick's label: `0.05`, `20k`, `1.5M`."""
+    """Format a tick's label: `0.05`, `20k`, `1.5M`."""
     for suffix, size in (("M", 1e6), ("k", 1e3)):
         if abs(value) >= 10 * size or (abs(value) >= size and value % (size / 10) == 0):
             return f"{value / size:.4g}{suffix}"
@@ -186,7 +186,7 @@ def short(value: float | int) -> str:
 
 
 def _frame(key: str, x: _Axis, y: _Axis) -> list[Html]:
-    """Rules and labels of both axes."""
+    """Draw rules and labels of both axes."""
     scale, unit = (100, " %") if metric(key).kind == "fraction" else (1, "")
     parts = []
     for tick in y.ticks():
@@ -200,7 +200,7 @@ def _frame(key: str, x: _Axis, y: _Axis) -> list[Html]:
 
 
 def _path(key: str, line: Line, x: _Axis, y: _Axis) -> list[Html]:
-    """The line, broken at NaN, and where its points are few, the points with their values."""
+    """Draw the line, broken at NaN; mark its points, with their values, if they are few."""
     pieces, pen_down = [], False
     for step, value in zip(line.steps, line.values, strict=True):
         if math.isfinite(value):
@@ -231,13 +231,13 @@ def _band(line: Line, x: _Axis, y: _Axis) -> Html:
 
 
 def _edge(line: Line, sign: int) -> list[float | int]:
-    """The band's lower (-1) or upper (1) edge; the line itself where there is no band."""
+    """Return the band's lower (-1) or upper (1) edge, or the line itself without a band."""
     spread = line.spread or [0.0] * len(line.values)
     return [value + sign * s for value, s in zip(line.values, spread, strict=True)]
 
 
 def _thinned(line: Line) -> Line:
-    """The line, or, of a long one, the means of equal runs of its points."""
+    """Replace the points of a long line by the means of equal runs."""
     size = math.ceil(len(line.steps) / MAX_POINTS)
     if size <= 1:
         return line

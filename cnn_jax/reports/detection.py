@@ -1,18 +1,17 @@
 """The page and pictures of a detection run."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from cnn_jax.data.source import Source
 from cnn_jax.metrics.detection import counts as metrics
-from cnn_jax.metrics.detection.coco import evaluate_coco
+from cnn_jax.metrics.detection.coco import CocoResult
 from cnn_jax.metrics.detection.errors import KINDS, error_kinds
 from cnn_jax.metrics.detection.rows import DetectionRows, ObjectRows
-from cnn_jax.metrics.detection.voc import VocResult, voc_matches
+from cnn_jax.metrics.detection.voc import VocResult
 from cnn_jax.reports.boxes import MISSED, TRUTH, Mark, Scene, Scenes, draw_boxes, sheet
 from cnn_jax.reports.confusion import ConfusionMatrix
 from cnn_jax.reports.curves import Chart, Curves, Line
@@ -23,28 +22,17 @@ from cnn_jax.runs.names import show
 
 DRAWN = 12
 MAX_CHARTS = 24
-"""Charts of classes are at most so many, the hardest."""
+"""The largest number of charts; the hardest classes are shown."""
 
 _LEGEND = (
     "Green: right (IoU above 0.5, the right class, the first on its object); red: wrong; orange: "
-    "an object that is missed; grey: an object that need not be found."
+    "a missed object; grey: an ignored object, whose detection is optional."
 )
 
 
 @runtime_checkable
-class Source(Protocol):
-    """What is asked of a data source here (see `cnn_jax.data.source.Source`)."""
-
-    class_names: tuple[str, ...]
-
-    def __getitem__(self, index: int) -> Mapping[str, Any]: ...
-
-    def describe(self, index: int) -> str: ...
-
-
-@runtime_checkable
 class Decided(Protocol):
-    """What detections of at least a score make of a set."""
+    """The counts for a set at one score threshold."""
 
     matches: metrics.MatchCounts
     count_errors: metrics.CountErrors
@@ -53,84 +41,64 @@ class Decided(Protocol):
 
 @runtime_checkable
 class DetectedSet(Protocol):
-    """Detections and objects of a set (see `cnn_jax.tasks.detection.evaluation.DetectedSet`)."""
+    """The detections and objects of a set (see `cnn_jax.tasks.detection.evaluation`)."""
 
     detections: DetectionRows
     objects: ObjectRows
-    objects_for_coco: ObjectRows
 
     def __len__(self) -> int: ...
 
-    def voc(self, num_classes: int) -> VocResult: ...
 
-    def decide(self, threshold: float, num_classes: int) -> Decided: ...
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What an evaluation found.
-
-    Attributes:
-        whole: detections and objects of the set.
-        threshold: the score from which on a detection counts.
-        chosen_here: whether that score was chosen on this very set.
-        similar: sets of labels that are taken for similar.
-    """
+@runtime_checkable
+class Details(Protocol):
+    """The details of an evaluation (see `cnn_jax.tasks.detection.evaluation.DetectionDetails`)."""
 
     whole: DetectedSet
-    threshold: float
+    voc: VocResult
+    coco: CocoResult
+    decided: Decided
+    score_threshold: float
     chosen_here: bool
-    similar: Sequence[Sequence[int]] = ()
-
-    @cached_property
-    def kept(self) -> DetectionRows:
-        """The detections that count."""
-        found = self.whole.detections
-        return found[found.scores >= np.float32(self.threshold)]
-
-    def rule(self) -> str:
-        """The threshold in words."""
-        chosen = " (chosen on these same images for the least count error)"
-        return f"a score of {self.threshold:g} or more{chosen if self.chosen_here else ''}"
 
 
-def write(directory: Path, source: Source, outcome: Outcome) -> None:
+def write(
+    directory: Path, source: Source, details: Details, similar: Sequence[Sequence[int]] = ()
+) -> None:
     """Write `report.html` and `samples/*.png` of an evaluation.
 
     Args:
         directory: the run's folder.
         source: the examples evaluated, their boxes in pixels of the original images.
-        outcome: what the evaluation found.
+        details: those of the evaluation.
+        similar: sets of labels that are taken for similar.
     """
     names = source.class_names
-    voc = outcome.whole.voc(len(names))
-    decided = outcome.whole.decide(outcome.threshold, len(names))
-    worst, some = scenes(source, outcome)
-    for name, drawn in (("worst", worst), ("some", some)):
+    worst, spread = scenes(source, details)
+    for name, drawn in (("worst", worst), ("some", spread)):
         save(directory / "samples" / f"{name}.png", sheet(drawn))
     sections: list[Section] = [
         Scenes("Worst", worst, f"The most mistakes. {_LEGEND}"),
-        Scenes("Some", some, "Evenly spread over the set."),
-        by_class(outcome, voc, decided, names),
-        counting(outcome, decided, names),
-        precision_recall_curves(voc, names),
+        Scenes("Sample", spread, "Evenly spread over the set."),
+        by_class(details, names),
+        counting(details, names),
+        precision_recall_curves(details.voc, names),
         ConfusionMatrix(
-            "Confusion, with what is no object (overlap above 0.45)",
-            np.asarray(decided.confusion),
+            "Confusion, background included (overlap above 0.45)",
+            np.asarray(details.decided.confusion),
             (*names, "background"),
         ),
-        kinds(outcome, names),
+        kinds(details, names, similar),
     ]
     write_report(directory, sections=sections)
 
 
-def by_class(outcome: Outcome, voc: VocResult, decided: Decided, names: Sequence[str]) -> Table:
-    """Figures of each class, lowest average precision first."""
-    coco = evaluate_coco(outcome.whole.detections, outcome.whole.objects_for_coco, len(names))
+def by_class(details: Details, names: Sequence[str]) -> Table:
+    """Tabulate the figures of each class, lowest average precision first."""
+    voc, decided = details.voc, details.decided
     columns = {
         "AP at IoU 0.5": voc.by_class(),
         "11 points": voc.by_class("11point"),
-        "COCO AP": coco.by_class(),
+        "COCO AP": details.coco.by_class(),
         **dict(
             zip(
                 ("precision", "recall", "F1"),
@@ -145,16 +113,16 @@ def by_class(outcome: Outcome, voc: VocResult, decided: Decided, names: Sequence
         for i in _hardest_first(voc)
     ]
     note = (
-        f"Precision, recall and F1 of detections with {outcome.rule()}. A dash: there is no object "
-        "of the class, or nothing was detected."
+        f"Precision, recall and F1 of detections with {_rule(details)}. A dash means that "
+        "the class has no objects or no detections."
     )
     return Table("By class", ["class", "objects", *columns], rows, note)
 
 
-def counting(outcome: Outcome, decided: Decided, names: Sequence[str]) -> Table:
-    """How wrong the number of objects of a class in an image is."""
-    summary = metrics.count_summary(decided.count_errors)
-    truth = np.asarray(decided.matches.objects) / len(outcome.whole)
+def counting(details: Details, names: Sequence[str]) -> Table:
+    """Tabulate the errors of the number of objects of a class in an image."""
+    summary = metrics.count_summary(details.decided.count_errors)
+    truth = np.asarray(details.decided.matches.objects) / len(details.whole)
     rows = [
         [
             name,
@@ -167,12 +135,12 @@ def counting(outcome: Outcome, decided: Decided, names: Sequence[str]) -> Table:
         for i, name in enumerate(names)
     ]
     header = ["class", "objects an image", "mean absolute error", "RMS error", "bias", "exact"]
-    note = f"Detections with {outcome.rule()} are counted. A positive bias counts too many."
+    note = f"Detections with {_rule(details)} are counted. A positive bias is an overcount."
     return Table("Counting", header, rows, note)
 
 
 def precision_recall_curves(voc: VocResult, names: Sequence[str]) -> Curves:
-    """For each class the highest precision at each recall or above, hardest classes first."""
+    """Plot each class's highest precision at each recall or above, hardest classes first."""
     charts = []
     levels = np.linspace(0, 1, 101)
     averages = voc.by_class()
@@ -181,7 +149,7 @@ def precision_recall_curves(voc: VocResult, names: Sequence[str]) -> Curves:
         if not curve.objects:
             continue
         best = np.maximum.accumulate(curve.precision[::-1])[::-1]
-        # Recalls that are never reached have precision 0.
+        # Recalls that are not reached have precision 0.
         places = np.searchsorted(curve.recall, levels - 1e-12)
         values = np.append(best, 0.0)[places]
         line = Line("precision at full recall", (100 * levels).tolist(), values.tolist())
@@ -190,38 +158,37 @@ def precision_recall_curves(voc: VocResult, names: Sequence[str]) -> Curves:
     return Curves("Precision over recall (in %)", charts)
 
 
-def kinds(outcome: Outcome, names: Sequence[str]) -> Table:
-    """What kind of mistakes the best detections are (Redmon et al. 2016, section 4.2)."""
-    whole = outcome.whole
-    counts = error_kinds(whole.detections, whole.objects, len(names), outcome.similar)
+def kinds(details: Details, names: Sequence[str], similar: Sequence[Sequence[int]]) -> Table:
+    """Tabulate the kinds of mistakes of the best detections (Redmon et al. 2016, section 4.2)."""
+    whole, matches = details.whole, details.voc.matches
+    counts = error_kinds(whole.detections, whole.objects, matches, len(names), similar)
     table = [*zip(names, counts, strict=True), ("all", counts.sum(axis=0))]
     rows = [
         [name, f"{int(row.sum()):,}", *(show("precision", v / max(row.sum(), 1)) for v in row)]
         for name, row in table
     ]
     note = (
-        "Of each class as many of the best detections as it has objects. localization: the right "
-        "class, IoU from 0.1 to 0.5 or an object that is taken; similar: of a similar class, where "
-        "such are named; other: IoU above 0.1 with an object of another class; background: the "
-        "rest."
+        "For each class, as many of the best detections as it has objects. localization: the right "
+        "class, with IoU from 0.1 to 0.5 or an object already matched; similar: a similar class, "
+        "if groups of similar classes are given; other: IoU above 0.1 with an object of another "
+        "class; background: the rest."
     )
     return Table("Kinds of mistakes", ["class", "detections", *KINDS], rows, note)
 
 
-def scenes(source: Source, outcome: Outcome) -> tuple[list[Scene], list[Scene]]:
-    """(worst, evenly spread) examples with their boxes."""
-    kept, objects = outcome.kept, outcome.whole.objects
-    found, first, order = voc_matches(kept, objects)
+def scenes(source: Source, details: Details) -> tuple[list[Scene], list[Scene]]:
+    """Draw the boxes of the worst and of evenly spread examples."""
+    every, objects, matches = details.whole.detections, details.whole.objects, details.voc.matches
+    # Matching goes by falling score: lower detections change nothing for those that count.
+    counts = np.flatnonzero(every.scores >= np.float32(details.score_threshold))
+    kept, index, first = every[counts], matches.index[counts], matches.first[counts]
+    forgiven = matches.ignored(objects)[counts]
+    right = first & ~forgiven
     ignored = objects.is_ignored()
-    right, forgiven = np.zeros(len(kept), bool), np.zeros(len(kept), bool)
-    if len(objects):
-        forgiven[order] = (found >= 0) & ignored[found]
-    right[order] = first
-    right &= ~forgiven
     missed = ~ignored
-    missed[found[first & (found >= 0)]] = False
+    missed[index[first]] = False
 
-    count = len(outcome.whole)
+    count = len(details.whole)
     wrong = np.bincount(kept.image[~right & ~forgiven], minlength=count)
     mistakes = wrong + np.bincount(objects.image[missed], minlength=count)
     worst = np.argsort(-mistakes, kind="stable")[:DRAWN]
@@ -248,6 +215,12 @@ def scenes(source: Source, outcome: Outcome) -> tuple[list[Scene], list[Scene]]:
     return [scene(int(i)) for i in worst if mistakes[i]], [scene(int(i)) for i in spread]
 
 
+def _rule(details: Details) -> str:
+    """The score threshold in words."""
+    chosen = " (chosen on the same images for the least count error)"
+    return f"a score of {details.score_threshold:g} or more{chosen if details.chosen_here else ''}"
+
+
 def _hardest_first(voc: VocResult) -> list[int]:
-    """The classes by average precision, those without objects last."""
+    """Sort the classes by average precision; those without objects come last."""
     return np.argsort(voc.by_class(), kind="stable").tolist()

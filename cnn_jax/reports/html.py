@@ -1,23 +1,23 @@
-"""HTML that is escaped by construction: text is data unless it was built by `tag`."""
+"""HTML that is escaped by construction: text is data unless `tag` built it."""
 
 from html import escape
 
 
 class Html(str):
-    """Text that is markup already and goes into a page as it is."""
+    """Text that is already markup and is inserted into a page unchanged."""
 
     __slots__ = ()
 
 
 def tag(name: str, *children: str, **attributes: str | int | float | bool | None) -> Html:
-    """An element; children and attributes are escaped, except children that are `Html`.
+    """Build an element; children and attributes are escaped, except children that are `Html`.
 
     Args:
         name: the element's name, such as `td`.
         children: text or elements inside it.
-        attributes: a trailing underscore is dropped (`class_`), other underscores become hyphens;
-            True gives an attribute without value, False and None none; floats are shortened to
-            two decimals, which is all a drawing needs.
+        attributes: the attributes. A trailing underscore is dropped (`class_`), other underscores
+            become hyphens. True gives an attribute without a value, False and None give none.
+            Floats are rounded to two decimals, enough for a drawing.
     """
     text = "".join(
         f" {key.rstrip('_').replace('_', '-')}{_value(value)}"
@@ -28,7 +28,7 @@ def tag(name: str, *children: str, **attributes: str | int | float | bool | None
 
 
 def join(children: tuple[str, ...] | list[str]) -> Html:
-    """Text and elements one after another."""
+    """Join text and elements; text is escaped."""
     return Html("".join(c if isinstance(c, Html) else escape(c) for c in children))
 
 

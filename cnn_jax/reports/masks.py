@@ -1,4 +1,4 @@
-"""Masks as people look at them: colours for classes, and four views of an image side by side."""
+"""Pictures of masks: colours for classes, and four views of an image side by side."""
 
 import colorsys
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from cnn_jax.reports.pictures import INK, font
 Picture = UInt8[np.ndarray, "height width 3"]
 Mask = UInt8[np.ndarray, "height width"]
 
-# Colours that stay apart; of more classes than these the rest goes round the hues.
+# Distinct colours; further classes take hues around the circle.
 _FIRST = (
     *((70, 130, 180), (200, 80, 60), (240, 200, 70), (120, 80, 140), (235, 120, 185)),
     *((60, 140, 70), (250, 130, 50), (110, 75, 50), (60, 70, 200), (220, 30, 70)),
@@ -26,13 +26,13 @@ VIEWS = ("image", "truth", "prediction", "errors")
 
 
 def palette(num_classes: int) -> UInt8[np.ndarray, "256 3"]:
-    """A colour for each value of a mask; black for what is no class."""
+    """Choose a colour for each value of a mask; black for values that are no class."""
     colors = np.full((256, 3), _UNJUDGED, np.uint8)
     for label in range(num_classes):
         if label < len(_FIRST):
             colors[label] = _FIRST[label]
         else:
-            # Steps of the golden angle never come close to each other soon.
+            # Steps of the golden angle stay far apart for long.
             hue = (label * 0.618034) % 1.0
             rgb = colorsys.hsv_to_rgb(hue, 0.55 + 0.4 * (label % 2), 0.9 - 0.25 * (label % 3))
             colors[label] = np.array(rgb) * 255
@@ -40,20 +40,20 @@ def palette(num_classes: int) -> UInt8[np.ndarray, "256 3"]:
 
 
 def index_image(mask: Mask, num_classes: int) -> Image.Image:
-    """The mask as a palette image: its pixels are the classes, shown in their colours."""
+    """Convert a mask to a palette image: its pixels are the classes, shown in their colours."""
     image = Image.fromarray(mask).convert("P")
     image.putpalette(palette(num_classes).ravel().tolist())
     return image
 
 
 def overlay(image: Picture, mask: Mask, num_classes: int, strength: float = 0.5) -> Picture:
-    """The image under its mask's colours."""
+    """Blend the image with its mask's colours."""
     colors = palette(num_classes)[mask].astype(np.float32)
     return (image * (1 - strength) + colors * strength).round().astype(np.uint8)
 
 
 def errors(image: Picture, truth: Mask, predicted: Mask) -> Picture:
-    """The image in grey, red where the prediction is wrong, black where nothing is judged."""
+    """Show the image in grey, wrong predictions in red, and ignored pixels in black."""
     grey = image.mean(axis=-1, keepdims=True) * _RIGHT + 255 * (1 - _RIGHT)
     shown = np.broadcast_to(grey, image.shape).astype(np.uint8)
     shown[(truth != predicted) & (truth != IGNORED)] = _WRONG
@@ -64,7 +64,7 @@ def errors(image: Picture, truth: Mask, predicted: Mask) -> Picture:
 def side_by_side(
     image: Picture, truth: Mask, predicted: Mask, num_classes: int, gap: int = 4
 ) -> UInt8[np.ndarray, "height across 3"]:
-    """The `VIEWS` of an image in a row."""
+    """Place the `VIEWS` of an image in a row."""
     colors = palette(num_classes)
     views = (image, colors[truth], colors[predicted], errors(image, truth, predicted))
     white = np.full((image.shape[0], gap, 3), 255, np.uint8)
@@ -72,12 +72,12 @@ def side_by_side(
 
 
 def sheet(rows: Sequence[Picture], class_names: Sequence[str], width: int = 960) -> Image.Image:
-    """Rows of `side_by_side` below each other, with their views' names and the legend.
+    """Place rows of `side_by_side` below each other, with the views' names and the legend.
 
     Args:
-        rows: all of one shape.
-        class_names: of the legend.
-        width: of the sheet in pixels.
+        rows: the rows, all of one shape.
+        class_names: the names in the legend.
+        width: the width of the sheet in pixels.
     """
     pad, line = 12, 20
     legend, place = [], (pad, 0)

@@ -1,7 +1,7 @@
-"""A self-contained HTML page out of sections: no script, no font, no picture from elsewhere.
+"""A self-contained HTML page of sections, without scripts or external fonts and pictures.
 
-A section is anything with a `title` and an `html()`. Pages read well light and dark, on a phone
-and on paper.
+A section is any object with a `title` and an `html()`. Pages are readable in light and dark mode,
+on a phone and on paper.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,13 +17,13 @@ class Section(Protocol):
     """A part of a page.
 
     Attributes:
-        title: its heading.
+        title: the heading.
     """
 
     title: str
 
     def html(self) -> Html:
-        """What stands below the heading."""
+        """Build the content below the heading."""
         ...
 
 
@@ -32,7 +32,7 @@ class Text:
     """A paragraph.
 
     Attributes:
-        title: its heading.
+        title: the heading.
         text: the paragraph.
     """
 
@@ -45,14 +45,14 @@ class Text:
 
 @dataclass(frozen=True)
 class Table:
-    """A table; columns but the first are set flush right, as numbers are.
+    """A table; text columns are aligned left, the others right, as suits numbers.
 
     Attributes:
-        title: its heading.
-        header: names of the columns; none for a table without a heading row.
-        rows: cells of text, or `Html`.
-        note: a line below.
-        left: number of columns at the left that hold text.
+        title: the heading.
+        header: the names of the columns; empty for a table without a header row.
+        rows: the cells, text or `Html`.
+        note: the line below.
+        left: the number of text columns at the left.
     """
 
     title: str
@@ -73,10 +73,10 @@ class Table:
 
 @dataclass(frozen=True)
 class Folded:
-    """A section that is closed until it is clicked; on paper it is left out.
+    """A section that is closed until it is clicked; it is not printed.
 
     Attributes:
-        section: what is inside.
+        section: the content.
     """
 
     section: Section
@@ -90,7 +90,7 @@ class Folded:
 
 
 def settings_table(title: str, values: Mapping[str, Any]) -> Table:
-    """A table of nested settings, one row each: `packages.jax`, `0.10.2`."""
+    """Tabulate nested settings, one row each: `packages.jax`, `0.10.2`."""
 
     def flat(prefix: str, value: Any) -> list[tuple[str, str]]:
         if isinstance(value, Mapping):
@@ -105,13 +105,13 @@ def settings_table(title: str, values: Mapping[str, Any]) -> Table:
 
 
 def render(title: str, lead: str, sections: Sequence[Section], command: str = "") -> str:
-    """The page as HTML.
+    """Render the page as HTML.
 
     Args:
-        title: its heading.
-        lead: the one sentence that a hurried reader takes away.
-        sections: its parts, in order.
-        command: the command line that made what it shows.
+        title: the heading.
+        lead: the summary in one sentence.
+        sections: the parts, in order.
+        command: the command line of the run.
     """
 
     head = tag(
@@ -119,7 +119,7 @@ def render(title: str, lead: str, sections: Sequence[Section], command: str = ""
         Html('<meta charset="utf-8">'),
         Html('<meta name="viewport" content="width=device-width, initial-scale=1">'),
         Html('<meta name="color-scheme" content="light dark">'),
-        # A page without an icon of its own would make the browser ask for one.
+        # Without an icon, the browser would request one.
         Html('<link rel="icon" href="data:,">'),
         tag("title", title),
         tag("style", Html(STYLE)),

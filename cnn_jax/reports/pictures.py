@@ -1,4 +1,4 @@
-"""Examples as people look at them: a picture, what it is, what it was taken for."""
+"""Pictures of examples with their truth and predictions."""
 
 import base64
 import io
@@ -17,9 +17,9 @@ from cnn_jax.reports.html import Html, join, tag
 
 RIGHT, WRONG, INK, FAINT = (26, 143, 76), (207, 48, 48), (28, 33, 38), (102, 112, 121)
 
-# Smaller images are enlarged pixel by pixel, so that what the model saw is what is seen.
+# Smaller images are enlarged pixel by pixel, to show exactly what the model saw.
 SMALL = 100
-# Larger ones are reduced to this before they go into a page.
+# Larger images are reduced to this size before they go into a page.
 LARGEST = 224
 
 Picture = UInt8[np.ndarray, "height width 3"]
@@ -30,10 +30,10 @@ class Guess:
     """A picture with its most probable classes.
 
     Attributes:
-        image: RGB.
-        truth: name of the true class.
-        guesses: (class name, probability), most probable first.
-        where: where the picture comes from.
+        image: the picture, RGB.
+        truth: the name of the true class.
+        guesses: pairs (class name, probability), most probable first.
+        where: the picture's origin.
     """
 
     image: Picture
@@ -43,15 +43,15 @@ class Guess:
 
     @property
     def right(self) -> bool:
-        """Whether the first guess is the truth."""
+        """True if the first guess is the truth."""
         return bool(self.guesses) and self.guesses[0][0] == self.truth
 
     def mark(self, rank: int) -> bool | None:
-        """Whether a guess is right; None for those that are not judged: all but the first."""
+        """Return whether the first guess is right; None for the other guesses."""
         return self.right if rank == 0 else None
 
     def text(self) -> str:
-        """`bicycle 0.60; people 0.30; mountain 0.05`."""
+        """Format the guesses: `bicycle 0.60; people 0.30; mountain 0.05`."""
         return "; ".join(f"{name} {probability:.2f}" for name, probability in self.guesses)
 
 
@@ -60,9 +60,9 @@ class Gallery:
     """A section of pictures with their predictions.
 
     Attributes:
-        title: its heading.
+        title: the heading.
         guesses: the pictures, in order.
-        note: a line above them.
+        note: the line above them.
     """
 
     title: str
@@ -76,7 +76,7 @@ class Gallery:
 
 
 def data_uri(image: Picture, largest: int = LARGEST) -> str:
-    """The picture as an address that holds it: PNG where small, else JPEG of `largest` pixels."""
+    """Encode the picture as a data URI: PNG if small, else JPEG of at most `largest` pixels."""
     picture = Image.fromarray(image)
     small = max(picture.size) <= SMALL
     buffer = io.BytesIO()
@@ -90,12 +90,12 @@ def data_uri(image: Picture, largest: int = LARGEST) -> str:
 
 
 def draw_guesses(guesses: Sequence[Guess], columns: int = 6, width: int = 200) -> Image.Image:
-    """The pictures in a grid, framed green or red, with truth and predictions below.
+    """Arrange the pictures in a grid, framed green or red, with truth and predictions below.
 
     Args:
         guesses: the pictures.
-        columns: pictures beside each other, at most.
-        width: of one picture, in pixels.
+        columns: the largest number of pictures in a row.
+        width: the width of a picture, in pixels.
     """
     lines = max((len(guess.guesses) for guess in guesses), default=0)
     row_height = 17
@@ -126,7 +126,7 @@ def save(path: Path, picture: Image.Image) -> None:
     """Write a PNG file.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: the file cannot be written.
     """
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", compress_level=3)
@@ -134,15 +134,15 @@ def save(path: Path, picture: Image.Image) -> None:
 
 
 class Picks:
-    """The examples of an evaluation worth looking at, chosen while its batches pass.
+    """A selection of an evaluation's examples, made while its batches pass.
 
-    Keeps the mistakes made with the greatest confidence, and right answers of all kinds: those
-    whose position in the set comes first in an order shuffled once and for all. The choice does
-    not depend on how the set is cut into batches.
+    It keeps the most confident mistakes and a random choice of right answers: those whose
+    positions come first in a fixed shuffled order. The selection does not depend on the division
+    of the set into batches.
 
     Args:
-        most: how many of each are kept.
-        top: how many classes are named for each.
+        most: the number of examples kept of each kind.
+        top: the number of classes named for each.
     """
 
     def __init__(self, most: int = 24, top: int = 3) -> None:
@@ -158,13 +158,13 @@ class Picks:
         probabilities: np.ndarray,
         valid: np.ndarray,
     ) -> None:
-        """Look at a batch.
+        """Select from a batch.
 
         Args:
             index: integers [batch], the examples' positions in their source.
             label: integers [batch], true classes.
             probabilities: floats [batch, classes].
-            valid: booleans [batch], which examples count.
+            valid: booleans [batch], False for padding.
         """
         predicted = probabilities.argmax(-1)
         for right, kept in ((True, self._right), (False, self._wrong)):
@@ -181,12 +181,12 @@ class Picks:
     def guesses(
         self, image: Callable[[int], Picture], names: Sequence[str], where: Callable[[int], str]
     ) -> tuple[list[Guess], list[Guess]]:
-        """(wrong, right) predictions with their pictures.
+        """Return the (wrong, right) predictions with their pictures.
 
         Args:
-            image: gives the picture at a position in the source.
-            names: the classes' names.
-            where: says where that picture comes from.
+            image: returns the picture at a position in the source.
+            names: the names of the classes.
+            where: returns that picture's origin.
         """
 
         def guess(item: tuple) -> Guess:
@@ -198,7 +198,7 @@ class Picks:
 
 
 def _shuffled(index: np.ndarray) -> np.ndarray:
-    """A fixed pseudo-random number for each integer (Knuth's multiplicative hash)."""
+    """Hash each integer to a fixed pseudo-random number (Knuth's multiplicative hash)."""
     return (index.astype(np.uint64) + np.uint64(1)) * np.uint64(2654435761) % np.uint64(2**32)
 
 
@@ -223,7 +223,7 @@ def _card(guess: Guess) -> Html:
 
 
 def _square(image: Picture, side: int) -> Image.Image:
-    """The whole picture in the middle of a square."""
+    """Place the whole picture in the middle of a square."""
     picture = Image.fromarray(image)
     scale = side / max(picture.size)
     size = [max(1, round(scale * length)) for length in picture.size]
@@ -237,15 +237,15 @@ def _square(image: Picture, side: int) -> Image.Image:
 
 @cache
 def font() -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which comes with matplotlib and knows most alphabets."""
-    # Found without importing matplotlib, which would take longer than everything else here.
+    """Load DejaVu Sans, which comes with matplotlib and covers most alphabets."""
+    # Located without importing matplotlib, which would take longer than the rest.
     (package,) = find_spec("matplotlib").submodule_search_locations
     path = Path(package, "mpl-data", "fonts", "ttf", "DejaVuSans.ttf")
     return ImageFont.truetype(str(path), 13)
 
 
 def _fitted(text: str, width: int) -> str:
-    """The text, cut with an ellipsis where it is wider than `width` pixels."""
+    """Cut the text with an ellipsis if it is wider than `width` pixels."""
     if font().getlength(text) <= width:
         return text
     while text and font().getlength(text + "…") > width:

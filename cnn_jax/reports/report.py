@@ -1,7 +1,8 @@
-"""A run's page, `report.html`: what it reached, how, and with what settings."""
+"""A run's page, `report.html`: its results, curves, pictures and settings."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 from cnn_jax import files
 from cnn_jax.reports import curves
@@ -12,12 +13,20 @@ from cnn_jax.runs.names import duration, in_order, main_metric, metric, show
 REPORT_FILE = "report.html"
 
 
+@runtime_checkable
+class Evaluation(Protocol):
+    """The outcome of an evaluation (see `cnn_jax.training.loop.Evaluation`)."""
+
+    metrics: Mapping[str, float]
+    sums: Mapping[str, Any]
+
+
 def write_report(directory: str | Path, *, sections: Sequence[Section] = ()) -> Path:
     """Write `report.html` into a run's folder, from what the folder holds.
 
     Args:
         directory: the run's folder.
-        sections: what the task adds; it stands after the curves.
+        sections: the task's own sections, placed after the curves.
 
     Returns:
         The file's path.
@@ -38,15 +47,15 @@ def write_report(directory: str | Path, *, sections: Sequence[Section] = ()) -> 
 
 
 def title(run: Run) -> str:
-    """`resnet20 on shapes`, or the folder's name where the settings do not say."""
+    """Format the title, such as `resnet20 on shapes`; by default the folder's name."""
     model, data = (run.config.get(key) for key in ("model", "data"))
     return f"{model} on {data}" if model and data else run.path.resolve().name
 
 
 def verdict(run: Run) -> str:
-    """The main figure, and what it took: steps, time, device, seed."""
+    """Summarise the run in one sentence: the main figure, steps, time, device, seed."""
     held_out = [split for split in run.splits if split != "train"]
-    # A test is worth more than an evaluation, which choices may have been made by.
+    # A test counts more than an evaluation, on which choices may have been based.
     split = "test" if "test" in held_out else next(iter(held_out), "train")
     row = run.last(split)
     if row is None:
@@ -63,13 +72,13 @@ def verdict(run: Run) -> str:
         parts.append(f"with seed {run.config['seed']}")
     text = " ".join(parts)
     first = text.split()[0]
-    if first.islower():  # A name with capitals of its own, as mAP, is written as it is.
+    if first.islower():  # A name with its own capitals, such as mAP, is unchanged.
         text = text[0].upper() + text[1:]
     return text + "."
 
 
 def results_table(run: Run) -> Table:
-    """The last report of every split, and the best evaluation where it was another."""
+    """Tabulate the last report of every split, and the best evaluation if it was another one."""
     last = {split: row for split in run.splits if (row := run.last(split))}
     keys = in_order(key for split in last for key in run.keys(split))
     best = {key: _best(run, key) for key in keys}
@@ -84,12 +93,12 @@ def results_table(run: Run) -> Table:
 
 
 def _best(run: Run, key: str) -> str:
-    """The best evaluation of a metric and its step; empty where there was but one."""
+    """Format the best evaluation of a metric and its step; empty if there was only one."""
     direction = metric(key).higher_is_better
     steps, values = run.series("eval", key)
     finite = [(value, step) for step, value in zip(steps, values, strict=True) if value == value]
     if direction is None or len(finite) < 2:
         return ""
-    # Of equal values the first counts.
+    # Among equal values, the first counts.
     value, step = max(finite, key=lambda pair: (pair[0] if direction else -pair[0], -pair[1]))
     return f"{show(key, value)} (step {step:,})"

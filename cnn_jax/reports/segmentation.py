@@ -3,43 +3,25 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 
 from cnn_jax.conventions import IGNORED
+from cnn_jax.data.source import Source
 from cnn_jax.metrics import segmentation as metrics
 from cnn_jax.reports import masks
 from cnn_jax.reports.confusion import ConfusionMatrix
 from cnn_jax.reports.html import Html, join, tag
 from cnn_jax.reports.page import Section, Table
 from cnn_jax.reports.pictures import data_uri, save
-from cnn_jax.reports.report import write_report
+from cnn_jax.reports.report import Evaluation, write_report
 from cnn_jax.runs.names import show
 
 DRAWN = 8
-"""Images of each kind."""
+"""The number of images in each section."""
 PAGE_WIDTH = 1000
-"""Pixels across of four views in the page."""
-
-
-@runtime_checkable
-class Source(Protocol):
-    """What is asked of a data source here (see `cnn_jax.data.source.Source`)."""
-
-    class_names: tuple[str, ...]
-
-    def __len__(self) -> int: ...
-
-    def describe(self, index: int) -> str: ...
-
-
-@runtime_checkable
-class Evaluation(Protocol):
-    """What is asked of an evaluation here (see `cnn_jax.training.loop.Evaluation`)."""
-
-    metrics: Mapping[str, float]
-    sums: Mapping[str, Any]
+"""The width of the four views in the page, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +29,10 @@ class Shown:
     """An image with the truth and the prediction.
 
     Attributes:
-        index: its position in the source.
-        accuracy: the share of its judged pixels that are right.
-        image: RGB.
-        truth, predicted: masks.
+        index: the position in the source.
+        accuracy: the share of right pixels among those not ignored.
+        image: the image, RGB.
+        truth, predicted: the masks.
     """
 
     index: int
@@ -60,7 +42,7 @@ class Shown:
     predicted: masks.Mask
 
     def views(self, num_classes: int) -> masks.Picture:
-        """The four views."""
+        """Draw the four views."""
         return masks.side_by_side(self.image, self.truth, self.predicted, num_classes)
 
 
@@ -69,10 +51,10 @@ class Panels:
     """A section of images in four views.
 
     Attributes:
-        title: its heading.
+        title: the heading.
         shown: the images, in order.
-        source: says where they are from.
-        note: a line above them.
+        source: the examples' source, which names their origin.
+        note: the line above them.
     """
 
     title: str
@@ -98,22 +80,22 @@ class Panels:
 
 
 def legend(class_names: Sequence[str]) -> Html:
-    """The colours of the classes, and what the views are."""
+    """Explain the colours of the classes and the views."""
     colors = masks.palette(len(class_names))
     keys = []
     for label, name in enumerate(class_names):
         swatch = "height:11px;background:rgb({},{},{})".format(*colors[label].tolist())
         keys.append(tag("span", tag("i", style=swatch), tag("b", name)))
-    views = f"From left to right: {', '.join(masks.VIEWS)} (red). Black pixels are not judged."
+    views = f"From left to right: {', '.join(masks.VIEWS)} (red). Black pixels are ignored."
     return join([tag("p", *keys, class_="key"), tag("p", views, class_="note")])
 
 
 class SegmentationReport:
-    """Writes `report.html` and `samples/*.png` after each evaluation.
+    """A writer of `report.html` and `samples/*.png` after each evaluation.
 
     Args:
         directory: the run's folder.
-        source: the examples evaluated.
+        source: the evaluated examples.
     """
 
     def __init__(self, directory: str | Path, source: Source) -> None:
@@ -125,10 +107,10 @@ class SegmentationReport:
 
     def _restart(self) -> None:
         self._worst: list[Shown] = []
-        self._some: list[Shown] = []
+        self._sample: list[Shown] = []
 
     def select(self, batch: Mapping[str, np.ndarray], log_probabilities: Any) -> None:
-        """Look for pictures to show in a batch of an evaluation.
+        """Select pictures from a batch of an evaluation.
 
         Args:
             batch: `index`, `image`, `mask` and `valid` of its examples.
@@ -137,17 +119,17 @@ class SegmentationReport:
         predicted = np.asarray(log_probabilities).argmax(-1).astype(np.uint8)
         for row in np.flatnonzero(np.asarray(batch["valid"])):
             truth = np.asarray(batch["mask"][row])
-            judged = truth != IGNORED
-            right = (truth == predicted[row]) & judged
+            counted = truth != IGNORED
+            right = (truth == predicted[row]) & counted
             index = int(batch["index"][row])
-            accuracy = float(right.sum() / judged.sum()) if judged.any() else 1.0
+            accuracy = float(right.sum() / counted.sum()) if counted.any() else 1.0
             worst = len(self._worst) < DRAWN or accuracy < self._worst[-1].accuracy
             if not worst and index not in self._spread:
                 continue
             image = _middle(np.asarray(batch["image"][row]), truth.shape)
             item = Shown(index, accuracy, image, truth.copy(), predicted[row].copy())
             if index in self._spread:
-                self._some.append(item)
+                self._sample.append(item)
             if worst:
                 self._worst.append(item)
                 self._worst.sort(key=lambda shown: (shown.accuracy, shown.index))
@@ -157,19 +139,19 @@ class SegmentationReport:
         """Write the page and the pictures of an evaluation.
 
         Args:
-            step: number of updates made.
-            evaluation: its metrics and its `confusion`. Its pictures are those that `select` has
+            step: the number of updates made.
+            evaluation: its metrics and its `confusion`. The pictures are those that `select` has
                 chosen since the last call.
         """
         names = self.source.class_names
-        worst, some = self._worst, sorted(self._some, key=lambda shown: shown.index)
+        worst, sample = self._worst, sorted(self._sample, key=lambda shown: shown.index)
         self._restart()
-        for name, items in (("worst", worst), ("some", some)):
+        for name, items in (("worst", worst), ("some", sample)):
             rows = [item.views(len(names)) for item in items]
             save(self.directory / "samples" / f"{name}.png", masks.sheet(rows, names))
         confusion = np.asarray(evaluation.sums["confusion"])
         sections: list[Section] = [
-            Panels("Some", some, self.source, "Evenly spread over the set."),
+            Panels("Sample", sample, self.source, "Evenly spread over the set."),
             Panels("Worst", worst, self.source, "The fewest pixels right."),
             by_class(confusion, names),
             ConfusionMatrix("Confusion matrix (pixels)", confusion, names),
@@ -178,7 +160,7 @@ class SegmentationReport:
 
 
 def by_class(confusion: np.ndarray, names: Sequence[str]) -> Table:
-    """IoU and accuracy of each class, lowest IoU first; absent classes last."""
+    """Tabulate IoU and accuracy of each class, lowest IoU first; absent classes come last."""
     union = metrics.intersection_over_union(confusion)
     accuracy = metrics.per_class_accuracy(confusion)
     pixels = confusion.sum(axis=1)
@@ -191,11 +173,11 @@ def by_class(confusion: np.ndarray, names: Sequence[str]) -> Table:
         ]
         for i in np.argsort(union, kind="stable")
     ]
-    note = "A class that is neither in a mask nor predicted counts in no mean."
+    note = "The means exclude classes that are neither in a mask nor predicted."
     return Table("By class", ["class", "of the pixels", "accuracy", "IoU"], rows, note)
 
 
 def _middle(image: np.ndarray, size: tuple[int, ...]) -> masks.Picture:
-    """The part of an image that its mask is of."""
+    """Cut out the part of an image that its mask covers."""
     top, left = ((have - want) // 2 for have, want in zip(image.shape, size, strict=False))
     return image[top : top + size[0], left : left + size[1]].copy()

@@ -1,6 +1,6 @@
 """The style sheet of every page."""
 
-# Line colours: Okabe and Ito's palette, which stays apart for the colour-blind, in an order in
+# Line colours: Okabe and Ito's palette, distinct for colour-blind readers, in an order in
 # which neighbours differ most; lighter for dark pages.
 _LIGHT = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b58900", "#56b4e9", "#7a5195", "#666666")
 _DARK = ("#5aa9e6", "#ff8c42", "#3ecf9f", "#e59ac4", "#e6b422", "#8fd3ff", "#b794d6", "#aaaaaa")

@@ -19,12 +19,12 @@ from cnn_jax.reports.report import write_report
 SHOWN = 6
 
 LENGTHS_FILE = "bleu_by_length.json"
-"""In a run's folder: the last evaluation's BLEU by length, for `compare`."""
+"""The file in a run's folder with the last evaluation's BLEU by length, for `compare`."""
 
 
 @runtime_checkable
 class LengthBucket(Protocol):
-    """BLEU of sentences of like length (see `cnn_jax.metrics.translation.LengthBucket`)."""
+    """BLEU of sentences of similar length (see `cnn_jax.metrics.translation.LengthBucket`)."""
 
     shortest: int
     longest: int
@@ -34,33 +34,31 @@ class LengthBucket(Protocol):
 
 @dataclass(frozen=True)
 class Sentences:
-    """How the sentences of an evaluation are shown.
+    """The sentences of an evaluation, with the functions that display them.
 
     Attributes:
         sources, references: the sentences, and their true translations.
-        source_words: the words of source sentence i, as the model sees them.
-        target_words: token indices as words.
-        hypotheses: from an evaluation's sums: the translations of all.
-        by_length: from those: BLEU by length.
-        signatures: how BLEU and chrF were counted.
+        source_words: returns the words of source sentence i, as the model sees them.
+        target_words: converts token indices to words.
+        by_length: computes BLEU by length from all translations.
+        signatures: sacrebleu's signatures of BLEU and chrF.
     """
 
     sources: Sequence[str]
     references: Sequence[str]
     source_words: Callable[[int], Sequence[str]]
     target_words: Callable[[np.ndarray], Sequence[str]]
-    hypotheses: Callable[[Mapping[str, Any]], Sequence[str]]
     by_length: Callable[[Sequence[str]], Sequence[LengthBucket]]
     signatures: Mapping[str, str]
 
 
 class TranslationReport:
-    """Writes `report.html` and `samples/*.png` after each evaluation.
+    """A writer of `report.html` and `samples/*.png` after each evaluation.
 
     Args:
         directory: the run's folder.
-        sentences: the examples evaluated.
-        attends: whether the model has attention to show.
+        sentences: the evaluated examples.
+        attends: whether the model has attention.
     """
 
     def __init__(self, directory: str | Path, sentences: Sentences, attends: bool) -> None:
@@ -68,35 +66,35 @@ class TranslationReport:
         self.sentences = sentences
         self.attends = attends
         count = len(sentences.sources)
-        # Evenly from the whole set, the same ones at every evaluation.
+        # Evenly spread over the whole set, and the same at every evaluation.
         self._shown = sorted({i * count // SHOWN for i in range(min(SHOWN, count))})
-        self._found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._predicted: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def select(self, batch: Mapping[str, np.ndarray], predictions: Mapping[str, Any]) -> None:
-        """Look for the sentences to show in a batch of an evaluation.
+        """Collect the displayed sentences from a batch of an evaluation.
 
         Args:
             batch: `index` and `valid` of its examples.
             predictions: `words` and `attention_weights`.
         """
         for row in np.flatnonzero(batch["valid"] & np.isin(batch["index"], self._shown)):
-            found = (predictions["words"][row], predictions["attention_weights"][row])
-            self._found[int(batch["index"][row])] = tuple(np.asarray(x) for x in found)
+            arrays = (predictions["words"][row], predictions["attention_weights"][row])
+            self._predicted[int(batch["index"][row])] = tuple(np.asarray(x) for x in arrays)
 
     def write(self, step: int, evaluation: Any) -> None:
         """Write the page and the pictures of an evaluation.
 
         Args:
             step: number of updates made.
-            evaluation: its `sums`, with the words of all translations.
+            evaluation: its `details` are the translations of all sentences.
         """
-        found, self._found = self._found, {}
+        predicted, self._predicted = self._predicted, {}
         texts = self.sentences
-        hypotheses = texts.hypotheses(evaluation.sums)
-        maps = [self._alignment(index, *found[index]) for index in sorted(found)]
+        hypotheses = evaluation.details
+        maps = [self._alignment(index, *predicted[index]) for index in sorted(predicted)]
         sections: list[Section] = []
         if self.attends:
-            sections.append(Alignments("What each word looked at", maps))
+            sections.append(Alignments("Attention", maps))
             for number, each in enumerate(maps):
                 picture, _ = alignment.draw(each)
                 files.replace(self.directory / "samples" / f"alignment_{number}.png", picture)
@@ -108,7 +106,7 @@ class TranslationReport:
         content = {"step": step, "buckets": [dataclasses.asdict(bucket) for bucket in buckets]}
         files.replace(self.directory / LENGTHS_FILE, json.dumps(content, indent=2) + "\n")
         counted = "; ".join(f"{name}: {text}" for name, text in texts.signatures.items())
-        sections.append(Text("How BLEU and chrF are counted", f"sacrebleu's signatures. {counted}"))
+        sections.append(Text("Computation of BLEU and chrF", f"sacrebleu's signatures: {counted}"))
         write_report(self.directory, sections=sections)
 
     def _alignment(self, index: int, words: np.ndarray, weights: np.ndarray) -> Alignment:
@@ -119,7 +117,7 @@ class TranslationReport:
 def alignment_of(
     source: Sequence[str], target: Sequence[str], weights: np.ndarray, reference: str = ""
 ) -> Alignment:
-    """The heat map of a padded sentence's weights."""
+    """Build the heat map of a padded sentence's weights."""
     width = min(len(source), weights.shape[1])
     note = f"reference: {reference}" if reference else ""
     return Alignment(source[:width], target, weights[: len(target), :width], note)

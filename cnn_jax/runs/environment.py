@@ -1,4 +1,4 @@
-"""What a run stands on: versions, devices, command line and commit."""
+"""The environment of a run: versions, devices, command line and commit."""
 
 import datetime
 import importlib.metadata
@@ -17,7 +17,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "nump
 
 
 def describe_environment() -> dict[str, Any]:
-    """Describe the process: versions, devices, command line, XLA flags and commit."""
+    """Describe this process: versions, devices, command line, XLA flags and commit."""
     devices = jax.devices()
     return {
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -47,7 +47,7 @@ def _version(package: str) -> str | None:
 
 
 def _git() -> dict[str, Any]:
-    """Commit of the working directory and whether files differ from it; empty outside of git."""
+    """Return the commit and whether files differ from it; empty outside of git."""
     try:
         commit, status = (
             subprocess.run(

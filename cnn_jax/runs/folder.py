@@ -1,4 +1,4 @@
-"""Read the folder that a run has written."""
+"""Reader of a run's folder."""
 
 import json
 import math
@@ -14,7 +14,7 @@ ENVIRONMENT_FILE = "environment.json"
 METRICS_FILE = "metrics.jsonl"
 RESULT_FILE = "result.json"
 
-# Keys of a row that say when and how fast: two runs of one config and seed differ in these alone.
+# Keys of times and speeds. Two runs of the same config and seed differ only in these.
 TIMING_KEYS = ("examples_per_second", "data_wait", "seconds")
 # Keys of a row that are not measurements.
 ROW_KEYS = ("step", "split", "seconds")
@@ -24,13 +24,13 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Run:
-    """A run's folder, read.
+    """The content of a run's folder.
 
     Attributes:
         path: the folder.
         config: every resolved option.
         environment: versions, devices and command; empty where the file is missing.
-        rows: the reports in order of writing: `step`, `split`, `seconds` and metrics. A metric
+        rows: the reports in the order written: `step`, `split`, `seconds` and metrics. A metric
             that was not finite is None.
         result: the last evaluation; empty before the first one.
     """
@@ -47,18 +47,18 @@ class Run:
         return list(dict.fromkeys(row["split"] for row in self.rows))
 
     def keys(self, split: str) -> list[str]:
-        """The metric keys reported of a split, in order of first appearance."""
+        """Return the metric keys reported for a split, in order of first appearance."""
         keys = dict.fromkeys(key for row in self.rows if row["split"] == split for key in row)
         return [key for key in keys if key not in ROW_KEYS]
 
     def last(self, split: str) -> Row | None:
-        """The last report of a split; None where there is none."""
+        """Return the last report of a split, or None."""
         return next((row for row in reversed(self.rows) if row["split"] == split), None)
 
     def series(self, split: str, key: str) -> tuple[list[int], list[float]]:
-        """Steps and values of one metric, in order of steps.
+        """Return the steps and the values of one metric, in order of steps.
 
-        Where a step was reported twice, as by `--eval-only`, the later report counts. Values that
+        If a step was reported twice (a repeated evaluation), the later report counts. Values that
         were not finite are NaN.
         """
         values = {
@@ -76,16 +76,16 @@ class Run:
 
     @property
     def seconds(self) -> int | float | None:
-        """Wall time of the run up to its last report, over all resumptions; None if unknown."""
+        """Wall time up to the last report, over all resumptions; None if unknown."""
         return max((row["seconds"] for row in self.rows if "seconds" in row), default=None)
 
 
 def read_run(path: str | Path) -> Run:
-    """Read a run's folder, also while the run is still being written.
+    """Read a run's folder; the run may still be writing it.
 
     Raises:
         UserError: the folder, its `config.json` or its `metrics.jsonl` is missing, or a file is
-            not what it should be; the message names the file and the line.
+            malformed; the message names the file and the line.
     """
     path = Path(path)
     if not path.is_dir():
@@ -126,8 +126,8 @@ def read_object(path: Path, missing_ok: bool = False) -> dict[str, Any]:
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """Read the reports of a `metrics.jsonl`.
 
-    A last line that breaks off, as a killed process leaves it and one that writes still may, is
-    left out.
+    A last line without an end is skipped: a killed process leaves one, and a running process may
+    be writing one.
 
     Raises:
         UserError: the file is unreadable, or another line is not a report.
@@ -151,7 +151,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _row_problem(row: Any) -> str | None:
-    """Why a parsed line is not a report; None if it is one."""
+    """Return the reason why a parsed line is not a report; None if it is one."""
     if not isinstance(row, dict):
         return f"expected an object, found a {type(row).__name__}"
     if not isinstance(row.get("step"), int):

@@ -1,8 +1,7 @@
-"""Write a run's folder and tell its progress.
+"""Writer of a run's folder, and display of the run's progress.
 
-Everything here happens on one process; the others make a log that is not `enabled` and call it
-all the same. Rows of `metrics.jsonl` are whole lines or, after a kill, a cut last one, which
-resuming mends.
+Only one process writes. The others make a log that is not `enabled` and call it in the same way.
+Rows of `metrics.jsonl` are whole lines. A kill may cut the last line; resuming removes it.
 """
 
 import dataclasses
@@ -35,8 +34,8 @@ from cnn_jax.runs.folder import (
 )
 from cnn_jax.runs.names import in_order, metric, show
 
-# Where nobody watches a bar, a line of training is printed at each of so many parts of the run,
-# or when so many seconds have passed without one: a log that is alive and not a flood.
+# Without a terminal, a training line is printed at each of this many parts of the run, or when
+# this many seconds have passed since the last one. So the log stays alive and short.
 QUIET_PARTS = 20
 QUIET_SECONDS = 60.0
 
@@ -44,7 +43,7 @@ QUIET_SECONDS = 60.0
 class RunLog:
     """The writer of a run's folder.
 
-    Use as a context manager, which shows the progress bar and takes it away:
+    Use it as a context manager, which shows the progress bar and removes it:
 
         with RunLog(out, total_steps=1000) as log:
             log.write_config(options)
@@ -55,20 +54,20 @@ class RunLog:
                 if step % 100 == 0:
                     log.report(step, "train", {"loss": loss, "examples_per_second": rate})
 
-    A row is on disk when `report` returns, so a checkpoint that is saved after its step's reports
-    never knows more than the rows.
+    A row is on disk when `report` returns. A checkpoint saved after its step's reports is
+    therefore never ahead of the rows.
 
     Args:
-        directory: the run's folder; made if missing.
-        total_steps: the step the run ends at.
-        resumed_step: the step of the checkpoint that the run goes on from. Rows beyond it are
-            dropped, and a last line that a kill has cut is removed, so that the file becomes that
-            of an uninterrupted run but for the `TIMING_KEYS`. None begins a new run.
-        appended: whether rows join those of an earlier run, if there is one, whatever their steps:
-            for evaluating again.
-        console: where lines and the bar go; standard error by default.
-        enabled: False makes every method do nothing, for all processes but the first.
-        clock: seconds that only grow.
+        directory: the run's folder; created if missing.
+        total_steps: the last step of the run.
+        resumed_step: the step of the checkpoint that the run continues from. Later rows and a cut
+            last line are removed, so that the file equals that of an uninterrupted run except for
+            the `TIMING_KEYS`. None starts a new run.
+        appended: whether rows are appended to those of an earlier run, whatever their steps, as
+            a repeated evaluation needs.
+        console: the console for lines and the bar; standard error by default.
+        enabled: False makes every method do nothing; for all processes but the first.
+        clock: a monotonic clock in seconds.
 
     Raises:
         UserError: the folder cannot be written, or a new run would overwrite another's metrics.
@@ -126,7 +125,7 @@ class RunLog:
                 console=self.console,
                 refresh_per_second=4,
             )
-            # Where the run goes on from is not this process's speed: the bar starts there.
+            # The bar starts at the resumed step, so that its speed is that of this process.
             self._task = self._progress.add_task(
                 "compiling",
                 total=self.total_steps,
@@ -146,7 +145,7 @@ class RunLog:
         self.close()
 
     def close(self) -> None:
-        """Take the bar away and close the files; a second call does nothing."""
+        """Remove the bar and close the files; a second call does nothing."""
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
@@ -204,12 +203,12 @@ class RunLog:
             _write_json(self.directory / RESULT_FILE, result)
 
     def advance(self, step: int) -> None:
-        """Move the bar to a step; costs nothing worth mentioning."""
+        """Move the bar to a step; this is cheap enough for every step."""
         if self._progress is not None:
             self._progress.update(self._task, completed=step, description="training")
 
     def phase(self, name: str) -> None:
-        """Say before the bar what is going on, such as `"evaluating"`; until the next `advance`."""
+        """Show an activity such as `"evaluating"` before the bar, until the next `advance`."""
         if self._progress is not None:
             self._progress.update(self._task, description=name)
 
@@ -219,7 +218,7 @@ class RunLog:
             self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _mend(self, last_step: int | float = math.inf) -> list[dict[str, Any]]:
-        """Keep the whole rows up to a step, and let the clock go on from them."""
+        """Keep the whole rows up to a step, and continue the clock from them."""
         path = self.directory / METRICS_FILE
         rows = [row for row in read_rows(path) if row["step"] <= last_step] if path.exists() else []
         files.replace(path, "".join(_dump(row) + "\n" for row in rows))
@@ -227,7 +226,7 @@ class RunLog:
         return rows
 
     def _rewind(self, step: int) -> None:
-        """Make the rows, the result and the clock those of the moment when `step` was saved."""
+        """Restore the rows, the result and the clock of the moment when `step` was saved."""
         rows = self._mend(step)
         evaluations = [row for row in rows if row["split"] != "train"]
         result = self.directory / RESULT_FILE
@@ -239,7 +238,7 @@ class RunLog:
                 result.unlink(missing_ok=True)
 
     def _show(self, step: int, split: str, metrics: Mapping[str, int | float | None]) -> None:
-        """Print a report as one line and bring the bar up to date."""
+        """Print a report as one line and update the bar."""
         if self._progress is None:
             if split == "train" and not self._due(step):
                 return
@@ -253,7 +252,7 @@ class RunLog:
         self.message(self._line(step, split, metrics))
 
     def _due(self, step: int) -> bool:
-        """Whether a line of training is worth its place in a log that nobody watches."""
+        """Return whether a training line is due in a log without a terminal."""
         parts = [QUIET_PARTS * s // max(self.total_steps, 1) for s in (self._printed_step, step)]
         now = self._clock()
         if parts[0] == parts[1] and now - self._printed_at < QUIET_SECONDS:
@@ -280,13 +279,13 @@ class RunLog:
         from tensorboardX.proto.event_pb2 import Event, SessionLog
         from tensorboardX.summary import scalar
 
-        # What there is nothing of is not a number, and no reason for a warning.
+        # Missing metrics are logged as NaN, without a warning.
         logging.getLogger("tensorboardX.x2num").setLevel(logging.ERROR)
         with files.writing(self.directory):
             if self._events is None:
                 self._events = EventsWriter(str(self.directory / "events"), f".{time.time_ns()}")
                 if self._resumed_step is not None:
-                    # Tells TensorBoard to forget what earlier files say of the steps from here on.
+                    # Tells TensorBoard to discard these and later steps of earlier files.
                     begin = SessionLog(status=SessionLog.START)
                     first = self._resumed_step + 1
                     self._events.write_event(
@@ -299,10 +298,10 @@ class RunLog:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON can hold it.
+    """Convert a value to one that JSON can hold.
 
-    Dataclasses and mappings become objects, sequences and arrays lists, paths and everything
-    JSON has no word for text; numbers that are not finite become None. A float32 becomes the
+    Dataclasses and mappings become objects, sequences and arrays become lists, and paths and all
+    other types become text. Numbers that are not finite become None. A float32 becomes the
     shortest decimal number that reads back as the same float32.
     """
     if isinstance(value, enum.Enum):

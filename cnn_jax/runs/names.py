@@ -1,4 +1,4 @@
-"""What metrics are called and how their values are written for people."""
+"""Names of metrics, and the format of their values for people."""
 
 import math
 from collections.abc import Iterable
@@ -6,13 +6,13 @@ from typing import Literal, NamedTuple
 
 
 class Metric(NamedTuple):
-    """How one metric key is shown.
+    """The display of one metric key.
 
     Attributes:
-        label: the name people know it by.
+        label: its common name.
         kind: `"fraction"` (0 to 1, shown in per cent), `"rate"` (whole numbers with thousands
             separated) or `"number"` (four significant digits).
-        higher_is_better: direction of improvement; None for what is neither, as a learning rate.
+        higher_is_better: direction of improvement; None for neither, as for a learning rate.
     """
 
     label: str
@@ -20,7 +20,7 @@ class Metric(NamedTuple):
     higher_is_better: bool | None = True
 
 
-# In order of importance: the first key that a run has is the one its verdict names.
+# In order of importance: a run's verdict names the first key that the run has.
 METRICS: dict[str, Metric] = {
     "top1": Metric("top-1", "fraction"),
     "map": Metric("mAP", "fraction"),
@@ -82,24 +82,24 @@ METRICS: dict[str, Metric] = {
 
 
 def metric(key: str) -> Metric:
-    """The entry of a metric key; one the table lacks is shown under its own name as a number."""
+    """Look up a metric key; an unknown one is shown under its own name as a number."""
     return METRICS.get(key) or Metric(key.replace("_", " "), higher_is_better=None)
 
 
 def main_metric(keys: Iterable[str]) -> str | None:
-    """The most important of some metric keys, None where the table knows none of them."""
+    """Return the most important of several metric keys, or None if all are unknown."""
     present = set(keys)
     return next((key for key in METRICS if key in present), None)
 
 
 def in_order(keys: Iterable[str]) -> list[str]:
-    """Metric keys, each once, in the table's order; unknown ones last, in their own."""
+    """Sort metric keys into the table's order, each once; unknown keys follow in input order."""
     unique = dict.fromkeys(keys)
     return [key for key in METRICS if key in unique] + [key for key in unique if key not in METRICS]
 
 
 def show(key: str, value: int | float | None) -> str:
-    """A metric's value as text; a value that is missing or not finite is a dash."""
+    """Format a metric's value as text; a missing or non-finite value is a dash."""
     if value is None or not math.isfinite(value):
         return "–"  # noqa: RUF001 (an en dash is meant)
     match metric(key).kind:
@@ -112,7 +112,7 @@ def show(key: str, value: int | float | None) -> str:
 
 
 def show_spread(key: str, mean: int | float | None, spread: int | float | None) -> str:
-    """A mean with its spread as text: `93.78 ± 0.69 %`; without one, the value alone."""
+    """Format a mean with its spread, `93.78 ± 0.69 %`, or the mean alone if there is no spread."""
     text = show(key, mean)
     if spread is None or mean is None or not math.isfinite(mean + spread):
         return text
@@ -126,7 +126,7 @@ def show_spread(key: str, mean: int | float | None, spread: int | float | None) 
 
 
 def duration(seconds: int | float) -> str:
-    """Seconds as people say them: `41 s`, `3 min 20 s`, `2 h 05 min`, `3 d 4 h`."""
+    """Format seconds for people: `41 s`, `3 min 20 s`, `2 h 05 min`, `3 d 4 h`."""
     total = round(seconds)
     if total < 60:
         return f"{total} s"

@@ -1,4 +1,4 @@
-"""Image annotation: any number of labels an image, by their scores and a decision rule."""
+"""Image annotation: multi-label classification, by scores of labels and a decision rule."""
 
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,26 +13,27 @@ from scipy import special
 
 from cnn_jax import losses
 from cnn_jax.data.augment import Augmentation, mix, normalize
-from cnn_jax.errors import UserError
+from cnn_jax.errors import UserError, check
 from cnn_jax.losses import ranking as ranking_losses
 from cnn_jax.metrics import annotation as metrics
-from cnn_jax.metrics.tables import set_table
+from cnn_jax.metrics.summary import Summary
 from cnn_jax.tasks.images import Batch, apply_training, augmented, floating, init
 
 Sums = dict[str, Any]
+Rows = dict[str, Any]
 
 LossName = Literal["sigmoid", "softmax", "ranking", "warp"]
 
 
 @dataclass(frozen=True)
 class Decision:
-    """How scores become labels."""
+    """The rule that turns scores into labels."""
 
     decision: Literal["topk", "threshold", "tuned", "per-label"] = "threshold"
     """topk: always --k labels; threshold: those whose probability reaches --threshold; tuned: the
     same with a threshold chosen on the evaluation data; per-label: one chosen for each label."""
     k: int = 3
-    """How many labels `--decision topk` gives."""
+    """The number of labels that `--decision topk` gives."""
     threshold: float = 0.5
     """A probability."""
     f_beta: float = 2.0
@@ -40,12 +41,9 @@ class Decision:
     twice as much as precision, 1 the same."""
 
     def __post_init__(self) -> None:
-        if self.k < 1:
-            raise UserError(f"--k {self.k}: must be 1 or more")
-        if not 0 < self.threshold < 1:
-            raise UserError(f"--threshold {self.threshold}: must lie between 0 and 1")
-        if self.f_beta <= 0:
-            raise UserError(f"--f-beta {self.f_beta}: must be above 0")
+        check(self.k >= 1, "k", self.k, "1 or more")
+        check(0 < self.threshold < 1, "threshold", self.threshold, "between 0 and 1")
+        check(self.f_beta > 0, "f_beta", self.f_beta, "above 0")
 
 
 @dataclass(frozen=True)
@@ -53,8 +51,8 @@ class Thresholds:
     """Thresholds of scores that were chosen on validation data.
 
     Attributes:
-        one: for all labels alike.
-        per_label: one for each.
+        one: the threshold for all labels alike.
+        per_label: a threshold for each label.
     """
 
     one: float
@@ -62,27 +60,46 @@ class Thresholds:
 
 
 @dataclass(frozen=True)
-class Annotation:
-    """A model, what it is fed and how it is judged.
+class AnnotationDetails:
+    """What an evaluation derives of a whole set.
 
-    Scores are logits, but for `loss_name="softmax"` log-probabilities: what orders the labels
-    within an image and images within a label.
+    Attributes:
+        scores: what labels are ordered by.
+        predicted, truth: the labels given, and those that hold.
+        thresholds: those chosen on these examples, or given before.
+        curves: precision and recall of each label.
+        average_precisions: the areas below them.
+    """
+
+    scores: Float[np.ndarray, "examples labels"]
+    predicted: Bool[np.ndarray, "examples labels"]
+    truth: Bool[np.ndarray, "examples labels"]
+    thresholds: Thresholds
+    curves: metrics.PrecisionRecall
+    average_precisions: Float[np.ndarray, " labels"]
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """An annotator: the network, its input, its loss, its decision rule and its metrics.
+
+    Scores order the labels within an image and the images within a label. They are logits, but
+    log-probabilities for `loss_name="softmax"`.
 
     Attributes:
         model: gives `(logits, features)` for normalised images.
         num_labels: number of labels.
-        image_size: pixels on a side of what the model is fed.
-        mean, std: of the model's input, per channel, for images in 0..1.
-        augmentation: applied on the device, training only.
+        image_size: pixels on a side of the network's input.
+        mean, std: of the network's input, per channel, for images in 0..1.
+        augmentation: applied on the device, in training only.
         loss_name: logistic cross-entropy, averaged over labels; softmax cross-entropy against the
             labels divided by their number; pairwise hinges; or WARP (Gong et al. 2013).
         warp_ranks: WARP's ranks, exact or estimated from draws.
-        positive_weights: what a label that holds counts in the logistic loss: a weight for each
+        positive_weights: the weight of a label that holds in the logistic loss: one for each
             label, one for all, or none.
         focal_gamma: above 0, the logistic loss is focal (Lin et al. 2017).
-        decision: how scores become labels.
-        thresholds: of the rules that need them; None chooses them on the data evaluated.
-        num_evaluated: examples of the set that is evaluated.
+        decision: the rule that turns scores into labels.
+        thresholds: for the rules that need them; None chooses them on the data evaluated.
     """
 
     model: nn.Module
@@ -97,10 +114,9 @@ class Annotation:
     focal_gamma: float = 0.0
     decision: Decision = field(default_factory=Decision)
     thresholds: Thresholds | None = None
-    num_evaluated: int = 0
 
     def init(self, key: Key[Array, ""]) -> tuple[Any, Any]:
-        """Fresh (params, model_state)."""
+        """Draw the first (params, model_state)."""
         return init(self.model, self.image_size, key)
 
     def loss(
@@ -111,7 +127,7 @@ class Annotation:
         keys: dict[str, Key[Array, ""]],
         axis_name: str | None = None,
     ) -> tuple[Float[Array, ""], tuple[Any, Sums]]:
-        """Training loss summed over the batch, auxiliary heads included at their weight."""
+        """Sum the training loss over the batch, auxiliary heads included at their weight."""
         images = augmented(batch, keys["augment"], self.augmentation)
         targets = batch["labels"].astype(jnp.float32)
         images, targets = mix(keys["mix"], images, targets, self.augmentation, axis_name)
@@ -136,7 +152,7 @@ class Annotation:
         return total, (model_state, {"examples": jnp.sum(batch["valid"]), "loss": total})
 
     def predict(self, params: Any, model_state: Any, batch: Batch) -> Float[Array, "batch labels"]:
-        """Scores; over several crops of an image, their mean."""
+        """Compute scores; of several crops of an image, their mean."""
         images = normalize(floating(batch["image"]), self.mean, self.std)
         crops = images.reshape(-1, *images.shape[-3:])
         logits, _ = self.model.apply({"params": params, **model_state}, crops, train=False)
@@ -145,37 +161,37 @@ class Annotation:
             return scores
         return jnp.mean(scores.reshape(*images.shape[:2], self.num_labels), axis=1)
 
-    def measure(self, predictions: Float[Array, "batch labels"], batch: Batch) -> Sums:
-        """The loss (WARP's with exact ranks), and tables with the batch's scores and labels.
+    def measure(self, predictions: Float[Array, "batch labels"], batch: Batch) -> tuple[Sums, Rows]:
+        """Sum the loss (WARP's with exact ranks); a row is the scores and labels of an example.
 
-        Average precision and chosen thresholds need the scores of the whole set. Each batch fills
-        its own rows of a table of all of them, so that tables add up, over batches, devices and
-        processes, to exactly what one pass on one device would gather.
+        Average precision and chosen thresholds need the scores of the whole set.
         """
         valid, labels = batch["valid"], batch["labels"]
-        table = partial(set_table, index=batch["index"], valid=valid, size=self.num_evaluated)
         per_example = self._per_example(predictions, labels.astype(jnp.float32))
-        return {
-            "examples": jnp.sum(valid),
-            "loss": jnp.sum(per_example, where=valid),
-            "scores": table(predictions),
-            "labels": table(labels.astype(jnp.int32)),
-        }
+        sums = {"examples": jnp.sum(valid), "loss": jnp.sum(per_example, where=valid)}
+        return sums, {"scores": predictions, "labels": labels}
 
-    def summarize(self, sums: Sums) -> dict[str, float]:
-        """The mean loss; of an evaluation also every metric of `cnn_jax.metrics.annotation`."""
+    def summarize(self, sums: Sums, rows: Rows | None = None) -> Summary:
+        """Average the loss; of an evaluation, add every metric of `cnn_jax.metrics.annotation`.
+
+        The details of an evaluation are `AnnotationDetails`.
+        """
         means = {"loss": float(sums["loss"]) / float(sums["examples"])}
-        if "scores" not in sums:
-            return means
-        scores, truth = tables(sums)
-        predicted = self.decide(scores, self.thresholds or self.choose(scores, truth))
-        average_precision = metrics.mean_average_precision(scores, truth)
-        return {**means, **metrics.summarize(predicted, truth), "map": average_precision}
+        if rows is None:
+            return Summary(means)
+        scores, truth = rows["scores"].astype(np.float32), rows["labels"].astype(bool)
+        thresholds = self.thresholds or self.choose(scores, truth)
+        predicted = self.decide(scores, thresholds)
+        curves = metrics.curves(scores, truth)
+        precisions = metrics.average_precisions(curves)
+        figures = {**means, **metrics.summarize(predicted, truth), "map": float(precisions.mean())}
+        details = AnnotationDetails(scores, predicted, truth, thresholds, curves, precisions)
+        return Summary(figures, details)
 
     def decide(
         self, scores: Float[np.ndarray, "examples labels"], thresholds: Thresholds | None
     ) -> Bool[np.ndarray, "examples labels"]:
-        """Which labels are given.
+        """Apply the decision rule to scores.
 
         Raises:
             UserError: the rule needs thresholds, and there are none.
@@ -183,7 +199,7 @@ class Annotation:
         rule = self.decision
         match rule.decision:
             case "topk":
-                return metrics.top_k(scores, rule.k)
+                return metrics.best_k(scores, rule.k)
             case "threshold":
                 return metrics.above(scores, self.score(rule.threshold))
         if thresholds is None:
@@ -197,7 +213,7 @@ class Annotation:
         scores: Float[np.ndarray, "examples labels"],
         truth: Bool[np.ndarray, "examples labels"],
     ) -> Thresholds:
-        """The thresholds of highest F on validation data."""
+        """Choose the thresholds of highest F on validation data."""
         beta = self.decision.f_beta
         return Thresholds(
             metrics.choose_threshold(scores, truth, beta),
@@ -205,16 +221,16 @@ class Annotation:
         )
 
     def probability(self, scores: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
-        """What scores say as numbers in 0..1.
+        """Convert scores to numbers in 0..1.
 
-        Of a logistic loss and of softmax they are the probabilities that were trained; of the two
-        ranking losses, which train none, the same function of the score, increasing like it.
+        For the logistic loss and for softmax they are the probabilities that were trained; for the
+        two ranking losses, which train none, the logistic function of the score.
         """
         probability = np.exp if self.loss_name == "softmax" else special.expit
         return np.asarray(probability(scores))  # of a single score, too
 
     def score(self, probability: float) -> float:
-        """The score that stands for a probability."""
+        """Convert a probability to the score that stands for it."""
         return float(
             np.log(probability) if self.loss_name == "softmax" else special.logit(probability)
         )
@@ -242,10 +258,3 @@ class Annotation:
         else:
             one = losses.sigmoid_cross_entropy
         return jnp.mean(jax.vmap(one)(logits, targets), axis=-1)
-
-
-def tables(
-    sums: Sums,
-) -> tuple[Float[np.ndarray, "examples labels"], Bool[np.ndarray, "examples labels"]]:
-    """Scores and true labels of a whole set, from an evaluation's sums."""
-    return np.asarray(sums["scores"], np.float32), np.asarray(sums["labels"]) > 0

@@ -1,5 +1,6 @@
 """Image classification: one class per image, softmax, top-1 and top-5."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -13,24 +14,35 @@ from jaxtyping import Array, Float, Key
 from cnn_jax import losses
 from cnn_jax.data.augment import Augmentation, mix, normalize
 from cnn_jax.metrics import classification as metrics
+from cnn_jax.metrics.summary import Summary
 from cnn_jax.tasks.images import Batch, apply_training, augmented, floating, init
 
 CALIBRATION_BINS = 15
 
 Sums = dict[str, Any]
+Rows = dict[str, Any]
+Loss = Callable[..., Float[Array, ""]]
+
+LOSSES: dict[str, Loss] = {
+    "softmax": losses.cross_entropy,
+    "sigmoid": losses.classification.mean_sigmoid_cross_entropy,
+}
+"""The losses by name: from logits, a distribution over classes and `label_smoothing`."""
+
+LossName = Literal[tuple(LOSSES)]
 
 
 @dataclass(frozen=True)
 class Classification:
-    """A model, what it is fed and how it is judged.
+    """A classifier: the network, its input, its loss and its metrics.
 
     Attributes:
         model: gives `(logits, features)` for normalised images.
         num_classes: number of classes.
-        image_size: pixels on a side of what the model is fed.
-        mean, std: of the model's input, per channel, for images in 0..1.
-        augmentation: applied on the device, training only.
-        loss: softmax cross-entropy, or a logistic loss per class against the one-hot label
+        image_size: pixels on a side of the network's input.
+        mean, std: of the network's input, per channel, for images in 0..1.
+        augmentation: applied on the device, in training only.
+        loss_name: softmax cross-entropy, or a logistic loss per class against the one-hot label
             (Wightman et al. 2021, section 3).
         label_smoothing: share of the target spread evenly over all classes (Szegedy et al. 2016).
     """
@@ -41,11 +53,11 @@ class Classification:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     augmentation: Augmentation = field(default_factory=Augmentation)
-    loss_name: Literal["softmax", "sigmoid"] = "softmax"
+    loss_name: LossName = "softmax"
     label_smoothing: float = 0.0
 
     def init(self, key: Key[Array, ""]) -> tuple[Any, Any]:
-        """Fresh (params, model_state)."""
+        """Draw the first (params, model_state)."""
         return init(self.model, self.image_size, key)
 
     def loss(
@@ -56,7 +68,7 @@ class Classification:
         keys: dict[str, Key[Array, ""]],
         axis_name: str | None = None,
     ) -> tuple[Float[Array, ""], tuple[Any, Sums]]:
-        """Training loss summed over the batch, auxiliary heads included at their weight."""
+        """Sum the training loss over the batch, auxiliary heads included at their weight."""
         images = augmented(batch, keys["augment"], self.augmentation)
         targets = jax.nn.one_hot(batch["label"], self.num_classes)
         images, targets = mix(keys["mix"], images, targets, self.augmentation, axis_name)
@@ -77,7 +89,7 @@ class Classification:
         return total, (model_state, sums)
 
     def predict(self, params: Any, model_state: Any, batch: Batch) -> Float[Array, "batch classes"]:
-        """Log-probabilities; over several crops of an image, of their mean probability."""
+        """Compute log-probabilities; of several crops of an image, of their mean probability."""
         images = normalize(floating(batch["image"]), self.mean, self.std)
         crops = images.reshape(-1, *images.shape[-3:])
         logits, _ = self.model.apply({"params": params, **model_state}, crops, train=False)
@@ -87,14 +99,16 @@ class Classification:
         by_crop = log_probabilities.reshape(*images.shape[:2], self.num_classes)
         return jax.nn.logsumexp(by_crop, axis=1) - jnp.log(images.shape[1])
 
-    def measure(self, predictions: Float[Array, "batch classes"], batch: Batch) -> Sums:
-        """Sums of loss, top-1, top-5, confusion matrix and calibration bins."""
+    def measure(
+        self, predictions: Float[Array, "batch classes"], batch: Batch
+    ) -> tuple[Sums, Rows]:
+        """Sum loss, top-1, top-5, confusion matrix and calibration bins."""
         valid = batch["valid"]
         per_example = jax.vmap(losses.cross_entropy)(predictions, batch["label"])
         bins = jax.vmap(partial(metrics.calibration_bins, bins=CALIBRATION_BINS))(
             jnp.exp(predictions), batch["label"]
         )
-        return {
+        sums = {
             "loss": jnp.sum(per_example, where=valid),
             **self._correct(predictions, batch),
             "confusion": metrics.confusion_matrix(
@@ -102,9 +116,10 @@ class Classification:
             ),
             "calibration": jax.tree.map(lambda x: jnp.sum(x, axis=0, where=valid[:, None]), bins),
         }
+        return sums, {}
 
-    def summarize(self, sums: Sums) -> dict[str, float]:
-        """Means over the examples; of an evaluation also class accuracy and calibration error."""
+    def summarize(self, sums: Sums, rows: Rows | None = None) -> Summary:
+        """Average over the examples; of an evaluation, add class accuracy and calibration error."""
         examples = float(sums["examples"])
         means = {k: float(sums[k]) / examples for k in ("loss", "top1", "top5") if k in sums}
         if "confusion" in sums:
@@ -114,24 +129,16 @@ class Classification:
             means["expected_calibration_error"] = metrics.expected_calibration_error(
                 sums["calibration"]
             )
-        return means
+        return Summary(means)
 
     def _per_example(
         self, logits: Float[Array, "batch classes"], targets: Float[Array, "batch classes"]
     ) -> Float[Array, " batch"]:
-        if self.loss_name == "sigmoid":
-            spread = partial(
-                losses.class_distribution,
-                num_classes=self.num_classes,
-                label_smoothing=self.label_smoothing,
-            )
-            targets = jax.vmap(spread)(targets)
-            return jnp.mean(jax.vmap(losses.sigmoid_cross_entropy)(logits, targets), axis=-1)
-        smoothed = partial(losses.cross_entropy, label_smoothing=self.label_smoothing)
-        return jax.vmap(smoothed)(logits, targets)
+        loss = partial(LOSSES[self.loss_name], label_smoothing=self.label_smoothing)
+        return jax.vmap(loss)(logits, targets)
 
     def _correct(self, logits: Float[Array, "batch classes"], batch: Batch) -> Sums:
-        """Counts of valid examples and of those right at the first and within five guesses."""
+        """Count the valid examples, and those right at the first and within five guesses."""
         ks = (1, 5) if self.num_classes > 5 else (1,)
         correct = {
             f"top{k}": jax.vmap(partial(metrics.top_k_correct, k=k))(logits, batch["label"])

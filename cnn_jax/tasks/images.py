@@ -1,4 +1,4 @@
-"""What every task about whole images does: first variables, and pixels to a network's input."""
+"""The first variables of a network for images, and the way from pixels to its input."""
 
 from functools import partial
 from typing import Any
@@ -15,7 +15,7 @@ Batch = dict[str, Array]
 
 
 def init(model: nn.Module, image_size: int, key: Key[Array, ""]) -> tuple[Any, Any]:
-    """Fresh (params, model_state) of a network that is fed square RGB images."""
+    """Draw the first (params, model_state) of a network for square RGB images."""
     params_key, dropout_key = jax.random.split(key)
     images = jnp.zeros((1, image_size, image_size, 3))
     initialize = jax.jit(partial(model.init, train=True))
@@ -26,14 +26,14 @@ def init(model: nn.Module, image_size: int, key: Key[Array, ""]) -> tuple[Any, A
 def augmented(
     batch: Batch, key: Key[Array, ""], config: Augmentation
 ) -> Float[Array, "batch height width 3"]:
-    """A batch's images in 0..1, each augmented by the key of its place in the stream."""
+    """Augment a batch's images, each by the key of its place in the stream; values in 0..1."""
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch["ordinal"])
     augment = partial(augment_example, config=config)
     return jax.vmap(augment)(keys, floating(batch["image"]), batch["size"])
 
 
 def floating(images: Array) -> Float[Array, "*batch height width channels"]:
-    """Bytes to 0..1."""
+    """Convert bytes to floats in 0..1."""
     return images.astype(jnp.float32) / 255.0
 
 
@@ -45,7 +45,7 @@ def apply_training(
     dropout_key: Key[Array, ""],
     axis_name: str | None,
 ) -> tuple[Any, Any]:
-    """The outputs of a network in training mode, and its new model state.
+    """Apply a network in training mode, and return its outputs and its new model state.
 
     Args:
         model: takes `images` and `train`.

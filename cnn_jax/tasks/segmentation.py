@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Key
 
 from cnn_jax import losses
 from cnn_jax.data.augment import normalize
@@ -15,10 +15,13 @@ from cnn_jax.data.augment.masks import MaskAugmentation, augment_with_mask
 from cnn_jax.metrics import cells
 from cnn_jax.metrics import segmentation as metrics
 from cnn_jax.metrics.classification import confusion_matrix
+from cnn_jax.metrics.host import on_host
+from cnn_jax.metrics.summary import Summary
 from cnn_jax.models.layers import on_axis
 from cnn_jax.tasks.images import Batch, floating
 
 Sums = dict[str, Any]
+Rows = dict[str, Any]
 Size = tuple[int, int]
 
 LossName = Literal["cross_entropy", "dice", "both"]
@@ -26,22 +29,22 @@ LossName = Literal["cross_entropy", "dice", "both"]
 
 @dataclass(frozen=True)
 class Segmentation:
-    """A model, what it is fed and how it is judged.
+    """A segmenter: the network, its input, its loss and its metrics.
 
-    An image may reach `model.margin` pixels beyond its mask on every side: what a network without
-    padding wants to see around what it predicts. Where a network takes certain sizes alone, images
-    are mirrored at their borders up to the next of them, and its output is cropped back.
+    An image may reach `model.margin` pixels beyond its mask on every side: a network without
+    padding needs to see the surroundings of what it predicts. Where a network accepts only certain
+    sizes, images are mirrored at their borders up to the next of them, and its output is cropped.
 
     Attributes:
         model: gives `(logits, features)` for normalised images.
         num_classes: number of classes.
         size: rows and columns of the masks trained on.
-        mean, std: of the model's input, per channel, for images in 0..1.
-        augmentation: applied on the device, training only.
+        mean, std: of the network's input, per channel, for images in 0..1.
+        augmentation: applied on the device, in training only.
         loss_name: cross-entropy per pixel; one minus the Dice coefficient; or their sum.
-        class_weights: what a pixel of each class counts in the cross-entropy; none for 1 each.
-        cells_of: images of the set evaluated, whose cells are judged too: class 1 against
-            class 0. 0 for data that is not of cells.
+        class_weights: the weight of a pixel of each class in the cross-entropy; none for 1 each.
+        cells: whether class 1 are cells and class 0 the rest, so that the errors of
+            `cnn_jax.metrics.cells` are computed too.
     """
 
     model: nn.Module
@@ -52,10 +55,10 @@ class Segmentation:
     augmentation: MaskAugmentation = field(default_factory=MaskAugmentation)
     loss_name: LossName = "cross_entropy"
     class_weights: tuple[float, ...] = ()
-    cells_of: int = 0
+    cells: bool = False
 
     def init(self, key: Key[Array, ""]) -> tuple[Any, Any]:
-        """Fresh (params, model_state)."""
+        """Draw the first (params, model_state)."""
         params_key, dropout_key = jax.random.split(key)
         images = jnp.zeros((1, *map(self.model.legal_size, self.size), 3))
         initialize = jax.jit(lambda keys: self.model.init(keys, images, train=True))
@@ -70,7 +73,7 @@ class Segmentation:
         keys: dict[str, Key[Array, ""]],
         axis_name: str | None = None,
     ) -> tuple[Float[Array, ""], tuple[Any, Sums]]:
-        """Training loss summed over the batch: of each image the mean over its pixels."""
+        """Sum the training loss over the batch: of each image the mean over its pixels."""
 
         def augment(ordinal: Array, image: Array, mask: Array, weights: Array | None) -> Any:
             key = jax.random.fold_in(keys["augment"], ordinal)
@@ -100,7 +103,7 @@ class Segmentation:
     def predict(
         self, params: Any, model_state: Any, batch: Batch
     ) -> Float[Array, "batch height width classes"]:
-        """Log-probabilities of every pixel of the masks (of images without, of all pixels).
+        """Compute log-probabilities of every pixel of the masks (of images without, of all pixels).
 
         Args:
             params: the network's parameters.
@@ -115,35 +118,29 @@ class Segmentation:
 
     def measure(
         self, predictions: Float[Array, "batch height width classes"], batch: Batch
-    ) -> Sums:
-        """The confusion matrix of all pixels, the loss, and how well boundaries are met.
+    ) -> tuple[Sums, Rows]:
+        """Sum the confusion matrix of all pixels, the loss, and the F1 of boundaries.
 
-        The loss is that of training with every pixel's weight that of its class. Cells are judged
-        image by image at the end: each batch fills its own rows of a table of all predictions.
+        The loss is that of training with every pixel's weight that of its class. Where there are
+        cells, a row is the predicted and the true foreground, bool [height, width] each.
         """
         masks, valid = batch["mask"].astype(jnp.int32), batch["valid"]
         predicted = jnp.argmax(predictions, axis=-1)
         per_example = jax.vmap(self._per_example)(predictions, masks)
-        boundary, judged = jax.vmap(
+        boundary, has_class = jax.vmap(
             lambda prediction, mask: metrics.boundary_f1(prediction, mask, self.num_classes)
         )(predicted, masks)
         sums = {
             "examples": jnp.sum(valid),
             "loss": jnp.sum(per_example, where=valid),
             "confusion": self._confusion(predictions, masks, valid),
-            "boundary_f1": jnp.sum(boundary, where=judged & valid),
-            "boundary_images": jnp.sum(judged & valid),
+            "boundary_f1": jnp.sum(boundary, where=has_class & valid),
+            "boundary_images": jnp.sum(has_class & valid),
         }
-        if self.cells_of:
-            # 0 stands for rows of other batches: adding leaves one batch's values.
-            rows = jnp.where(valid, batch["index"], self.cells_of)
-            both = jnp.stack([predicted, masks], axis=1).astype(jnp.int32)
-            table = jnp.zeros((self.cells_of, *both.shape[1:]), jnp.int32)
-            sums["cells"] = table.at[rows].set(both, mode="drop")
-        return sums
+        return sums, {"predicted": predicted == 1, "truth": masks == 1} if self.cells else {}
 
-    def summarize(self, sums: Sums) -> dict[str, float]:
-        """Every metric, from the sums of a whole set."""
+    def summarize(self, sums: Sums, rows: Rows | None = None) -> Summary:
+        """Compute every metric; boundaries and cells only of an evaluation."""
         confusion = np.asarray(sums["confusion"], np.int64)
         means = {
             "loss": float(sums["loss"]) / float(sums["examples"]),
@@ -154,14 +151,14 @@ class Segmentation:
         if "boundary_f1" in sums:
             images = float(sums["boundary_images"])
             means["boundary_f1"] = float(sums["boundary_f1"]) / images if images else float("nan")
-        if "cells" in sums:
-            means |= cell_errors(np.asarray(sums["cells"]))
-        return means
+        if rows:
+            means |= cell_errors(rows["predicted"], rows["truth"])
+        return Summary(means)
 
     def _logits(
         self, variables: Any, images: Array, size: Size, axis_name: str | None, **options: Any
     ) -> Any:
-        """The network's output for the `size` pixels in the middle of the images."""
+        """Compute the network's output for the `size` pixels in the middle of the images."""
         wanted = [self.model.legal_size(length) for length in size]
         missing = [w - have for w, have in zip(wanted, images.shape[1:3], strict=True)]
         before = [m // 2 for m in missing]
@@ -188,22 +185,29 @@ class Segmentation:
         return total
 
     def _confusion(self, scores: Array, masks: Array, valid: Array) -> Array:
-        judged = jnp.broadcast_to(valid[:, None, None], masks.shape)
-        return confusion_matrix(jnp.argmax(scores, axis=-1), masks, judged, self.num_classes)
+        counted = jnp.broadcast_to(valid[:, None, None], masks.shape)
+        return confusion_matrix(jnp.argmax(scores, axis=-1), masks, counted, self.num_classes)
 
 
-def cell_errors(tables: np.ndarray) -> dict[str, float]:
-    """The means of the three errors over images.
+def cell_errors(
+    predicted: Bool[np.ndarray, "images height width"],
+    truth: Bool[np.ndarray, "images height width"],
+) -> dict[str, float]:
+    """Average the three errors of `cnn_jax.metrics.cells` over images.
 
     Args:
-        tables: integers [images, 2, height, width], predictions and masks: 1 for cells.
+        predicted, truth: true at pixels of cells.
     """
-    pairs = [(predicted == 1, mask == 1) for predicted, mask in tables]
-    errors = {
-        "pixel_error": cells.pixel_error,
-        "rand_error": cells.rand_error,
-        "warping_error": cells.warping_error,
-    }
-    return {
-        name: float(np.mean([error(*pair) for pair in pairs])) for name, error in errors.items()
-    }
+    # One image at a time: two of the three errors need steps that are no array operations.
+    errors = [
+        {
+            "pixel_error": cells.pixel_error(*pair),
+            "rand_error": float(on_host(_rand_error, *map(cells.cells, pair))),
+            "warping_error": cells.warping_error(*pair),
+        }
+        for pair in zip(predicted, truth, strict=True)
+    ]
+    return {name: float(np.mean([error[name] for error in errors])) for name in errors[0]}
+
+
+_rand_error = jax.jit(cells.rand_error)

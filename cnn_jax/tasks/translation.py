@@ -15,23 +15,25 @@ from cnn_jax.conventions import BEGIN, END, PAD, SPECIAL
 from cnn_jax.data.text.pairs import Pairs
 from cnn_jax.data.text.vocabulary import Vocabulary
 from cnn_jax.metrics import translation as metrics
+from cnn_jax.metrics.summary import Summary
 from cnn_jax.models.seq2seq import Seq2Seq
 from cnn_jax.ops import search
 
 Batch = dict[str, Array]
 Sums = dict[str, Any]
+Rows = dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:
-    """The sentences of an evaluation, and how translations of them are written and scored.
+    """The sentences of an evaluation, and the rules for writing and scoring their translations.
 
     Attributes:
         pairs: source sentences and their reference translations.
         source, target: the vocabularies.
         text_metrics: BLEU and chrF.
         replace_unknown: whether a word that the target vocabulary lacks is written as the source
-            word that it looked at most (Luong et al. 2015b, https://arxiv.org/abs/1410.8206).
+            word that it attended to most (Luong et al. 2015b, https://arxiv.org/abs/1410.8206).
     """
 
     pairs: Pairs
@@ -43,35 +45,35 @@ class HeldOut:
     def write(
         self, index: int, words: Int[np.ndarray, " maximum"], aligned: Int[np.ndarray, " maximum"]
     ) -> str:
-        """A decoded sentence as text.
+        """Write a decoded sentence as text.
 
         Args:
-            index: which source sentence it translates.
+            index: the source sentence that it translates.
             words: token indices.
-            aligned: the source position that each looked at most.
+            aligned: the source position that each word attended to most.
         """
         unknown = None
         if self.replace_unknown:
             unknown = looked_at(self.source, self.pairs.sources[index], aligned.tolist())
         return self.target.decode(words.tolist(), unknown)
 
-    def hypotheses(self, sums: Sums) -> list[str]:
-        """The translations of all sentences, from the sums over all of them."""
-        words, aligned = np.asarray(sums["words"]), np.asarray(sums["aligned"])
-        return [self.write(i, words[i], aligned[i]) for i in range(len(self.pairs))]
+    def hypotheses(self, rows: Rows) -> list[str]:
+        """Write the translations of all sentences, from the rows of an evaluation."""
+        pairs = zip(rows["words"], rows["aligned"], strict=True)
+        return [self.write(index, *pair) for index, pair in enumerate(pairs)]
 
 
 @dataclass(frozen=True)
 class Translation:
-    """A model, and how it is trained, decoded and judged.
+    """A translator: the network, its loss, its search and its metrics.
 
     Attributes:
         model: encoder and decoder.
         max_length: most tokens of a translation, its `END` included.
-        held_out: what is evaluated, for BLEU and chrF; None leaves them out.
-        loss_per: what the gradient is the mean over. `token` gives every word the same weight,
-            whatever batch it is in; `sentence` is the paper's objective, the log-probability of a
-            whole sentence, with gradients as many times larger as sentences have words.
+        held_out: the sentences that are evaluated, for BLEU and chrF; None leaves them out.
+        loss_per: the unit that the gradient is the mean over. `token` gives every word the same
+            weight, whatever batch it is in; `sentence` is the paper's objective, the
+            log-probability of a whole sentence, with gradients larger by the number of its words.
         label_smoothing: share of the target spread evenly over all words.
         sampling: probability that the decoder is fed its own last word instead of the true one
             (scheduled sampling, Bengio et al. 2015).
@@ -91,7 +93,7 @@ class Translation:
     length_penalty: float = 1.0
 
     def init(self, key: Key[Array, ""]) -> tuple[Any, Any]:
-        """Fresh (params, model_state)."""
+        """Draw the first (params, model_state)."""
         tokens = jnp.zeros((1, 2), jnp.int32)
         variables = dict(jax.jit(self.model.init)(key, tokens, tokens))
         return variables.pop("params"), variables
@@ -104,10 +106,10 @@ class Translation:
         keys: dict[str, Key[Array, ""]],
         axis_name: str | None = None,
     ) -> tuple[Float[Array, ""], tuple[Any, Sums]]:
-        """Cross-entropy summed over the words, each fed the true words before it.
+        """Sum the cross-entropy over the words, each fed the true words before it.
 
         `examples`, which the step divides gradients by, counts words or sentences (`loss_per`);
-        both are sums over the whole batch, so that neither padding nor how sentences fall on
+        both are sums over the whole batch, so that neither padding nor the split of sentences over
         devices or parts of a batch makes a difference. Nothing depends on `axis_name`: the
         network has no batch statistics.
         """
@@ -128,29 +130,29 @@ class Translation:
         return total, (model_state, {"loss": total, "examples": examples, **counts})
 
     def predict(self, params: Any, model_state: Any, batch: Batch) -> dict[str, Array]:
-        """Translations, and how probable the true ones are.
+        """Translate, and compute the probability of the true translations.
 
         Returns:
-            `words` [batch, maximum] and `attention_weights` [batch, maximum, time] of what was
-            decoded; `log_probabilities` and `correct` [batch, target_time] of the true words,
+            `words` [batch, maximum] and `attention_weights` [batch, maximum, time] of the
+            translations; `log_probabilities` and `correct` [batch, target_time] of the true words,
             where the batch has a `target`.
         """
         variables = {"params": params}
-        found = jax.vmap(partial(self._search, variables))(
+        best = jax.vmap(partial(self._search, variables))(
             *self.model.apply(variables, batch["source"], method="read")
         )
-        decoded = {"words": found.words, "attention_weights": found.weights}
+        decoded = {"words": best.words, "attention_weights": best.weights}
         if "target" not in batch:
             return decoded
         logits, _ = self.model.apply(variables, batch["source"], batch["target"])
         log_probabilities, correct = _measured(logits, batch["target"])
         return {**decoded, "log_probabilities": log_probabilities, "correct": correct}
 
-    def measure(self, predictions: dict[str, Array], batch: Batch) -> Sums:
-        """Sums over words and sentences, and, for BLEU, each translation in its own row.
+    def measure(self, predictions: dict[str, Array], batch: Batch) -> tuple[Sums, Rows]:
+        """Sum over words and sentences; for BLEU, give each translation as a row.
 
-        Rows of other batches are zero, so that the rows too add over batches, devices and
-        processes to the translations of the whole set, in its order.
+        A row is `words` and `aligned` [maximum]: the tokens, and the source position that each
+        attended to most.
         """
         valid, words = batch["valid"], predictions["words"]
         exact = jax.vmap(metrics.exact_match)(words, batch["target"])
@@ -162,36 +164,37 @@ class Translation:
             **counts,
         }
         if self.held_out is None:
-            return sums
-        rows = jnp.zeros((len(self.held_out.pairs), self.max_length), jnp.int32)
-        aligned = jnp.argmax(predictions["attention_weights"], axis=-1)
-        for name, values in (("words", words), ("aligned", aligned)):
-            kept = jnp.where(valid[:, None], values, 0).astype(jnp.int32)
-            sums[name] = rows.at[batch["index"]].add(kept)
-        return sums
+            return sums, {}
+        return sums, {
+            "words": words,
+            "aligned": jnp.argmax(predictions["attention_weights"], axis=-1),
+        }
 
-    def summarize(self, sums: Sums) -> dict[str, float]:
-        """Loss, perplexity and accuracy of a word; of an evaluation exact match, BLEU and chrF."""
+    def summarize(self, sums: Sums, rows: Rows | None = None) -> Summary:
+        """Compute loss, perplexity and accuracy of a word; of an evaluation exact match too.
+
+        Of an evaluation with rows, add BLEU and chrF; the details are the translations as text.
+        """
         tokens = float(sums["tokens"])
-        summary = {
+        figures = {
             "loss": float(sums["loss"]) / tokens,
             "perplexity": metrics.perplexity(float(sums["log_probability"]), tokens),
             "token_accuracy": float(sums["correct"]) / tokens,
         }
         if "exact_match" in sums:
-            summary["exact_match"] = float(sums["exact_match"]) / float(sums["examples"])
-        if "words" in sums and self.held_out is not None:
-            summary |= self.held_out.text_metrics.scores(
-                self.held_out.hypotheses(sums), self.held_out.pairs.targets
-            )
-        return summary
+            figures["exact_match"] = float(sums["exact_match"]) / float(sums["examples"])
+        if not rows or self.held_out is None:
+            return Summary(figures)
+        hypotheses = self.held_out.hypotheses(rows)
+        scores = self.held_out.text_metrics.scores(hypotheses, self.held_out.pairs.targets)
+        return Summary(figures | scores, hypotheses)
 
-    def _search(self, variables: Any, memory: Any, state: Array) -> search.Found:
-        """The translation of one sentence."""
+    def _search(self, variables: Any, memory: Any, state: Array) -> search.Sentence:
+        """Translate one sentence."""
 
         def step(state: Array, word: Array) -> tuple[Array, Array, Array]:
             state, logits, weights = self.model.apply(variables, memory, state, word, method="step")
-            # Neither is ever a next word.
+            # Neither of the two is ever a next word.
             logits = logits.at[jnp.array([PAD, BEGIN])].set(-jnp.inf)
             return state, jax.nn.log_softmax(logits), weights
 
@@ -200,7 +203,7 @@ class Translation:
         return search.beam(step, state, self.max_length, self.beam, self.length_penalty)
 
     def _coins(self, key: Key[Array, ""], batch: Batch) -> Bool[Array, "batch time"] | None:
-        """Where the decoder is fed its own words; a function of the example's place in the run."""
+        """Draw where the decoder is fed its own words, by the example's place in the run."""
         if not self.sampling:
             return None
         time = batch["target"].shape[1]
@@ -230,13 +233,13 @@ class Translation:
 
 
 def looked_at(source: Vocabulary, sentence: str, positions: Sequence[int]) -> list[str]:
-    """The source words at the given positions; the one after the last is the end's own name."""
+    """List the source words at the given positions; past the last word stands the end's name."""
     tokens = [*source.split(sentence), SPECIAL[END]]
     return [tokens[min(int(position), len(tokens) - 1)] for position in positions]
 
 
 def _measured(logits: Array, target: Array) -> tuple[Array, Array]:
-    """Log-probabilities of the true words, and which of them are the most probable."""
+    """Compute the log-probabilities of the true words, and mark those that are most probable."""
     return (
         jax.vmap(metrics.token_log_probabilities)(logits, target),
         jax.vmap(metrics.tokens_correct)(logits, target),

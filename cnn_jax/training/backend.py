@@ -12,14 +12,14 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 
 def keep_freed_memory() -> bool:
-    """Let this process keep the memory that it frees, for its next allocation.
+    """Let this process keep the memory that it frees for its next allocation.
 
-    To be called before JAX starts its backend.
+    Call it before JAX starts its backend.
 
-    On a CPU, XLA allocates a step's temporary arrays anew at every step. glibc gives blocks of that
-    size back to the kernel as soon as they are freed, and the kernel then maps and zeroes each of
-    their pages again: of a training step that is a quarter of the time. What it costs is that the
-    process stays as large as it has ever been.
+    On a CPU, XLA allocates a step's temporary arrays anew at every step. glibc returns blocks of
+    that size to the kernel as soon as they are freed, and the kernel then maps and zeroes each of
+    their pages again, which takes a quarter of a training step. The cost of this setting is that
+    the process never shrinks.
 
     Returns:
         Whether the C library has such a switch; elsewhere nothing changes.
@@ -30,12 +30,12 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):  # musl
         return False
-    # Only the main thread's heap holds blocks of any size; in other threads those above 64 MiB are
-    # mappings whatever is set. So steps run in the thread that starts them: one CPU has no use for
-    # queued ones. (One heap for all threads, M_ARENA_MAX, has no page faults either, but its
-    # threads wait for each other: ResNet-18 at 224 px has 7.8 images/s so, and 10.2 this way.)
+    # Only the main thread's heap holds blocks of any size; in other threads, blocks above 64 MiB
+    # are always mappings. So steps run in the thread that starts them: a single CPU gains nothing
+    # from queued steps. (One heap for all threads, M_ARENA_MAX, avoids page faults too, but its
+    # threads wait for each other: ResNet-18 at 224 px reaches 7.8 images/s, and 10.2 this way.)
     jax.config.update("jax_cpu_enable_async_dispatch", False)
-    # No block is a mapping of its own, and the heap is never trimmed and grows by 64 MiB at a time.
+    # No block is a separate mapping; the heap is never trimmed and grows by 64 MiB at a time.
     settings = (
         (_M_MMAP_MAX, 0),
         (_M_TRIM_THRESHOLD, -1),
@@ -45,21 +45,21 @@ def keep_freed_memory() -> bool:
 
 
 def compile_inference(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`jax.jit`, with the options that predictions want."""
+    """Apply `jax.jit` with the compiler options for predictions."""
     return jax.jit(function, compiler_options=inference_options())
 
 
 def inference_options() -> dict[str, str]:
-    """XLA's options for evaluation and prediction on the default backend.
+    """Return XLA's options for evaluation and prediction on the default backend.
 
-    On a CPU, XLA hands a product and what follows it, up to the next sum or maximum and through
-    further products, to YNNPACK as one piece. The classifier of VGG-16 takes 1,630 ms so, and 43
-    ms product by product; convolutions that are products are slower, too. Images/s of
-    inference with and without it, on two Zen 4 cores: VGG-16 2.1 and 5.3, Inception-v3 6.9 and 9.1,
-    ResNet-20 836 and 951. Training keeps it: its products, of other shapes, lose without it
-    (ResNet-50 3.4 and 2.5).
+    On a CPU, XLA fuses a product and the operations after it, up to the next sum or maximum and
+    through further products, into one YNNPACK call. The classifier of VGG-16 then takes 1,630 ms,
+    against 43 ms product by product; convolutions that are products are slower, too. Images/s of
+    inference with and without fusion, on two Zen 4 cores: VGG-16 2.1 and 5.3, Inception-v3 6.9 and
+    9.1, ResNet-20 836 and 951. Training keeps the fusion: its products have other shapes and are
+    slower without it (ResNet-50 3.4 and 2.5).
     """
-    # XLA refuses an option that it does not know: only for the versions that it was measured with.
+    # XLA refuses an unknown option, so it is set only for the versions it was measured with.
     if jax.default_backend() != "cpu" or jax.__version_info__ >= (0, 11):
         return {}
     return {"xla_cpu_experimental_ynn_fusion_type": ""}

@@ -1,18 +1,17 @@
 """Checkpoints: a training state written whole or not at all, and read back to the last bit.
 
-A checkpoint is the folder `DIRECTORY/STEP/`, written by Orbax under a temporary name and renamed
-when it is complete, so that whatever kills a run, the folders named by a step are whole:
+A checkpoint is the folder `DIRECTORY/STEP/`. Orbax writes it under a temporary name and renames it
+when it is complete, so a folder named by a step is whole, whatever kills the run:
 
     STEP/state/              the arrays, as Orbax stores a PyTree of nested dicts
     STEP/manifest/metadata   JSON: path, shape, dtype and CRC-32 of every array
 
-The manifest serves two purposes. A restore compares it with the state that the caller is about to
-fill, before any array is read, and names the leaf that does not fit; and it finds what a rename
-cannot: a file that was truncated, removed or altered afterwards. Such a damaged checkpoint is left
-out in favour of the one before.
+The manifest serves two purposes. Before any array is read, a restore compares it with the state to
+fill and names the leaf that does not fit. It also detects a file that was truncated, removed or
+altered after the rename. A damaged checkpoint is skipped in favour of the one before.
 
-Arrays are stored with their global shape, independent of how many devices held them, and placed
-on restore as the caller asks.
+Arrays are stored with their global shape, independent of the number of devices, and placed on
+restore as the caller asks.
 """
 
 import contextlib
@@ -40,10 +39,10 @@ from jaxtyping import PyTree
 
 from cnn_jax.errors import UserError
 
-# The end of a folder's name while Orbax writes it.
+# The suffix of a folder's name while Orbax writes it.
 _UNFINISHED = ".orbax-checkpoint-tmp"
 
-# What the operating system says when it refuses to read or write.
+# The operating system's messages when it refuses to read or write.
 _REFUSALS = tuple(
     os.strerror(getattr(errno, name))
     for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO")
@@ -58,23 +57,23 @@ class _DamagedError(Exception):
 
 
 def save(directory: str | os.PathLike, step: int, state: PyTree, *, keep: int | None = 3) -> None:
-    """Writes `state` as the checkpoint of `step` and returns when it is whole.
+    """Write `state` as the checkpoint of `step`, and return when it is whole.
 
-    The checkpoint appears under its name in one rename; only then are others removed: all but the
-    newest `keep`, and those of later steps, which belong to a future that the run abandoned when it
-    went back. The same state saved twice at one step is written once.
+    The checkpoint appears under its name in one rename. Only then are others removed: all but the
+    newest `keep`, and those of later steps, which the run abandoned when it went back. The same
+    state saved twice at one step is written once.
 
-    Under several processes every process calls this and all return, or raise, together; the first
-    one writes.
+    With several processes, every process calls this, the first one writes, and all return or raise
+    together.
 
     Args:
-      directory: The folder of a run's checkpoints; made if missing.
+      directory: The folder of a run's checkpoints; created if missing.
       step: The number of finished training steps, which names the checkpoint.
-      state: A pytree of arrays. Under several processes each array must be wholly replicated.
-      keep: How many checkpoints to keep, at least 1, or None for all.
+      state: A pytree of arrays. With several processes, each array must be fully replicated.
+      keep: The number of checkpoints to keep, at least 1; None keeps all.
 
     Raises:
-      UserError: The files cannot be written: a full disk, a quota, a folder without permission.
+      UserError: The files cannot be written (full disk, quota, missing permission).
         The earlier checkpoints are untouched.
     """
     if keep is not None and keep < 1:
@@ -102,11 +101,10 @@ def restore(
     only: tuple[str, ...] | None = None,
     notify: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
 ) -> tuple[PyTree, int]:
-    """Reads the newest whole checkpoint, or that of `step`, into the structure of `like`.
+    """Read the newest whole checkpoint, or that of `step`, into the structure of `like`.
 
-    Leaves are compared with `like` by path, shape and dtype before anything is read, and never
-    cast. A damaged newest checkpoint gives way to the newest whole one before it; `step` given,
-    nothing else will do.
+    Leaves are compared with `like` by path, shape and dtype before any array is read, and never
+    cast. A damaged checkpoint gives way to the newest whole one before it, unless `step` is given.
 
     Args:
       directory: The folder of a run's checkpoints.
@@ -114,43 +112,43 @@ def restore(
         where the restored array goes; a NumPy leaf comes back as a NumPy array.
       step: The checkpoint to read; by default the newest.
       only: The top-level entries of the saved state that `like` consists of, such as
-        `("params", "model_state")`; the others are left alone. By default all.
-      notify: Receives one line that says which checkpoints were damaged and which one was read.
+        `("params", "model_state")`; the others are ignored. By default all.
+      notify: Receives one line that names the damaged checkpoints and the one that was read.
 
     Returns:
       `like` with the stored arrays for leaves, and the step at which they were saved.
 
     Raises:
-      UserError: There is no checkpoint, or none is whole, or a leaf is missing, unexpected or of
+      UserError: There is no checkpoint, none is whole, or a leaf is missing, unexpected or of
         another shape or dtype.
     """
     directory = Path(directory).absolute()
     wanted = _leaves_by_path(like)
     try:
-        arrays, found, notice = _newest_whole(
+        arrays, read_step, notice = _newest_whole(
             directory, step, lambda path: _read(path, wanted, only)
         )
     except Exception:
         _gather(-1)
         raise
-    seen = _gather(found)
-    if any(other != found for other in seen):
+    read_steps = _gather(read_step)
+    if any(other != read_step for other in read_steps):
         raise UserError(
-            f"{directory}: the processes read different checkpoints (steps {sorted(set(seen))}, "
-            "-1 for none): they must share one file system"
+            f"{directory}: the processes read different checkpoints (steps "
+            f"{sorted(set(read_steps))}, -1 for none): they must share one file system"
         )
     if notice and jax.process_index() == 0:
         notify(notice)
     placed = [_place(arrays[path], leaf) for path, leaf in wanted.items()]
-    return jax.tree.unflatten(jax.tree.structure(like), placed), found
+    return jax.tree.unflatten(jax.tree.structure(like), placed), read_step
 
 
 def leaves(
     directory: str | os.PathLike, step: int | None = None
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shape and dtype of every array of the newest checkpoint, or of `step`, by path.
+    """Read the shape and dtype of every array of the newest checkpoint, or of `step`, by path.
 
-    Paths look like `params/Dense_0/kernel`. Only the manifest is read, of the newest checkpoint
+    Paths look like `params/Dense_0/kernel`. Only a manifest is read: that of the newest checkpoint
     that has a whole one.
 
     Raises:
@@ -161,7 +159,7 @@ def leaves(
 
 
 def steps(directory: str | os.PathLike) -> tuple[int, ...]:
-    """The steps that have a checkpoint, ascending; none for a folder that does not exist."""
+    """List the steps that have a checkpoint, ascending; empty for a folder that does not exist."""
     try:
         names = [entry.name for entry in os.scandir(directory) if entry.is_dir()]
     except (FileNotFoundError, NotADirectoryError):
@@ -170,25 +168,25 @@ def steps(directory: str | os.PathLike) -> tuple[int, ...]:
 
 
 def latest_step(directory: str | os.PathLike) -> int:
-    """The newest checkpoint's step.
+    """Return the newest checkpoint's step.
 
     Raises:
       UserError: There is none.
     """
-    found = steps(directory)
-    if not found:
-        raise UserError(f"{os.fspath(directory)}: nothing to resume, no checkpoint there")
-    return found[-1]
+    present = steps(directory)
+    if not present:
+        raise UserError(f"{os.fspath(directory)}: nothing to resume: it has no checkpoint")
+    return present[-1]
 
 
 # Writing.
 
 
 def _save_locally(directory: Path, step: int, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes one checkpoint from this process alone."""
+    """Write one checkpoint from this process alone."""
     target = directory / str(step)
     manifest = {path: _manifest_entry(array) for path, array in arrays.items()}
-    # Orbax refuses arrays without elements; the manifest says all there is to know about them.
+    # Orbax refuses arrays without elements; the manifest describes them completely.
     filled = {path: array for path, array in arrays.items() if array.size}
     items = ocp.args.Composite(
         state=ocp.args.PyTreeSave(_nested(filled)),
@@ -209,7 +207,7 @@ def _save_locally(directory: Path, step: int, arrays: Mapping[str, np.ndarray]) 
         refusal = _system_message(error)
         if refusal is None:
             raise
-    # Outside the handler, so that the failure and what it holds is gone.
+    # Outside the handler, so that the failure and all that it references are released.
     raise UserError(
         f"{directory}: cannot save step {step} ({refusal}): the folder must be writable and "
         "have room for one more checkpoint; the earlier ones are kept"
@@ -217,7 +215,7 @@ def _save_locally(directory: Path, step: int, arrays: Mapping[str, np.ndarray]) 
 
 
 def _prune(directory: Path, step: int, keep: int | None) -> None:
-    """Removes the checkpoints after `step` and all but the newest `keep` up to it."""
+    """Remove the checkpoints after `step` and all but the newest `keep` up to it."""
     present = steps(directory)
     earlier = [other for other in present if other <= step]
     later = [other for other in present if other > step]
@@ -226,25 +224,25 @@ def _prune(directory: Path, step: int, keep: int | None) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Removes a checkpoint by renaming it first, so that no half of it is ever to be seen."""
+    """Remove a checkpoint; it is renamed first, so that a partial one is never visible."""
     doomed = path.with_name(f"{path.name}.removed{_UNFINISHED}")
     path.rename(doomed)
     shutil.rmtree(doomed, ignore_errors=True)
 
 
 def _remove_leftovers(directory: Path) -> bool:
-    """Deletes what killed saves and removals left behind; returns whether there was anything."""
-    found = list(directory.glob(f"*{_UNFINISHED}"))
-    for path in found:
+    """Delete the remains of killed saves and removals; return whether there were any."""
+    leftovers = list(directory.glob(f"*{_UNFINISHED}"))
+    for path in leftovers:
         shutil.rmtree(path, ignore_errors=True)
-    return bool(found)
+    return bool(leftovers)
 
 
 def _remove_unfinished(directory: Path, quiet_seconds: float = 0.3, limit: float = 10.0) -> None:
-    """Deletes a failed save's files, including those that its writes in flight still make.
+    """Delete a failed save's files, including those that its pending writes still create.
 
-    Orbax reports the first write that fails and leaves the others running; they end soon, but may
-    bring back a folder that was removed under them.
+    Orbax reports the first failing write while others are still running. They end soon, but may
+    recreate a folder that was removed in the meantime.
     """
     deadline = time.monotonic() + limit
     quiet_since = time.monotonic()
@@ -255,10 +253,10 @@ def _remove_unfinished(directory: Path, quiet_seconds: float = 0.3, limit: float
 
 
 def _system_message(error: BaseException) -> str | None:
-    """The operating system's words if it is what refused to read or write, else None."""
+    """Return the operating system's message if it refused to read or write, else None."""
     if isinstance(error, OSError):
         return error.strerror
-    # TensorStore's exceptions carry the reason only within their text.
+    # TensorStore's exceptions give the reason only in their text.
     return next((words for words in _REFUSALS if words in str(error)), None)
 
 
@@ -268,16 +266,16 @@ def _system_message(error: BaseException) -> str | None:
 def _newest_whole(
     directory: Path, step: int | None, read: Callable[[Path], _T]
 ) -> tuple[_T, int, str | None]:
-    """What `read` finds in the newest checkpoint that it does not find damaged, or in `step`'s.
+    """Apply `read` to the newest checkpoint that it does not report as damaged, or to `step`'s.
 
     Returns:
-      What was read, the checkpoint's step, and a line about the damaged ones, if any.
+      The result of `read`, the checkpoint's step, and a line about damaged ones, if any.
     """
     latest_step(directory)  # raises if there is none
     present = steps(directory)
     if step is not None and step not in present:
-        there = ", ".join(map(str, present))
-        raise UserError(f"{directory}: no checkpoint of step {step}; there: {there}")
+        available = ", ".join(map(str, present))
+        raise UserError(f"{directory}: no checkpoint of step {step}; available: {available}")
     damage = []
     for candidate in present[::-1] if step is None else (step,):
         try:
@@ -293,7 +291,7 @@ def _newest_whole(
 def _read(
     path: Path, wanted: Mapping[str, Any], only: tuple[str, ...] | None
 ) -> dict[str, np.ndarray]:
-    """Reads the arrays that `wanted` names, checked against the manifest."""
+    """Read the arrays that `wanted` names, and verify them against the manifest."""
     manifest = {
         name: entry
         for name, entry in _read_manifest(path).items()
@@ -304,12 +302,12 @@ def _read(
     arrays = _read_arrays(path, stored)
     for name, entry in manifest.items():
         if _manifest_entry(arrays[name]) != entry:
-            raise _DamagedError(f"{name} is not what was saved")
+            raise _DamagedError(f"{name} differs from the saved array")
     return arrays
 
 
 def _read_arrays(path: Path, stored: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, np.ndarray]:
-    """Reads the stored leaves of a checkpoint to the host."""
+    """Read the stored leaves of a checkpoint to the host."""
     arrays = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in stored.items()}
     tree = _nested({name: 0 for name, leaf in stored.items() if leaf.size})
     if tree:
@@ -321,17 +319,17 @@ def _read_arrays(path: Path, stored: Mapping[str, jax.ShapeDtypeStruct]) -> dict
 
 
 def _read_manifest(path: Path) -> dict[str, dict[str, Any]]:
-    """Reads a checkpoint's manifest: `{leaf path: {shape, dtype, crc32}}`."""
+    """Read a checkpoint's manifest: `{leaf path: {shape, dtype, crc32}}`."""
     content = _read_item(path, "manifest", ocp.args.JsonRestore())
     if not isinstance(content, dict) or content.get("crc32") != _manifest_checksum(
         content.get("leaves")
     ):
-        raise _DamagedError("its manifest is not what was saved")
+        raise _DamagedError("its manifest differs from the saved one")
     return content["leaves"]
 
 
 def _read_item(path: Path, name: str, arguments: ocp.args.CheckpointArgs) -> Any:
-    """Reads one item of a checkpoint; whatever a broken file makes Orbax raise is damage."""
+    """Read one item of a checkpoint; any exception of Orbax counts as damage."""
     try:
         with _quiet_orbax(), _checkpointer() as checkpointer:
             return checkpointer.restore(path, ocp.args.Composite(**{name: arguments}))[name]
@@ -343,7 +341,7 @@ def _read_item(path: Path, name: str, arguments: ocp.args.CheckpointArgs) -> Any
 
 
 def _holds(path: Path, manifest: Mapping[str, Any]) -> bool:
-    """Whether the checkpoint at `path` is whole and has exactly these leaves."""
+    """Return whether the checkpoint at `path` is whole and has exactly these leaves."""
     try:
         if _read_manifest(path) != manifest:
             return False
@@ -356,7 +354,7 @@ def _holds(path: Path, manifest: Mapping[str, Any]) -> bool:
 def _check_same_leaves(
     path: Path, stored: Mapping[str, jax.ShapeDtypeStruct], wanted: Mapping[str, Any]
 ) -> None:
-    """Raises a UserError that names the leaves that differ, and how, if any does."""
+    """Raise a UserError that names the differing leaves, if there are any."""
     problems = [
         f"{name} is {_describe(stored[name])} in the checkpoint but {_describe(leaf)} here"
         for name, leaf in wanted.items()
@@ -376,12 +374,12 @@ def _check_same_leaves(
         shown, more = problems[:3], len(problems) - 3
         raise UserError(
             f"{path}: {'; '.join(shown)}{f'; and {more} more' if more > 0 else ''} (the model and "
-            "the optimizer must be those that the run was started with, see its config.json)"
+            "the optimizer must be the run's own, see its config.json)"
         )
 
 
 def _place(array: np.ndarray, like: Any) -> Any:
-    """Puts a restored array where `like` is: on the host, as sharded, or on the default device."""
+    """Put a restored array where `like` is: on the host, sharded, or on the default device."""
     if isinstance(like, np.ndarray | np.generic):
         return array
     sharding = getattr(like, "sharding", None)
@@ -398,61 +396,61 @@ def _place(array: np.ndarray, like: Any) -> Any:
 
 
 def _leaves_by_path(tree: PyTree) -> dict[str, Any]:
-    """The leaves of a pytree by path, as `opt_state/0/mu/Dense_0/kernel`."""
-    found = {}
+    """Map the leaves of a pytree by path, such as `opt_state/0/mu/Dense_0/kernel`."""
+    leaves_by_path = {}
     names = set()
     for keys, leaf in jax.tree.leaves_with_path(tree):
         path = jax.tree_util.keystr(keys, simple=True, separator="/")
-        name = path.replace("/", ".")  # under which Orbax files it
+        name = path.replace("/", ".")  # Orbax's file name
         if not hasattr(leaf, "dtype"):
             raise TypeError(f"{path} must be an array, is {type(leaf).__name__}")
         if name in names:
             raise ValueError(f"two leaves have the path {path}")
         names.add(name)
-        found[path] = leaf
-    return found
+        leaves_by_path[path] = leaf
+    return leaves_by_path
 
 
 def _nested(leaves_by_path: Mapping[str, Any]) -> dict[str, Any]:
-    """Leaves by path as nested dicts, the form in which Orbax stores and anyone can read them."""
+    """Nest leaves by path into dicts, the form that Orbax stores and anyone can read."""
     return traverse_util.unflatten_dict(dict(leaves_by_path), sep="/")
 
 
 def _manifest_entry(array: np.ndarray) -> dict[str, Any]:
-    """What the manifest says of an array."""
+    """Describe an array for the manifest."""
     content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
     checksum = zlib.crc32(content)
     return {"shape": list(array.shape), "dtype": array.dtype.name, "crc32": checksum}
 
 
 def _manifest_checksum(manifest: Mapping[str, Any]) -> int:
-    """CRC-32 of the manifest's leaves, so that damage to it is not taken for another model."""
+    """Compute the CRC-32 of the manifest's leaves; it tells damage from a different model."""
     return zlib.crc32(json.dumps(manifest, sort_keys=True).encode())
 
 
 def _spec(entry: Mapping[str, Any]) -> jax.ShapeDtypeStruct:
-    """The shape and dtype of a manifest's entry."""
+    """Return the shape and dtype of a manifest's entry."""
     return jax.ShapeDtypeStruct(tuple(entry["shape"]), jnp.dtype(entry["dtype"]))
 
 
 def _describe(leaf: Any) -> str:
-    """An array's dtype and shape, as `float32[3,4]`."""
+    """Format an array's dtype and shape, such as `float32[3,4]`."""
     return f"{leaf.dtype.name}[{','.join(map(str, leaf.shape))}]"
 
 
 def _gather(value: int) -> list[int]:
-    """`value` as every process has it; all processes must call this."""
+    """Collect `value` from every process; all processes must call this."""
     if jax.process_count() == 1:
         return [value]
     return multihost_utils.process_allgather(np.int32(value)).tolist()
 
 
 def _checkpointer() -> ocp.Checkpointer:
-    """An Orbax checkpointer that this process uses on its own, without waiting for others."""
+    """Build an Orbax checkpointer that this process uses alone, without waiting for others."""
     alone = ocp.options.MultiprocessingOptions(
         primary_host=jax.process_index(), active_processes={jax.process_index()}
     )
-    # Trained weights hardly compress; storing them as they are is about twice as fast.
+    # Trained weights hardly compress; uncompressed storage is about twice as fast.
     state = ocp.PyTreeCheckpointHandler(use_compression=False, multiprocessing_options=alone)
     manifest = ocp.JsonCheckpointHandler(multiprocessing_options=alone)
     handler = ocp.CompositeCheckpointHandler(
@@ -465,15 +463,15 @@ def _checkpointer() -> ocp.Checkpointer:
 
 @contextlib.contextmanager
 def _quiet_orbax() -> Iterator[None]:
-    """Keeps off the terminal what Orbax says besides raising.
+    """Suppress Orbax's terminal output; its exceptions remain.
 
-    It logs a failure with its traceback, and abandons the other reads or writes that were under
-    way. Those end later, find that the event loop that waited for them is closed, and report it
-    where exceptions go that nobody can catch. So after a failure, silence about them stays.
+    Orbax logs a failure with its traceback and abandons the other pending reads or writes. Those
+    end later, find their event loop closed, and report this as an exception that nobody can catch.
+    Therefore the suppression stays active after a failure.
     """
     previous_hook = sys.unraisablehook
     if getattr(previous_hook, "func", None) is _report_unraisable:
-        yield  # the silence after an earlier failure still holds
+        yield  # an earlier failure left the suppression active
         return
     loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
     for logger in loggers:
@@ -486,12 +484,12 @@ def _quiet_orbax() -> Iterator[None]:
 
 
 def _keep_record(record: logging.LogRecord) -> bool:
-    """False for what Orbax logs and for asyncio's complaint about an abandoned read or write."""
+    """Return False for Orbax's records and for asyncio's complaint about an abandoned operation."""
     abandoned = record.name == "asyncio" and "exception was never retrieved" in record.getMessage()
     return not abandoned and "orbax" not in Path(record.pathname).parts
 
 
 def _report_unraisable(report: Callable[[Any], None], unraisable: Any) -> None:
-    """Reports an exception that nobody can catch, unless an abandoned read or write raised it."""
+    """Report an uncatchable exception, unless an abandoned read or write raised it."""
     if "Event loop is closed" not in str(unraisable.exc_value):
         report(unraisable)

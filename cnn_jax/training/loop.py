@@ -8,7 +8,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +23,10 @@ from cnn_jax.errors import DivergenceError, UserError
 from cnn_jax.runs.log import RunLog
 from cnn_jax.training import checkpoints, parallel
 from cnn_jax.training.state import TrainState
-from cnn_jax.training.step import Sums, Task
+from cnn_jax.training.step import Rows, Sums, Task
 
 HostBatch = dict[str, np.ndarray]
 Watcher = Callable[[HostBatch, Any], None]
-Callback = Callable[[int, "Evaluation"], None]
 
 
 @runtime_checkable
@@ -75,15 +74,30 @@ class Plan:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The outcome of one pass over a set.
+    """The outcome of one pass over a set, the same on every process.
 
     Attributes:
-        metrics: the summary of the sums.
-        sums: the sums themselves (confusion matrix, calibration bins, ...).
+        metrics: the figures.
+        sums: what they were divided from (confusion matrix, calibration bins, ...).
+        details: what the task derived besides (see `cnn_jax.metrics.summary.Summary`).
     """
 
     metrics: dict[str, float]
     sums: Sums
+    details: Any = None
+
+
+@runtime_checkable
+class Report(Protocol):
+    """The pictures and the page of a run."""
+
+    def select(self, batch: HostBatch, predictions: Any) -> None:
+        """Pick what to show from a batch of an evaluation."""
+        ...
+
+    def write(self, step: int, evaluation: Evaluation) -> None:
+        """Write what was selected since the last call."""
+        ...
 
 
 @dataclass
@@ -109,13 +123,15 @@ class Best:
 
 def evaluate(
     task: Task,
-    step_function: Callable[[TrainState, Any], tuple[Sums, Any]],
+    step_function: Callable[[TrainState, Any], tuple[Sums, Rows, Any]],
     state: TrainState,
     batches: EvaluationSet,
     *,
     watch: Watcher | None = None,
 ) -> Evaluation:
-    """Every example of a set once, its sums added up, its metrics divided out at the end.
+    """Evaluate every example of a set once; a batch costs the same whatever the size of the set.
+
+    Sums are added and rows collected batch by batch; the metrics are computed once, at the end.
 
     Args:
         task: see `Task`.
@@ -123,61 +139,86 @@ def evaluate(
         state: what to evaluate.
         batches: the set.
         watch: shown every (host batch, predictions) of this process, for pictures and exports.
+
+    Raises:
+        UserError: the set holds no example.
     """
-    total, started, examples = None, time.perf_counter(), 0
+    total, collected, started, examples = None, [], time.perf_counter(), 0
     for host, batch in parallel.prefetch(batches.iterate()):
-        sums, predictions = step_function(state, batch)
+        sums, rows, predictions = step_function(state, batch)
         if watch is not None:
             watch(host, parallel.merge(predictions))
         sums = jax.tree.map(_wide, sums)
         total = sums if total is None else jax.tree.map(np.add, total, sums)
         examples = int(total["examples"])
+        if rows:
+            rows = parallel.gather(rows)
+            valid = rows.pop("valid")
+            collected.append(jax.tree.map(lambda x, valid=valid: x[valid], rows))
     if not examples:
         raise UserError("--data: the evaluation set holds no example")
-    metrics = task.summarize(total)
+    metrics, details = task.summarize(total, _in_set_order(collected))
     metrics["examples_per_second"] = examples / (time.perf_counter() - started)
-    return Evaluation(metrics, total)
+    return Evaluation(metrics, total, details)
 
 
-def train(
-    state: TrainState,
-    task: Task,
-    optimizer: optax.GradientTransformation,
-    batches: Batches,
-    evaluation_set: EvaluationSet,
-    plan: Plan,
-    log: RunLog,
-    key: jax.Array,
-    checkpoint_directory: Path,
-    *,
-    learning_rate: optax.Schedule | None = None,
-    watch: Watcher | None = None,
-    on_evaluation: Callback | None = None,
-    best: Best | None = None,
-) -> TrainState:
-    """Train from `state.step` to the plan's end, or until asked to stop by SIGTERM or Ctrl-C.
+@dataclass(frozen=True)
+class Training:
+    """What is trained, how, and on what.
+
+    Attributes:
+        task: see `Task`.
+        optimizer: the gradient transformation.
+        batches: the training examples.
+        evaluation_set: the held-out examples.
+        plan: how long the run is and how often things happen.
+        learning_rate: reported with the training metrics.
+    """
+
+    task: Task
+    optimizer: optax.GradientTransformation
+    batches: Batches
+    evaluation_set: EvaluationSet
+    plan: Plan
+    learning_rate: optax.Schedule | None = None
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where the results of a run go.
+
+    Attributes:
+        log: the rows of metrics.
+        checkpoints: the folder of the states that are saved.
+        report: pictures and pages, or None.
+        best: keeps the state with the best evaluation, or None.
+    """
+
+    log: RunLog
+    checkpoints: Path
+    report: Report | None = None
+    best: Best | None = None
+
+
+def train(state: TrainState, training: Training, outputs: Outputs, key: jax.Array) -> TrainState:
+    """Train from `state.step` to the plan's end, or until SIGTERM or Ctrl-C asks to stop.
 
     Args:
-        state: first state, fresh or restored.
-        task, optimizer, plan: what is trained, and how.
-        batches: training examples.
-        evaluation_set: held-out examples.
-        log: where rows of metrics go.
+        state: the first state, fresh or restored.
+        training: what is trained.
+        outputs: where results go.
         key: the run's root key.
-        checkpoint_directory: where states are saved.
-        learning_rate: reported with the training metrics.
-        watch: see `evaluate`.
-        on_evaluation: called with (step, evaluation) after each evaluation.
-        best: keeps the state with the best evaluation.
 
     Raises:
         DivergenceError: the loss is not finite; the last good checkpoint is left as it is.
-        UserError: on unreadable data (the state is saved first) or a full disk.
+        UserError: the data cannot be read (the state is saved first), or the disk is full.
     """
+    task, plan, log = training.task, training.plan, outputs.log
     train_step = parallel.compile_train_step(
-        task, optimizer, accumulate=plan.accumulate, ema_decay=plan.ema_decay
+        task, training.optimizer, accumulate=plan.accumulate, ema_decay=plan.ema_decay
     )
     evaluation_step = parallel.compile_evaluation_step(task)
+    watch = None if outputs.report is None else outputs.report.select
     step = int(state.step)
     saved = step  # A fresh state is a function of the seed, a restored one is on disk already.
     state = parallel.replicate(state)
@@ -187,12 +228,21 @@ def train(
         nonlocal saved
         interval.check(step)
         if saved != step:
-            checkpoints.save(checkpoint_directory, step, state, keep=plan.keep)
+            checkpoints.save(outputs.checkpoints, step, state, keep=plan.keep)
             saved = step
+
+    def evaluate_now() -> None:
+        log.phase("evaluating")
+        evaluation = evaluate(task, evaluation_step, state, training.evaluation_set, watch=watch)
+        log.report(step, "eval", evaluation.metrics)
+        if outputs.report is not None:
+            outputs.report.write(step, evaluation)
+        if outputs.best is not None:
+            outputs.best.offer(step, state, evaluation.metrics)
 
     with _stop_signals() as stop:
         previous = None
-        examples = parallel.prefetch(batches.iterate(step))
+        examples = parallel.prefetch(training.batches.iterate(step))
         while step < plan.total_steps:
             asked = time.perf_counter()
             try:
@@ -212,20 +262,14 @@ def train(
             log.advance(step)
             if _due(step, plan.report_every, plan.total_steps):
                 row = interval.close(step)
-                if learning_rate is not None:
-                    row["learning_rate"] = float(learning_rate(step - 1))
+                if training.learning_rate is not None:
+                    row["learning_rate"] = float(training.learning_rate(step - 1))
                 log.report(step, "train", row)
             stopping = parallel.agreed_stop(stop.is_set(), step)
             evaluated = step < plan.total_steps or plan.evaluate_last
             if evaluated and not stopping and _due(step, plan.evaluate_every, plan.total_steps):
                 with interval.paused():
-                    log.phase("evaluating")
-                    evaluation = evaluate(task, evaluation_step, state, evaluation_set, watch=watch)
-                    log.report(step, "eval", evaluation.metrics)
-                    if on_evaluation is not None:
-                        on_evaluation(step, evaluation)
-                    if best is not None:
-                        best.offer(step, state, evaluation.metrics)
+                    evaluate_now()
             if stopping or _due(step, plan.checkpoint_every, plan.total_steps):
                 with interval.paused():
                     save()
@@ -274,12 +318,20 @@ class _Interval:
         sums = jax.tree.map(np.asarray, self._sums)
         self.check(step)
         elapsed = time.perf_counter() - self._started
-        row = self._task.summarize(sums)
+        row = self._task.summarize(sums).metrics
         row["gradient_norm"] = float(sums["gradient_norm"] / sums["steps"])
         row["examples_per_second"] = self._steps * self._batch_size / elapsed
         row["data_wait"] = self._waited / elapsed
         self._restart()
         return row
+
+
+def _in_set_order(batches: Sequence[Rows]) -> Rows:
+    """Join the rows of a set's batches, ordered by `index`; without any, nothing."""
+    if not batches:
+        return {}
+    order = np.argsort(np.concatenate([rows.pop("index") for rows in batches]), kind="stable")
+    return jax.tree.map(lambda *parts: np.concatenate(parts)[order], *batches)
 
 
 def _wide(x: Any) -> np.ndarray:

@@ -1,9 +1,9 @@
 """Optimizers and learning-rate schedules by name."""
 
 import difflib
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -14,7 +14,7 @@ from cnn_jax.errors import UserError
 
 SCHEDULES = ("constant", "step", "cosine", "polynomial")
 
-# Their updates want the loss's value or another function besides the gradient.
+# Their updates need the loss's value or another function besides the gradient.
 _MORE_THAN_GRADIENTS = {"lbfgs", "momo", "momo_adam", "sophia", "schedule_free"}
 
 
@@ -30,22 +30,22 @@ def schedule(
     power: float = 0.9,
     final: float = 0.0,
 ) -> optax.Schedule:
-    """The learning rate by step.
+    """Build the schedule of the learning rate by step.
 
     Args:
         name: `constant`; `step` (times `factor` at each milestone); `cosine` (Loshchilov & Hutter
             2017, one half period down to `final`); `polynomial` (to `final`, by `power`).
-        learning_rate: its highest value, reached after the warm-up.
-        total_steps: length of the run.
-        warmup: steps of linear increase at the start, within the total.
-        warmup_start: where the warm-up starts, as a share of `learning_rate`.
-        milestones: when to drop, as shares of the whole run (0.5 is half-way).
-        factor: what a drop multiplies the learning rate by.
-        power: exponent of the polynomial.
-        final: last value, as a share of `learning_rate`.
+        learning_rate: the highest value, reached after the warm-up.
+        total_steps: the length of the run.
+        warmup: the steps of linear increase at the start, included in the total.
+        warmup_start: the first value of the warm-up, as a fraction of `learning_rate`.
+        milestones: the times of the drops, as fractions of the run (0.5 is half-way).
+        factor: the factor of a drop.
+        power: the exponent of the polynomial.
+        final: the last value, as a fraction of `learning_rate`.
 
     Raises:
-        UserError: on an unknown name, or a warm-up that is not shorter than the run.
+        UserError: the name is unknown, or the warm-up is not shorter than the run.
     """
     if name not in SCHEDULES:
         raise UserError(f"--schedule {name}: unknown; one of {', '.join(SCHEDULES)}")
@@ -81,23 +81,24 @@ def optimizer(
     bias_rate: float = 1.0,
     frozen: Sequence[str] = (),
 ) -> optax.GradientTransformation:
-    """Any optimizer of optax by its name there.
+    """Build an optimizer of optax by its name, with weight decay, clipping and frozen parameters.
 
     Args:
-        name: of a function of `optax` or `optax.contrib` that takes a learning rate.
-        learning_rate: number or schedule.
+        name: the name of a function of `optax` or `optax.contrib` that takes a learning rate.
+        learning_rate: a number or a schedule.
         options: its other arguments (`momentum`, `nesterov`, `b1`, `eps`, ...).
-        weight_decay: given to an optimizer that has its own (AdamW's is decoupled), else added to
-            the gradient as L2 regularisation is.
-        decay_mask: from params to a tree of booleans: what weight decay applies to; None, to all.
-        clip_norm: bound on the global norm of the gradient.
-        bias_rate: what the learning rate of biases is multiplied by.
-        frozen: parameters that stay as they are, by the beginnings of their paths, such as
+        weight_decay: passed to an optimizer that has its own (AdamW's is decoupled); otherwise
+            added to the gradient as L2 regularisation.
+        decay_mask: a function from params to a tree of booleans that selects the decayed
+            parameters; None selects all.
+        clip_norm: the bound on the global norm of the gradient.
+        bias_rate: the factor on the learning rate of biases.
+        frozen: prefixes of the paths of parameters that are not trained, such as
             `backbone/conv1`.
 
     Raises:
-        UserError: on an unknown name or option; names the nearest or the legal ones. From `init`,
-            where nothing begins so.
+        UserError: the name or an option is unknown; the message gives the nearest or the legal
+            ones. The returned `init` raises it if no parameter has a prefix of `frozen`.
     """
     build, legal = _named(name), legal_options(name)
     options = dict(options or {})
@@ -120,24 +121,25 @@ def optimizer(
     trained = optax.chain(*parts)
     if not frozen:
         return trained
-    # Frozen parameters have no optimizer state, and do not count for the gradient's norm.
+    # Frozen parameters have no optimizer state and do not count in the gradient's norm.
     return optax.partition(
-        {"trained": trained, "frozen": optax.set_to_zero()}, partial(_parts, frozen=frozen)
+        {"trained": trained, "frozen": optax.set_to_zero()},
+        functools.partial(_parts, frozen=frozen),
     )
 
 
 def legal_options(name: str) -> set[str]:
-    """The arguments that an optimizer takes besides its learning rate and masks.
+    """Return the arguments that an optimizer takes besides its learning rate and masks.
 
     Raises:
-        UserError: on an unknown name; names the nearest.
+        UserError: the name is unknown; the message gives the nearest.
     """
     arguments = set(inspect.signature(_named(name)).parameters)
     return arguments - {"learning_rate", "mask", "weight_decay_mask"}
 
 
 def kernels_only(params: Any) -> Any:
-    """Weight decay for kernels alone, not for biases nor normalisation's scales."""
+    """Select kernels for weight decay, but not biases or normalisation's scales."""
     return _named_by(params, lambda name: name == "kernel")
 
 
@@ -147,28 +149,47 @@ def _biases_only(params: Any) -> Any:
 
 
 def _named_by(params: Any, rule: Callable[[str], bool]) -> Any:
-    """Which parameters' own names follow a rule."""
+    """Select the parameters whose own names follow a rule."""
     return jax.tree.map_with_path(
         lambda path, _: isinstance(path[-1], DictKey) and rule(path[-1].key), params
     )
 
 
 def _parts(params: Any, frozen: Sequence[str]) -> Any:
-    """`frozen` or `trained`, for each parameter."""
+    """Label each parameter `frozen` or `trained`."""
     paths = jax.tree.map_with_path(lambda path, _: keystr(path, simple=True, separator="/"), params)
     names = jax.tree.leaves(paths)
     for start in frozen:
         if not any(name.startswith(start) for name in names):
             known = dict.fromkeys(name.rsplit("/", 1)[0] for name in names)
             near = difflib.get_close_matches(start, known, n=3, cutoff=0.0)
-            raise UserError(f"--frozen {start}: no parameter begins so; nearest: {', '.join(near)}")
+            raise UserError(
+                f"--frozen {start}: no parameter has this prefix; nearest: {', '.join(near)}"
+            )
     return jax.tree.map(
         lambda path: "frozen" if path.startswith(tuple(frozen)) else "trained", paths
     )
 
 
+def names(option: str) -> tuple[str, ...]:
+    """The optimizers that take an option."""
+    return tuple(name for name in sorted(_known()) if option in legal_options(name))
+
+
 def _named(name: str) -> Callable[..., optax.GradientTransformation]:
-    known = {
+    known = _known()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3) or ["sgd", "adamw"]
+        raise UserError(
+            f"--optimizer {name}: optax has no such optimizer; nearest: {', '.join(near)}"
+        )
+    return known[name]
+
+
+@functools.cache
+def _known() -> dict[str, Callable[..., optax.GradientTransformation]]:
+    """The optimizers of optax by name."""
+    return {
         n: f
         for module in (optax.contrib, optax)
         for n, f in vars(module).items()
@@ -177,9 +198,3 @@ def _named(name: str) -> Callable[..., optax.GradientTransformation]:
         and not n.startswith(("_", "scale_by_"))
         and n not in _MORE_THAN_GRADIENTS
     }
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=3) or ["sgd", "adamw"]
-        raise UserError(
-            f"--optimizer {name}: optax has none of that name; nearest: {', '.join(near)}"
-        )
-    return known[name]

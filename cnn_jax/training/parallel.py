@@ -21,7 +21,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from cnn_jax.errors import UserError
 from cnn_jax.training.backend import inference_options
 from cnn_jax.training.state import TrainState
-from cnn_jax.training.step import Sums, Task, batch_statistics, evaluation_step, train_step
+from cnn_jax.training.step import Rows, Sums, Task, batch_statistics, evaluation_step, train_step
 
 AXIS = "devices"
 
@@ -74,10 +74,14 @@ def compile_train_step(
     return _in_order(jax.pmap(step, AXIS, in_axes=(None, 0, None), out_axes=None, donate_argnums=0))
 
 
-def compile_evaluation_step(task: Task) -> Callable[[TrainState, Any], tuple[Sums, Any]]:
-    """`evaluation_step` over all devices: total sums, and predictions by (device, example)."""
+def compile_evaluation_step(task: Task) -> Callable[[TrainState, Any], tuple[Sums, Rows, Any]]:
+    """Compile `evaluation_step` for all devices.
+
+    The sums that it returns are those of all devices of all processes; rows and predictions have
+    the axes (device, example) of this process (see `merge` and `gather`).
+    """
     step = partial(evaluation_step, task=task, axis_name=AXIS)
-    return _in_order(_for_inference(jax.pmap(step, AXIS, in_axes=(None, 0), out_axes=(None, 0))))
+    return _in_order(_for_inference(jax.pmap(step, AXIS, in_axes=(None, 0), out_axes=(None, 0, 0))))
 
 
 def compile_batch_statistics(task: Task) -> Callable[[TrainState, Any, jax.Array], Any]:
@@ -156,8 +160,8 @@ def prefetch(
         yield current
 
 
-def merge(predictions: Any) -> Any:
-    """This process's predictions by example, as NumPy: [devices, rows, ...] -> [rows, ...]."""
+def merge(tree: Any) -> Any:
+    """Copy this process's rows to the host: arrays [devices, rows, ...] -> NumPy [rows, ...]."""
 
     def local(x: jax.Array) -> np.ndarray:
         # A mapped output has its device's axis first, one shard a device.
@@ -166,7 +170,18 @@ def merge(predictions: Any) -> Any:
             [np.asarray(shard.data).reshape(-1, *x.shape[2:]) for shard in shards]
         )
 
-    return jax.tree.map(local, predictions)
+    return jax.tree.map(local, tree)
+
+
+def gather(tree: Any) -> Any:
+    """Copy the rows of all processes to the host of each, as NumPy arrays [rows, ...].
+
+    The rows of the first process come first. Every process must call this for the same batch.
+    """
+    rows = merge(tree)
+    if jax.process_count() == 1:
+        return rows
+    return multihost_utils.process_allgather(rows, tiled=True)
 
 
 def replicas_agree(tree: Any) -> bool:

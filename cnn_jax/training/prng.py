@@ -1,7 +1,7 @@
-"""Random keys: derived from one seed by name, step and device, and never stored.
+"""Random keys, derived from one seed by name, step and device, and never stored.
 
-A run's randomness is a function of (seed, stream, step, device), so resuming needs no key in the
-checkpoint, and a new stream does not disturb the others.
+A run's randomness is a function of (seed, stream, step, device). Resuming therefore needs no key
+in the checkpoint, and a new stream does not disturb the others.
 """
 
 import zlib
@@ -11,12 +11,12 @@ from jaxtyping import Array, Int, Key
 
 
 def root(seed: int) -> Key[Array, ""]:
-    """The key of a whole run."""
+    """Make the root key of a run."""
     return jax.random.key(seed)
 
 
 def stream(key: Key[Array, ""], name: str) -> Key[Array, ""]:
-    """The key of one named use of randomness: `init`, `augment`, `mix`, `dropout`, ..."""
+    """Derive the key of one named use of randomness: `init`, `augment`, `mix`, `dropout`, ..."""
     return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
@@ -26,18 +26,18 @@ def step_keys(
     axis_name: str | None = None,
     microbatch: int | Int[Array, ""] = 0,
 ) -> dict[str, Key[Array, ""]]:
-    """The keys of one part of a training step.
+    """Derive the keys of one part of a training step.
 
     Args:
         key: the run's root key.
-        step: number of the step.
-        axis_name: mapped axis; each device along it gets its own `dropout` key.
-        microbatch: position within an accumulated batch.
+        step: the number of the step.
+        axis_name: the mapped axis; each device along it gets its own `dropout` key.
+        microbatch: the position within an accumulated batch.
 
     Returns:
-        `augment`, the same throughout the run (it is folded with each example's ordinal, so that
-        an example's augmentation does not depend on the number of devices); `mix`, the same on
-        every device (mixing sees the whole batch); and `dropout`.
+        Three keys. `augment` is the same throughout the run; it is folded with each example's
+        ordinal, so that an example's augmentation does not depend on the number of devices. `mix`
+        is the same on every device, since mixing sees the whole batch. `dropout` differs.
     """
 
     def folded(name: str) -> Key[Array, ""]:

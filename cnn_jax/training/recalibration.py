@@ -1,7 +1,7 @@
-"""Batch norm's statistics anew, from a pass over the training set with the weights as they are.
+"""Recalibration of batch norm: its statistics are recomputed with the final weights.
 
-The averages that training keeps lag behind the weights, and those of an average of weights were
-never those of a network that was trained.
+The running averages of training lag behind the weights. For a moving average of weights, no
+network with those weights was ever run in training.
 """
 
 import itertools
@@ -21,15 +21,15 @@ from cnn_jax.training.step import Task
 def recalibrated(
     state: TrainState, task: Task, batches: Batches, steps: int, key: Key[Array, ""]
 ) -> TrainState:
-    """The state with the mean of the statistics of so many training batches.
+    """Replace the batch statistics by their mean over `steps` training batches.
 
-    As SegNet's authors do before testing. Batches are augmented as in training.
+    SegNet's authors do this before testing. Batches are augmented as in training.
 
     Args:
-        state: without a moving average, or with one, whose statistics are then replaced.
+        state: the state; if it has a moving average, that average's statistics are replaced.
         task: see `Task`.
         batches: the training examples.
-        steps: how many batches; usually an epoch.
+        steps: the number of batches; usually an epoch.
         key: the run's root key.
     """
     _, model_state = evaluated(state)
@@ -40,8 +40,8 @@ def recalibrated(
     examples = itertools.islice(parallel.prefetch(batches.iterate(0)), steps)
     for step, (_, batch) in enumerate(track(examples, "Recalibrating batch norm", steps)):
         now = parallel.replicate(jnp.asarray(step, jnp.int32))
-        found = jax.tree.map(np.asarray, compute(placed.replace(step=now), batch, key))
-        total = found if total is None else jax.tree.map(np.add, total, found)
+        statistics = jax.tree.map(np.asarray, compute(placed.replace(step=now), batch, key))
+        total = statistics if total is None else jax.tree.map(np.add, total, statistics)
     mean = jax.tree.map(lambda x: (x / steps).astype(x.dtype), total)
     if state.ema is not None:
         return state.replace(ema=(state.ema[0], mean))

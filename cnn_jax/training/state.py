@@ -1,4 +1,4 @@
-"""What a run knows at a step: arrays only, no functions and no keys."""
+"""The state of a run at a step: arrays only, no functions and no keys."""
 
 from typing import Any
 
@@ -9,14 +9,14 @@ from flax import struct
 
 
 class TrainState(struct.PyTreeNode):
-    """The state of training. Its leaves may be arrays, or shapes, or whatever maps over a tree.
+    """The state of training. Its leaves are arrays, shapes, or anything else that maps over a tree.
 
     Attributes:
-        step: number of updates made, int32 [].
-        params: what the optimizer changes.
-        model_state: what the model changes while training (batch statistics).
+        step: the number of updates made, int32 [].
+        params: the parameters that the optimizer updates.
+        model_state: the variables that the model updates in training (batch statistics).
         opt_state: the optimizer's state.
-        ema: exponential moving average of (params, model_state), or None.
+        ema: the exponential moving average of (params, model_state), or None.
     """
 
     step: Any
@@ -29,7 +29,7 @@ class TrainState(struct.PyTreeNode):
 def create(
     params: Any, model_state: Any, optimizer: optax.GradientTransformation, *, ema: bool = False
 ) -> TrainState:
-    """The state before the first step; with `ema` the average starts from these values."""
+    """Create the state before the first step; with `ema`, the average starts from these values."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -41,7 +41,7 @@ def create(
 
 
 def evaluated(state: TrainState) -> tuple[Any, Any]:
-    """The (params, model_state) that evaluation uses: the moving average where there is one."""
+    """Return the (params, model_state) for evaluation: the moving average if there is one."""
     return (state.params, state.model_state) if state.ema is None else state.ema
 
 

@@ -14,19 +14,22 @@ import optax
 from jaxtyping import Array, Key
 
 from cnn_jax.conventions import BATCH_NORM_MOMENTUM
+from cnn_jax.metrics.summary import Summary
 from cnn_jax.training import prng
 from cnn_jax.training.state import TrainState, evaluated
 
 Batch = dict[str, Array | np.ndarray]
 Sums = dict[str, Any]
+Rows = dict[str, Any]
+"""Names to pytrees of arrays, whose leading axis is that of the examples."""
 
 
 @runtime_checkable
 class Task(Protocol):
-    """What training needs to know of a task: five functions, hashable as a whole."""
+    """The five functions of a task that training calls; the task as a whole is hashable."""
 
     def init(self, key: Key[Array, ""]) -> tuple[Any, Any]:
-        """Fresh (params, model_state)."""
+        """Draw the first (params, model_state)."""
         ...
 
     def loss(
@@ -37,7 +40,7 @@ class Task(Protocol):
         keys: dict[str, Key[Array, ""]],
         axis_name: str | None = None,
     ) -> tuple[Array, tuple[Any, Sums]]:
-        """The loss summed over a batch's valid examples, and (new model_state, sums).
+        """Compute the loss summed over a batch's valid examples, and (new model_state, sums).
 
         `sums["examples"]` counts the valid examples; every other entry adds over batches too. Batch
         statistics and mixing see the examples of all devices along the mapped axis `axis_name`.
@@ -45,15 +48,27 @@ class Task(Protocol):
         ...
 
     def predict(self, params: Any, model_state: Any, batch: Batch) -> Any:
-        """Predictions, one per example along the leading axis, without augmentation."""
+        """Predict for each example, along the leading axis, without augmentation."""
         ...
 
-    def measure(self, predictions: Any, batch: Batch) -> Sums:
-        """Per-example metrics of the valid examples, reduced to sums that add over batches."""
+    def measure(self, predictions: Any, batch: Batch) -> tuple[Sums, Rows]:
+        """Reduce a batch to its metrics.
+
+        Returns:
+            Sums of per-example metrics over the valid examples, which add over batches; and rows
+            for those metrics that need all examples of a set at once, one row for each example of
+            the batch, valid or not. Most tasks need no rows and return an empty dictionary.
+        """
         ...
 
-    def summarize(self, sums: Sums) -> dict[str, float]:
-        """The metrics themselves, from sums over a whole set (on the host)."""
+    def summarize(self, sums: Sums, rows: Rows | None = None) -> Summary:
+        """Compute the metrics of a set on the host.
+
+        Args:
+            sums: those of `loss` over training steps, or of `measure` over a set.
+            rows: of an evaluation, the rows of all examples in the order of the set, as NumPy
+                arrays; None for training steps.
+        """
         ...
 
 
@@ -114,11 +129,24 @@ def train_step(
 
 def evaluation_step(
     state: TrainState, batch: Batch, *, task: Task, axis_name: str | None = None
-) -> tuple[Sums, Any]:
-    """The sums of a batch's metrics over all devices, and this device's predictions."""
+) -> tuple[Sums, Rows, Any]:
+    """Evaluate one batch.
+
+    Args:
+        state: the state to evaluate; its moving average where it keeps one.
+        batch: this device's examples.
+        task: see `Task`.
+        axis_name: mapped axis over which sums are added.
+
+    Returns:
+        The sums over all devices; this device's rows, with the examples' `index` and `valid` beside
+        them where the task has rows; and this device's predictions.
+    """
     predictions = task.predict(*evaluated(state), batch)
-    sums = task.measure(predictions, batch)
-    return (sums if axis_name is None else jax.lax.psum(sums, axis_name)), predictions
+    sums, rows = task.measure(predictions, batch)
+    if rows:
+        rows = {"index": batch["index"], "valid": batch["valid"], **rows}
+    return (sums if axis_name is None else jax.lax.psum(sums, axis_name)), rows, predictions
 
 
 def batch_statistics(

@@ -15,9 +15,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, ClassVar, Literal
 
-import tyro
 from rich.console import Console
 
 from cnn_jax import files, models
@@ -27,13 +26,13 @@ from .. import options as flags
 from . import detected, operations, sentences
 from .contest import Job, Measurement, Work, contest, ratios
 
-OURS = "experiments.benchmark.ours"
+OURS = f"{__package__}.ours"
 
 OTHERS = {
     "none": None,
-    "torch": "experiments.benchmark.in_torch",
-    "torch-compile": "experiments.benchmark.in_torch",
-    "pycocotools": "experiments.benchmark.in_pycocotools",
+    "torch": f"{__package__}.in_torch",
+    "torch-compile": f"{__package__}.in_torch",
+    "pycocotools": f"{__package__}.in_pycocotools",
 }
 """The module of each that `--against` names."""
 
@@ -41,36 +40,45 @@ OTHERS = {
 _ALONE: tuple[Work, ...] = ("ops", "translate", "coco")
 
 
+_NETWORKS = {"work": ("train", "inference", "data")}
+
+
 @dataclass(frozen=True)
 class Options:
     """Measure speed."""
 
-    models: tuple[str, ...] = ("resnet18",)
-    """Architectures; `all` for every one. With --work ops: operations, by default all; --work
-    translate and coco have none to choose."""
+    verb: ClassVar[str] = "benchmark"
+
+    models: tuple[str, ...] = flags.flag(
+        ("resnet18",), unless={"work": ("translate", "coco")}, metavar="NAME"
+    )
+    """Architectures; `all` for every one. With --work ops: operations, by default all."""
     work: tuple[Work, ...] = ("train", "inference")
-    """Training steps, inference, reading and augmenting the images of --data; or, alone, the array
-    operations of detection, training steps of the translator, or COCO's evaluation."""
+    """Training steps, inference, or reading and augmenting the images of --data; or, measured
+    alone, the array operations of detection, training steps of the translator, or COCO's
+    evaluation."""
     against: Literal["none", "torch", "torch-compile", "pycocotools"] = "none"
-    """Whom to compare with: torch as it is, or with the network compiled; --work coco with
+    """The other side: torch as it is, torch with the network compiled, or with --work coco
     pycocotools."""
-    batch_size: int = 16
-    """Images a step; boxes of an image for --work ops, sentence pairs for --work translate, images
-    of the set for --work coco."""
-    image_size: int | None = None
-    """Pixels on a side; default: the architecture's own."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """What the networks compute in."""
-    data: str | None = None
-    """`folder:DIR`, for --work data."""
-    workers: int = 0
-    """Processes that read; 0: threads here, one a core in torch."""
-    rounds: int = 5
-    """Turns that each side gets."""
-    seconds: float = 5.0
+    batch_size: int = flags.flag(16, minimum=1, aliases="bs")
+    """Images in a step; boxes of an image with --work ops, sentence pairs with --work translate,
+    images of the set with --work coco."""
+    image_size: int | None = flags.flag(None, minimum=1, only=_NETWORKS, aliases="img-size")
+    """Pixels on a side. Default: the model's own."""
+    dtype: Literal["float32", "bfloat16"] = flags.flag(
+        "float32", only={"work": ("train", "inference", "data", "translate")}
+    )
+    """Type that the networks compute in."""
+    data: str | None = flags.flag(None, only={"work": ("data",)}, metavar="folder:DIR")
+    """Images to read."""
+    workers: int = flags.flag(0, minimum=0, only={"work": ("data",)}, aliases="num-workers")
+    """Processes that read; 0 stands for threads here, and for one process a core in torch."""
+    rounds: int = flags.flag(5, minimum=1)
+    """Number of turns of each side."""
+    seconds: float = flags.flag(5.0, above=0)
     """Length of a turn."""
-    out: Annotated[str, tyro.conf.arg(metavar="DIR")] = "runs/benchmark"
-    """Where result.json and table.md are written."""
+    out: str = flags.flag("runs/benchmark", aliases="output-dir", metavar="DIR")
+    """Folder for result.json and table.md."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -101,11 +109,11 @@ def jobs(options: Options) -> list[Job]:
     for alone in _ALONE:
         if alone in options.work and len(options.work) > 1:
             raise UserError(f"--work {alone}: cannot be mixed with other work")
-    judges = "coco" in options.work
-    if options.against != "none" and judges != (options.against == "pycocotools"):
-        others = "pycocotools" if judges else "torch or torch-compile"
+    evaluates = "coco" in options.work
+    if options.against != "none" and evaluates != (options.against == "pycocotools"):
+        others = "pycocotools" if evaluates else "torch or torch-compile"
         raise UserError(f"--against {options.against}: --work {options.work[0]} has {others}")
-    if judges:
+    if evaluates:
         return [
             Job(
                 work="coco",

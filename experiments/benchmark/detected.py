@@ -1,4 +1,4 @@
-"""The detections whose evaluation is timed, and the objects that they are judged by."""
+"""The detections whose evaluation is timed, and the objects that they are compared with."""
 
 import numpy as np
 

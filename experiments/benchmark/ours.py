@@ -16,7 +16,7 @@ import numpy as np
 import optax
 
 from cnn_jax import models
-from cnn_jax.data import open as open_data
+from cnn_jax.data import open_source
 from cnn_jax.data.augment import Augmentation, augment_example, normalize
 from cnn_jax.data.batches import TrainingBatches
 from cnn_jax.data.transforms import TrainingTransform
@@ -154,7 +154,7 @@ def _batch(job: Job) -> dict[str, np.ndarray]:
 def _data(job: Job) -> Prepared:
     """Files read and decoded on the host; random resized crop and flip on the device."""
     canvas = round(job.image_size * 8 / 7)
-    source = open_data(f"folder:{job.folder}", "train", draft_size=canvas)
+    source = open_source(f"folder:{job.folder}", "train", draft_size=canvas)
     transform = TrainingTransform(canvas)
     batches = TrainingBatches(
         source, transform, batch_size=job.batch_size, seed=0, workers=job.workers

@@ -1,56 +1,54 @@
-"""What the detection systems share: their flags, examples, and what a system has to say of itself.
+"""What the detection systems share: their flags, `System`, and the chosen score threshold.
 
-A system is a `System`, one line of `experiments.detect.SYSTEMS`; its own flags are a group of
-`experiments.detect.Options`.
+A system is a subclass of `System` and one line of `experiments.detect.SYSTEMS`; its own flags are a
+group of `experiments.detect.Options`.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import flax.linen as nn
+import jax
 import numpy as np
 
 from cnn_jax import files
 from cnn_jax.data import BOX_FORMATS
 from cnn_jax.data.augment.boxes import BoxAugmentation
-from cnn_jax.data.batches import EvaluationBatches, TrainingBatches
+from cnn_jax.data.batches import EvaluationBatches
 from cnn_jax.data.source import Example, Source, Split, Transform
+from cnn_jax.data.surveys import boxes as box_survey
 from cnn_jax.data.surveys.boxes import BoxSurvey
 from cnn_jax.data.transforms import BoxTransform
-from cnn_jax.errors import UserError
-from cnn_jax.models.registry import nearest
+from cnn_jax.errors import UserError, nearest
 from cnn_jax.runs.folder import read_object
-from cnn_jax.tasks.detection.evaluation import DetectionRule, Judge
+from cnn_jax.tasks.detection.evaluation import BoxEvaluation, DetectionRule
 from cnn_jax.training import checkpoints
 from cnn_jax.training.step import Task
 
 from .. import options as flags
-from .. import runs
-from ..experiment import Experiment
+from .. import trainer
+from ..trainer import Run
 
 THRESHOLD_FILE = "threshold.json"
 
 
 @dataclass(frozen=True)
 class DetectorOptions:
-    """Which system. `--data` is `shapes` or has `voc:`, `coco:`, `yolo:` or `tfds:` before it."""
+    """The system. `--data` is `shapes` or begins with `voc:`, `coco:`, `yolo:` or `tfds:`."""
 
     system: Literal["yolo", "fast_rcnn", "rcnn"] = "yolo"
     """yolo: a grid of cells in one pass (Redmon et al. 2016); fast_rcnn: proposals classified on
-    the image's map (Girshick 2015); rcnn: proposals cut out and classified one by one (Girshick et
-    al. 2014)."""
-    max_objects: int = 50
-    """Objects of an image that are trained on and evaluated; what is left out is said."""
-    similar: tuple[str, ...] = ()
-    """Classes that are alike, with commas between: cat,dog,horse car,bus. The report counts
-    detections that take one for another apart from other mistakes."""
-
-    def __post_init__(self) -> None:
-        if self.max_objects < 1:
-            raise UserError(f"--max-objects {self.max_objects}: must be 1 or more")
+    the feature map of the image (Girshick 2015); rcnn: proposals cut out and classified one by one
+    (Girshick et al. 2014)."""
+    max_objects: int = flags.flag(50, minimum=1)
+    """Largest number of objects of an image that are trained on; the command reports what is left
+    out. All objects are evaluated."""
+    similar: tuple[str, ...] = flags.flag((), metavar="NAME,NAME")
+    """Groups of similar classes: cat,dog,horse car,bus. The report counts confusions within a group
+    apart from other mistakes."""
 
     def similar_labels(self, class_names: Sequence[str]) -> list[list[int]]:
         """Which labels are alike.
@@ -70,7 +68,7 @@ class DetectorOptions:
 
 @runtime_checkable
 class DetectionOptions(Protocol):
-    """The groups of options that every system has."""
+    """The groups of options that every system has; its own groups stand beside them."""
 
     model: flags.ModelOptions
     data: flags.DataOptions
@@ -83,162 +81,108 @@ class DetectionOptions(Protocol):
 
 @runtime_checkable
 class DetectionTask(Task, Protocol):
-    """A task whose predictions are, or have, `detections`, made by its `judge`."""
+    """A task whose predictions are, or have, `detections`, made by its `evaluation`."""
 
-    judge: Judge
+    evaluation: BoxEvaluation
     model: nn.Module
 
 
-def _as_they_are(options: Any, source: Source, split: Split) -> Source:
-    return source
-
-
-def _nothing(options: Any, surveyed: BoxSurvey, sources: "Sources") -> tuple[Any, list[str]]:
-    return options, []
-
-
-def _at_once(experiment: Experiment, sources: "Sources") -> Path:
-    return experiment.carry_out()
-
-
-def box_transform(options: Any, image_size: int) -> Transform:
-    """Images squashed to the network's square, with room for so many objects."""
-    return BoxTransform(image_size, options.detector.max_objects)
-
-
-def unlabelled(options: Any, image: np.ndarray) -> Example:
-    """An image to predict for, as an example without objects."""
-    none = np.zeros(0, bool)
-    return {
-        "image": image,
-        "boxes": np.zeros((0, 4), np.float32),
-        "labels": np.zeros(0, np.int32),
-        "difficult": none,
-        "crowd": none,
-        "area": np.zeros(0, np.float32),
-    }
-
-
-@dataclass(frozen=True)
 class System:
-    """What a system adds to the command.
+    """A detection system with the options of a run. A subclass says in what it differs.
 
     Attributes:
-        build_task: (options, names of the classes, judge) -> the task.
-        image_size: options -> pixels on a side of the network's square, where no flag says so.
-        model_names: what `--model list` prints.
-        prepare: (options, survey of the training boxes, the sources) -> options with what the
-            training set decides, and lines to print before training.
-        examples: (options, source, split) -> the source with what else the system reads, such as
-            proposals.
-        transform: (options, image size) -> what the host does to an example.
-        unlabelled: (options, image) -> an example to predict for, before the transform.
-        carry_out: (experiment, the sources) trains, or only evaluates; for a system in stages,
-            something of its own.
+        options: all options; a system reads its own groups besides those of `DetectionOptions`.
     """
 
-    build_task: Callable[[Any, Sequence[str], Judge], DetectionTask]
-    image_size: Callable[[Any], int]
-    model_names: Callable[[], Sequence[str]]
-    prepare: Callable[[Any, BoxSurvey, "Sources"], tuple[Any, list[str]]] = _nothing
-    examples: Callable[[Any, Source, Split], Source] = _as_they_are
-    transform: Callable[[Any, int], Transform] = box_transform
-    unlabelled: Callable[[Any, np.ndarray], Example] = unlabelled
-    carry_out: Callable[[Experiment, "Sources"], Path] = _at_once
+    def __init__(self, options: Any) -> None:
+        self.options = options
 
+    @staticmethod
+    def model_names() -> Sequence[str]:
+        """The networks that `--model` may name."""
+        raise NotImplementedError
 
-@dataclass(frozen=True)
-class Examples:
-    """The examples of a run, as its system wants them.
+    @property
+    def default_size(self) -> int:
+        """Pixels on a side of the network's square where no flag gives them."""
+        raise NotImplementedError
 
-    Attributes:
-        system: whose.
-        options: the run's.
-    """
+    def build_task(self, class_names: Sequence[str], evaluation: BoxEvaluation) -> DetectionTask:
+        """The network, how it is trained, and how its detections are evaluated."""
+        raise NotImplementedError
 
-    system: System
-    options: DetectionOptions
+    def inputs(self) -> tuple[jax.ShapeDtypeStruct, ...]:
+        """The arguments of the network for one example."""
+        return trainer.image_input(self.image_size, self.image_size)
+
+    def extended(self, source: Source, split: Split) -> Source:
+        """The source with what else the system reads, such as proposals."""
+        return source
+
+    def transform(self, max_objects: int | None = None) -> Transform:
+        """The host's preparation of an example, with room for the objects that are trained on."""
+        room = max_objects or self.options.detector.max_objects
+        return BoxTransform(self.image_size, room)
+
+    def unlabelled(self, image: np.ndarray) -> Example:
+        """An image to predict for, as an example without objects, before the transform."""
+        none = np.zeros(0, bool)
+        return {
+            "image": image,
+            "boxes": np.zeros((0, 4), np.float32),
+            "labels": np.zeros(0, np.int32),
+            "difficult": none,
+            "crowd": none,
+            "area": np.zeros(0, np.float32),
+        }
+
+    def decided_by(
+        self, surveyed: BoxSurvey, training: Source, held_out: Source
+    ) -> tuple[Any, list[str]]:
+        """The options with what the training set decides, and lines to print before training."""
+        return self.options, []
+
+    def completed(self, run: Run, training: Source | None) -> Run:
+        """The run with what only this system does."""
+        return run
 
     @property
     def image_size(self) -> int:
         """Pixels on a side of the network's square."""
-        return self.options.data.image_size or self.system.image_size(self.options)
+        return self.options.data.image_size or self.default_size
 
     def open(self, split: Split) -> Source:
         """One split of `--data`."""
         options = self.options
-        source = runs.open_source(
-            options.data,
-            split,
-            seed=options.run.seed,
-            image_size=self.image_size,
-            formats=BOX_FORMATS,
+        source = trainer.open_source(
+            options, split, image_size=self.image_size, formats=BOX_FORMATS
         )
-        options.detector.similar_labels(source.class_names)  # wrong names are told before a search
-        return self.system.examples(options, source, split)
+        # A wrong name ends the command before proposals are searched.
+        options.detector.similar_labels(source.class_names)
+        return self.extended(source, split)
 
-    @property
-    def transform(self) -> Transform:
-        """What the host does to an example."""
-        return self.system.transform(self.options, self.image_size)
+    def evaluation_set(self, source: Source) -> EvaluationBatches:
+        """Every held-out example once, with all of its objects."""
+        room = max(self.options.detector.max_objects, box_survey.most_objects(source))
+        return trainer.evaluation_batches(self.options, source, self.transform(room))
 
-    def evaluation(self, source: Source) -> EvaluationBatches:
-        """Every example of a held-out set once."""
-        data = self.options.data
-        return EvaluationBatches(
-            source,
-            self.transform,
-            batch_size=runs.evaluation_batch_size(data),
-            **runs.readers(data),
-        )
-
-    def training(self, source: Source, held_out: Source) -> TrainingBatches:
-        """Training examples for the device to augment.
-
-        Raises:
-            UserError: they have other classes than the held-out examples.
-        """
-        data = self.options.data
-        if tuple(source.class_names) != tuple(held_out.class_names):
-            raise UserError(f"--data {data.data}: training and evaluation classes differ")
-        return TrainingBatches(
-            source,
-            self.transform,
-            batch_size=data.batch_size,
-            seed=self.options.run.seed,
-            **runs.readers(data),
-        )
+    def training_in_order(self, source: Source) -> EvaluationBatches:
+        """Every training example once, with the objects that are trained on."""
+        return trainer.evaluation_batches(self.options, source, self.transform())
 
 
-@dataclass(frozen=True)
-class Sources:
-    """What a run reads.
-
-    Attributes:
-        examples: opens and prepares.
-        held_out: what is evaluated.
-        training: what is trained on; None where nothing is trained.
-    """
-
-    examples: Examples
-    held_out: Source
-    training: Source | None
-
-
-def judge(
+def box_evaluation(
     options: DetectionOptions,
     class_names: Sequence[str],
     image_size: int,
-    num_evaluated: int = 0,
     score_threshold: float | None = None,
-) -> Judge:
-    """How detections are made and judged, as the flags say."""
-    return Judge(
+) -> BoxEvaluation:
+    """The rules by which detections are made and evaluated, as the flags give them."""
+    return BoxEvaluation(
         num_classes=len(class_names),
         image_size=image_size,
         rule=options.rule,
         score_threshold=score_threshold,
-        num_evaluated=num_evaluated,
     )
 
 
@@ -267,7 +211,7 @@ def stored_threshold(run: Path) -> float:
         step, score = int(content["step"]), float(content["score"])
     except (KeyError, TypeError, ValueError):
         raise UserError(f"{path}: not what detect writes; {again}") from None
-    newest = max(checkpoints.steps(run / runs.CHECKPOINTS), default=step)
+    newest = max(checkpoints.steps(run / trainer.CHECKPOINTS), default=step)
     if step != newest:
         raise UserError(
             f"{path}: chosen for step {step}, the newest checkpoint is of step {newest}; {again}"

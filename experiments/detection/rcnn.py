@@ -8,8 +8,9 @@ is on disk in the run's folder, and `--resume` goes on with the first stage that
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -20,11 +21,11 @@ from safetensors.numpy import load, save
 
 from cnn_jax import files, models
 from cnn_jax.data.batches import EvaluationBatches, TrainingBatches
-from cnn_jax.data.surveys.boxes import BoxSurvey
-from cnn_jax.data.windows import WindowOrder, Windows, WindowSource, same
+from cnn_jax.data.source import Source
+from cnn_jax.data.windows import WindowOrder, Windows, WindowSource, unchanged
 from cnn_jax.errors import UserError
 from cnn_jax.progress import track
-from cnn_jax.tasks.detection.evaluation import Judge, trained_objects
+from cnn_jax.tasks.detection.evaluation import BoxEvaluation, trained_objects
 from cnn_jax.tasks.detection.rcnn import RCNN, FineTuning, paper_context
 from cnn_jax.tasks.detection.rcnn_fitting import (
     ImageRegions,
@@ -32,14 +33,13 @@ from cnn_jax.tasks.detection.rcnn_fitting import (
     fit_svms,
     overlaps_by_class,
 )
-from cnn_jax.training import checkpoints
 from cnn_jax.training.backend import compile_inference
 from cnn_jax.training.state import TrainState
 
-from .. import images, runs
-from ..experiment import Experiment
-from . import regions
-from .common import Sources, System
+from .. import images, trainer
+from .. import options as flags
+from ..trainer import Run
+from .regions import RegionSystem
 
 # What the stages leave in the run's folder; features by the step of the network that gave them.
 _FEATURES, _SVMS, _REGRESSIONS = "features", "svms.safetensors", "box_regressions.safetensors"
@@ -49,142 +49,116 @@ _FEATURES, _SVMS, _REGRESSIONS = "features", "svms.safetensors", "box_regression
 class RcnnOptions:
     """R-CNN."""
 
-    classifier: Literal["svm", "softmax"] = "svm"
-    """What scores regions: a linear SVM for each class on the network's features, as in the paper,
-    or the network's own softmax."""
-    crop_size: int | None = None
-    """Pixels on a side of a warped region; default: what the network is made for."""
-    context: int | None = None
-    """Pixels of it on each side that lie around the region's box; default: the paper's share, 16
-    of 227."""
-    fit_images: int | None = None
-    """Fit the SVMs and box regressions on the first so many training images; default: on all."""
-
-    def __post_init__(self) -> None:
-        if self.crop_size is not None and self.crop_size < 8:
-            raise UserError(f"--crop-size {self.crop_size}: must be 8 or more")
-        if self.context is not None and self.context < 0:
-            raise UserError(f"--context {self.context}: must be 0 or more")
-        if self.fit_images is not None and self.fit_images < 1:
-            raise UserError(f"--fit-images {self.fit_images}: must be 1 or more")
+    classifier: Literal["svm", "softmax"] = flags.flag("svm", resumable=True)
+    """Scores of regions: a linear SVM for each class on the features of the network, as in the
+    paper, or the network's own softmax."""
+    crop_size: int | None = flags.flag(None, minimum=8)
+    """Pixels on a side of a warped region. Default: the image size of the network."""
+    context: int | None = flags.flag(None, minimum=0)
+    """Pixels around the region's box on each side of it. Default: the paper's share, 16 of 227."""
+    fit_images: int | None = flags.flag(None, minimum=1)
+    """Number of training images that SVMs and box regressions are fitted on. Default: all."""
 
 
-def image_size(options: Any) -> int:
-    """The shorter side that Fast R-CNN's paper has: regions are cut out of the whole image."""
-    return 600
+class RcnnSystem(RegionSystem):
+    """R-CNN: proposals cut out of the image and classified one by one."""
 
+    @property
+    def default_size(self) -> int:
+        """The shorter side in Fast R-CNN's paper: regions are cut out of the whole image."""
+        return 600
 
-def prepare(options: Any, surveyed: BoxSurvey, sources: Sources) -> tuple[Any, list[str]]:
-    """What the proposals cover."""
-    return options, regions.recall_lines(options, sources)
+    def inputs(self) -> tuple[jax.ShapeDtypeStruct, ...]:
+        """A warped region."""
+        return trainer.image_input(self.crop_size, self.crop_size)
 
+    @property
+    def crop_size(self) -> int:
+        """Pixels on a side of a warped region."""
+        spec = models.input_spec(self.options.model.model)
+        small = self.options.model.stem == "small"
+        return self.options.rcnn.crop_size or (32 if small else spec.image_size)
 
-def build_task(options: Any, class_names: Sequence[str], judge: Judge) -> RCNN:
-    """The whole detector; its network is what is trained.
+    def build_task(self, class_names: Sequence[str], evaluation: BoxEvaluation) -> RCNN:
+        """The whole detector; its network is what is trained.
 
-    Raises:
-        UserError: options that the network does not have, or more context than crop.
-    """
-    chosen: RcnnOptions = options.rcnn
-    spec = models.input_spec(options.model.model)
-    crop = chosen.crop_size or (32 if options.model.stem == "small" else spec.image_size)
-    context = paper_context(crop) if chosen.context is None else chosen.context
-    if 2 * context >= crop:
-        raise UserError(f"--context {context}: nothing is left of --crop-size {crop}")
-    network = FineTuning(
-        # One more for the background.
-        model=images.build_model(options.model, len(class_names) + 1),
-        judge=judge,
-        mean=spec.mean,
-        std=spec.std,
-        crop_size=crop,
-        context=context,
-        flip=options.augmentation.flip,
-        sampling=dataclasses.replace(options.sampling, background_iou=(0.0, 0.5)),
-    )
-    return RCNN(network, chosen.classifier, options.regions.regress_boxes)
+        Raises:
+            UserError: the network lacks an option, or there is more context than crop.
+        """
+        options, chosen, crop = self.options, self.options.rcnn, self.crop_size
+        spec = models.input_spec(options.model.model)
+        context = paper_context(crop) if chosen.context is None else chosen.context
+        if 2 * context >= crop:
+            raise UserError(f"--context {context}: nothing is left of --crop-size {crop}")
+        network = FineTuning(
+            # One more for the background.
+            model=images.build_model(options.model, len(class_names) + 1),
+            evaluation=evaluation,
+            mean=spec.mean,
+            std=spec.std,
+            crop_size=crop,
+            context=context,
+            flip=options.augmentation.flip,
+            sampling=dataclasses.replace(options.sampling, background_iou=(0.0, 0.5)),
+        )
+        return RCNN(network, chosen.classifier, options.regions.regress_boxes)
 
+    def completed(self, run: Run, training: Source | None) -> Run:
+        """The run with its stages: fine-tuning trains the network, the rest is fitted on it.
 
-def carry_out(experiment: Experiment, sources: Sources) -> Path:
-    """All stages that have not ended yet; only the last with `--eval-only`.
+        Raises:
+            UserError: several processes.
+        """
+        task = run.task
+        assert isinstance(task, RCNN)
+        if jax.process_count() > 1:
+            raise UserError("--system rcnn: its stages after fine-tuning run in one process alone")
+        examples = None if training is None else self.training_in_order(training)
+        return dataclasses.replace(
+            run,
+            trained=task.network,
+            model=task.network.model,
+            training_set=partial(self._regions, examples),
+            finish=partial(self._fit, task, run.out, examples),
+        )
 
-    Raises:
-        UserError: several processes, or what a stage complains of.
-    """
-    options, out, task = experiment.options, experiment.out, experiment.task
-    assert isinstance(task, RCNN)
-    if jax.process_count() > 1:
-        raise UserError("--system rcnn: its stages after fine-tuning run in one process alone")
-    if options.run.recalibrate:
-        raise UserError("--recalibrate: not for rcnn, whose SVMs know the network as it was")
-    ended = checkpoints.steps(out / runs.BEST)
-    if options.run.eval_only and checkpoints.steps(out / runs.CHECKPOINTS) and not ended:
-        raise UserError(f"{out}: its stages have not all ended; --resume goes on with them")
-    if not options.run.eval_only:
-        if not (options.run.resume and ended):
-            assert sources.training is not None
-            training = sources.examples.evaluation(sources.training)
-            steps = _fine_tuned(experiment, task, training)
-            if steps is None:
-                return out
-            _fit(task, out, steps, options, training)
-        _say("stage 6 of 6: evaluating the detector")
-        run = dataclasses.replace(options.run, eval_only=True)
-        options = dataclasses.replace(options, run=run)
-    return dataclasses.replace(experiment, options=options).carry_out()
-
-
-def _fine_tuned(experiment: Experiment, task: RCNN, training: EvaluationBatches) -> int | None:
-    """Trains the network to its end; the number of steps, or None where it was stopped before."""
-    options = experiment.options
-    data, seed = options.data, options.run.seed
-    windows = Windows.of(training.iterate(), options.sampling.foreground_iou)
-    total = runs.total_steps(options.optimizer, len(windows) / data.batch_size)
-    if options.run.resume and total in checkpoints.steps(experiment.out / runs.CHECKPOINTS):
-        return total
-    objects = int(np.sum(windows.labels > 0))
-    _say(f"stage 2 of 6: fine-tuning on {len(windows):,} regions, {objects:,} of objects")
-
-    def training_set() -> tuple[TrainingBatches, int]:
-        readers = {**runs.readers(data), "cache_bytes": 0}  # images are kept, not windows
-        share = options.sampling.foreground_fraction
-        order = WindowOrder(windows.labels, data.batch_size, seed, share)
-        batches = TrainingBatches(
-            WindowSource(training.rows, windows),
-            same,
-            batch_size=data.batch_size,
-            seed=seed,
+    def _regions(self, examples: EvaluationBatches) -> tuple[TrainingBatches, int]:
+        """Stage 2: batches of regions, of objects and of background."""
+        options = self.options
+        windows = Windows.of(examples.iterate(), options.sampling.foreground_iou)
+        objects = int(np.sum(windows.labels > 0))
+        _say(f"stage 2 of 6: fine-tuning on {len(windows):,} regions, {objects:,} of objects")
+        order = WindowOrder(
+            windows.labels,
+            options.data.batch_size,
+            options.run.seed,
+            options.sampling.foreground_fraction,
+        )
+        batches = trainer.training_batches(
+            options,
+            WindowSource(examples.rows, windows),
+            unchanged,
             order=order,
-            **readers,
+            cache_bytes=0,  # images are kept, not windows
         )
         return batches, len(windows)
 
-    crop = task.network.crop_size
-    dataclasses.replace(
-        experiment,
-        task=task.network,
-        training_set=training_set,
-        input_shape=(1, crop, crop, 3),
-        evaluate_last=False,  # the last stage does, with what is fitted in between
-    ).carry_out()
-    return total if total in checkpoints.steps(experiment.out / runs.CHECKPOINTS) else None
-
-
-def _fit(task: RCNN, out: Path, steps: int, options: Any, training: EvaluationBatches) -> None:
-    """Stages 3 to 5, and the whole detector as the state that is evaluated."""
-    state, _ = runs.restored(task.network, out)
-    classes = task.judge.num_classes
-    images = len(training.rows.source)
-    stored = StoredRegions(
-        out / _FEATURES / str(steps), min(options.rcnn.fit_images or images, images)
-    )
-    stored.fill(task, state, training, runs.evaluation_batch_size(options.data))
-    _say("stage 4 of 6: a linear SVM for each class")
-    svms = _fitted(out / _SVMS, lambda: fit_svms(stored, classes, options.run.seed))
-    _say("stage 5 of 6: a box regression for each class")
-    boxes = _fitted(out / _REGRESSIONS, lambda: fit_boxes(stored, classes))
-    params = {"network": state.params, "classes": svms, "boxes": boxes}
-    checkpoints.save(out / runs.BEST, steps, state.replace(params=params), keep=1)
+    def _fit(
+        self, task: RCNN, out: Path, examples: EvaluationBatches, state: TrainState
+    ) -> TrainState:
+        """Stages 3 to 5: the state of the whole detector."""
+        options, classes = self.options, task.evaluation.num_classes
+        images = len(examples.rows.source)
+        stored = StoredRegions(
+            out / _FEATURES / str(int(state.step)), min(options.rcnn.fit_images or images, images)
+        )
+        stored.fill(task, state, examples, trainer.evaluation_batch_size(options.data))
+        _say("stage 4 of 6: a linear SVM for each class")
+        svms = _fitted(out / _SVMS, lambda: fit_svms(stored, classes, options.run.seed))
+        _say("stage 5 of 6: a box regression for each class")
+        boxes = _fitted(out / _REGRESSIONS, lambda: fit_boxes(stored, classes))
+        _say("stage 6 of 6: evaluating the detector")
+        return state.replace(params={"network": state.params, "classes": svms, "boxes": boxes})
 
 
 def _fitted(path: Path, fit: Callable[[], Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -247,7 +221,7 @@ class StoredRegions(Sequence[ImageRegions]):
                 {**batch, "proposals": every, "proposal_valid": valid},
             )
             overlaps, targets = jax.vmap(
-                lambda *one: overlaps_by_class(*one, task.judge.num_classes)
+                lambda *one: overlaps_by_class(*one, task.evaluation.num_classes)
             )(every, batch["boxes"], batch["labels"], objects)
             return {
                 "classes": found.classes.astype(jnp.float16),
@@ -282,15 +256,3 @@ class StoredRegions(Sequence[ImageRegions]):
 
 def _say(message: str) -> None:
     Console(stderr=True).print(message, highlight=False, soft_wrap=True)
-
-
-SYSTEM = System(
-    build_task=build_task,
-    image_size=image_size,
-    model_names=models.names,
-    prepare=prepare,
-    examples=regions.with_proposals,
-    transform=regions.transform,
-    unlabelled=regions.unlabelled,
-    carry_out=carry_out,
-)

@@ -1,6 +1,6 @@
 """What R-CNN and Fast R-CNN add to `experiments.detect` alike: proposals, and what they cover."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,15 +10,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cnn_jax import models
 from cnn_jax.data.proposals.source import ProposalSource, prepare
 from cnn_jax.data.proposals.transform import ProposalTransform
 from cnn_jax.data.source import Example, Source, Split, Subset, Transform
+from cnn_jax.data.surveys.boxes import BoxSurvey
 from cnn_jax.errors import UserError
 from cnn_jax.metrics.detection import proposals as metrics
 from cnn_jax.tasks.detection.evaluation import trained_objects
 
-from . import common
-from .common import Sources
+from .. import options as flags
+from .common import System
 
 # Images that the table of recall is of, and that box statistics are measured on, at most.
 _MOST_IMAGES = 1000
@@ -29,52 +31,81 @@ _SHOWN = (0.5, 0.6, 0.7, 0.8, 0.9)
 
 @dataclass(frozen=True)
 class RegionOptions:
-    """What fast_rcnn and rcnn have in common."""
+    """How regions are searched and refined."""
 
-    regress_boxes: bool = True
-    """Move detections to the boxes that were learnt; without, they stay where proposals are."""
-    proposal_cache: str | None = None
-    """Where found proposals are kept, by the image's content; default: the user's cache folder."""
-    proposal_workers: int | None = None
-    """Processes that search; default: one a core. 0 searches in the command's own process."""
-    train_images: int | None = None
-    """Train on the first so many images alone: built-in scenes have no end, and searching them
-    all takes long."""
-
-    def __post_init__(self) -> None:
-        if self.train_images is not None and self.train_images < 1:
-            raise UserError(f"--train-images {self.train_images}: must be 1 or more")
-        if self.proposal_workers is not None and self.proposal_workers < 0:
-            raise UserError(f"--proposal-workers {self.proposal_workers}: must be 0 or more")
-
-
-def with_proposals(options: Any, source: Source, split: Split) -> Source:
-    """The examples with their proposals, which are found now where they are not known yet."""
-    search = options.regions
-    if split == "train" and search.train_images is not None:
-        source = Subset(source, range(min(search.train_images, len(source))))
-    cache = None if search.proposal_cache is None else Path(search.proposal_cache)
-    proposed = ProposalSource(source, options.proposals, cache)
-    prepare(proposed, search.proposal_workers)
-    return proposed
-
-
-def unlabelled(options: Any, image: np.ndarray) -> Example:
-    """An image to predict for, with its proposals."""
-    return {
-        **common.unlabelled(options, image),
-        "proposals": options.proposals.find(image)[: options.proposals.max_proposals],
-    }
-
-
-def transform(options: Any, image_size: int) -> Transform:
-    """Images squashed to the network's square, with so many rows for objects and proposals."""
-    return ProposalTransform(
-        common.box_transform(options, image_size), options.proposals.max_proposals
+    regress_boxes: bool = flags.flag(True, resumable=True, unless={"multi_task": (False,)})
+    """Move detections to the learnt boxes instead of leaving them where the proposals are."""
+    proposal_cache: str | None = flags.flag(
+        None, resumable=True, unless={"proposals": ("grid",)}, metavar="DIR"
     )
+    """Folder for the proposals that were found. Default: the user's cache folder."""
+    proposal_workers: int | None = flags.flag(
+        None, resumable=True, minimum=0, unless={"proposals": ("grid",)}
+    )
+    """Processes that search. Default: one for each core; 0 searches in the command's own
+    process."""
+    train_images: int | None = flags.flag(None, minimum=1)
+    """Number of training images, from the first on. Default: all. Built-in scenes have no end, and
+    searching them takes long."""
 
 
-def some(
+class RegionSystem(System):
+    """A system that classifies proposals."""
+
+    @staticmethod
+    def model_names() -> Sequence[str]:
+        """The classifiers, as backbones."""
+        return models.names()
+
+    def extended(self, source: Source, split: Split) -> Source:
+        """The examples with their proposals, which are searched now where they are not known."""
+        search = self.options.regions
+        if split == "train" and search.train_images is not None:
+            source = Subset(source, range(min(search.train_images, len(source))))
+        cache = None if search.proposal_cache is None else Path(search.proposal_cache)
+        proposed = ProposalSource(source, self.options.proposals, cache)
+        prepare(proposed, search.proposal_workers)
+        return proposed
+
+    def transform(self, max_objects: int | None = None) -> Transform:
+        """Images squashed to the network's square, with rows for objects and proposals."""
+        return ProposalTransform(
+            super().transform(max_objects), self.options.proposals.max_proposals
+        )
+
+    def unlabelled(self, image: np.ndarray) -> Example:
+        """An image to predict for, with its proposals."""
+        proposals = self.options.proposals
+        return {
+            **super().unlabelled(image),
+            "proposals": proposals.find(image)[: proposals.max_proposals],
+        }
+
+    def decided_by(
+        self, surveyed: BoxSurvey, training: Source, held_out: Source
+    ) -> tuple[Any, list[str]]:
+        """The options, and the table of what the proposals cover."""
+        return self.options, self._recall_lines(held_out)
+
+    def _recall_lines(self, held_out: Source) -> list[str]:
+        """Recall by number of proposals and overlap, a line each: the method's ceiling."""
+        batches = first_images(self.evaluation_set(held_out).iterate())
+        counts = metrics.steps(self.options.proposals.max_proposals)
+        recall, sums = measured_recall(batches, counts)
+        columns = [metrics.THRESHOLDS.index(threshold) for threshold in _SHOWN]
+        head = "".join(f"   IoU {threshold:.1f}" for threshold in _SHOWN)
+        lines = [
+            f"{recall.proposals:,.1f} proposals an image; the first ones of each image cover this "
+            f"share of {int(sums.objects):,} objects in {int(sums.images):,} evaluation images:",
+            f"{'proposals':>9}{head}   average (.5 to .95)",
+        ]
+        for count, row, average in zip(counts, recall.by_threshold, recall.average, strict=True):
+            cells = "".join(f"{100 * row[column]:8.1f} %" for column in columns)
+            lines.append(f"{count:>9,}{cells}{100 * average:8.1f} %")
+        return lines
+
+
+def first_images(
     batches: Iterable[Mapping[str, np.ndarray]], most: int = _MOST_IMAGES
 ) -> Iterator[Mapping[str, np.ndarray]]:
     """The first batches, of about so many images."""
@@ -117,21 +148,3 @@ def measured_recall(
     if total is None:
         raise UserError("--data: the evaluation set holds no example")
     return metrics.recall(total), total
-
-
-def recall_lines(options: Any, sources: Sources) -> list[str]:
-    """The table of recall by number of proposals and overlap, a line each: the method's ceiling."""
-    batches = sources.examples.evaluation(sources.held_out).iterate()
-    counts = metrics.steps(options.proposals.max_proposals)
-    found, sums = measured_recall(some(batches), counts)
-    columns = [metrics.THRESHOLDS.index(threshold) for threshold in _SHOWN]
-    head = "".join(f"   IoU {threshold:.1f}" for threshold in _SHOWN)
-    lines = [
-        f"{found.proposals:,.1f} proposals an image; what share of {int(sums.objects):,} objects "
-        f"in {int(sums.images):,} evaluation images the first ones cover:",
-        f"{'proposals':>9}{head}   average (.5 to .95)",
-    ]
-    for count, row, average in zip(counts, found.by_threshold, found.average, strict=True):
-        cells = "".join(f"{100 * row[column]:8.1f} %" for column in columns)
-        lines.append(f"{count:>9,}{cells}{100 * average:8.1f} %")
-    return lines

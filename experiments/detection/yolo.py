@@ -5,125 +5,117 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from cnn_jax import models
+from cnn_jax.data.source import Source
 from cnn_jax.data.surveys import boxes as box_survey
 from cnn_jax.data.surveys.boxes import BoxSurvey
 from cnn_jax.errors import UserError
-from cnn_jax.models import detection as networks
-from cnn_jax.tasks.detection.evaluation import Judge
+from cnn_jax.tasks.detection.evaluation import BoxEvaluation
 from cnn_jax.tasks.detection.yolo import Yolo
 
 from .. import images
-from .common import Sources, System
+from .. import options as flags
+from .common import System
 
 
 @dataclass(frozen=True)
 class YoloOptions:
     """YOLO. The paper's form is `--classes sse --boxes free --boxes-per-cell 2`."""
 
-    grid: int = 7
+    grid: int = flags.flag(7, minimum=1)
     """Cells on a side of the grid."""
-    boxes_per_cell: int = 3
-    """Boxes that each cell gives."""
+    boxes_per_cell: int = flags.flag(3, minimum=1)
+    """Number of boxes that each cell predicts."""
     boxes: Literal["priors", "free"] = "priors"
-    """priors: boxes of different shapes are refined, each for objects of its shape; free: any box
-    may become any, and the one that fits best at present is trained."""
-    priors: tuple[float, ...] = ()
-    """Width and height of each base box in shares of the image's: W H W H ...; default: what the
-    training boxes gather about."""
+    """priors: each box refines a base box of its own shape; free: of the boxes of a cell, the one
+    that fits an object best at present is trained."""
+    priors: tuple[float, ...] = flags.flag((), above=0, maximum=1, only={"boxes": ("priors",)})
+    """Width and height of each base box as shares of the image's: W H W H ... Default: clusters of
+    the training boxes."""
     classes: Literal["softmax", "sse"] = "softmax"
-    """Softmax with cross-entropy, or squared errors."""
-    coordinate_weight: float = 5.0
-    """What coordinates count in the loss."""
-    empty_weight: float = 0.5
-    """What confidences count that should be 0."""
-    batch_norm: bool = False
-    """Batch normalisation in `yolo` and `fast_yolo`, as in the authors' later configurations."""
+    """Loss of the classes: softmax with cross-entropy, or squared errors."""
+    coordinate_weight: float = flags.flag(5.0, minimum=0)
+    """Weight of the coordinates in the loss."""
+    empty_weight: float = flags.flag(0.5, minimum=0)
+    """Weight of the confidences that should be 0."""
 
     def __post_init__(self) -> None:
-        for name in ("grid", "boxes_per_cell"):
-            if getattr(self, name) < 1:
-                flag = name.replace("_", "-")
-                raise UserError(f"--{flag} {getattr(self, name)}: must be 1 or more")
-        if self.priors and self.boxes == "free":
-            raise UserError("--priors: for --boxes priors alone")
-        if self.priors and len(self.priors) != 2 * self.boxes_per_cell:
+        if self.boxes == "priors" and len(self.priors) not in (0, 2 * self.boxes_per_cell):
             raise UserError(
                 f"--priors: {len(self.priors)} numbers for --boxes-per-cell {self.boxes_per_cell}; "
                 "give W H for each box"
             )
-        if any(not 0 < side <= 1 for side in self.priors):
-            raise UserError("--priors: shares of the image's sides, above 0 and at most 1")
-        for name in ("coordinate_weight", "empty_weight"):
-            if getattr(self, name) < 0:
-                flag = name.replace("_", "-")
-                raise UserError(f"--{flag} {getattr(self, name)}: must be 0 or more")
 
 
-def image_size(options: Any) -> int:
-    """What the network is made for."""
-    return networks.image_size(options.model.model)
+class YoloSystem(System):
+    """YOLO: a grid of cells, in one pass over the image."""
 
+    @staticmethod
+    def model_names() -> Sequence[str]:
+        """The networks made for it, and the classifiers as backbones."""
+        return models.names("grid_detector")
 
-def prepare(options: Any, surveyed: BoxSurvey, sources: Sources) -> tuple[Any, list[str]]:
-    """Shapes of base boxes where none are given; how many boxes the grid cannot hold."""
-    chosen: YoloOptions = options.yolo
-    lines = []
-    lost, total = box_survey.lost_to_collisions(surveyed, chosen.grid)
-    if total:
-        lines.append(
-            f"{lost:,} of {total:,} training boxes ({100 * lost / total:.1f} %){surveyed.sample()} "
-            f"are lost to cells that hold another: --grid {chosen.grid}"
-        )
-    if chosen.boxes == "priors":
-        if not chosen.priors:
-            shapes = box_survey.prior_shapes(surveyed, chosen.boxes_per_cell, options.run.seed)
-            flat = tuple(side for shape in shapes for side in shape)
-            chosen = dataclasses.replace(chosen, priors=flat)
-            options = dataclasses.replace(options, yolo=chosen)
+    @property
+    def default_size(self) -> int:
+        """The size that the network is made for."""
+        return models.input_spec(self.options.model.model, "grid_detector").image_size
+
+    def decided_by(
+        self, surveyed: BoxSurvey, training: Source, held_out: Source
+    ) -> tuple[Any, list[str]]:
+        """Shapes of base boxes where none are given; how many boxes the grid cannot hold."""
+        options, chosen = self.options, self.options.yolo
+        lines = []
+        lost, total = box_survey.lost_to_collisions(surveyed, chosen.grid)
         if total:
-            overlap = box_survey.mean_overlap(surveyed, _pairs(chosen.priors))
-            shown = ", ".join(f"{width:g} x {height:g}" for width, height in _pairs(chosen.priors))
-            lines.append(f"base boxes {shown} of the image: mean best IoU {overlap:.2f}")
-    return options, lines
+            lines.append(
+                f"{lost:,} of {total:,} training boxes ({100 * lost / total:.1f} %)"
+                f"{surveyed.sample()} are lost to cells that hold another: --grid {chosen.grid}"
+            )
+        if chosen.boxes == "priors":
+            if not chosen.priors:
+                shapes = box_survey.prior_shapes(surveyed, chosen.boxes_per_cell, options.run.seed)
+                chosen = dataclasses.replace(
+                    chosen, priors=tuple(s for pair in shapes for s in pair)
+                )
+                options = dataclasses.replace(options, yolo=chosen)
+            if total:
+                pairs = _pairs(chosen.priors)
+                overlap = box_survey.mean_overlap(surveyed, pairs)
+                shown = ", ".join(f"{width:g} x {height:g}" for width, height in pairs)
+                lines.append(f"base boxes {shown} of the image: mean best IoU {overlap:.2f}")
+        return options, lines
 
+    def build_task(self, class_names: Sequence[str], evaluation: BoxEvaluation) -> Yolo:
+        """The network, how it is trained, and how its detections are evaluated.
 
-def build_task(options: Any, class_names: Sequence[str], judge: Judge) -> Yolo:
-    """The network and how it is trained and judged.
-
-    Raises:
-        UserError: options that the network does not have, or no base boxes.
-    """
-    model, chosen = options.model, options.yolo
-    if chosen.boxes == "priors" and not chosen.priors:
-        raise UserError("--priors: what shapes have the base boxes? give them, or --boxes free")
-    given = images.model_options(model)
-    if chosen.batch_norm:
-        given["batch_norm"] = True
-    mean, std = networks.statistics(model.model)
-    return Yolo(
-        model=networks.create(
-            model.model,
-            len(class_names),
-            grid=chosen.grid,
-            boxes=chosen.boxes_per_cell,
-            **given,
-        ),
-        judge=judge,
-        mean=mean,
-        std=std,
-        num_boxes=chosen.boxes_per_cell,
-        priors=_pairs(chosen.priors) if chosen.boxes == "priors" else (),
-        softmax=chosen.classes == "softmax",
-        coordinate_weight=chosen.coordinate_weight,
-        empty_weight=chosen.empty_weight,
-        augmentation=options.augmentation,
-    )
+        Raises:
+            UserError: the network lacks an option, or there are no base boxes.
+        """
+        model, chosen = self.options.model, self.options.yolo
+        if chosen.boxes == "priors" and not chosen.priors:
+            raise UserError("--priors: give the shapes of the base boxes, or --boxes free")
+        spec = models.input_spec(model.model, "grid_detector")
+        return Yolo(
+            model=models.create(
+                model.model,
+                len(class_names),
+                "grid_detector",
+                grid=chosen.grid,
+                boxes_per_cell=chosen.boxes_per_cell,
+                **images.model_options(model),
+            ),
+            evaluation=evaluation,
+            mean=spec.mean,
+            std=spec.std,
+            num_boxes=chosen.boxes_per_cell,
+            priors=_pairs(chosen.priors) if chosen.boxes == "priors" else (),
+            softmax=chosen.classes == "softmax",
+            coordinate_weight=chosen.coordinate_weight,
+            empty_weight=chosen.empty_weight,
+            augmentation=self.options.augmentation,
+        )
 
 
 def _pairs(sides: Sequence[float]) -> tuple[tuple[float, float], ...]:
     return tuple(zip(sides[::2], sides[1::2], strict=True))
-
-
-SYSTEM = System(
-    build_task=build_task, image_size=image_size, model_names=networks.names, prepare=prepare
-)

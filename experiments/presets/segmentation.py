@@ -2,7 +2,7 @@
 
 from typing import Any
 
-# The eleven classes that Badrinarayanan et al. 2017 judge CamVid by, in the order of its labels.
+# The eleven classes of CamVid in Badrinarayanan et al. 2017, in the order of its labels.
 _CAMVID_CLASSES = (
     *("sky", "building", "pole", "road", "pavement", "tree"),
     *("sign", "fence", "car", "pedestrian", "bicyclist"),

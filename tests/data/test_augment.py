@@ -72,7 +72,7 @@ def test_nothing_changes_nothing():
 
 
 def test_steps_draw_independently_of_each_other():
-    """Switching one step on leaves what the others draw as it was."""
+    """Turning one step on does not change the draws of the others."""
     flipped = np.asarray(_augmented(Augmentation(flip=True)))
     cropped = np.asarray(_augmented(Augmentation(crop="pad")))
     both = np.asarray(_augmented(Augmentation(crop="pad", flip=True)))
@@ -96,9 +96,9 @@ def test_flips_do_not_follow_another_steps_key():
 def test_original_size_decides_the_boxes():
     config = Augmentation(crop="resized", output_size=16)
     square = augment_example(KEYS[0], IMAGES[0], None, config)
-    same = augment_example(KEYS[0], IMAGES[0], jnp.array([20.0, 20.0]), config)
+    equal = augment_example(KEYS[0], IMAGES[0], jnp.array([20.0, 20.0]), config)
     wide = augment_example(KEYS[0], IMAGES[0], jnp.array([20.0, 80.0]), config)
-    np.testing.assert_array_equal(square, same)
+    np.testing.assert_array_equal(square, equal)
     assert np.abs(np.asarray(square - wide)).max() > 1e-2
 
 
@@ -144,8 +144,8 @@ def test_one_compilation_serves_every_batch_of_a_run():
         ("pca_color", -1.0), ("erase", 1.5), ("mixup", -0.2), ("cutmix", -1.0), ("output_size", 0),
     ],
 )  # fmt: skip
-def test_an_impossible_strength_names_its_flag(field, value):
-    with pytest.raises(UserError, match=f"--{field.replace('_', '-')}: "):
+def test_an_impossible_strength_names_its_parameter(field, value):
+    with pytest.raises(UserError, match=rf"^{field} .+: must be "):
         Augmentation(**{field: value})
 
 

@@ -97,7 +97,7 @@ def test_normalize_takes_an_image_or_a_batch():
 
 @pytest.mark.parametrize("strength", ["brightness", "contrast", "saturation", "hue"])
 def test_each_jitter_covers_its_range(strength):
-    """With one strength alone, the result is that adjustment at some factor of its range."""
+    """With only one strength, the result is that adjustment at a factor within its range."""
     amount = 0.3
     low, high = (-amount, amount) if strength == "hue" else (1 - amount, 1 + amount)
     image = IMAGE[:6, :6] * 0.5 + 0.2
@@ -122,7 +122,7 @@ def test_jitter_applies_its_changes_in_every_order():
     adjust = {name: getattr(color, f"adjust_{name}") for name in strengths}
     jitter = jax.jit(lambda key: color.color_jitter(key, image, **strengths))
     for key in key_orders:
-        # What each draws does not depend on which others are on.
+        # The draws of each do not depend on the others.
         factors = {
             name: float(jax.random.uniform(jax.random.fold_in(key, i), minval=0.1, maxval=1.9))
             for i, name in enumerate(strengths)

@@ -126,8 +126,8 @@ def test_a_squashed_canvas_is_cropped_like_its_original():
 def test_flips_half_of_the_images():
     flipped = _many(lambda key: geometry.random_flip(key, IMAGE[:2, :2]))
     mirrored = (flipped == np.asarray(IMAGE[:2, :2])[None, :, ::-1]).all(axis=(1, 2, 3))
-    same = (flipped == np.asarray(IMAGE[:2, :2])).all(axis=(1, 2, 3))
-    assert (mirrored ^ same).all()
+    equal = (flipped == np.asarray(IMAGE[:2, :2])).all(axis=(1, 2, 3))
+    assert (mirrored ^ equal).all()
     assert abs(mirrored.mean() - 0.5) < 4 * 0.5 / math.sqrt(len(mirrored))
 
 
@@ -186,7 +186,7 @@ def test_random_affine_at_rest_changes_nothing():
 
 
 def test_random_affine_stays_within_its_ranges():
-    """Where two marks land tells the angle, the scale and the displacement that were drawn."""
+    """The positions of two marks reveal the drawn angle, scale and displacement."""
     rows, columns = np.mgrid[0:64, 0:64]
     marks = [
         np.exp(-((rows - y) ** 2 + (columns - x) ** 2) / 18) for y, x in ((31.5, 31.5), (31.5, 45))

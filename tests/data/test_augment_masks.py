@@ -46,16 +46,16 @@ def test_the_mask_goes_where_the_image_goes(config, margin):
     assert masks.shape == (64, *size)
     assert images.shape == (64, size[0] + 2 * margin, size[1] + 2 * margin, 3)
     inner = np.asarray(images)[:, margin : margin + size[0], margin : margin + size[1], 0] * 20
-    masks, judged = np.asarray(masks), np.asarray(masks) != 255
+    masks, counted = np.asarray(masks), np.asarray(masks) != 255
     # Between two bands the image is a mixture; everywhere else it says which class it is.
-    whole = judged & (np.abs(inner - np.round(inner)) < 1e-3)
+    whole = counted & (np.abs(inner - np.round(inner)) < 1e-3)
     assert whole.mean() > 0.25
-    same = np.round(inner)[whole] == masks[whole]
-    assert same.mean() > 0.97
+    equal = np.round(inner)[whole] == masks[whole]
+    assert equal.mean() > 0.97
     if not config.resamples:
-        assert same.all()
-        assert judged.all()
-    np.testing.assert_array_equal(np.asarray(weights)[judged], masks[judged])
+        assert equal.all()
+        assert counted.all()
+    np.testing.assert_array_equal(np.asarray(weights)[counted], masks[counted])
 
 
 def test_nothing_asked_changes_nothing():
@@ -84,17 +84,17 @@ def test_half_turns_put_the_first_pixel_last():
     key = jax.random.split(KEY, 400)[int(jnp.argmin(angles))]
     _, turned, _ = augment_with_mask(key, image, mask, None, config)
     turned = np.asarray(turned)
-    judged = turned != 255
-    assert judged.mean() > 0.9
-    assert (turned == np.asarray(mask)[::-1, ::-1])[judged].mean() > 0.9
+    counted = turned != 255
+    assert counted.mean() > 0.9
+    assert (turned == np.asarray(mask)[::-1, ::-1])[counted].mean() > 0.9
 
 
 def test_zooming_out_ignores_what_lies_outside_and_mirrors_the_image():
     images, masks, _ = many(MaskAugmentation(zoom=(0.5, 0.5)), count=1)
-    judged = np.asarray(masks)[0] != 255
-    assert abs(judged.mean() - 0.25) < 0.05
-    assert judged[12, 15]
-    assert not judged[0].any()
+    counted = np.asarray(masks)[0] != 255
+    assert abs(counted.mean() - 0.25) < 0.05
+    assert counted[12, 15]
+    assert not counted[0].any()
     # Its first row comes from row 11.5 - 23, which is row 11.5 mirrored.
     original = np.asarray(example()[0])
     np.testing.assert_allclose(images[0, 0, 15], original[11:13, 15:17].mean((0, 1)), atol=1e-5)
@@ -123,18 +123,20 @@ def test_the_same_key_gives_the_same_and_steps_do_not_disturb_each_other():
 
 def test_colours_change_in_the_image_alone():
     image, mask = example()
-    changed, same, _ = augment_with_mask(KEY, image, mask, None, MaskAugmentation(color_jitter=0.5))
+    changed, unmoved, _ = augment_with_mask(
+        KEY, image, mask, None, MaskAugmentation(color_jitter=0.5)
+    )
     assert not np.allclose(changed, image)
-    np.testing.assert_array_equal(same, mask)
+    np.testing.assert_array_equal(unmoved, mask)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"zoom": (0.0, 1.0)}, "--zoom"),
-        ({"rotate": -1.0}, "--rotate: -1.0"),
-        ({"crop_size": (0, 5)}, "--crop-size"),
-        ({"elastic_grid": 1}, "--elastic-grid: 1"),
+        ({"zoom": (0.0, 1.0)}, "^zoom 0.0 1.0: must be a range"),
+        ({"rotate": -1.0}, "^rotate -1.0: must be 0 or more"),
+        ({"crop_size": (0, 5)}, "^crop_size 0 5: must be a positive"),
+        ({"elastic_grid": 1}, "^elastic_grid 1: must be 2 or more"),
     ],
 )
 def test_values_that_make_no_sense(options, message):

@@ -1,4 +1,4 @@
-"""Mixup and cutmix: what is mixed, in which proportions, and that devices do not matter."""
+"""Mixup and cutmix: pairs, proportions, and independence of the number of devices."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ KEY = jax.random.key(0)
 
 
 def _share(targets):
-    """The weight that every example keeps, which must be one and the same."""
+    """Return the weight that every example keeps; it must be the same for all."""
     targets = np.asarray(targets)
     kept = np.diagonal(targets)
     np.testing.assert_allclose(kept, kept[0], rtol=1e-6)

@@ -1,4 +1,4 @@
-"""TrivialAugment and RandAugment: tables, every operation, and what is drawn."""
+"""TrivialAugment and RandAugment: tables, every operation, and the random draws."""
 
 from functools import partial
 from pathlib import Path
@@ -66,7 +66,7 @@ def _drawn(policy, count, image):
 
 
 def test_trivial_augment_draws_every_operation_and_magnitude():
-    """Each result is that of exactly one entry of the table, entries being equally likely."""
+    """Each result equals exactly one entry of the table, and entries are equally likely."""
     image = IMAGE[:10, :12]
     count = 600
     results = _drawn(trivial_augment_wide, count, image)

@@ -1,4 +1,4 @@
-"""Batches: which examples, in which order, the same ones whoever reads them."""
+"""Batches: their examples and their order do not depend on the reader."""
 
 import os
 import subprocess
@@ -212,7 +212,7 @@ def test_unequal_contents_name_both_examples():
 
 
 def test_a_batch_that_processes_cannot_share():
-    with pytest.raises(UserError, match="10: does not divide by the 4 processes"):
+    with pytest.raises(UserError, match="10: is not divisible by the 4 processes"):
         TrainingBatches(Numbers(5), unchanged, batch_size=10, seed=0, process_count=4)
 
 
@@ -264,7 +264,7 @@ ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(cnn_jax.__file__).parents[1])
 SCRIPT = """
 import numpy as np
 from cnn_jax.data.batches import TrainingBatches
-from cnn_jax.data.shapes import ShapesSource
+from cnn_jax.data.formats.shapes import ShapesSource
 
 def unchanged(example):
     return example

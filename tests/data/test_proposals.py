@@ -1,4 +1,4 @@
-"""Region proposals: what the methods find, and the cache that saves finding it again."""
+"""Region proposals: the boxes of each method, and their cache."""
 
 import multiprocessing
 import os
@@ -46,29 +46,29 @@ def test_most_objects_are_covered_by_legal_boxes_in_an_order_that_repeats(method
     covered = []
     for index in range(6):
         example = scene(index)
-        found = method.find(example["image"])
-        assert found.dtype == np.float32 and found.shape[1] == 4
-        assert (found[:, 2:] > found[:, :2]).all()
-        assert (found >= 0).all() and (found <= 48).all()
-        assert len(np.unique(found, axis=0)) == len(found)
+        result = method.find(example["image"])
+        assert result.dtype == np.float32 and result.shape[1] == 4
+        assert (result[:, 2:] > result[:, :2]).all()
+        assert (result >= 0).all() and (result <= 48).all()
+        assert len(np.unique(result, axis=0)) == len(result)
         selective_search(np.zeros((32, 32, 3), np.uint8))  # C's random numbers move on
-        np.testing.assert_array_equal(method.find(example["image"]), found)
-        covered.append(recall(found, example["boxes"]))
+        np.testing.assert_array_equal(method.find(example["image"]), result)
+        covered.append(recall(result, example["boxes"]))
     assert np.mean(covered) > 0.8
 
 
-def test_the_search_s_order_begins_with_large_regions_but_is_not_that_of_the_areas():
-    found = selective_search(scene(1, 64)["image"])
-    areas = (found[:, 2:] - found[:, :2]).prod(axis=1)
-    half = len(found) // 2
+def test_selective_search_puts_large_regions_early_but_does_not_sort_by_area():
+    result = selective_search(scene(1, 64)["image"])
+    areas = (result[:, 2:] - result[:, :2]).prod(axis=1)
+    half = len(result) // 2
     assert areas[:half].mean() > 1.5 * areas[half:].mean()
     assert (np.diff(areas) > 0).any()
     other = selective_search(scene(1, 64)["image"][:, ::-1].copy())
-    assert len(found) > 5 and len(other) > 5
+    assert len(result) > 5 and len(other) > 5
 
 
 @pytest.mark.slow
-def test_quality_finds_more():
+def test_the_quality_mode_returns_more_boxes():
     image = scene(2)["image"]
     assert len(selective_search(image, quality=True)) > 2 * len(selective_search(image))
 
@@ -76,8 +76,8 @@ def test_quality_finds_more():
 @pytest.mark.parametrize("image", [np.zeros((40, 30, 3), np.uint8), np.full((17, 200, 3), 7)])
 @pytest.mark.parametrize("name", ["selective_search", "edge_boxes", "grid"])
 def test_an_image_of_one_colour_gives_boxes_or_none_but_no_error(name, image):
-    found = Proposals(name).find(image.astype(np.uint8))
-    assert found.shape[1] == 4 and np.isfinite(found).all()
+    result = Proposals(name).find(image.astype(np.uint8))
+    assert result.shape[1] == 4 and np.isfinite(result).all()
 
 
 def test_edges_lie_between_colours_and_point_across():
@@ -121,7 +121,7 @@ def subset(count=4, size=32):
     return Subset(ShapeBoxesSource("train", 0, size), range(count))
 
 
-def test_proposals_are_found_once_and_read_again(tmp_path, monkeypatch):
+def test_proposals_are_computed_once_and_read_again(tmp_path, monkeypatch):
     method = Proposals("selective_search", max_proposals=5)
     source = ProposalSource(subset(), method, tmp_path)
     assert prepare(source, workers=0) == 4
@@ -134,7 +134,7 @@ def test_proposals_are_found_once_and_read_again(tmp_path, monkeypatch):
         np.testing.assert_array_equal(source[index]["proposals"], boxes)
         assert len(boxes) <= 5
         assert set(source[index]) == {*subset()[index], "proposals"}
-    # The number that is used is no part of what is found.
+    # The number of proposals used is not part of the cache key.
     more = ProposalSource(subset(), Proposals("selective_search", max_proposals=50), tmp_path)
     assert len(more[0]["proposals"]) > 5
     assert source.describe(2) == "shapes[2]" and source.class_names == subset().class_names
@@ -169,7 +169,7 @@ def test_other_settings_and_other_pixels_are_other_entries(tmp_path):
     assert not source.fill(0)
 
 
-def test_a_damaged_entry_is_found_again(tmp_path):
+def test_a_damaged_entry_is_recomputed(tmp_path):
     source = ProposalSource(subset(1), Proposals(), tmp_path)
     expected = source[0]["proposals"]
     (path,) = tmp_path.rglob("*.safetensors")
@@ -179,7 +179,7 @@ def test_a_damaged_entry_is_found_again(tmp_path):
         assert not source.fill(0)
 
 
-def test_a_cache_that_cannot_be_written_is_told(tmp_path):
+def test_a_cache_that_cannot_be_written_is_a_user_error(tmp_path):
     (tmp_path / "file").write_text("")
     source = ProposalSource(subset(1), Proposals(), tmp_path / "file")
     with pytest.raises(UserError, match="cannot be written"):
@@ -196,14 +196,14 @@ def test_worker_processes_find_the_same(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_search_goes_on_where_it_was(tmp_path):
+def test_a_killed_search_continues(tmp_path):
     program = tmp_path / "search.py"
     program.write_text(
         textwrap.dedent(
             f"""
             from cnn_jax.data.proposals import Proposals
             from cnn_jax.data.proposals.source import ProposalSource, prepare
-            from cnn_jax.data.shape_boxes import ShapeBoxesSource
+            from cnn_jax.data.formats.shape_boxes import ShapeBoxesSource
             from cnn_jax.data.source import Subset
 
             if __name__ == "__main__":
@@ -229,11 +229,11 @@ def test_a_killed_search_goes_on_where_it_was(tmp_path):
     source = ProposalSource(
         Subset(ShapeBoxesSource("train", 0, 64), range(min(done, 8))), Proposals(), tmp_path
     )
-    assert prepare(source, workers=0) <= 1  # all but perhaps one that was under way
+    assert prepare(source, workers=0) <= 1  # at most one was unfinished
     assert not multiprocessing.active_children()
 
 
-def test_a_batch_s_rows_are_scaled_and_padded():
+def test_the_rows_of_a_batch_are_scaled_and_padded():
     example = {
         **scene(0, 32),
         "image": np.zeros((20, 40, 3), np.uint8),
@@ -253,11 +253,11 @@ def test_a_batch_s_rows_are_scaled_and_padded():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"max_proposals": 0}, "--max-proposals 0: must be 1 or more"),
-        ({"proposal_size": 3}, "--proposal-size 3"),
-        ({"grid_step": 0.0}, "--grid-step"),
-        ({"grid_scales": ()}, "--grid-scales"),
-        ({"grid_ratios": (1.0, -1.0)}, "--grid-ratios"),
+        ({"max_proposals": 0}, "^max_proposals 0: must be 1 or more"),
+        ({"proposal_size": 3}, "^proposal_size 3: must be 16 or more"),
+        ({"grid_step": 0.0}, "^grid_step 0.0: must be above 0"),
+        ({"grid_scales": ()}, "^grid_scales: must be above 0"),
+        ({"grid_ratios": (1.0, -1.0)}, "^grid_ratios 1.0 -1.0: must be above 0"),
     ],
 )
 def test_mistakes(fields, message):

@@ -1,11 +1,11 @@
-"""R-CNN's windows: which there are, which are drawn, and that batches are functions of the step."""
+"""R-CNN's windows: the list, the sampling, and batches as functions of the step."""
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from cnn_jax.data.batches import KeptRows, TrainingBatches
-from cnn_jax.data.windows import WindowOrder, Windows, WindowSource, same
+from cnn_jax.data.windows import WindowOrder, Windows, WindowSource, unchanged
 from cnn_jax.errors import UserError
 from cnn_jax.ops import boxes as box_ops
 
@@ -30,9 +30,9 @@ def batch(seed, images=3, objects=3, proposals=10):
     }
 
 
-def test_windows_are_all_regions_with_what_they_stand_for():
+def test_windows_are_all_regions_with_their_labels():
     given = [batch(0), batch(1)]
-    found = Windows.of(given, foreground_iou=0.6)
+    result = Windows.of(given, foreground_iou=0.6)
     expected = []
     for one in given:
         for row in range(2):
@@ -47,16 +47,16 @@ def test_windows_are_all_regions_with_what_they_stand_for():
                     stands = overlap[best] >= np.float32(0.6)
                     label = one["labels"][row, best] + 1 if stands else 0
                     expected.append((one["index"][row], label, *region))
-    assert len(found) == len(expected)
-    rows = np.column_stack([found.image, found.labels, found.boxes])
+    assert len(result) == len(expected)
+    rows = np.column_stack([result.image, result.labels, result.boxes])
     np.testing.assert_allclose(rows, np.array(expected, np.float32), rtol=1e-6)
-    assert (found.labels > 0).any() and (found.labels == 0).any()
+    assert (result.labels > 0).any() and (result.labels == 0).any()
 
 
 LABELS = np.array([0] * 90 + [1, 2, 3] * 4)
 
 
-def test_a_batch_has_its_share_of_objects_and_is_a_function_of_its_number():
+def test_a_batch_has_its_fraction_of_objects_and_depends_only_on_its_number():
     order = WindowOrder(LABELS, batch_size=16, seed=3)
     positions = np.arange(16 * 5)
     indices = order(positions)
@@ -104,10 +104,10 @@ def test_batches_from_anywhere_are_the_same():
         np.arange(20, dtype=np.float32).reshape(5, 4),
         np.array([0, 0, 1, 2, 0], np.int32),
     )
-    source = WindowSource(KeptRows(Images(), same, 10**6), windows)
+    source = WindowSource(KeptRows(Images(), unchanged, 10**6), windows)
     assert len(source) == 5 and source.describe(4) == "image 3"
     order = WindowOrder(windows.labels, 4, seed=1)
-    batches = TrainingBatches(source, same, batch_size=4, seed=1, order=order)
+    batches = TrainingBatches(source, unchanged, batch_size=4, seed=1, order=order)
     first = batches[3]
     iterator = batches.iterate(3)
     again = next(iterator)

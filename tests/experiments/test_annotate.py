@@ -99,7 +99,9 @@ def test_the_test_split_is_judged_by_the_thresholds_of_the_evaluation(trained):
 
 
 def test_predictions_are_the_evaluation_s(table, trained, capsys):
-    source = data.open(table, "eval", formats=data.TAG_FORMATS, test_every=4, holdout_fraction=0.25)
+    source = data.open_source(
+        table, "eval", formats=data.TAG_FORMATS, test_every=4, holdout_fraction=0.25
+    )
     files = [source.describe(i) for i in range(len(source))]
     predict.main([str(trained), *files, "--json"])
     results = json.loads(capsys.readouterr().out)
@@ -142,10 +144,10 @@ def test_every_loss_trains(table, tmp_path, arguments):
         (["--data", "csv:nothing.csv"], r"give csv:FILE,IMAGES"),
         (["--decision", "topk", "--k", "4"], r"--k 4: the data has only 3 labels"),
         (["--decision", "topk", "--k", "0"], r"--k 0"),
-        (["--threshold", "1.5"], r"--threshold 1.5: must lie between 0 and 1"),
+        (["--threshold", "1.5"], r"--threshold 1.5: must be between 0 and 1"),
         (["--positive-weights", "1", "2"], r"--positive-weights: 2 numbers for 3 labels"),
-        (["--loss", "warp", "--focal-gamma", "2"], r"--loss warp: takes no"),
-        (["--warp-ranks", "sampled"], r"--warp-ranks sampled: for --loss warp alone"),
+        (["--loss", "warp", "--focal-gamma", "2"], r"--focal-gamma: only used with --loss sigmoid"),
+        (["--warp-ranks", "sampled"], r"--warp-ranks: only used with --loss warp"),
         (["--loss", "hinge"], r"hinge"),
         (["--test-every", "1"], r"--test-every 1"),
     ],

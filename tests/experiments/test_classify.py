@@ -1,13 +1,21 @@
 """The classify and predict commands, as a user runs them: on small runs, wholly, and killed."""
 
+import itertools
 import json
+from functools import partial
 
+import jax
 import numpy as np
+import optax
 import pytest
 from PIL import Image
 
 from cnn_jax.errors import UserError
+from cnn_jax.training import prng
+from cnn_jax.training.state import create
+from cnn_jax.training.step import train_step
 from experiments import classify, predict
+from experiments import options as flags
 from tests.checks import assert_same_bits
 from tests.commands import leaves, rows
 
@@ -62,6 +70,23 @@ def test_the_same_command_gives_the_same_bits(folder, trained, tmp_path):
     train(folder, tmp_path / "again")
     assert rows(tmp_path / "again") == rows(trained)
     assert_same_bits(leaves(tmp_path / "again"), leaves(trained))
+
+
+def test_the_task_of_the_command_runs_unmapped(folder, tmp_path):
+    """Under plain `jit`, on one device: the network has batch normalisation and no mapped axis."""
+    arguments = ["--data", f"folder:{folder}", "--out", str(tmp_path / "run"), *SMALL, *STEPS]
+    options = flags.parse(classify.Options, arguments, {})
+    run = classify.build(options)
+    task, optimizer = classify.build_task(options, ["blue", "red"]), optax.sgd(0.05)
+    batches, _ = run.training_set()
+    state = create(*task.init(prng.stream(prng.root(0), "init")), optimizer)
+    step = jax.jit(partial(train_step, task=task, optimizer=optimizer))
+    losses = []
+    for batch in itertools.islice(batches.iterate(0), 12):
+        state, sums = step(state, batch, prng.root(0))
+        losses.append(float(sums["loss"]) / float(sums["examples"]))
+    assert int(state.step) == 12
+    assert losses[-1] < 0.5 * losses[0]
 
 
 def test_another_seed_gives_another_run(folder, trained, tmp_path):
@@ -126,11 +151,11 @@ def test_bad_images_are_named_or_left_out(folder, tmp_path, capsys):
         (["--data", "folder:/nowhere"], r"folder:/nowhere: no such folder"),
         (["--data", "foldr:x"], r"foldr"),
         (["--batch-size", "10"], r"--batch-size 10: not divisible by 4 devices"),
-        (["--optimizer", "sdg"], r"--optimizer sdg: optax has none of that name; nearest: sgd"),
+        (["--optimizer", "sdg"], r"--optimizer sdg: optax has no such optimizer; nearest: sgd"),
         (["--steps", "3", "--epochs", "1"], r"--steps and --epochs"),
         (["--steps", "0"], r"--steps 0"),
         (["--model", "inception_v3", "--image-size", "32"], r"75"),
-        (["--auxiliary", "True"], r"resnet20 has no option 'auxiliary'"),
+        (["--auxiliary"], r"--auxiliary: only used with --model googlenet, .*not with .*resnet20"),
         (["--optimizer-options", "b9=1"], r"b9"),
         (["--init-from", "nothing.safetensors"], r"nothing\.safetensors"),
     ],

@@ -11,7 +11,8 @@ from safetensors.numpy import load_file
 
 from cnn_jax.errors import UserError
 from cnn_jax.training import checkpoints, loop, parallel
-from experiments import detect, predict, runs
+from experiments import detect, predict, trainer
+from experiments import options as flags
 from experiments.detection import common, rcnn
 from tests.checks import assert_same_bits
 from tests.commands import leaves, rows
@@ -19,10 +20,13 @@ from tests.commands import leaves, rows
 COLORS = {"red": (220, 30, 30), "blue": (30, 30, 220)}
 SMALL = [
     *("--model", "resnet20", "--width", "0.25", "--image-size", "16", "--max-objects", "3"),
-    *("--proposals", "grid", "--grid-scales", "0.4", "0.6", "--grid-ratios", "1"),
-    *("--grid-step", "0.5", "--max-proposals", "24", "--regions", "8"),
+    *("--max-proposals", "24", "--regions", "8"),
     *("--batch-size", "8", "--eval-batch-size", "8", "--warmup", "0", "--optimizer", "adam"),
     *("--learning-rate", "0.002", "--steps", "4", "--report-every", "2", "--eval-every", "2"),
+]
+GRID = [
+    *("--proposals", "grid", "--grid-scales", "0.4", "0.6", "--grid-ratios", "1"),
+    *("--grid-step", "0.5"),
 ]
 FAST = ["--system", "fast_rcnn", "--pool-size", "2", "--units", "8", "--background-iou", "0", "0.5"]
 SLOW = ["--system", "rcnn", "--crop-size", "12", "--context", "1", "--fit-images", "10"]
@@ -64,7 +68,8 @@ def spec(photos):
 
 
 def train(photos, out, *extra):
-    detect.main(["--data", spec(photos), "--out", str(out), *SMALL, *extra])
+    proposals = [] if "--proposals" in extra else GRID
+    detect.main(["--data", spec(photos), "--out", str(out), *SMALL, *proposals, *extra])
 
 
 def break_off(out):
@@ -128,7 +133,7 @@ def test_the_short_form_with_full_ranks_detects_the_same(fast, photos, tmp_path)
     assert rows(out)[-1]["loss"] != pytest.approx(evaluated["loss"], rel=1e-4)
     with pytest.raises(UserError, match="fc6 has a rank of 1 to 8"):
         detect.main(["--eval-only", "--out", str(out), "--svd", "9", "8"])
-    with pytest.raises(UserError, match="--svd: for --eval-only alone"):
+    with pytest.raises(UserError, match="--svd: only used with --eval-only"):
         train(photos, tmp_path / "new", *FAST, "--svd", "8", "8")
     assert not (tmp_path / "new").exists()
 
@@ -224,15 +229,14 @@ def test_what_a_stage_left_and_is_damaged_is_named(slow, tmp_path, name):
 
 def network_s_own(run):
     """What the fine-tuned network reaches by itself, with nothing fitted on its features."""
-    options = detect.stored(run)
-    examples = common.Examples(rcnn.SYSTEM, options)
-    held_out = examples.open("eval")
-    names, size = held_out.class_names, examples.image_size
-    judge = common.judge(options, names, size, len(held_out))
-    network = rcnn.build_task(options, names, judge).network
-    state, _ = runs.restored(network, run)
+    system = rcnn.RcnnSystem(flags.stored(detect.Options, run))
+    held_out = system.open("eval")
+    names = held_out.class_names
+    evaluation = common.box_evaluation(system.options, names, system.image_size)
+    network = system.build_task(names, evaluation).network
+    state, _ = trainer.restored(network, run)
     step = parallel.compile_evaluation_step(network)
-    batches = examples.evaluation(held_out)
+    batches = system.evaluation_set(held_out)
     return loop.evaluate(network, step, parallel.replicate(state), batches).metrics
 
 
@@ -249,7 +253,7 @@ def test_rcnn_judges_with_and_without_what_was_fitted(slow, photos, tmp_path, ca
     capsys.readouterr()
     predict.main([str(slow), str(photos / "images" / "val0.png"), "--json"])
     assert json.loads(capsys.readouterr().out)
-    with pytest.raises(UserError, match="--recalibrate: not for rcnn"):
+    with pytest.raises(UserError, match="--recalibrate: not used with --system rcnn"):
         detect.main(["--eval-only", "--out", str(out), "--recalibrate"])
 
 
@@ -259,14 +263,14 @@ def test_rcnn_judges_with_and_without_what_was_fitted(slow, photos, tmp_path, ca
         ([*FAST, "--stage", "stage9"], r"no map 'stage9'"),
         ([*FAST, "--pool-size", "0"], r"--pool-size 0"),
         ([*FAST, "--units", "0"], r"--units 0"),
-        ([*FAST, "--svd", "3"], r"--svd: 1 numbers; give two"),
+        ([*FAST, "--svd", "3"], r"--svd: only used with --eval-only"),
         ([*FAST, "--box-means", "1"], r"--box-means and --box-deviations"),
         ([*FAST, "--regions", "0"], r"--regions 0"),
         ([*FAST, "--background-iou", "0.5", "0.1"], r"--background-iou"),
         ([*FAST, "--max-proposals", "0"], r"--max-proposals 0"),
         ([*FAST, "--train-images", "0"], r"--train-images 0"),
         ([*FAST, "--proposals", "guess"], r"guess"),
-        ([*FAST, "--model", "yolo"], r"unknown model 'yolo'"),
+        ([*FAST, "--model", "yolo"], r"yolo is a grid detector, not a"),
         ([*SLOW, "--crop-size", "4"], r"--crop-size 4"),
         ([*SLOW, "--context", "6"], r"--context 6: nothing is left of --crop-size 12"),
         ([*SLOW, "--classifier", "forest"], r"forest"),

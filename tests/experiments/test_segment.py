@@ -134,7 +134,7 @@ def test_tiles_cover_images_of_any_size(photos, tmp_path, capsys):
         (["--upsampling", "unpool"], "upsampling"),
         (["--image-shape", "0", "4"], "--image-shape"),
         (["--tile", "16", "--image-shape", "8", "8"], "give one of them"),
-        (["--loss", "dice", "--border-weight", "10"], "--loss dice"),
+        (["--loss", "dice", "--border-weight", "10"], "--border-weight: not used with --loss dice"),
         (["--crop-size", "40", "40"], "--crop-size 40 40"),
     ],
 )
@@ -165,8 +165,8 @@ def test_presets_are_options(name):
 def test_another_network_takes_the_place_of_the_built_in_recipe_s():
     """`--model` alone swaps it: what only the recipe's own network has is left out."""
     swapped = ["--model", "unet_same"]
-    options = flags.parse(segment.Options, swapped, segment._recipes(swapped))
-    assert options.model.width == 0.25 and options.decoder.output_stride is None
+    options = flags.parse(segment.Options, swapped, presets.SEGMENTATION)
+    assert options.model.width == 0.25 and options.model.output_stride is None
     segment.build_model(options, 3)
-    options = flags.parse(segment.Options, [], segment._recipes([]))
-    assert options.model.model == "resnet18" and options.decoder.output_stride == 4
+    options = flags.parse(segment.Options, [], presets.SEGMENTATION)
+    assert options.model.model == "resnet18" and options.model.output_stride == 4

@@ -67,7 +67,7 @@ def test_a_label_equals_its_one_hot_distribution():
 
 
 def test_cross_entropy_is_linear_in_the_target():
-    """What makes mixing targets the same as mixing losses (mixup, cutmix)."""
+    """Linearity makes mixed targets equal to mixed losses (mixup, cutmix)."""
     mixed = cross_entropy(LOGITS[2], 0.3 * jnp.eye(7)[1] + 0.7 * jnp.eye(7)[5])
     parts = [cross_entropy(LOGITS[2], jnp.array(label)) for label in (1, 5)]
     np.testing.assert_allclose(mixed, 0.3 * parts[0] + 0.7 * parts[1], rtol=1e-6)
@@ -88,7 +88,7 @@ def test_extreme_logits_stay_finite(scale):
     assert np.isfinite(gradient).all()
 
 
-def test_a_class_masked_with_minus_infinity_costs_nothing():
+def test_a_class_masked_with_minus_infinity_adds_no_loss():
     logits = jnp.array([1.0, -jnp.inf, 2.0])
     loss, gradient = jax.value_and_grad(cross_entropy)(logits, jnp.array(0))
     np.testing.assert_allclose(loss, math.log(1 + math.e), rtol=1e-6)

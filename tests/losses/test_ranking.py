@@ -1,4 +1,4 @@
-"""Annotation losses against plain loops, published vectors, and their limits."""
+"""Multi-label losses against plain loops, published vectors, and their limits."""
 
 import math
 
@@ -72,7 +72,7 @@ def test_warp_weights_are_the_harmonic_numbers():
 
 @pytest.mark.parametrize("violating", [1, 3, 6, 11])
 def test_the_estimated_rank_is_floor_of_labels_over_draws(violating):
-    """With 17 labels and a first violation at draw s: s=1 -> 16, 3 -> 5, 6 -> 2, 11 -> 1."""
+    """A first violation at draw s among 17 labels: s=1 -> 16, 3 -> 5, 6 -> 2, 11 -> 1."""
     seen = set()
     labels = jnp.arange(17) == 0
     # One positive; `17 - violating` negatives violate, so that the first one comes at any draw.
@@ -99,7 +99,7 @@ def test_estimated_ranks_of_known_draws(draw, rank, monkeypatch):
     np.testing.assert_allclose(value / 2.0, ranking.rank_weights(17)[rank], rtol=1e-6)
 
 
-def test_sampled_warp_is_a_function_of_its_key_and_no_violation_costs_nothing():
+def test_sampled_warp_depends_only_on_its_key_and_is_0_without_a_violation():
     logits, labels = jnp.linspace(-1, 1, 12), jnp.arange(12) % 5 == 0
     one, two = (ranking.warp(logits, labels, jax.random.key(3)) for _ in range(2))
     assert one == two

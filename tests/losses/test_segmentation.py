@@ -28,18 +28,18 @@ def test_pixel_cross_entropy_and_gradient_equal_torch(name):
 def test_pixel_weights_multiply_each_pixels_loss():
     pixel_weights = jax.random.uniform(jax.random.key(0), MASK.shape[1:])
     value = pixel_cross_entropy(LOGITS[0], MASK[0], WEIGHTS, pixel_weights)
-    total, judged = 0.0, 0
+    total, counted = 0.0, 0
     for i, j in np.ndindex(*MASK.shape[1:]):
         label = int(MASK[0, i, j])
         if label != 255:
             one = cross_entropy(LOGITS[0, i, j], jnp.asarray(label))
             total += float(one) * float(WEIGHTS[label]) * float(pixel_weights[i, j])
-            judged += 1
-    assert float(value) == pytest.approx(total / judged, rel=1e-5)
+            counted += 1
+    assert float(value) == pytest.approx(total / counted, rel=1e-5)
 
 
 @pytest.mark.parametrize("loss", [pixel_cross_entropy, dice_loss])
-def test_ignored_pixels_alone_cost_nothing_and_wrong_labels_are_told(loss):
+def test_the_loss_of_ignored_pixels_is_0_and_of_wrong_labels_nan(loss):
     ignored = jnp.full((6, 7), 255, jnp.int32)
     value, gradient = jax.value_and_grad(loss)(LOGITS[0], ignored)
     assert value == 0
@@ -51,15 +51,15 @@ def test_ignored_pixels_alone_cost_nothing_and_wrong_labels_are_told(loss):
 def test_dice_loss_equals_its_definition():
     probabilities = np.asarray(jax.nn.softmax(LOGITS[0]), np.float64)
     mask = np.asarray(MASK[0])
-    judged = mask != 255
+    counted = mask != 255
     dice = []
     for label in range(4):
-        p, g = probabilities[judged][:, label], mask[judged] == label
+        p, g = probabilities[counted][:, label], mask[counted] == label
         dice.append(2 * (p * g).sum() / (p.sum() + g.sum()))
     assert float(dice_loss(LOGITS[0], MASK[0])) == pytest.approx(1 - np.mean(dice), rel=1e-5)
 
 
-def test_dice_loss_is_zero_when_right_and_leaves_absent_classes_out():
+def test_dice_loss_is_0_when_right_and_skips_absent_classes():
     mask = jnp.array([[0, 0, 2], [2, 2, 255]])
     right = 50.0 * jax.nn.one_hot(mask, 3)
     assert float(dice_loss(right, mask)) == pytest.approx(0, abs=1e-6)

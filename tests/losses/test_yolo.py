@@ -29,7 +29,7 @@ def loop_iou(a, b):
 
 
 def loop_decode(numbers, row, column, prior):
-    """One box (x1, y1, x2, y2) in shares of the image."""
+    """Decode one box (x1, y1, x2, y2) in fractions of the image."""
     x, y, w, h = numbers
     if prior is None:
         cx, cy, width, height = (column + x) / GRID, (row + y) / GRID, w * w, h * h
@@ -55,12 +55,12 @@ def loop_loss(outputs, boxes, labels, order, priors, softmax):
             responsible, overlaps = None, []
             if i is not None:
                 x1, y1, x2, y2 = boxes[i].astype(np.float64)
-                found, distances, alike = [], [], []
+                result, distances, alike = [], [], []
                 for b in range(BOXES):
                     prior = priors[b] if priors else None
                     box = loop_decode(numbers[5 * b : 5 * b + 4], row, column, prior)
                     overlaps.append(loop_iou(box, (x1, y1, x2, y2)))
-                    found.append(box)
+                    result.append(box)
                     center = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
                     sides = (box[2] - box[0], box[3] - box[1])
                     wanted = ((x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1)
@@ -112,7 +112,7 @@ def objects(rng, count):
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("seed", range(4))
-def test_the_loss_is_the_loop_s(form, seed):
+def test_the_loss_equals_the_loop(form, seed):
     rng = np.random.default_rng(seed)
     boxes, labels = objects(rng, 9)
     outputs = rng.normal(0, 0.7, (GRID, GRID, 5 * BOXES + CLASSES)).astype("f")
@@ -120,10 +120,10 @@ def test_the_loss_is_the_loop_s(form, seed):
         outputs[..., : 5 * BOXES] = rng.normal(20, 3, outputs[..., : 5 * BOXES].shape) * 0.01 - 9
     valid = rng.random(9) < 0.8
     loss = jax.jit(partial(yolo_loss, num_boxes=BOXES, **form))
-    found = loss(outputs, boxes, labels, valid)
+    result = loss(outputs, boxes, labels, valid)
     order = [i for i in range(9) if valid[i]]
     expected = loop_loss(outputs, boxes, labels, order, **form)
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    np.testing.assert_allclose(result, expected, rtol=1e-4)
 
 
 def test_the_first_of_a_shuffle_owns_the_cell():
@@ -184,19 +184,19 @@ def test_loss_and_gradient_are_finite_at_extremes(form, value):
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("count", [0, 2])
-def test_an_image_without_objects_costs_its_confidences_alone(form, count):
+def test_the_loss_without_objects_is_that_of_confidences(form, count):
     rng = np.random.default_rng(0)
     outputs = jnp.array(rng.normal(size=(GRID, GRID, 5 * BOXES + CLASSES)).astype("f"))
     none = jnp.zeros((count, 4)), jnp.zeros(count, jnp.int32), jnp.zeros(count, bool)
     total = partial(yolo_loss, num_boxes=BOXES, **form)
-    found = total(outputs, *none)
+    result = total(outputs, *none)
     confidences = np.asarray(outputs)[..., [4, 9, 14]]
-    np.testing.assert_allclose(found, [0, 0.5 * (confidences**2).sum(), 0], rtol=1e-5)
+    np.testing.assert_allclose(result, [0, 0.5 * (confidences**2).sum(), 0], rtol=1e-5)
     gradient = jax.grad(lambda x: sum(total(x, *none)))(outputs)
     assert np.isfinite(gradient).all()
 
 
-def test_the_confidence_is_pulled_to_the_overlap_and_the_overlap_not_to_the_confidence():
+def test_the_overlap_is_the_confidences_target_and_has_no_gradient():
     boxes, labels = jnp.array([[0.3, 0.3, 0.45, 0.45]]), jnp.array([1])
     outputs = jnp.full((GRID, GRID, 5 * BOXES + CLASSES), 0.4)
 

@@ -4,14 +4,12 @@ import csv
 import os
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
 
 from cnn_jax.metrics import annotation as metrics
-from cnn_jax.metrics.tables import set_table
+from cnn_jax.metrics.host import on_host
 
 
 def _random(seed, examples=80, labels=6):
@@ -52,11 +50,12 @@ def test_average_precision_is_scikit_learn_s(seed):
         sklearn_metrics.average_precision_score(truth[:, i], scores[:, i]) if occurring[i] else 0.0
         for i in range(truth.shape[1])
     ]
-    assert metrics.mean_average_precision(scores, truth) == pytest.approx(np.mean(expected))
+    curves = metrics.curves(scores, truth)
+    np.testing.assert_allclose(metrics.average_precisions(curves), expected, rtol=1e-12)
     precision, recall, _ = sklearn_metrics.precision_recall_curve(truth[:, 4], scores[:, 4])
-    ours = metrics.precision_recall(scores[:, 4], truth[:, 4])
-    np.testing.assert_allclose(ours[0], precision[-2::-1])
-    np.testing.assert_allclose(ours[1], recall[-2::-1])
+    points = curves.is_threshold[4]
+    np.testing.assert_allclose(curves.precision[4][points], precision[-2::-1])
+    np.testing.assert_allclose(curves.recall[4][points], recall[-2::-1])
 
 
 def test_the_worked_example_and_nothing_against_nothing():
@@ -65,15 +64,27 @@ def test_the_worked_example_and_nothing_against_nothing():
     figures = metrics.summarize(predicted, truth)
     assert figures["sample_f2"] == pytest.approx(5 / 11)
     assert figures["sample_f1"] == pytest.approx(0.4)
-    assert metrics.f_beta(np.array(1 / 3), np.array(0.5), 2.0) == pytest.approx(5 / 11)
     nothing = np.zeros((1, 4), bool)
     assert set(metrics.summarize(nothing, nothing).values()) == {0.0}
 
 
 def test_top_k_gives_exactly_k_and_the_first_of_equals():
     scores = np.array([[0.5, 0.5, 0.5], [0.0, 2.0, 1.0]])
-    np.testing.assert_array_equal(metrics.top_k(scores, 2), [[1, 1, 0], [0, 1, 1]])
-    assert metrics.top_k(scores, 9).all()
+    np.testing.assert_array_equal(metrics.best_k(scores, 2), [[1, 1, 0], [0, 1, 1]])
+    assert metrics.best_k(scores, 9).all()
+
+
+def test_candidates_part_all_scores_or_evenly_many_of_them():
+    def candidates(scores):
+        return on_host(metrics.threshold_candidates, np.array(scores, np.float32))
+
+    few = candidates([1, 4, 2, 4])
+    assert few[:3].tolist() == [3, 1.5, 0]
+    assert (few[3:] == 0).all()
+    many = candidates(np.arange(1000))
+    places = np.linspace(0, 999, metrics.CANDIDATES).round()
+    np.testing.assert_array_equal(many[:-1], 998.5 - places[:-1])
+    assert many[-1] == -1
 
 
 @pytest.mark.parametrize("beta", [1.0, 2.0])
@@ -96,19 +107,6 @@ def test_thresholds_are_the_best_there_are(beta):
             moved = several.copy()
             moved[label] = candidate
             assert value(moved) <= value(several) + 1e-12
-
-
-def test_tables_of_batches_and_devices_add_up_to_the_set():
-    rng = np.random.default_rng(0)
-    values = rng.normal(size=(11, 3)).astype(np.float32)
-    table = np.zeros((11, 3), np.float32)
-    for start in range(0, 16, 4):
-        index = jnp.arange(start, start + 4)
-        valid = index < 11
-        index = jnp.where(valid, index, 0)
-        rows = jnp.where(valid[:, None], jnp.array(values)[index], jnp.nan)
-        table = table + np.asarray(jax.jit(set_table, static_argnums=3)(rows, index, valid, 11))
-    np.testing.assert_array_equal(table, values)
 
 
 def test_co_occurrence_and_confusions():

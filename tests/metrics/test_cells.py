@@ -6,11 +6,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics.cluster import pair_confusion_matrix
 
-from cnn_jax.metrics.cells import cells, pixel_error, rand_error, warping_error
+from cnn_jax.metrics import cells as metrics
+from cnn_jax.metrics.cells import cells, pixel_error, warping_error
+from cnn_jax.metrics.host import on_host
 
 
 def drawn(*rows):
     return np.array([[c == "#" for c in row] for row in rows])
+
+
+def rand_error(predicted, truth):
+    return float(on_host(metrics.rand_error, cells(predicted), cells(truth)))
 
 
 TWO = drawn(
@@ -30,12 +36,12 @@ def test_nothing_wrong_costs_nothing():
 def test_rand_error_is_that_of_scikit_learn_s_pairs(seed):
     rng = np.random.default_rng(seed)
     truth, predicted = rng.random((2, 7, 9)) < rng.uniform(0.2, 0.9)
-    inside, found = cells(truth)[truth], cells(predicted)[truth]
+    inside, beside = cells(truth)[truth], cells(predicted)[truth]
     error = rand_error(predicted, truth)
     if len(inside) < 2:
         assert error in (0, 1)
         return
-    (_, false_positive), (false_negative, true_positive) = pair_confusion_matrix(inside, found)
+    (_, false_positive), (false_negative, true_positive) = pair_confusion_matrix(inside, beside)
     pairs = 2 * true_positive + false_positive + false_negative
     assert error == pytest.approx(1 - 2 * true_positive / pairs if pairs else 0.0)
 

@@ -9,13 +9,13 @@ import pytest
 
 from cnn_jax import models
 from cnn_jax.errors import UserError
-from cnn_jax.models import detection, weights
+from cnn_jax.models import weights
 from cnn_jax.models.layers import on_axis
 from cnn_jax.training import parallel
 
 
 def traced(name, num_classes, side, **options):
-    model = detection.create(name, num_classes, **options)
+    model = models.create(name, num_classes, "grid_detector", **options)
     images = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
     key = jax.eval_shape(lambda: jax.random.key(0))
     return jax.eval_shape(
@@ -37,14 +37,18 @@ def count(tree):
     ],
 )
 def test_the_papers_networks(name, total):
-    (outputs, features), variables = traced(name, 20, detection.image_size(name))
+    (outputs, features), variables = traced(
+        name, 20, models.input_spec(name, "grid_detector").image_size
+    )
     assert outputs.shape == (1, 7, 7, 30)
     assert count(variables["params"]) == total
     convolutions = [n for n in variables["params"] if n.startswith("conv")]
     assert len(convolutions) == {"yolo": 24, "fast_yolo": 9}[name]
     last = sorted(n for n in features if n.startswith("stage"))[-1]
     assert features[last].shape == (1, 7, 7, 1024)
-    (outputs, _), variables = traced(name, 20, 448, batch_norm=True, grid=5, boxes=3, width=0.25)
+    (outputs, _), variables = traced(
+        name, 20, 448, batch_norm=True, grid=5, boxes_per_cell=3, width=0.25
+    )
     assert outputs.shape == (1, 5, 5, 35)
     assert len(variables["batch_stats"]) == len(convolutions)
 
@@ -61,9 +65,10 @@ def test_classifiers_are_backbones(name):
         lambda k, x: model.init_with_output({"params": k, "dropout": k}, x), key, images
     )
     grid = min(m.shape[1] for m in features.values() if len(getattr(m, "shape", ())) == 4)
-    (outputs, _), variables = traced(name, 20, side, grid=grid, boxes=3, width=0.25)
+    (outputs, _), variables = traced(name, 20, side, grid=grid, boxes_per_cell=3, width=0.25)
     assert outputs.shape == (1, grid, grid, 35)
-    assert "head" not in variables["params"]["backbone"]
+    backbone = models.create(name, 0)
+    assert not set(backbone.head_modules) & set(variables["params"]["backbone"])
 
 
 def test_the_grid_chooses_the_map():
@@ -73,26 +78,26 @@ def test_the_grid_chooses_the_map():
         taken = variables["params"]["conv1"]["kernel"].shape[2]
         # The maps have 16, 8 and 4 cells on a side and 8, 16 and 32 channels.
         assert taken == {16: 8, 8: 16, 4: 32, 2: 32}[grid], strides
-    with pytest.raises(UserError, match=r"--grid 7: .* resnet20 have 16, 8, 4 cells .* 16x16"):
+    with pytest.raises(UserError, match=r"^grid 7: .* resnet20 have 16, 8, 4 cells .* 16x16"):
         traced("resnet20", 1, 16, grid=7)
-    with pytest.raises(UserError, match=r"--grid 32"):
+    with pytest.raises(UserError, match=r"^grid 32: .* resnet20 have 16, 8, 4 cells"):
         traced("resnet20", 1, 16, grid=32)
 
 
 def test_unknown_names_and_options_are_refused():
     with pytest.raises(UserError, match=r"unknown model 'yolov1', did you mean yolo"):
-        detection.create("yolov1", 3)
+        models.create("yolov1", 3, "grid_detector")
     with pytest.raises(UserError, match=r"no option 'stem'"):
-        detection.create("yolo", 3, stem="small")
-    with pytest.raises(UserError, match=r"option grid must be 1 or more"):
-        detection.create("resnet18", 3, grid=0)
+        models.create("yolo", 3, "grid_detector", stem="small")
+    with pytest.raises(UserError, match=r"option grid must be a whole number of 1 or more"):
+        models.create("resnet18", 3, "grid_detector", grid=0)
     with pytest.raises(UserError, match=r"too small"):
         traced("fast_yolo", 3, 32)
 
 
 def test_a_backbone_starts_from_pretrained_weights():
     side = 32
-    model = detection.create("resnet18", 3, grid=1, width=0.125)
+    model = models.create("resnet18", 3, "grid_detector", grid=1, width=0.125)
     variables = model.init(jax.random.key(0), jnp.zeros((1, side, side, 3)), train=True)
     source = models.create("resnet18", 7, width=0.125)
     donor = source.init(jax.random.key(1), jnp.zeros((1, side, side, 3)), train=True)
@@ -118,7 +123,7 @@ def test_a_backbone_starts_from_pretrained_weights():
 def test_batch_statistics_are_averaged_over_devices(name):
     side = 64 if name == "fast_yolo" else 16
     options = {"batch_norm": True} if name == "fast_yolo" else {}
-    model = detection.create(name, 2, grid=2, width=0.0625, **options)
+    model = models.create(name, 2, "grid_detector", grid=2, width=0.0625, **options)
     variables = model.init(jax.random.key(0), jnp.zeros((1, side, side, 3)), train=False)
     images = jax.random.normal(jax.random.key(1), (4, 2, side, side, 3))
 

@@ -1,7 +1,10 @@
 """The table of architectures, and what every one of them promises."""
 
+import re
 from functools import partial
+from typing import Literal, get_args, get_origin
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +12,12 @@ import pytest
 
 from cnn_jax import models
 from cnn_jax.errors import UserError
+from cnn_jax.models import registry
+from cnn_jax.models.backbones import Backbone
+from cnn_jax.models.fields import Positive
 from cnn_jax.models.layers import on_axis
+
+KINDS = get_args(models.Kind)
 
 # One small network of every class, with the options that keep it small.
 FAMILIES = {
@@ -60,9 +68,105 @@ def test_every_architecture_knows_the_common_options():
         assert {"width", "dtype", "stem", "dropout_rate"} <= set(models.options(name))
 
 
+def test_every_option_has_one_description_and_one_parsable_type():
+    """`option_table` raises where types differ; the first sentences must not differ either."""
+    for kind in KINDS:
+        table = models.option_table(kind)
+        for name in models.names(kind):
+            for field in registry._option_fields(name, kind).values():
+                option = table[field.name]
+                assert field.description == option.description, (name, field.name)
+                assert name in option.models
+                assert re.fullmatch(r"[A-Z].{15,}\.", option.description), option
+                plain = option.type in (bool, int, float, str)
+                assert plain or get_origin(option.type) in (Literal, tuple) or option.common
+        assert [o.name for o in table.values() if o.common] == ["dtype"]
+
+
+def test_the_option_table_says_which_models_have_an_option():
+    table = models.option_table()
+    assert table["compression"] == models.Option(
+        name="compression",
+        type=float,
+        description="Fraction of the channels that a transition keeps, the paper's theta.",
+        models=tuple(name for name in models.names() if name.startswith("densenet")),
+        families=("DenseNet",),
+    )
+    assert table["auxiliary"].families == ("GoogLeNet", "InceptionV3")
+    assert table["zero_init_residual"].type is bool
+    # Structure is none of them.
+    assert not {"stage_sizes", "block", "stages", "batch_norm", "paper"} & set(table)
+    # The values of all architectures.
+    assert set(get_args(models.option_table("segmenter")["upsampling"].type)) == {
+        *("nearest", "bilinear", "transposed", "unpool")
+    }
+
+
+class Tiny(nn.Module, Backbone):
+    """One convolution.
+
+    Attributes:
+        num_classes: number of logits, or of outputs of each pixel.
+        sharpness: steepness of the logistic function. Only this test's network has it.
+    """
+
+    num_classes: int = 1000
+    sharpness: Positive = 2.0
+
+    minimum_size = 1
+    classifiers = ("head",)
+    head_modules = ("head",)
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        x = nn.sigmoid(self.sharpness * nn.Conv(4, (3, 3), name="conv")(images))
+        features = {"stage1": x}
+        if not self.num_classes:
+            return None, features
+        return nn.Dense(self.num_classes, name="head")(x.mean((1, 2))), features
+
+    def pretrained_names(self):
+        return {}
+
+
+@pytest.mark.parametrize("own", KINDS)
+def test_an_architecture_and_its_own_option_are_one_line_of_the_table(own, monkeypatch):
+    """It is listed, made, and its option described and checked: for each kind that it serves."""
+    entry = registry.Architecture(partial(Tiny), registry.ARCHITECTURES["resnet20"].input_spec, own)
+    monkeypatch.setitem(registry.ARCHITECTURES, "tiny", entry)
+    for kind in KINDS if own == "classifier" else (own,):
+        option = models.option_table(kind)["sharpness"]
+        assert option[:4] == (
+            "sharpness",
+            float,
+            "Steepness of the logistic function.",
+            ("tiny",),
+        )
+        assert models.options("tiny", kind)["sharpness"] == 2.0
+        model = models.create("tiny", 3, kind, sharpness=5)
+        assert (model if kind == own else model.backbone).sharpness == 5
+        with pytest.raises(UserError, match="option sharpness must be a positive number, not -1"):
+            models.create("tiny", 3, kind, sharpness=-1)
+        with pytest.raises(UserError, match="no option 'sharpnes', did you mean sharpness"):
+            models.create("tiny", 3, kind, sharpnes=5)
+
+
+def test_options_of_the_same_name_must_agree_in_their_type(monkeypatch):
+    class Other(Tiny):
+        width: bool = True
+
+    entry = registry.ARCHITECTURES["resnet20"]._replace(constructor=partial(Other))
+    monkeypatch.setitem(registry.ARCHITECTURES, "other", entry)
+    with pytest.raises(TypeError, match=r"option width is .*float.* in alexnet and .*bool.* other"):
+        models.option_table()
+
+
 def test_options_carry_the_architectures_own_defaults():
     assert models.options("resnet50")["stem"] == "imagenet"
     assert models.options("resnet20")["stem"] == "small"
+    assert models.options("googlenet_paper")["dropout_rate"] == 0.4
+    assert models.options("googlenet", "region_network")["dropout_rate"] == 0.5
+    assert models.options("densenet121", "segmenter")["dropout_rate"] == 0.0
     # What makes a resnet50 a resnet50 is not an option.
     assert not {"stage_sizes", "block", "num_classes", "name"} & set(models.options("resnet50"))
 
@@ -74,6 +178,12 @@ def test_input_specs():
     assert models.input_spec("alexnet_paper").image_size == 227
     assert models.input_spec("inception_v3")[:2] == (299, 342)
     assert models.input_spec("resnet20").image_size == 32
+    assert models.input_spec("fast_yolo", "grid_detector") == (448, 448, (0.5,) * 3, (0.5,) * 3, 64)
+    for kind in KINDS:
+        assert models.input_spec("resnet50", kind) == spec
+    # Images in 0..1 become 0..255.
+    mean, std = models.input_spec("segnet_basic", "segmenter")[2:4]
+    assert (mean, std) == ((0.0,) * 3, (1 / 255,) * 3)
     # Of torchvision's documentation.
     minimum = {"alexnet": 63, "vgg16": 32, "googlenet": 15, "inception_v3": 75, "densenet121": 29}
     for name, size in minimum.items():
@@ -98,7 +208,25 @@ def test_input_specs():
         (partial(models.create, "resnet50", width=0.0), "width must be a positive number, not 0.0"),
         (partial(models.create, "resnet50", width=float("nan")), "width must be a positive"),
         (partial(models.create, "vgg11", dropout_rate=1.0), "dropout_rate must be at least 0 and"),
-        (partial(models.create, "vgg11", 0), "num_classes must be at least 1, not 0"),
+        (partial(models.create, "vgg11", -1), "num_classes must be at least 0, not -1"),
+        (partial(models.create, "vgg11", 0, "segmenter"), "num_classes must be at least 1, not 0"),
+        (partial(models.create, "resnet18", zero_init_residual=1), "be True or False, not 1"),
+        (partial(models.create, "densenet121", compression=1.5), "be above 0 and at most 1, not"),
+        (partial(models.create, "googlenet", auxiliary_weight=-0.1), "be a number of 0 or more"),
+        (partial(models.create, "vgg11", 2, "grid_detector", grid=3.5), "a whole number of 1 or"),
+        (partial(models.create, "vgg11", 2, "region_network", units=0), "a whole number of 1 or"),
+        (partial(models.create, "unet"), "unet is a segmenter, not a classifier"),
+        (partial(models.options, "fast_yolo", "segmenter"), "is a grid detector, not a segmenter"),
+        # Only the head reads these.
+        (
+            partial(models.create, "resnet18", 2, "segmenter", dropout_rate=0.5),
+            "resnet18 has no option 'dropout_rate'",
+        ),
+        (
+            partial(models.create, "googlenet", 2, "grid_detector", auxiliary=True),
+            "googlenet has no option 'auxiliary'",
+        ),
+        (partial(models.create, "resnet18", stages=2), "no option 'stages'"),
     ],
 )
 def test_a_users_mistakes_are_named(make, message):

@@ -10,7 +10,7 @@ import pytest
 
 from cnn_jax import models
 from cnn_jax.errors import UserError
-from cnn_jax.models import segmentation
+from cnn_jax.models import weights
 from cnn_jax.models.encoder_decoder import Upsample
 from cnn_jax.models.unet import center_crop
 from cnn_jax.ops import upsampling
@@ -20,7 +20,7 @@ NETWORKS = ("segnet", "segnet_basic", "unet", "unet_same", "fcn32s", "fcn16s", "
 
 def traced(name, num_classes, size, channels=3, **options):
     """The shapes of a network's variables, and of what it returns, for images of `size`."""
-    model = segmentation.create(name, num_classes, **options)
+    model = models.create(name, num_classes, "segmenter", **options)
     images = jax.ShapeDtypeStruct((1, *size, channels), jnp.float32)
     key = jax.eval_shape(lambda: jax.random.key(0))
 
@@ -118,14 +118,14 @@ def test_unet_maps_have_the_papers_sizes():
 
 
 def test_legal_sizes_of_unet():
-    model = segmentation.create("unet", 2)
+    model = models.create("unet", 2, "segmenter")
     legal = {188: 4, 252: 68, 284: 100, 316: 132, 348: 164, 380: 196, 572: 388, 700: 516}
     for size, out in legal.items():
         assert model.legal_size(out) == size
         assert model.legal_size(out - 15) == size
         assert model.legal_size(out + 1) == size + 16
     assert model.minimum_size == 188
-    assert segmentation.create("unet_same", 2).legal_size(33) == 48
+    assert models.create("unet_same", 2, "segmenter").legal_size(33) == 48
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_centre_crops_take_as_much_from_every_side():
 @pytest.mark.parametrize("name", [*NETWORKS, "resnet20", "resnet18", "vgg11_bn", "alexnet"])
 def test_every_pixel_has_logits_in_any_legal_size(name):
     """Odd sizes come back as they were; 360 rows are pooled to 45 and 23 on the way."""
-    model = segmentation.create(name, 5, width=1 / 32)
+    model = models.create(name, 5, "segmenter", width=1 / 32)
     for wanted in ((45, 71), (90, 64)):
         size = tuple(model.legal_size(length) for length in wanted)
         ((logits, _), _) = traced(name, 5, size, width=1 / 32)
@@ -226,14 +226,23 @@ def test_every_way_of_upsampling_hands_gradients_back(method):
     ("make", "message"),
     [
         (
-            partial(segmentation.create, "segnett", 2),
+            partial(models.create, "segnett", 2, "segmenter"),
             "unknown model 'segnett', did you mean segnet",
         ),
-        (partial(segmentation.create, "segnet", 2, upsampling="unpool"), "segnet has no option"),
-        (partial(segmentation.create, "resnet18", 2, upsampling="cubic"), "one of 'nearest'"),
-        (partial(segmentation.create, "resnet18", 2, output_stride=0), "must be 1 or more"),
-        (partial(segmentation.create, "unet", 2, output_stride=4), "unet has no option"),
-        (partial(segmentation.create, "unet", 0), "num_classes must be at least 1"),
+        (
+            partial(models.create, "segnet", 2, "segmenter", upsampling="unpool"),
+            "segnet has no option",
+        ),
+        (
+            partial(models.create, "resnet18", 2, "segmenter", upsampling="cubic"),
+            "one of 'nearest'",
+        ),
+        (
+            partial(models.create, "resnet18", 2, "segmenter", output_stride=0),
+            "must be a whole number of 1 or more",
+        ),
+        (partial(models.create, "unet", 2, "segmenter", output_stride=4), "unet has no option"),
+        (partial(models.create, "unet", 0, "segmenter"), "num_classes must be at least 1"),
     ],
 )
 def test_a_users_mistakes_are_named(make, message):
@@ -242,7 +251,26 @@ def test_a_users_mistakes_are_named(make, message):
 
 
 def test_every_registered_classifier_may_be_an_encoder():
-    assert segmentation.names() == (*NETWORKS, *models.names())
-    for name in segmentation.names():
-        assert {"width", "dtype"} <= set(segmentation.options(name))
-        assert len(segmentation.statistics(name)[0]) == 3
+    assert models.names("segmenter") == (*NETWORKS, *models.names())
+    for name in models.names("segmenter"):
+        assert {"width", "dtype"} <= set(models.options(name, "segmenter"))
+
+
+@pytest.mark.parametrize("upsampling", ["nearest", "transposed", "unpool"])
+def test_an_encoder_starts_from_pretrained_weights(upsampling):
+    model = models.create("resnet18", 3, "segmenter", width=0.125, upsampling=upsampling)
+    images = jnp.zeros((1, 32, 32, 3))
+    fresh = jax.jit(model.init)(jax.random.key(0), images)
+    source = models.create("resnet18", 7, width=0.125)
+    donor = jax.jit(source.init)(jax.random.key(1), images)
+    rules = source.pretrained_names()["torchvision or timm"]
+    tensors = {}
+    for path, value in jax.tree.flatten_with_path(dict(donor))[0]:
+        name = weights.tensor_name(".".join(part.key for part in path), rules)
+        value = np.asarray(value)
+        tensors[name] = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T
+    loaded = weights.assign(tensors, model, fresh, head="reinit")["params"]
+    del donor["params"]["head"]
+    jax.tree.map(np.testing.assert_array_equal, loaded.pop("backbone"), donor["params"])
+    del fresh["params"]["backbone"]
+    jax.tree.map(np.testing.assert_array_equal, loaded, fresh["params"])

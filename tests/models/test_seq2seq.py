@@ -256,5 +256,5 @@ def test_the_paper_s_initialization():
 
 
 def test_dot_attention_wants_equal_lengths():
-    with pytest.raises(UserError, match=r"--attention dot: .*general"):
+    with pytest.raises(UserError, match=r"attention dot: .*general"):
         small(attention="dot").init(jax.random.key(0), SOURCE, TARGET)

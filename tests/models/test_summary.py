@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from cnn_jax import models
+from cnn_jax.models.layers import Conv
 from cnn_jax.models.summary import print_summary, summarize, totals
 
 
@@ -85,6 +86,23 @@ def test_counts_of_a_small_model_by_hand():
     assert modules["norm"].parameters == 12 == summary.batch_statistics
     # Adam keeps two moments of each parameter and a step count.
     assert summary.optimizer_bytes == 2 * summary.parameter_bytes + 4
+
+
+class Convolved(nn.Module):
+    """Convolutions with strides, groups and dilation, with figures to work out by hand."""
+
+    @nn.compact
+    def __call__(self, x, train: bool):
+        x = Conv(8, (3, 5), strides=2, groups=2, name="grouped")(x)  # 4x4x8
+        return Conv(6, 2, padding=0, dilation=2, name="dilated")(x)  # 2x2x6
+
+
+def test_counts_of_convolutions_by_hand():
+    """The products of a convolution are counted alike on every platform."""
+    summary = summarize(Convolved(), image(8, channels=4))
+    grouped, dilated = summary.modules
+    assert (grouped.output, grouped.multiply_adds) == ((4, 4, 8), 4 * 4 * 8 * (3 * 5 * 2))
+    assert (dilated.output, dilated.multiply_adds) == ((2, 2, 6), 2 * 2 * 6 * (2 * 2 * 8))
 
 
 def test_variables_may_be_given():

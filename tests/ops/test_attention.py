@@ -49,7 +49,7 @@ def test_weights_sum_to_one_over_the_mask_and_are_exactly_zero_outside(scores, m
 
 
 @pytest.mark.parametrize("outside", [jnp.nan, jnp.inf, -jnp.inf, 1e30])
-def test_what_is_outside_the_mask_does_not_matter_to_values_nor_gradients(outside):
+def test_positions_outside_the_mask_affect_neither_values_nor_gradients(outside):
     mask = jnp.array([True, True, False])
 
     def first(scores):
@@ -66,7 +66,7 @@ def test_an_empty_mask_gives_zeros_and_no_nan_in_the_gradient():
     np.testing.assert_array_equal(gradient, np.zeros(3))
 
 
-def test_weights_are_float32_for_bfloat16_and_the_context_is_what_it_is_made_of():
+def test_weights_are_float32_for_bfloat16_and_the_context_keeps_its_dtype():
     annotations = normal(1, 5, 4).astype(jnp.bfloat16)
     weights = masked_softmax(dot_scores(annotations[0], annotations), jnp.ones(5, bool))
     assert weights.dtype == jnp.float32

@@ -46,9 +46,9 @@ def test_iou_equals_torchvision():
 def test_iou_equals_loops(boxes, others, offset):
     boxes = proper(boxes)
     expected = [[iou_by_loop(b, o, offset) for o in others.astype(float)] for b in boxes]
-    found = jax.jit(ops.iou, static_argnums=2)(boxes, others, offset)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-    assert np.all(found >= 0) and np.all(found <= 1 + 1e-6)
+    result = jax.jit(ops.iou, static_argnums=2)(boxes, others, offset)
+    np.testing.assert_allclose(result, expected, atol=1e-5)
+    assert np.all(result >= 0) and np.all(result <= 1 + 1e-6)
 
 
 def test_a_box_of_one_pixel_has_area_only_where_pixels_are_counted():

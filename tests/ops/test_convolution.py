@@ -1,4 +1,4 @@
-"""The convolution against `lax.conv_general_dilated` in float64, every lowering by itself."""
+"""The convolution against `lax.conv_general_dilated`: values, derivatives, programs."""
 
 import functools
 
@@ -7,78 +7,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
-from jax import lax
+from jax import export
 
-from cnn_jax.ops import convolution
-from cnn_jax.ops.cpu import lowerings as convolution_lowerings
-from cnn_jax.ops.cpu import winograd
-from cnn_jax.ops.cpu.image_blocks import Window
+from cnn_jax.ops.cpu import lowerings, winograd
+from tests.ops.convolution_cases import (
+    CHOICES,
+    arrays,
+    assert_close,
+    cases,
+    choice,
+    public,
+    reference,
+    values_and_gradients,
+)
 
 pytestmark = pytest.mark.optimized  # Tests how programs are compiled.
-
-
-def reference(x, kernel, window):
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        window.strides,
-        window.padding,
-        rhs_dilation=window.dilation,
-        feature_group_count=window.groups,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-
-
-def public(x, kernel, window):
-    return convolution.conv(
-        x,
-        kernel,
-        strides=window.strides,
-        padding=window.padding,
-        dilation=window.dilation,
-        groups=window.groups,
-    )
-
-
-@st.composite
-def cases(draw, max_stride=3, max_groups=3, max_dilation=2, kernel_sizes=(1, 2, 3, 4)):
-    """Shapes and a window with at least one output pixel."""
-    size = st.integers(1, 4)
-    kernel_size = (draw(st.sampled_from(kernel_sizes)), draw(st.sampled_from(kernel_sizes)))
-    strides = (draw(st.integers(1, max_stride)), draw(st.integers(1, max_stride)))
-    dilation = (draw(st.integers(1, max_dilation)), draw(st.integers(1, max_dilation)))
-    pad = st.integers(0, 3)
-    padding = ((draw(pad), draw(pad)), (draw(pad), draw(pad)))
-    groups = draw(st.integers(1, max_groups))
-    image = []
-    for k, d, (before, after) in zip(kernel_size, dilation, padding, strict=True):
-        least = max(1, (k - 1) * d + 1 - before - after)
-        image.append(draw(st.integers(least, least + 6)))
-    batch = draw(st.integers(1, 5))
-    in_channels, out_channels = groups * draw(size), groups * draw(size)
-    x_shape = (batch, *image, in_channels)
-    kernel_shape = (*kernel_size, in_channels // groups, out_channels)
-    return x_shape, kernel_shape, Window(strides, padding, dilation, groups)
-
-
-def arrays(x_shape, kernel_shape, window, dtype=np.float32, seed=0):
-    generator = np.random.default_rng(seed)
-    x = generator.normal(size=x_shape).astype(dtype)
-    kernel = generator.normal(size=kernel_shape).astype(dtype)
-    out = jax.eval_shape(functools.partial(reference, window=window), x, kernel)
-    return x, kernel, generator.normal(size=out.shape).astype(dtype)
-
-
-def assert_close(actual, expected, tolerance):
-    expected = np.asarray(expected, np.float64)
-    scale = max(1.0, np.abs(expected).max(initial=0.0))
-    np.testing.assert_allclose(np.asarray(actual, np.float64), expected, 0, tolerance * scale)
-
-
-def values_and_gradients(function, x, kernel, g, window):
-    out, pullback = jax.vjp(functools.partial(function, window=window), x, kernel)
-    return out, *pullback(g)
 
 
 def check_against_reference(case, dtype, tolerance):
@@ -115,93 +58,11 @@ def test_values_and_gradients_bfloat16(case):
     check_against_reference(case, jnp.bfloat16, 5e-2)
 
 
-WINOGRAD = {"max_groups": 1, "max_stride": 1, "kernel_sizes": (3,), "max_dilation": 1}
-FORWARD = {
-    "compiler": (convolution_lowerings.by_compiler, {}),
-    "product": (convolution_lowerings.by_product, {"max_groups": 1, "kernel_sizes": (1,)}),
-    "patches": (convolution_lowerings.by_patches, {"max_groups": 1}),
-    "shared_shifts": (convolution_lowerings.by_shared_shifts, {"max_groups": 1, "max_stride": 1}),
-    "winograd": (winograd.by_winograd, WINOGRAD),
-}
-KERNEL_GRADIENTS = {
-    "patches": (convolution_lowerings.kernel_gradient_by_patches, {"max_groups": 1}),
-    "shared_shifts": (
-        convolution_lowerings.kernel_gradient_by_shared_shifts,
-        {"max_groups": 1, "max_stride": 1},
-    ),
-    "winograd": (winograd.kernel_gradient_by_winograd, WINOGRAD),
-    "compiler": (convolution_lowerings.kernel_gradient_by_compiler, {}),
-}
-# One image a block, a few, all at once.
-BLOCK_BYTES = [1, 2000, 2**21]
-
-
-def set_block_bytes(monkeypatch, block_bytes):
-    monkeypatch.setattr(convolution_lowerings, "_BLOCK_BYTES", block_bytes)
-    monkeypatch.setattr(winograd, "_TILES_BYTES", block_bytes)
-
-
-@pytest.mark.parametrize("block_bytes", BLOCK_BYTES)
-@pytest.mark.parametrize("name", FORWARD)
-def test_each_forward_lowering(name, block_bytes, monkeypatch):
-    lowering, limits = FORWARD[name]
-    set_block_bytes(monkeypatch, block_bytes)
-
-    @settings(max_examples=5, deadline=None)
-    @given(cases(**limits))
-    def check(case):
-        @jax.jit
-        def both(x, kernel):
-            return lowering(x, kernel, case[2]), reference(x, kernel, case[2])
-
-        with jax.enable_x64():
-            assert_close(*both(*arrays(*case, dtype=np.float64)[:2]), 1e-12)
-
-    check()
-
-
-@pytest.mark.parametrize("block_bytes", BLOCK_BYTES)
-@pytest.mark.parametrize("name", KERNEL_GRADIENTS)
-def test_each_kernel_gradient(name, block_bytes, monkeypatch):
-    lowering, limits = KERNEL_GRADIENTS[name]
-    set_block_bytes(monkeypatch, block_bytes)
-
-    @settings(max_examples=5, deadline=None)
-    @given(cases(**limits))
-    def check(case):
-        @jax.jit
-        def both(x, kernel, g):
-            expected = values_and_gradients(reference, x, kernel, g, case[2])[2]
-            return lowering(x, g, kernel, case[2]), expected
-
-        with jax.enable_x64():
-            assert_close(*both(*arrays(*case, dtype=np.float64)), 1e-12)
-
-    check()
-
-
-# Shapes that take each of the ways: (batch, size, in and out channels), kernel size, strides.
-CHOICES = {
-    "winograd": ((3, 9, 32, 32), (3, 3), (1, 1)),
-    "tiny map": ((3, 2, 6, 4), (3, 3), (2, 2)),
-    "product": ((3, 5, 4, 6), (1, 1), (1, 1)),
-    "strided product": ((3, 5, 4, 6), (1, 1), (2, 2)),
-    "shared shifts": ((3, 12, 8, 8), (3, 3), (1, 1)),
-    "patches": ((3, 12, 3, 8), (7, 7), (2, 2)),
-}
-
-
-def choice(name):
-    (batch, size, in_channels, out_channels), kernel_size, strides = CHOICES[name]
-    padding = tuple((k // 2, k // 2) for k in kernel_size)
-    kernel_shape = (*kernel_size, in_channels, out_channels)
-    return (batch, size, size, in_channels), kernel_shape, Window(strides, padding, (1, 1), 1)
-
-
 @pytest.mark.parametrize("name", CHOICES)
-def test_chosen_lowerings_under_transformations(name, monkeypatch):
+def test_transformations(name, monkeypatch):
     """jit, vmap, pmap, scan and remat give what the plain call gives."""
-    set_block_bytes(monkeypatch, 2**17)
+    monkeypatch.setattr(lowerings, "_BLOCK_BYTES", 2**17)
+    monkeypatch.setattr(winograd, "_TILES_BYTES", 2**17)
     x_shape, kernel_shape, window = choice(name)
     devices = jax.local_device_count()
     x, kernel, g = arrays((devices * x_shape[0], *x_shape[1:]), kernel_shape, window)
@@ -231,6 +92,53 @@ def test_chosen_lowerings_under_transformations(name, monkeypatch):
             assert_close(a, e, 2e-5)
 
 
+@pytest.mark.parametrize("axes", [(1, None), (None, 2), (3, 0)], ids=["images", "kernels", "both"])
+def test_mapped_over_images_and_kernels(axes):
+    """Values and gradients of a convolution mapped over either operand, at any axis, or both."""
+    x_shape, kernel_shape, window = choice("shared shifts")
+    x, kernel, g = arrays(x_shape, kernel_shape, window)
+    several = np.random.default_rng(1).normal(size=(2, 1, 1, 1, 1)).astype(np.float32)
+    x_axis, kernel_axis = axes
+    many_x = x if x_axis is None else np.moveaxis(several * x, 0, x_axis)
+    many_kernels = kernel if kernel_axis is None else np.moveaxis(several * kernel, 0, kernel_axis)
+
+    @jax.jit
+    def both(x, kernel, g):
+        functions = [functools.partial(f, window=window) for f in (public, reference)]
+        return [
+            values_and_gradients(
+                lambda x, kernel, window, f=f: jax.vmap(f, axes)(x, kernel), x, kernel, g, window
+            )
+            for f in functions
+        ]
+
+    for a, e in zip(*both(many_x, many_kernels, several * g), strict=True):
+        assert_close(a, e, 2e-5)
+
+
+def test_under_shard_map_the_kernel_gradient_is_that_of_all_devices():
+    x_shape, kernel_shape, window = choice("patches")
+    devices = jax.local_device_count()
+    x, kernel, g = arrays((devices, *x_shape[1:]), kernel_shape, window)
+    by_image, whole = jax.P("devices"), jax.P()
+
+    def gradients(x, kernel, g):
+        def loss(x, kernel):
+            return jax.lax.psum(jnp.sum(public(x, kernel, window) * g), "devices")
+
+        return jax.grad(loss, (0, 1))(x, kernel)
+
+    mapped = jax.shard_map(
+        gradients,
+        mesh=jax.make_mesh((devices,), ("devices",), axis_types=(jax.sharding.AxisType.Auto,)),
+        in_specs=(by_image, whole, by_image),
+        out_specs=(by_image, whole),
+    )
+    expected = values_and_gradients(reference, x, kernel, g, window)[1:]
+    for a, e in zip(jax.jit(mapped)(x, kernel, g), expected, strict=True):
+        assert_close(a, e, 1e-5)
+
+
 @pytest.mark.parametrize("name", CHOICES)
 def test_gradient_of_gradient(name):
     x, kernel, g = arrays(*choice(name))
@@ -248,28 +156,122 @@ def test_gradient_of_gradient(name):
     assert_close(*both(kernel), 1e-4)
 
 
-@settings(max_examples=20, deadline=None)
-@given(st.integers(1, 3), st.integers(1, 7), st.integers(1, 3), st.integers(0, 4))
-def test_taps_that_see_only_padding_are_left_out(size, taps, stride, pad):
-    """They change nothing, and what is left has no outer tap that sees no pixel."""
-    if size + 2 * pad < taps:
-        return
-    window = Window((stride, stride), ((pad, pad), (pad, pad)), (1, 1), 1)
-    x, kernel, _ = arrays((2, size, size, 2), (taps, taps, 2, 3), window)
-    kept, trimmed = convolution._without_idle_taps(x, kernel, window)
-    assert_close(reference(x, kept, trimmed), reference(x, kernel, window), 1e-5)
-    seen = reference(np.ones_like(x), np.ones_like(kernel), window).any()
-    if seen:
-        for axis in range(2):
-            for edge in (0, -1):
-                only = np.zeros_like(kept)
-                np.moveaxis(only, axis, 0)[edge] = 1
-                assert np.any(reference(np.ones_like(x), only, trimmed))
+@pytest.mark.parametrize("name", CHOICES)
+def test_forward_mode(name):
+    """Directional derivatives, and products of the Hessian with a vector in either order."""
+    case = choice(name)
+    x, kernel, g = arrays(*case)
+    direction = arrays(*case, seed=1)[:2]
+
+    def derivatives(function):
+        def loss(x, kernel):
+            return jnp.sum(jnp.tanh(function(x, kernel, case[2])) * g)
+
+        def slope(x, kernel):
+            return jax.jvp(loss, (x, kernel), direction)[1]
+
+        gradient = jax.grad(loss, (0, 1))
+        pushed = jax.jvp(functools.partial(function, window=case[2]), (x, kernel), direction)
+        linear = jax.linearize(functools.partial(function, window=case[2]), x, kernel)[1]
+        return (
+            *pushed,
+            linear(*direction),
+            *jax.jvp(gradient, (x, kernel), direction)[1],
+            *jax.grad(slope, (0, 1))(x, kernel),
+        )
+
+    both = jax.jit(lambda: [derivatives(public), derivatives(reference)])()
+    for a, e in zip(*both, strict=True):
+        assert_close(a, e, 1e-4)
 
 
-def test_accelerators_get_the_compilers_convolution(monkeypatch):
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+def test_jacobians():
+    """Forward and reverse mode give XLA's Jacobians with respect to images and kernel."""
+    x_shape, kernel_shape, window = choice("tiny map")
+    x, kernel, _ = arrays((1, *x_shape[1:]), kernel_shape, window)
+    for mode in (jax.jacfwd, jax.jacrev):
+        actual, expected = (
+            jax.jit(mode(functools.partial(f, window=window), (0, 1)))(x, kernel)
+            for f in (public, reference)
+        )
+        for a, e in zip(actual, expected, strict=True):
+            assert_close(a, e, 1e-6)
+
+
+def programs(case, platforms, differentiate=True):
+    """The text of the same program with this project's convolution and with XLA's."""
+    texts = []
+    for convolve in (public, reference):
+
+        def function(x, kernel, g, convolve=convolve):
+            if differentiate:
+                return values_and_gradients(convolve, x, kernel, g, case[2])
+            return convolve(x, kernel, case[2])
+
+        traced = jax.jit(function).trace(*arrays(*case))
+        texts.append(traced.lower(lowering_platforms=platforms).as_text())
+    return texts
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+@pytest.mark.parametrize("name", CHOICES)
+def test_accelerators_get_the_compilers_convolution(name, platform):
+    """Traced on a CPU, the program for an accelerator is that of `lax.conv_general_dilated`."""
+    actual, expected = programs(choice(name), (platform,))
+    assert "stablehlo.convolution" in actual
+    assert actual == expected
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_a_program_for_a_cpu_makes_no_choice_at_run_time(name):
+    assert "stablehlo.case" not in programs(choice(name), ("cpu",))[0]
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_exported_for_an_accelerator(platform):
     case = choice("winograd")
     x, kernel, _ = arrays(*case)
-    jaxpr = jax.make_jaxpr(functools.partial(public, window=case[2]))(x, kernel)
-    assert [equation.primitive.name for equation in jaxpr.eqns] == ["conv_general_dilated"]
+    function = jax.jit(functools.partial(public, window=case[2]))
+    text = export.export(function, platforms=[platform])(x, kernel).mlir_module()
+    assert text.count("stablehlo.convolution") == 1
+    assert "stablehlo.dot_general" not in text and "optimization_barrier" not in text
+
+
+def test_exported_for_several_platforms():
+    """One program serves both; on a CPU it computes what the function itself does, bit for bit."""
+    case = choice("winograd")
+    x, kernel, g = arrays(*case)
+    function = jax.jit(functools.partial(values_and_gradients, public, window=case[2]))
+    exported = export.export(function, platforms=["cpu", "cuda"])(x, kernel, g)
+    for a, e in zip(exported.call(x, kernel, g), function(x, kernel, g), strict=True):
+        np.testing.assert_array_equal(a, e)
+
+
+@pytest.mark.parametrize("platforms", [("cpu",), ("cpu", "tpu")])
+def test_exported_for_any_number_of_images(platforms):
+    x, kernel, _ = arrays(*choice("winograd"))
+    window = choice("winograd")[2]
+    (images,) = export.symbolic_shape("images")
+    shape = jax.ShapeDtypeStruct((images, *x.shape[1:]), x.dtype)
+    function = jax.jit(functools.partial(public, window=window))
+    exported = export.export(function, platforms=platforms)(shape, kernel)
+    for count in (1, 3):
+        assert_close(exported.call(x[:count], kernel), reference(x[:count], kernel, window), 1e-5)
+
+
+def test_the_precision_is_the_one_at_the_call():
+    """A precision that was set around the call still holds when the program is built later."""
+    case = choice("winograd")
+
+    def function(x, kernel):
+        with jax.default_matmul_precision("highest"):
+            return public(x, kernel, case[2])
+
+    traced = jax.jit(function).trace(*arrays(*case)[:2])
+    assert "HIGHEST" in traced.lower(lowering_platforms=("cuda",)).as_text()
+
+
+def test_a_wrong_number_of_channels_is_an_error():
+    x, kernel, _ = arrays(*choice("patches"))
+    with pytest.raises(ValueError, match="but 2 // 1 != 3"):
+        public(jnp.asarray(x[..., :2]), jnp.asarray(kernel), choice("patches")[2])

@@ -40,14 +40,14 @@ def test_matches_equal_loops(best_for_object, background):
         expected = match_by_loops(
             overlaps, valid, foreground, (np.float32(background[0]), high), best_for_object
         )
-        found = match(
+        result = match(
             jnp.asarray(overlaps),
             jnp.asarray(valid),
             foreground=0.5,
             background=background,
             best_for_object=best_for_object,
         )
-        for column, rows in zip(zip(*expected, strict=True), found, strict=True):
+        for column, rows in zip(zip(*expected, strict=True), result, strict=True):
             np.testing.assert_array_equal(rows, column)
 
 
@@ -56,18 +56,18 @@ def test_without_objects_everything_is_background():
         (jnp.ones((3, 2)), jnp.zeros(2, bool)),
         (jnp.ones((3, 0)), jnp.zeros(0, bool)),
     ):
-        found = match(overlaps, valid, best_for_object=True)
-        assert found.background.all() and not found.foreground.any()
-        assert np.all(found.overlap == -1) and np.all(found.index == 0)
+        result = match(overlaps, valid, best_for_object=True)
+        assert result.background.all() and not result.foreground.any()
+        assert np.all(result.overlap == -1) and np.all(result.index == 0)
         assert not match(overlaps, valid, background=(0.1, 0.5)).background.any()
 
 
 def test_proposals_that_are_padding_are_neither():
     valid = jnp.array([True, False])
-    found = match(jnp.array([[0.9], [0.9]]), jnp.ones(1, bool), valid, best_for_object=True)
-    np.testing.assert_array_equal(found.foreground, [True, False])
-    found = match(jnp.array([[0.1], [0.1]]), jnp.ones(1, bool), valid)
-    np.testing.assert_array_equal(found.background, [True, False])
+    result = match(jnp.array([[0.9], [0.9]]), jnp.ones(1, bool), valid, best_for_object=True)
+    np.testing.assert_array_equal(result.foreground, [True, False])
+    result = match(jnp.array([[0.1], [0.1]]), jnp.ones(1, bool), valid)
+    np.testing.assert_array_equal(result.background, [True, False])
 
 
 draw = jax.jit(sample_balanced, static_argnums=(3, 4))

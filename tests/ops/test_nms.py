@@ -92,7 +92,7 @@ def test_equals_the_greedy_loop(threshold, offset):
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([0.0, 0.3, 0.5, 0.7, 1.0]))
-def test_what_is_kept_does_not_overlap_and_the_rest_does(seed, threshold):
+def test_kept_boxes_do_not_overlap_and_the_others_do(seed, threshold):
     rng = np.random.default_rng(seed)
     boxes, scores = crowded(rng), rng.normal(size=COUNT).astype(np.float32)
     kept = indices(compiled(boxes, scores, threshold, COUNT))
@@ -130,13 +130,13 @@ def test_vmapped_over_images_equals_one_by_one():
 
 
 def detections_by_loops(boxes, scores, valid, threshold, min_score, per_class, most):
-    found = []
+    result = []
     for label in range(scores.shape[1]):
         own = boxes if boxes.ndim == 2 else boxes[:, label]
         legal = valid & (scores[:, label] >= min_score)
         for i in greedy(own, scores[:, label], threshold, legal)[:per_class]:
-            found.append((scores[i, label], label, own[i]))
-    return sorted(found, key=lambda row: -row[0])[:most]
+            result.append((scores[i, label], label, own[i]))
+    return sorted(result, key=lambda row: -row[0])[:most]
 
 
 @pytest.mark.parametrize("boxes_of_classes", [False, True])
@@ -148,27 +148,27 @@ def test_detections_equal_loops(boxes_of_classes, per_class, most):
         boxes = np.stack([boxes + shift for shift in range(4)], axis=1).astype(np.float32)
     scores = (rng.permutation(COUNT * 4).reshape(COUNT, 4) / (COUNT * 4)).astype(np.float32)
     valid = rng.random(COUNT) < 0.7
-    found = jax.jit(
+    result = jax.jit(
         partial(detect, threshold=0.3, min_score=0.2, max_per_class=per_class, max_detections=most)
     )(boxes, scores, valid=valid)
     expected = detections_by_loops(boxes, scores, valid, 0.3, np.float32(0.2), per_class, most)
     count = len(expected)
-    assert found.boxes.shape == (most, 4) and int(found.valid.sum()) == count > 0
-    np.testing.assert_array_equal(found.scores[:count], [row[0] for row in expected])
-    np.testing.assert_array_equal(found.labels[:count], [row[1] for row in expected])
-    np.testing.assert_array_equal(found.boxes[:count], [row[2] for row in expected])
-    assert np.all(found.labels[count:] == -1) and not found.scores[count:].any()
+    assert result.boxes.shape == (most, 4) and int(result.valid.sum()) == count > 0
+    np.testing.assert_array_equal(result.scores[:count], [row[0] for row in expected])
+    np.testing.assert_array_equal(result.labels[:count], [row[1] for row in expected])
+    np.testing.assert_array_equal(result.boxes[:count], [row[2] for row in expected])
+    assert np.all(result.labels[count:] == -1) and not result.scores[count:].any()
 
 
-def test_gradients_pass_to_what_is_kept():
+def test_gradients_reach_kept_boxes():
     boxes = jnp.array([[0.0, 0, 4, 4], [0, 0, 4, 3.9], [9, 9, 12, 12]])
     scores = jnp.array([[0.9], [0.8], [0.7]])
 
     def total(boxes, scores):
-        found = detect(
+        result = detect(
             boxes, scores, threshold=0.5, min_score=0.0, max_per_class=3, max_detections=3
         )
-        return jnp.sum(found.boxes) + jnp.sum(found.scores)
+        return jnp.sum(result.boxes) + jnp.sum(result.scores)
 
     by_boxes, by_scores = jax.grad(total, (0, 1))(boxes, scores)
     np.testing.assert_array_equal(by_boxes[:, 0], [1, 0, 1])

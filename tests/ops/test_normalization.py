@@ -48,7 +48,7 @@ def test_equals_torch_when_divided_by_size(size):
 
 
 def test_keeps_the_type_and_computes_in_float32():
-    """In bfloat16, 2 + 1e-4 x^2 would be 2 for any x of the usual size."""
+    """The sum 2 + 1e-4 x^2 would be 2 in bfloat16 for any x of the usual size."""
     x = jnp.full((1, 1, 1, 1), 8.0, jnp.bfloat16)
     y = local_response_norm(x)
     assert y.dtype == jnp.bfloat16

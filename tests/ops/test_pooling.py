@@ -26,7 +26,7 @@ def poolings(draw):
 
 
 def starts(length, cells, stride, padding, ceil_mode):
-    """Where the windows along one axis start; in ceil mode the last one may stick out."""
+    """Compute the starts of windows along one axis; in ceil mode the last one may stick out."""
     last = length + padding[1] - cells
     if ceil_mode:
         last = min(last + stride - 1, length - 1)

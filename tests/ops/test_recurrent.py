@@ -50,7 +50,7 @@ def test_closed_update_gate_keeps_the_state_and_closed_reset_gate_forgets_it():
     )
 
 
-def test_flax_s_gru_cell_is_another_cell():
+def test_flaxs_gru_cell_is_a_different_cell():
     """On the same weights, even with flax's update gate turned round."""
     hidden, size = 4, 3
     cell = nn.GRUCell(hidden)

@@ -70,9 +70,9 @@ def test_a_beam_wide_enough_finds_the_best_sentence_of_all(seed, length_penalty)
     ]
     best = max(sentences, key=lambda s: probability(table, s) / len(s) ** length_penalty)
     run = partial(search.beam, step, maximum=MAXIMUM, width=80, length_penalty=length_penalty)
-    found = jax.jit(lambda state: run(state))(jnp.asarray(PAD))
-    assert tuple(ending(found.words)) == best
-    assert found.log_probability == pytest.approx(probability(table, best), abs=1e-4)
+    result = jax.jit(lambda state: run(state))(jnp.asarray(PAD))
+    assert tuple(ending(result.words)) == best
+    assert result.log_probability == pytest.approx(probability(table, best), abs=1e-4)
 
 
 def test_a_wider_beam_finds_what_greedy_misses():
@@ -89,9 +89,9 @@ def test_a_wider_beam_finds_what_greedy_misses():
         return word, table[state, word], jnp.full(TIME, 1 / TIME)
 
     assert ending(search.greedy(step, jnp.asarray(PAD), MAXIMUM).words)[0] == bad
-    found = search.beam(step, jnp.asarray(PAD), MAXIMUM, 2, length_penalty=0.0)
-    assert ending(found.words) == [good, END]
-    assert np.exp(found.log_probability) == pytest.approx(0.4)
+    result = search.beam(step, jnp.asarray(PAD), MAXIMUM, 2, length_penalty=0.0)
+    assert ending(result.words) == [good, END]
+    assert np.exp(result.log_probability) == pytest.approx(0.4)
 
 
 def test_sentences_of_a_batch_do_not_meet():

@@ -28,11 +28,11 @@ def objective(weights, bias, x, positive, cost, multiplier):
 @pytest.mark.parametrize(
     ("c", "weight", "multiplier"), [(1e-3, 2.0, 10.0), (0.1, 1.0, 1.0), (0.05, 3.0, 10.0)]
 )
-def test_the_hyperplane_is_liblinear_s(c, weight, multiplier):
+def test_the_hyperplane_equals_liblinears(c, weight, multiplier):
     for seed in range(3):
         x, positive = problem(seed)
         cost = np.where(positive, weight * c, c).astype(np.float32)
-        found = trained(
+        result = trained(
             jnp.array(x),
             jnp.array(positive),
             jnp.array(cost),
@@ -51,7 +51,7 @@ def test_the_hyperplane_is_liblinear_s(c, weight, multiplier):
             random_state=0,
         ).fit(x, positive)
         theirs = other.coef_[0], float(other.intercept_[0])
-        ours = np.asarray(found.weights, np.float64), float(found.bias)
+        ours = np.asarray(result.weights, np.float64), float(result.bias)
         arguments = (x, positive, cost, multiplier)
         assert objective(*ours, *arguments) == pytest.approx(
             objective(*theirs, *arguments), rel=1e-4
@@ -74,9 +74,9 @@ def test_padding_and_order_change_nothing():
     assert float(padded.bias) == pytest.approx(float(plain.bias), abs=5e-3)
 
 
-def test_without_examples_that_count_nothing_is_learnt():
-    found = trained(jnp.ones((3, 2)), jnp.ones(3, bool), jnp.zeros(3), jax.random.key(0))
-    assert not np.any(found.weights) and found.bias == 0
+def test_without_counted_examples_nothing_is_learnt():
+    result = trained(jnp.ones((3, 2)), jnp.ones(3, bool), jnp.zeros(3), jax.random.key(0))
+    assert not np.any(result.weights) and result.bias == 0
 
 
 @pytest.mark.parametrize("features", [4, 40])
@@ -84,7 +84,7 @@ def test_ridge_regression_is_that_of_whitened_targets(features):
     rng = np.random.default_rng(features)
     x = rng.normal(size=(25, features)).astype(np.float32)
     t = (x[:, :4] @ rng.normal(size=(4, 4)) + 0.1 * rng.normal(size=(25, 4)) + 3).astype(np.float32)
-    found = ridge(x, t, penalty=2.0)
+    result = ridge(x, t, penalty=2.0)
     # By the book: the whitening matrix by its definition, the minimum by stacked least squares.
     centred = t.astype(np.float64) - t.astype(np.float64).mean(axis=0)
     values, vectors = np.linalg.eigh(centred.T @ centred / 25)
@@ -94,10 +94,10 @@ def test_ridge_regression_is_that_of_whitened_targets(features):
     goal = np.concatenate([centred @ whiten, np.zeros((features + 1, 4))])
     solution = np.linalg.lstsq(stacked, goal, rcond=None)[0]
     expected = rows @ solution @ np.linalg.inv(whiten) + t.mean(axis=0)
-    np.testing.assert_allclose(x @ found.weights + found.bias, expected, atol=1e-4)
+    np.testing.assert_allclose(x @ result.weights + result.bias, expected, atol=1e-4)
 
 
 def test_ridge_regression_of_one_example_gives_its_target():
-    found = ridge(np.zeros((1, 3), np.float32), np.float32([[1, 2, 3, 4]]))
-    np.testing.assert_allclose(found.bias, [1, 2, 3, 4])
-    assert not found.weights.any()
+    result = ridge(np.zeros((1, 3), np.float32), np.float32([[1, 2, 3, 4]]))
+    np.testing.assert_allclose(result.bias, [1, 2, 3, 4])
+    assert not result.weights.any()

@@ -33,7 +33,7 @@ def test_the_picture_is_darkest_where_the_weight_is():
     assert second[int(width * 0.85)] < first[int(width * 0.85)]
 
 
-def test_characters_without_a_font_are_told():
+def test_characters_without_a_font_are_returned():
     assert fonts_for("Straße é") == (["DejaVu Sans"], "")
     families, missing = fonts_for("a\U0010fffd")
     assert families == ["DejaVu Sans"]

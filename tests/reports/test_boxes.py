@@ -47,7 +47,7 @@ def test_texts_stay_in_the_picture_and_tiny_boxes_are_seen():
 def test_scenes_say_what_is_wrong():
     picture = np.zeros((50, 60, 3), np.uint8)
     scenes = [Scene(picture, "1 wrong <b>", "a.png", right=False), Scene(picture, "0 wrong")]
-    page = Scenes("Some", scenes, "note").html()
+    page = Scenes("Sample", scenes, "note").html()
     assert page.count("<figure") == 2
     assert 'class="wrong"' in page and 'class="right"' in page
     assert "1 wrong &lt;b&gt;" in page and "a.png" in page

@@ -20,24 +20,24 @@ def cells(root: ElementTree.Element) -> dict[tuple[int, int], tuple[str, float, 
     """(row, column) -> (kind, opacity, tip) of every drawn cell."""
     (frame,) = (r for r in root.iter("rect") if r.get("class") == "cell")
     left, top, side = (float(frame.get(k)) for k in ("x", "y", "width"))
-    found = {}
+    drawn = {}
     for rect in root.iter("rect"):
         if rect.get("class") == "cell":
             continue
         size = side / 3
         place = [round((float(rect.get(k)) - o) / size) for k, o in (("y", top), ("x", left))]
         tip = rect.find("title").text
-        found[tuple(place)] = (rect.get("class"), float(rect.get("fill-opacity")), tip)
-    return found
+        drawn[tuple(place)] = (rect.get("class"), float(rect.get("fill-opacity")), tip)
+    return drawn
 
 
 def test_cells_say_which_class_was_taken_for_which():
-    found = cells(parse(ConfusionMatrix("", COUNTS, NAMES).html()))
-    assert found.keys() == {(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 2)}
-    assert found[0, 0] == ("hit", 0.8, "cat right: 8 (80.0 %)")
-    assert found[1, 0] == ("miss", 0.5, "dog taken for cat: 5 (25.0 %)")
-    assert found[2, 0] == ("miss", 0.5, "<cow> & calf taken for cat: 1 (25.0 %)")
-    assert found[2, 2][1] == 0.75
+    drawn = cells(parse(ConfusionMatrix("", COUNTS, NAMES).html()))
+    assert drawn.keys() == {(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 2)}
+    assert drawn[0, 0] == ("hit", 0.8, "cat right: 8 (80.0 %)")
+    assert drawn[1, 0] == ("miss", 0.5, "dog taken for cat: 5 (25.0 %)")
+    assert drawn[2, 0] == ("miss", 0.5, "<cow> & calf taken for cat: 1 (25.0 %)")
+    assert drawn[2, 2][1] == 0.75
 
 
 def test_few_classes_have_their_counts_written():
@@ -67,11 +67,11 @@ def test_worst_pairs_are_those_of_a_plain_loop():
 
 
 def bars(section: ClassAccuracy) -> list[tuple[str, str, str]]:
-    found = []
+    rows = []
     for bar in (div for div in parse(section.html()).iter("div") if div.get("class") == "bar"):
         name, figures = bar.findall("span")
-        found.append((name.text, bar.find("div/i").get("style"), figures.text))
-    return found
+        rows.append((name.text, bar.find("div/i").get("style"), figures.text))
+    return rows
 
 
 def test_accuracies_are_sorted_and_absent_classes_left_out():
@@ -83,7 +83,7 @@ def test_accuracies_are_sorted_and_absent_classes_left_out():
         ("<cow> & calf", "width:75.0%", "75.0 % of 4"),
         ("cat", "width:80.0%", "80.0 % of 10"),
     ]
-    assert "1 classes have no example here" in section.html()
+    assert "1 classes have no examples in this set" in section.html()
 
 
 def test_the_best_of_many_classes_are_folded_away():

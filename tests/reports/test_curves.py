@@ -20,8 +20,8 @@ def figure(chart: Chart) -> ElementTree.Element:
 def path(chart: Chart, line: int = 0) -> list[tuple[str, float, float]]:
     """The pen's moves: M(ove) or L(ine) with x and y."""
     paths = [p for p in figure(chart).iter("path") if p.get("class") == "line"]
-    found = re.findall(r"([ML])([-\d.]+) ([-\d.]+)", paths[line].get("d"))
-    return [(command, float(x), float(y)) for command, x, y in found]
+    result = re.findall(r"([ML])([-\d.]+) ([-\d.]+)", paths[line].get("d"))
+    return [(command, float(x), float(y)) for command, x, y in result]
 
 
 def texts(chart: Chart) -> list[str]:
@@ -133,10 +133,10 @@ def test_curves_of_a_run(tmp_path):
         {"step": 30, "split": "test", "loss": 2.7, "map50": 0.7},
     ]
     curves = of_run(Run(tmp_path, {}, {}, rows, {}))
-    found = {c.key: {line.label: line.values for line in c.lines} for c in curves.charts}
-    assert found == {
+    result = {c.key: {line.label: line.values for line in c.lines} for c in curves.charts}
+    assert result == {
         "top1": {"eval": [0.5, 0.6]},
         "loss": {"train": [2.0, 1.0], "eval": [3.0, 2.5], "test": [2.7]},
         "examples_per_second": {"train": [5.0, 6.0]},
     }
-    assert list(found) == ["top1", "loss", "examples_per_second"]
+    assert list(result) == ["top1", "loss", "examples_per_second"]

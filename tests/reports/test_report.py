@@ -150,6 +150,9 @@ class Source:
     def __init__(self, names):
         self.class_names = tuple(names)
 
+    def __len__(self):
+        return 256
+
     def __getitem__(self, index):
         return {"image": np.full((40, 50, 3), index % 256, np.uint8)}
 

@@ -1,4 +1,4 @@
-"""Reading a run's folder: what is wrong is named with its file and line."""
+"""Reading a run's folder: errors name the file and the line."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""The run folder: what a reader finds after a run, a kill, a resumption."""
+"""The run's folder as a reader sees it after a run, a kill, a resumption."""
 
 import dataclasses
 import errno
@@ -175,20 +175,20 @@ def events(path: Path) -> list:
     """The events of a TensorBoard file: records of length, checksum, message, checksum."""
     from tensorboardX.proto.event_pb2 import Event
 
-    data, position, found = path.read_bytes(), 0, []
+    data, position, result = path.read_bytes(), 0, []
     while position < len(data):
         length = int.from_bytes(data[position : position + 8], "little")
-        found.append(Event.FromString(data[position + 12 : position + 12 + length]))
+        result.append(Event.FromString(data[position + 12 : position + 12 + length]))
         position += 16 + length
-    return found
+    return result
 
 
 def scalars(path: Path) -> dict[str, dict[int, float]]:
-    found: dict[str, dict[int, float]] = {}
+    result: dict[str, dict[int, float]] = {}
     for event in events(path):
         for value in event.summary.value:
-            found.setdefault(value.tag, {})[event.step] = value.simple_value
-    return found
+            result.setdefault(value.tag, {})[event.step] = value.simple_value
+    return result
 
 
 @dataclasses.dataclass
@@ -253,7 +253,7 @@ def test_commit_is_absent_outside_of_git(tmp_path, monkeypatch):
     assert "commit" not in logs.describe_environment()
 
 
-def test_a_full_disk_is_the_users_to_mend(tmp_path, monkeypatch):
+def test_a_full_disk_is_a_user_error(tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -284,7 +284,7 @@ def test_a_failed_replacement_leaves_the_old_file_and_no_other(tmp_path, monkeyp
     assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
 
 
-def test_a_line_per_report_and_no_flood_where_nobody_watches(tmp_path):
+def test_lines_are_few_without_a_terminal(tmp_path):
     clock, console = FakeClock(), quiet()
     with RunLog(tmp_path, total_steps=400, console=console, clock=clock) as log:
         for step in range(1, 401):

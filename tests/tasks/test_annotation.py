@@ -12,7 +12,7 @@ import pytest
 from cnn_jax import losses
 from cnn_jax.losses import ranking as ranking_losses
 from cnn_jax.metrics import annotation as metrics
-from cnn_jax.tasks.annotation import Annotation, Decision, Thresholds, tables
+from cnn_jax.tasks.annotation import Annotation, Decision, Thresholds
 
 LABELS, EXAMPLES = 4, 10
 
@@ -26,9 +26,7 @@ class Linear(nn.Module):
 
 
 def task(**fields):
-    return Annotation(
-        Linear(), LABELS, 8, (0.5,) * 3, (0.25,) * 3, num_evaluated=EXAMPLES, **fields
-    )
+    return Annotation(Linear(), LABELS, 8, (0.5,) * 3, (0.25,) * 3, **fields)
 
 
 def examples(seed=0):
@@ -51,19 +49,23 @@ def batch(scores, truth, rows):
 
 
 @pytest.mark.parametrize("loss", ["sigmoid", "softmax", "ranking", "warp"])
-def test_sums_over_batches_are_the_whole_set_s_to_the_bit(loss):
+def test_an_evaluation_is_of_the_valid_examples(loss):
     scores, truth = examples()
-    judged = task(loss_name=loss)
-    measure = jax.jit(judged.measure)
-    total = None
-    for rows in (range(0, 4), range(4, 8), range(8, 10)):
-        sums = jax.tree.map(np.asarray, measure(*batch(scores, truth, list(rows))))
-        total = sums if total is None else jax.tree.map(np.add, total, sums)
-    found = tables(total)
-    np.testing.assert_array_equal(found[0], scores)
-    np.testing.assert_array_equal(found[1], truth)
-    figures = judged.summarize(total)
-    assert figures["map"] == metrics.mean_average_precision(scores, truth)
+    annotator = task(loss_name=loss)
+    measure = jax.jit(annotator.measure)
+    parts = [batch(scores, truth, list(r)) for r in (range(0, 4), range(4, 8), range(8, 10))]
+    measured = [jax.tree.map(np.asarray, measure(*part)) for part in parts]
+    sums = jax.tree.map(lambda *x: np.sum(x, axis=0), *[sums for sums, _ in measured])
+    assert sums["examples"] == EXAMPLES
+    valid = np.concatenate([part["valid"] for _, part in parts])
+    rows = jax.tree.map(lambda *x: np.concatenate(x)[valid], *[rows for _, rows in measured])
+    np.testing.assert_array_equal(rows["scores"], scores)
+    np.testing.assert_array_equal(rows["labels"], truth)
+    figures, details = annotator.summarize(sums, rows)
+    precisions = metrics.average_precisions(metrics.curves(scores, truth))
+    np.testing.assert_array_equal(details.average_precisions, precisions)
+    assert figures["map"] == precisions.mean()
+    assert figures.items() >= metrics.summarize(details.predicted, truth).items()
     one = {
         "sigmoid": lambda s, t: jnp.mean(losses.sigmoid_cross_entropy(s, t)),
         "softmax": ranking_losses.label_softmax,
@@ -74,30 +76,16 @@ def test_sums_over_batches_are_the_whole_set_s_to_the_bit(loss):
         [one(jnp.array(s), jnp.array(t, jnp.float32)) for s, t in zip(scores, truth, strict=True)]
     )
     assert figures["loss"] == pytest.approx(expected, rel=1e-5)
-
-
-def test_sums_are_the_same_on_four_devices():
-    scores, truth = examples(1)
-    parts = [batch(scores, truth, list(r)) for r in (range(3), range(3, 6), range(6, 9), [9])]
-    stacked = jax.tree.map(lambda *x: jnp.stack(x), *parts)
-    judged = task()
-
-    def summed(predictions, one):
-        return jax.lax.psum(judged.measure(predictions, one), "devices")
-
-    sums = jax.pmap(summed, "devices", out_axes=None)(*stacked)
-    found = tables(jax.tree.map(np.asarray, sums))
-    np.testing.assert_array_equal(found[0], scores)
-    np.testing.assert_array_equal(found[1], truth)
-    assert int(sums["examples"]) == EXAMPLES
+    # Steps of training have sums alone.
+    assert annotator.summarize(sums).metrics == {"loss": figures["loss"]}
 
 
 def test_rules():
     scores, _ = examples(2)
-    judged = partial(task, loss_name="sigmoid")
-    given = judged(decision=Decision("topk", k=2)).decide(scores, None)
+    annotator = partial(task, loss_name="sigmoid")
+    given = annotator(decision=Decision("topk", k=2)).decide(scores, None)
     assert (given.sum(axis=1) == 2).all()
-    given = judged(decision=Decision("threshold", threshold=0.7)).decide(scores, None)
+    given = annotator(decision=Decision("threshold", threshold=0.7)).decide(scores, None)
     np.testing.assert_array_equal(given, 1 / (1 + np.exp(-scores.astype(np.float64))) >= 0.7)
     softmax = task(loss_name="softmax", decision=Decision("threshold", threshold=0.3))
     np.testing.assert_array_equal(
@@ -105,33 +93,34 @@ def test_rules():
     )
     assert softmax.probability(np.float32([softmax.score(0.3)])) == pytest.approx(0.3)
     thresholds = Thresholds(0.1, (0.5, -0.5, 9.0, 0.0))
-    given = judged(decision=Decision("tuned")).decide(scores, thresholds)
+    given = annotator(decision=Decision("tuned")).decide(scores, thresholds)
     np.testing.assert_array_equal(given, scores >= np.float32(0.1))
-    given = judged(decision=Decision("per-label")).decide(scores, thresholds)
+    given = annotator(decision=Decision("per-label")).decide(scores, thresholds)
     np.testing.assert_array_equal(given, scores >= np.float32([0.5, -0.5, 9.0, 0.0]))
 
 
 def test_given_thresholds_are_used_and_not_chosen_anew():
     scores, truth = examples(3)
-    sums = {"loss": 1.0, "examples": EXAMPLES, "scores": scores, "labels": truth.astype(np.int32)}
-    judged = task(decision=Decision("per-label"))
-    tuned = judged.summarize(sums)
-    nothing = dataclasses.replace(judged, thresholds=Thresholds(99.0, (99.0,) * LABELS))
-    assert nothing.summarize(sums)["sample_f2"] == 0
-    assert (
-        tuned["sample_f2"]
-        >= dataclasses.replace(judged, decision=Decision("tuned")).summarize(sums)["sample_f2"]
-    )
-    assert tuned["map"] == nothing.summarize(sums)["map"]
+    sums, rows = {"loss": 1.0, "examples": EXAMPLES}, {"scores": scores, "labels": truth}
+    annotator = task(decision=Decision("per-label"))
+    tuned = annotator.summarize(sums, rows)
+    given = Thresholds(99.0, (99.0,) * LABELS)
+    nothing = dataclasses.replace(annotator, thresholds=given).summarize(sums, rows)
+    assert nothing.metrics["sample_f2"] == 0
+    assert nothing.details.thresholds == given
+    assert tuned.details.thresholds == annotator.choose(scores, truth)
+    one = dataclasses.replace(annotator, decision=Decision("tuned")).summarize(sums, rows)
+    assert tuned.metrics["sample_f2"] >= one.metrics["sample_f2"]
+    assert tuned.metrics["map"] == nothing.metrics["map"]
 
 
 def test_the_scores_of_softmax_are_log_probabilities_and_crops_are_averaged():
-    judged = task(loss_name="softmax")
-    params, state = judged.init(jax.random.key(0))
+    annotator = task(loss_name="softmax")
+    params, state = annotator.init(jax.random.key(0))
     images = jax.random.randint(jax.random.key(1), (2, 3, 8, 8, 3), 0, 256).astype(jnp.uint8)
-    by_crop = [judged.predict(params, state, {"image": images[:, i]}) for i in range(3)]
+    by_crop = [annotator.predict(params, state, {"image": images[:, i]}) for i in range(3)]
     np.testing.assert_allclose(np.exp(by_crop[0]).sum(axis=-1), 1, rtol=1e-5)
-    together = judged.predict(params, state, {"image": images})
+    together = annotator.predict(params, state, {"image": images})
     np.testing.assert_allclose(together, np.mean(by_crop, axis=0), rtol=1e-5)
 
 
@@ -143,8 +132,8 @@ def test_the_scores_of_softmax_are_log_probabilities_and_crops_are_averaged():
     ],
 )
 def test_the_training_loss_depends_on_nothing_but_its_arguments(fields):
-    judged = task(**fields)
-    params, state = judged.init(jax.random.key(0))
+    annotator = task(**fields)
+    params, state = annotator.init(jax.random.key(0))
     _, truth = examples(4)
     image = jax.random.randint(jax.random.key(2), (EXAMPLES, 8, 8, 3), 0, 256).astype(jnp.uint8)
     order = np.arange(EXAMPLES)[::-1].copy()
@@ -158,7 +147,7 @@ def test_the_training_loss_depends_on_nothing_but_its_arguments(fields):
             "valid": jnp.ones(EXAMPLES, bool),
         }
         keys = {name: jax.random.key(7) for name in ("augment", "mix", "dropout")}
-        return jax.jit(judged.loss)(params, state, one, keys)[0]
+        return jax.jit(annotator.loss)(params, state, one, keys)[0]
 
     # An example's loss goes with its place in the stream, not with its row.
     np.testing.assert_allclose(loss(order), loss(np.arange(EXAMPLES)), rtol=1e-6)

@@ -13,7 +13,8 @@ from cnn_jax.conventions import IGNORED
 from cnn_jax.data.augment import MaskAugmentation
 from cnn_jax.metrics import cells
 from cnn_jax.metrics import segmentation as metrics
-from cnn_jax.models.segmentation import create
+from cnn_jax.metrics.host import on_host
+from cnn_jax.models import create
 from cnn_jax.tasks.segmentation import Segmentation
 
 CLASSES = 3
@@ -56,10 +57,10 @@ def keys(seed=0):
 @pytest.mark.parametrize("size", [(8, 8), (5, 7), (1, 3)])
 def test_every_size_gets_a_prediction_for_each_of_its_pixels(size):
     """Where the network takes larger images alone, the middle of its output is what counts."""
-    judged = task(size=size)
-    params, model_state = judged.init(jax.random.key(0))
+    segmenter = task(size=size)
+    params, model_state = segmenter.init(jax.random.key(0))
     batch = drawn(0, 2, size)
-    found = judged.predict(params, model_state, batch)
+    found = segmenter.predict(params, model_state, batch)
     assert found.shape == (2, *size, CLASSES)
     # The convolution by itself, on exactly the pixels that the image has.
     images = (batch["image"].astype(jnp.float32) / 255.0 - 0.5) / 0.25
@@ -69,58 +70,63 @@ def test_every_size_gets_a_prediction_for_each_of_its_pixels(size):
 
 
 def test_the_paper_s_u_net_predicts_an_image_of_any_size():
-    judged = task(create("unet", CLASSES, width=1 / 32), size=(9, 13))
-    params, model_state = judged.init(jax.random.key(0))
+    segmenter = task(create("unet", CLASSES, "segmenter", width=1 / 32), size=(9, 13))
+    params, model_state = segmenter.init(jax.random.key(0))
     batch = drawn(0, 1, (9, 13), margin=92)
-    assert judged.predict(params, model_state, batch).shape == (1, 9, 13, CLASSES)
+    assert segmenter.predict(params, model_state, batch).shape == (1, 9, 13, CLASSES)
 
 
 def test_sums_over_batches_are_the_whole_set_s():
-    judged = task(cells_of=5)
-    params, model_state = judged.init(jax.random.key(0))
+    segmenter = task()
+    params, model_state = segmenter.init(jax.random.key(0))
     batch = drawn(1, 5)
-    whole = judged.measure(judged.predict(params, model_state, batch), batch)
+    whole, rows = segmenter.measure(segmenter.predict(params, model_state, batch), batch)
+    assert rows == {}
     total = None
-    for rows in ([0, 1, 2], [3, 4, 4]):
-        part = {name: values[jnp.array(rows)] for name, values in batch.items()}
-        part["valid"] = jnp.array([True, True, rows[1:] != [4, 4]])
-        sums = judged.measure(judged.predict(params, model_state, part), part)
+    for chosen in ([0, 1, 2], [3, 4, 4]):
+        part = {name: values[jnp.array(chosen)] for name, values in batch.items()}
+        part["valid"] = jnp.array([True, True, chosen[1:] != [4, 4]])
+        sums, _ = segmenter.measure(segmenter.predict(params, model_state, part), part)
         total = sums if total is None else jax.tree.map(jnp.add, total, sums)
-    for name in ("examples", "confusion", "cells", "boundary_images"):
+    for name in ("examples", "confusion", "boundary_images"):
         np.testing.assert_array_equal(total[name], whole[name])
-    for name, value in judged.summarize(whole).items():
-        assert judged.summarize(total)[name] == pytest.approx(value, abs=1e-6)
+    for name, value in segmenter.summarize(whole).metrics.items():
+        assert segmenter.summarize(total).metrics[name] == pytest.approx(value, abs=1e-6)
 
 
 def test_the_summary_is_that_of_the_predicted_masks():
-    judged = task(cells_of=4)
-    params, model_state = judged.init(jax.random.key(0))
+    segmenter = task(cells=True)
+    params, model_state = segmenter.init(jax.random.key(0))
     batch = drawn(2, 4)
-    predictions = judged.predict(params, model_state, batch)
-    summary = judged.summarize(judged.measure(predictions, batch))
+    predictions = segmenter.predict(params, model_state, batch)
+    sums, rows = segmenter.measure(predictions, batch)
+    summary = segmenter.summarize(sums, jax.tree.map(np.asarray, rows)).metrics
     predicted, mask = np.asarray(predictions.argmax(-1)), np.asarray(batch["mask"])
     known = mask != IGNORED
     confusion = np.zeros((CLASSES, CLASSES), int)
     np.add.at(confusion, (mask[known], predicted[known]), 1)
     assert summary["pixel_accuracy"] == pytest.approx(np.mean((predicted == mask)[known]))
     assert summary["mean_iou"] == pytest.approx(metrics.mean_iou(confusion))
-    rand = [cells.rand_error(p == 1, m == 1) for p, m in zip(predicted, mask, strict=True)]
-    assert summary["rand_error"] == pytest.approx(np.mean(rand))
+    pairs = [(p == 1, m == 1) for p, m in zip(predicted, mask, strict=True)]
+    rand = [on_host(cells.rand_error, *map(cells.cells, pair)) for pair in pairs]
+    assert summary["rand_error"] == np.mean(rand) > 0
+    assert summary["pixel_error"] == np.mean((predicted == 1) != (mask == 1))
+    assert summary["warping_error"] == np.mean([cells.warping_error(*pair) for pair in pairs])
 
 
 @pytest.mark.parametrize("name", ["cross_entropy", "dice", "both"])
 def test_the_training_loss_is_the_images_losses_added(name):
-    judged = task(loss_name=name, class_weights=(0.5, 1.0, 3.0))
-    params, model_state = judged.init(jax.random.key(0))
+    segmenter = task(loss_name=name, class_weights=(0.5, 1.0, 3.0))
+    params, model_state = segmenter.init(jax.random.key(0))
     batch = drawn(3, 3) | {"valid": jnp.array([True, True, False])}
     batch["weight"] = jax.random.uniform(jax.random.key(1), (3, 8, 8))
-    total, (_, sums) = judged.loss(params, model_state, batch, keys())
-    logits = judged.predict(params, model_state, batch)
+    total, (_, sums) = segmenter.loss(params, model_state, batch, keys())
+    logits = segmenter.predict(params, model_state, batch)
     expected = 0.0
     for row in range(2):
         mask = batch["mask"][row].astype(jnp.int32)
         if name != "dice":
-            weights = jnp.array(judged.class_weights)
+            weights = jnp.array(segmenter.class_weights)
             expected += losses.pixel_cross_entropy(logits[row], mask, weights, batch["weight"][row])
         if name != "cross_entropy":
             expected += losses.dice_loss(logits[row], mask)
@@ -129,20 +135,20 @@ def test_the_training_loss_is_the_images_losses_added(name):
 
 
 def test_the_window_that_is_trained_on_is_of_the_crop_s_size():
-    judged = task(size=(4, 6), augmentation=MaskAugmentation(crop_size=(4, 6), rotate=20.0))
-    params, model_state = judged.init(jax.random.key(0))
-    _, (_, sums) = judged.loss(params, model_state, drawn(4, 2), keys())
+    segmenter = task(size=(4, 6), augmentation=MaskAugmentation(crop_size=(4, 6), rotate=20.0))
+    params, model_state = segmenter.init(jax.random.key(0))
+    _, (_, sums) = segmenter.loss(params, model_state, drawn(4, 2), keys())
     # All pixels of two windows but those that are ignored.
     assert 0 < np.asarray(sums["confusion"]).sum() <= 2 * 4 * 6
 
 
 def test_an_image_of_ignored_pixels_alone_adds_nothing():
-    judged = task()
-    params, model_state = judged.init(jax.random.key(0))
+    segmenter = task()
+    params, model_state = segmenter.init(jax.random.key(0))
     batch = drawn(5, 1)
     batch["mask"] = jnp.full_like(batch["mask"], IGNORED)
-    total, _ = judged.loss(params, model_state, batch, keys())
-    sums = judged.measure(judged.predict(params, model_state, batch), batch)
+    total, _ = segmenter.loss(params, model_state, batch, keys())
+    sums, _ = segmenter.measure(segmenter.predict(params, model_state, batch), batch)
     assert float(total) == 0
     assert np.asarray(sums["confusion"]).sum() == 0 and sums["boundary_images"] == 0
 

@@ -1,4 +1,4 @@
-"""Freed memory is kept on the host, and inference has options of its own on a CPU."""
+"""The host keeps freed memory, and inference on a CPU has its own compiler options."""
 
 import statistics
 import subprocess
@@ -26,7 +26,7 @@ def largest_of_product(a, b):
 
 
 @without_option
-def test_a_product_is_not_fused_with_what_follows():
+def test_a_product_is_not_fused_with_the_next_operation():
     x = jnp.ones((64, 64))
     plain = jax.jit(largest_of_product).lower(x, x).compile().as_text()
     inference = backend.compile_inference(largest_of_product).lower(x, x).compile().as_text()
@@ -36,13 +36,13 @@ def test_a_product_is_not_fused_with_what_follows():
 
 
 @without_option
-def test_evaluation_is_compiled_so_once_a_shape(monkeypatch):
+def test_evaluation_is_compiled_with_the_options_once_per_shape(monkeypatch):
     class Product(Task):
         def predict(self, params, model_state, batch):
             return largest_of_product(batch["image"], params)
 
         def measure(self, predictions, batch):
-            return {"sum": predictions.sum()}
+            return {"sum": predictions.sum()}, {}
 
     compiled, compile_it = [], jax.stages.Lowered.compile
 
@@ -56,7 +56,7 @@ def test_evaluation_is_compiled_so_once_a_shape(monkeypatch):
     evaluate = parallel.compile_evaluation_step(Product())
     for rows in (4, 2, 4):
         image = np.random.default_rng(rows).normal(size=(rows * 8, 8)).astype(np.float32)
-        sums, predictions = evaluate(state, parallel.split({"image": image}))
+        sums, _, predictions = evaluate(state, parallel.split({"image": image}))
         expected = (image @ params).max(axis=-1)
         np.testing.assert_allclose(parallel.merge(predictions), expected, rtol=1e-5)
         np.testing.assert_allclose(sums["sum"], expected.sum(), rtol=1e-5)

@@ -16,8 +16,8 @@ def test_only_a_better_figure_replaces_the_state(tmp_path):
         best.offer(step, state, {"bleu": bleu})
         assert checkpoints.steps(best.directory) == (kept,)
     like = create({"w": jnp.zeros(3)}, {}, optax.sgd(1.0))
-    found, _ = checkpoints.restore(best.directory, like)
-    assert found.params["w"].tolist() == [5.0] * 3
+    result, _ = checkpoints.restore(best.directory, like)
+    assert result.params["w"].tolist() == [5.0] * 3
     # A resumed run knows what had been reached.
     again = loop.Best("bleu", tmp_path / "best", 0.6)
     again.offer(7, like, {"bleu": 0.55})

@@ -1,4 +1,4 @@
-"""Checkpoints hold every bit, go to any devices, and refuse what does not fit."""
+"""Checkpoints keep every bit, restore on any devices, and refuse states that do not fit."""
 
 import shutil
 
@@ -131,7 +131,7 @@ def test_arrays_are_stored_as_orbax_stores_them(tmp_path):
     np.testing.assert_array_equal(kernel, state["params"]["Dense_0"]["kernel"])
 
 
-def test_only_some_entries_are_read(tmp_path):
+def test_only_the_requested_entries_are_read(tmp_path):
     state = example_state()
     checkpoints.save(tmp_path, 1, state)
     like = {"params": state["params"], "model_state": {}}
@@ -144,13 +144,13 @@ def test_only_some_entries_are_read(tmp_path):
 def test_leaves_lists_what_is_stored(tmp_path):
     state = example_state()
     checkpoints.save(tmp_path, 1, state)
-    found = checkpoints.leaves(tmp_path)
-    assert len(found) == len(jax.tree.leaves(state))
-    assert found["params/Dense_0/kernel"] == jax.ShapeDtypeStruct((7, 5), jnp.float32)
-    assert found["opt_state/1/0/mu/Dense_0/bias"].dtype == jnp.bfloat16
+    result = checkpoints.leaves(tmp_path)
+    assert len(result) == len(jax.tree.leaves(state))
+    assert result["params/Dense_0/kernel"] == jax.ShapeDtypeStruct((7, 5), jnp.float32)
+    assert result["opt_state/1/0/mu/Dense_0/bias"].dtype == jnp.bfloat16
 
 
-def test_leaves_that_cannot_be_told_apart_are_refused(tmp_path):
+def test_leaves_with_equal_paths_are_refused(tmp_path):
     one = jnp.ones(1)
     for state in ({"a": {"b": one}, "a/b": one}, {"a": {"b": one}, "a.b": one}):
         with pytest.raises(ValueError, match=r"two leaves have the path a.b"):
@@ -236,9 +236,9 @@ def test_nothing_to_resume(tmp_path):
 
 def test_a_step_that_is_not_there(tmp_path):
     checkpoints.save(tmp_path, 7, number(7))
-    with pytest.raises(UserError, match="no checkpoint of step 8; there: 7"):
+    with pytest.raises(UserError, match="no checkpoint of step 8; available: 7"):
         checkpoints.restore(tmp_path, number(0), 8)
-    with pytest.raises(UserError, match="no checkpoint of step 8; there: 7"):
+    with pytest.raises(UserError, match="no checkpoint of step 8; available: 7"):
         checkpoints.leaves(tmp_path, 8)
 
 
@@ -298,7 +298,7 @@ def test_another_model_is_no_damage(tmp_path):
         checkpoints.restore(tmp_path, number(0))
 
 
-def test_what_jax_cannot_hold_is_not_cast(tmp_path):
+def test_dtypes_that_jax_lacks_are_not_cast(tmp_path):
     wide = np.arange(3) + 2**40
     checkpoints.save(tmp_path, 1, {"x": wide})
     np.testing.assert_array_equal(checkpoints.restore(tmp_path, {"x": wide})[0]["x"], wide)

@@ -1,4 +1,4 @@
-"""Checkpoints survive kills, find damage, and say so when the storage refuses."""
+"""Checkpoints survive kills, detect damage, and report storage that refuses to write."""
 
 import os
 import shutil
@@ -139,7 +139,7 @@ def test_a_changed_array_is_named(tmp_path):
         checkpoints.save(tmp_path, step, {"kernel": np.zeros(9), "bias": np.full(3, bias)})
     shutil.rmtree(tmp_path / "2" / "state")
     shutil.copytree(tmp_path / "1" / "state", tmp_path / "2" / "state")
-    with pytest.raises(UserError, match=r"step 2 is damaged \(bias is not what was saved\)"):
+    with pytest.raises(UserError, match=r"step 2 is damaged \(bias differs from the saved array\)"):
         checkpoints.restore(tmp_path, {"kernel": np.zeros(9), "bias": np.zeros(3)}, 2)
 
 

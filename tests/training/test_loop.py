@@ -12,6 +12,7 @@ import optax
 import pytest
 
 from cnn_jax.errors import DivergenceError, UserError
+from cnn_jax.metrics.summary import Summary
 from cnn_jax.runs.log import RunLog
 from cnn_jax.training import checkpoints, loop, parallel, prng
 from cnn_jax.training.state import create
@@ -44,14 +45,11 @@ class Linear:
     def measure(self, predictions, batch):
         self.traces += 1
         correct = (jnp.argmax(predictions, -1) == batch["label"]) & batch["valid"]
-        return {"correct": jnp.sum(correct), "examples": jnp.sum(batch["valid"])}
+        return {"correct": jnp.sum(correct), "examples": jnp.sum(batch["valid"])}, {}
 
-    def summarize(self, sums):
-        return {
-            key: float(sums[key]) / float(sums["examples"])
-            for key in ("loss", "correct")
-            if key in sums
-        }
+    def summarize(self, sums, rows=None):
+        names = [name for name in ("loss", "correct") if name in sums]
+        return Summary({name: float(sums[name]) / float(sums["examples"]) for name in names})
 
 
 def make_batch(step, rows=ROWS, valid=None):
@@ -87,7 +85,7 @@ class HeldOut:
             yield make_batch(1000 + number, valid=np.arange(ROWS) + 8 * number < 19)
 
 
-def run(folder, batches, *, resume=False, task=None, on_evaluation=None, **plan):
+def run(folder, batches, *, resume=False, task=None, report=None, **plan):
     task, optimizer = task or Linear(), optax.adam(0.05)
     plan = loop.Plan(
         **{"total_steps": STEPS, "batch_size": ROWS, "report_every": 2, "evaluate_every": 4}
@@ -100,18 +98,9 @@ def run(folder, batches, *, resume=False, task=None, on_evaluation=None, **plan)
     with RunLog(
         folder, total_steps=plan.total_steps, resumed_step=int(state.step) if resume else None
     ) as log:
-        return loop.train(
-            state,
-            task,
-            optimizer,
-            batches,
-            HeldOut(),
-            plan,
-            log,
-            prng.root(0),
-            folder / "checkpoints",
-            on_evaluation=on_evaluation,
-        )
+        training = loop.Training(task, optimizer, batches, HeldOut(), plan)
+        outputs = loop.Outputs(log, folder / "checkpoints", report)
+        return loop.train(state, training, outputs, prng.root(0))
 
 
 def fail():
@@ -166,7 +155,15 @@ def test_divergence_keeps_the_last_good_checkpoint(tmp_path):
 
 def test_an_evaluation_counts_every_example_once(tmp_path):
     seen = []
-    state = run(tmp_path, Batches(), on_evaluation=lambda step, e: seen.append((step, e)))
+
+    class Report:
+        def select(self, batch, predictions):
+            assert len(predictions) == len(batch["valid"])
+
+        def write(self, step, evaluation):
+            seen.append((step, evaluation))
+
+    state = run(tmp_path, Batches(), report=Report())
     assert [step for step, _ in seen] == [4, 8]
     kernel = np.asarray(state.params["kernel"])
     correct = total = 0
@@ -193,6 +190,52 @@ def test_watchers_see_every_example_in_order_with_its_prediction():
         expected = batch["x"] @ np.asarray(state.params["kernel"])
         np.testing.assert_allclose(predictions, expected, rtol=1e-5, atol=1e-6)
     assert len(seen) == 3
+
+
+class Collecting(Linear):
+    """Gives every example's number and inputs as a row, and all of them as details."""
+
+    def measure(self, predictions, batch):
+        sums, _ = super().measure(predictions, batch)
+        return sums, {"x": batch["x"], "pair": {"logits": predictions, "label": batch["label"]}}
+
+    def summarize(self, sums, rows=None):
+        return Summary(super().summarize(sums).metrics, rows)
+
+
+class Shuffled:
+    """The examples of `HeldOut`, numbered, in batches of another order and size."""
+
+    def __init__(self, order, size):
+        parts = list(HeldOut().iterate())
+        whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        self.examples = {name: column[whole["valid"]] for name, column in whole.items()}
+        self.order, self.size = order, size
+
+    def iterate(self):
+        for first in range(0, len(self.order), self.size):
+            rows = self.order[first : first + self.size]
+            filled = np.concatenate([rows, np.zeros(self.size - len(rows), int)])
+            batch = {name: column[filled] for name, column in self.examples.items()}
+            valid = np.arange(self.size) < len(rows)
+            yield batch | {"valid": valid, "index": filled.astype(np.int32)}
+
+
+@pytest.mark.parametrize("size", [4, 8])
+def test_rows_come_whole_and_in_the_order_of_the_set(size):
+    task = Collecting()
+    state = create(*task.init(jax.random.key(1)), optax.sgd(0.1))
+    batches = Shuffled(np.random.default_rng(0).permutation(19), size)
+    evaluation = loop.evaluate(
+        task, parallel.compile_evaluation_step(task), parallel.replicate(state), batches
+    )
+    rows = evaluation.details
+    np.testing.assert_array_equal(rows["x"], batches.examples["x"])
+    np.testing.assert_array_equal(rows["pair"]["label"], batches.examples["label"])
+    expected = batches.examples["x"] @ np.asarray(state.params["kernel"])
+    np.testing.assert_allclose(rows["pair"]["logits"], expected, rtol=1e-5, atol=1e-6)
+    assert evaluation.sums["examples"] == 19
+    assert task.traces == 1
 
 
 def test_a_device_that_waits_for_data_is_reported(tmp_path):

@@ -1,4 +1,4 @@
-"""Which parameters an optimizer moves, and how far."""
+"""The optimizer's updates: bias rates and frozen parameters."""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ PARAMS = {
 
 
 def moved(**options):
-    """How far a step moves each parameter against a gradient of ones."""
+    """Return the distance by which a step moves each parameter against a gradient of ones."""
     transformation = optimizer("sgd", 0.1, **options)
     gradient = jax.tree.map(jnp.ones_like, PARAMS)
     updates, state = transformation.update(gradient, transformation.init(PARAMS), PARAMS)
@@ -47,5 +47,5 @@ def test_frozen_parameters_stay_and_have_no_state():
 
 
 def test_a_frozen_name_that_no_parameter_has():
-    with pytest.raises(UserError, match="--frozen backbone/cov1: no parameter begins so; nearest"):
+    with pytest.raises(UserError, match="--frozen backbone/cov1: no parameter has this prefix"):
         optimizer("sgd", 0.1, frozen=["backbone/cov1"]).init(PARAMS)

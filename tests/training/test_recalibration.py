@@ -1,4 +1,4 @@
-"""Batch norm's statistics anew: the mean of the batches' own."""
+"""Recalibration of batch norm: the mean of the batches' own statistics."""
 
 from functools import partial
 
@@ -46,10 +46,10 @@ def state_of(ema):
     return create(params, model_state, optax.identity(), ema=ema)
 
 
-def check(found, values):
+def check(result, values):
     mean, variance = values.mean(axis=1), values.var(axis=1)
-    np.testing.assert_allclose(found["batch_stats"]["mean"], mean.mean(axis=0), rtol=1e-5)
-    np.testing.assert_allclose(found["batch_stats"]["var"], variance.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(result["batch_stats"]["mean"], mean.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(result["batch_stats"]["var"], variance.mean(axis=0), rtol=1e-5)
 
 
 def test_the_statistics_are_the_mean_over_batches():

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from cnn_jax.metrics.summary import Summary
 from cnn_jax.models.layers import on_axis
 from cnn_jax.training import parallel, prng
 from cnn_jax.training.state import create
@@ -61,10 +62,10 @@ class Regression:
 
     def measure(self, predictions, batch):
         correct = (jnp.argmax(predictions, -1) == batch["label"]) & batch["valid"]
-        return {"correct": jnp.sum(correct), "examples": jnp.sum(batch["valid"])}
+        return {"correct": jnp.sum(correct), "examples": jnp.sum(batch["valid"])}, {}
 
-    def summarize(self, sums):
-        return {"accuracy": float(sums["correct"]) / float(sums["examples"])}
+    def summarize(self, sums, rows=None):
+        return Summary({"accuracy": float(sums["correct"]) / float(sums["examples"])})
 
 
 def make_batch(seed=0, valid=None):
@@ -217,7 +218,8 @@ def test_the_moving_average_follows_its_definition():
             (state.params, state.model_state),
         )
     assert_close(state.ema, (params, statistics), rtol=1e-5, atol=1e-7)
-    sums, predictions = evaluation_step(state, make_batch(), task=task)
+    sums, rows, predictions = evaluation_step(state, make_batch(), task=task)
+    assert rows == {}
     np.testing.assert_allclose(
         predictions, task.predict(params, statistics, make_batch()), rtol=1e-4, atol=1e-6
     )
@@ -228,7 +230,7 @@ def test_evaluation_over_devices_equals_a_loop_and_keeps_the_order():
     task = Regression()
     state, _ = start(task)
     batch = make_batch(valid=np.arange(EXAMPLES) < 11)
-    sums, predictions = parallel.compile_evaluation_step(task)(state, parallel.split(batch))
+    sums, _, predictions = parallel.compile_evaluation_step(task)(state, parallel.split(batch))
     merged = parallel.merge(predictions)
     one_by_one = [
         np.asarray(task.predict(state.params, state.model_state, {"x": batch["x"][i : i + 1]}))[0]

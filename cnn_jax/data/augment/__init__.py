@@ -1,8 +1,8 @@
 """Augmentation on the device: pure functions of `(key, image)`, one example each.
 
 Images are float32 in 0..1 and stay there; shapes are fixed, so that everything can be compiled and
-vmapped. :class:`Augmentation` holds the flags of a run, :func:`augment_example` and :func:`mix`
-carry them out.
+vmapped. :class:`Augmentation` holds the parameters of a run; :func:`augment_example` and
+:func:`mix` apply them.
 """
 
 from cnn_jax.data.augment.boxes import BoxAugmentation, augment_boxes

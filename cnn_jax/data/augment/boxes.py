@@ -1,4 +1,4 @@
-"""Augmentation of an image together with the boxes in it: functions of one example."""
+"""Augmentation of an image together with its boxes: functions of one example."""
 
 import dataclasses
 
@@ -7,47 +7,45 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
 from cnn_jax.data.augment import color, geometry
-from cnn_jax.errors import UserError
+from cnn_jax.errors import check
 from cnn_jax.ops import boxes as box_ops
 
-# Every step's key is folded with its place in this list. Append to it, never reorder it.
+# Every step's key is folded with its position in this list: append to it, never reorder it.
 _STEPS = ("move", "flip", "hue", "saturation", "exposure")
 
 
 @dataclasses.dataclass(frozen=True)
 class BoxAugmentation:
-    """What happens to training images and their boxes, on the device; YOLO's by default.
+    """Augmentation of training images and their boxes on the device; YOLO's by default.
 
-    Redmon et al. 2016, section 2.2 (flips and the hue are its code's).
+    Redmon et al. 2016, section 2.2 (flips and the hue are from its code).
     """
 
     scale: float = 0.2
-    """Largest change of the size, as a share."""
+    """The largest relative change of the size; 0 turns it off."""
     translate: float = 0.2
-    """Largest displacement, as a share of the side."""
+    """The largest displacement, as a fraction of the side; 0 turns it off."""
     flip: bool = True
-    """Mirror every second image, left to right."""
+    """Mirror images left to right with probability 1/2."""
     hue: float = 0.1
-    """Largest turn of the hue, as a share of the colour circle, up to 0.5."""
+    """The largest shift of the hue, as a fraction of the colour circle, at most 0.5."""
     saturation: float = 1.5
-    """Largest factor of the saturation, or its inverse."""
+    """The largest factor of the saturation, or of its inverse; 1 turns it off."""
     exposure: float = 1.5
-    """Largest factor of the brightness, or its inverse."""
+    """The largest factor of the brightness, or of its inverse; 1 turns it off."""
     min_visible: float = 0.2
-    """Objects are forgotten of which less than this share of the box remains in the image."""
+    """The least fraction of a box that must remain in the image; other objects are dropped."""
 
     def __post_init__(self) -> None:
-        for name, legal, what in (
+        for name, legal, expected in (
             ("scale", 0 <= self.scale < 1, "from 0 to less than 1"),
             ("translate", 0 <= self.translate < 1, "from 0 to less than 1"),
             ("hue", 0 <= self.hue <= 0.5, "from 0 to 0.5"),
             ("saturation", self.saturation >= 1, "1 or more"),
             ("exposure", self.exposure >= 1, "1 or more"),
-            ("min-visible", 0 <= self.min_visible <= 1, "from 0 to 1"),
+            ("min_visible", 0 <= self.min_visible <= 1, "from 0 to 1"),
         ):
-            if not legal:
-                value = getattr(self, name.replace("-", "_"))
-                raise UserError(f"--{name}: {value} is not {what}")
+            check(legal, name, getattr(self, name), expected)
 
 
 def augment_boxes(
@@ -57,18 +55,18 @@ def augment_boxes(
     valid: Bool[Array, " objects"],
     config: BoxAugmentation,
 ) -> tuple[Float[Array, "height width 3"], Float[Array, "objects 4"], Bool[Array, " objects"]]:
-    """Scales, moves, mirrors and tints one image, and its boxes with it.
+    """Scale, move, mirror and tint one image, and its boxes with it.
 
     Args:
         key: the example's own random key.
         image: values in 0..1.
-        boxes: in pixels of the image.
-        valid: which boxes are objects.
+        boxes: the boxes in pixels of the image.
+        valid: False for padding.
         config: the steps and their strengths.
 
     Returns:
-        Image and boxes of the same shapes, boxes cut off at the image's border; and which of them
-        are objects still.
+        Image, boxes and validity in the same shapes. Boxes are clipped to the image; dropped
+        objects are no longer valid.
     """
     keys = {name: jax.random.fold_in(key, index) for index, name in enumerate(_STEPS)}
     if config.scale or config.translate:
@@ -94,7 +92,7 @@ def augment_boxes(
 def flip_boxes(
     boxes: Float[Array, "objects 4"], width: int | Float[Array, ""]
 ) -> Float[Array, "objects 4"]:
-    """Boxes of the image mirrored left to right."""
+    """Mirror boxes left to right, with their image."""
     x1, y1, x2, y2 = jnp.moveaxis(boxes, -1, 0)
     return jnp.stack([width - x2, y1, width - x1, y2], axis=-1)
 
@@ -105,7 +103,7 @@ def _move(
     boxes: Float[Array, "objects 4"],
     config: BoxAugmentation,
 ) -> tuple[Float[Array, "height width 3"], Float[Array, "objects 4"], Float[Array, " objects"]]:
-    """The image scaled about its centre and moved, and the share of each box that it still has."""
+    """Scale the image about its centre and move it; return the visible fraction of each box too."""
     height, width, _ = image.shape
     size = jnp.array([width, height], image.dtype)
     scale_key, move_key = jax.random.split(key)
@@ -117,12 +115,12 @@ def _move(
     placed = (boxes - center) * scale + center + offset
     clipped = box_ops.clip(placed, (height, width))
     left = box_ops.area(clipped) / jnp.maximum(box_ops.area(placed), 1e-6)
-    # Grey beyond the border: the middle of the values' range.
+    # Grey beyond the border: the middle of the range.
     return geometry.affine(image, matrix, fill=0.5), clipped, left
 
 
 def _factor(key: Key[Array, ""], largest: float) -> Float[Array, ""]:
-    """Uniform from 1 to `largest`, or the inverse of that, as darknet draws it."""
+    """Draw uniformly from 1 to `largest`, or the inverse of that, as darknet does."""
     amount_key, which_key = jax.random.split(key)
     factor = jax.random.uniform(amount_key, minval=1.0, maxval=largest)
     return jnp.where(jax.random.bernoulli(which_key), factor, 1.0 / factor)

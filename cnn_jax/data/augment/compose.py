@@ -1,4 +1,4 @@
-"""The whole augmentation of a run, as flags: which steps, and how strong."""
+"""The whole augmentation of a run: its steps and their strengths."""
 
 import dataclasses
 from typing import Literal
@@ -8,81 +8,80 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, Num
 
 from cnn_jax.data.augment import color, geometry, mixing, policies
-from cnn_jax.errors import UserError
+from cnn_jax.errors import check
 
-# Every step's key is folded with its place in this list, so that switching a step on or off does
-# not change what the others draw. Append to it, never reorder it.
+# Every step's key is folded with its position in this list, so turning a step on or off does not
+# change the draws of the others. Append to it, never reorder it.
 _STEPS = ("crop", "flip", "affine", "policy", "color_jitter", "pca_color", "erase")
 
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """What happens to training images, on the device, in this order."""
+    """Augmentation of training images on the device, with the steps in this order."""
 
     output_size: int | None = None
-    """Pixels on a side of the augmented image; default: the canvas's."""
+    """The side of the augmented image in pixels; default: that of the canvas."""
     crop: Literal["none", "random", "pad", "resized"] = "none"
-    """random: any window; pad: any window after padding; resized: any box of random area and
-    aspect ratio, resampled; none: the whole image."""
+    """The crop. random: a random window; pad: a random window after padding; resized: a box of
+    random area and aspect ratio, resampled; none: the whole image."""
     padding: int = 4
-    """Pixels on every side that `--crop pad` adds."""
+    """The padding in pixels on every side before the crop `pad`."""
     padding_mode: Literal["constant", "reflect"] = "constant"
-    """What it adds: black, or the mirrored image."""
+    """The content of that padding: black, or the mirrored image."""
     crop_scale: tuple[float, float] = (0.08, 1.0)
-    """Smallest and largest share of the area that `--crop resized` keeps."""
+    """The smallest and the largest fraction of the area in the crop `resized`."""
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    """Smallest and largest width / height of its box."""
+    """The smallest and the largest width / height of the crop `resized`."""
     flip: bool = False
-    """Mirror every second image, left to right."""
+    """Mirror images left to right with probability 1/2."""
     rotate: float = 0.0
-    """Largest rotation in degrees, either way."""
+    """The largest rotation in degrees, in either direction."""
     translate: float = 0.0
-    """Largest displacement, as a share of the side."""
+    """The largest displacement, as a fraction of the side."""
     zoom: tuple[float, float] = (1.0, 1.0)
-    """Smallest and largest factor of the size."""
+    """The smallest and the largest factor of the size."""
     shear: float = 0.0
-    """Largest shear in degrees, either way."""
+    """The largest shear in degrees, in either direction."""
     policy: Literal["none", "trivial", "rand"] = "none"
-    """trivial: TrivialAugmentWide; rand: RandAugment."""
+    """The augmentation policy. trivial: TrivialAugmentWide; rand: RandAugment."""
     rand_ops: int = 2
-    """Operations of RandAugment."""
+    """The number of RandAugment's operations."""
     rand_magnitude: int = 9
-    """Magnitude of RandAugment, from 0 to 30."""
+    """The magnitude of RandAugment's operations, from 0 to 30."""
     color_jitter: float = 0.0
-    """Largest change of brightness, contrast and saturation, as a share."""
+    """The largest relative change of brightness, contrast and saturation."""
     hue: float = 0.0
-    """Largest turn of the hue, as a share of the colour circle, up to 0.5."""
+    """The largest shift of the hue, as a fraction of the colour circle, at most 0.5."""
     pca_color: float = 0.0
-    """Standard deviation of AlexNet's shift along the principal colours (0.1 in the paper)."""
+    """The standard deviation of AlexNet's shift along the principal colours (0.1 in the paper)."""
     erase: float = 0.0
-    """Probability of random erasing."""
+    """The probability of random erasing."""
     erase_fill: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    """Colour it leaves; default: the mean of ImageNet."""
+    """The colour of the erased rectangle; default: the mean of ImageNet."""
     mixup: float = 0.0
-    """Alpha of mixup; with cutmix too, each batch gets one of them."""
+    """The alpha of mixup, 0 for none; with cutmix too, each batch gets one of the two."""
     cutmix: float = 0.0
-    """Alpha of cutmix."""
+    """The alpha of cutmix, 0 for none."""
 
     def __post_init__(self) -> None:
-        def check(name: str, legal: bool, what: str) -> None:
-            if not legal:
-                flag = name.replace("_", "-")
-                raise UserError(f"--{flag}: {getattr(self, name)} is not {what}")
+        def expect(name: str, legal: bool, expected: str) -> None:
+            check(legal, name, getattr(self, name), expected)
 
-        check("output_size", self.output_size is None or self.output_size > 0, "a positive number")
-        for name in ("padding", "rotate", "translate", "shear", "rand_ops", "color_jitter"):
-            check(name, getattr(self, name) >= 0, "0 or more")
+        expect("output_size", self.output_size is None or self.output_size > 0, "1 or more")
+        for name in ("padding", "rotate", "translate", "rand_ops", "color_jitter"):
+            expect(name, getattr(self, name) >= 0, "0 or more")
         for name in ("pca_color", "mixup", "cutmix"):
-            check(name, getattr(self, name) >= 0, "0 or more")
+            expect(name, getattr(self, name) >= 0, "0 or more")
         for name in ("crop_ratio", "zoom"):
             low, high = getattr(self, name)
-            check(name, 0 < low <= high, "a range LOW HIGH with 0 < LOW <= HIGH")
+            expect(name, 0 < low <= high, "a range LOW HIGH with 0 < LOW <= HIGH")
         low, high = self.crop_scale
-        check("crop_scale", 0 < low <= high <= 1, "a range LOW HIGH with 0 < LOW <= HIGH <= 1")
-        check("shear", self.shear < 90, "less than 90 degrees")
-        check("rand_magnitude", 0 <= self.rand_magnitude < policies.BINS, "from 0 to 30")
-        check("hue", 0 <= self.hue <= 0.5, "from 0 to 0.5")
-        check("erase", 0 <= self.erase <= 1, "a probability from 0 to 1")
+        expect("crop_scale", 0 < low <= high <= 1, "a range LOW HIGH with 0 < LOW <= HIGH <= 1")
+        expect("shear", 0 <= self.shear < 90, "from 0 to less than 90")
+        expect("rand_magnitude", 0 <= self.rand_magnitude < policies.BINS, "from 0 to 30")
+        expect("hue", 0 <= self.hue <= 0.5, "from 0 to 0.5")
+        expect("erase", 0 <= self.erase <= 1, "from 0 to 1")
+        expect("erase_fill", all(0 <= value <= 1 for value in self.erase_fill), "from 0 to 1")
 
 
 def augment_example(
@@ -91,11 +90,11 @@ def augment_example(
     original_size: Num[Array, "2"] | None,
     config: Augmentation,
 ) -> Float[Array, "size size channels"]:
-    """Augments one example; `jax.vmap` it over keys, images and sizes.
+    """Augment one example; `jax.vmap` it over keys, images and sizes.
 
     Args:
         key: the example's own random key.
-        image: its canvas, values in 0..1; three channels where `config` changes colours.
+        image: its canvas, values in 0..1; three channels if `config` changes colours.
         original_size: height and width before the image was squashed to the canvas (see
             :func:`cnn_jax.data.augment.random_resized_crop`); None if it was not.
         config: the steps and their strengths.
@@ -104,7 +103,7 @@ def augment_example(
         A square float32 image of `config.output_size` pixels, values in 0..1.
 
     Raises:
-        UserError: the image is smaller than a random crop of it.
+        UserError: the image is smaller than its random crop.
     """
     keys = {name: jax.random.fold_in(key, index) for index, name in enumerate(_STEPS)}
     image = _crop(keys["crop"], image, original_size, config)
@@ -159,5 +158,5 @@ def mix(
     config: Augmentation,
     axis_name: str | None = None,
 ) -> tuple[Float[Array, "batch height width channels"], Float[Array, "batch classes"]]:
-    """Mixes the batch's examples as `config` says (see :mod:`cnn_jax.data.augment.mixing`)."""
+    """Mix the batch's examples as `config` says (see :mod:`cnn_jax.data.augment.mixing`)."""
     return mixing.mixup_or_cutmix(key, images, targets, config.mixup, config.cutmix, axis_name)

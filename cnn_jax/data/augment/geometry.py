@@ -1,6 +1,6 @@
 """Augmentations that move or hide pixels: crops, flips, affine maps, random erasing.
 
-Functions of one example with fixed shapes: `jax.vmap` them over the batch's keys and images.
+The functions take one example and have fixed shapes: `jax.vmap` them over keys and images.
 """
 
 import math
@@ -15,21 +15,21 @@ from cnn_jax.errors import UserError
 
 Interpolation = Literal["nearest", "bilinear"]
 
-# How often a random rectangle is drawn before giving up, as in torchvision.
+# The number of tries to draw a random rectangle, as in torchvision.
 _TRIES = 10
 
 
 def random_flip(
     key: Key[Array, ""], image: Float[Array, "height width channels"], probability: float = 0.5
 ) -> Float[Array, "height width channels"]:
-    """Mirrors the image left to right, or not."""
+    """Mirror the image left to right with the given probability."""
     return jnp.where(jax.random.bernoulli(key, probability), image[:, ::-1], image)
 
 
 def random_crop(
     key: Key[Array, ""], image: Float[Array, "height width channels"], size: int
 ) -> Float[Array, "{size} {size} channels"]:
-    """Any window of `size` x `size` pixels, each equally likely (Krizhevsky et al. 2012, 4.1).
+    """Cut out a random window of `size` x `size` pixels (Krizhevsky et al. 2012, 4.1).
 
     Raises:
         UserError: the image is smaller than the window.
@@ -50,9 +50,9 @@ def pad_and_crop(
     padding: int = 4,
     mode: Literal["constant", "reflect"] = "constant",
 ) -> Float[Array, "size size channels"]:
-    """Pads every side, with zeros or with the mirrored border, and crops the size it had.
+    """Pad every side, with zeros or with the mirrored border, and crop to the original size.
 
-    The augmentation of CIFAR (He et al. 2016, section 4.2).
+    This is the usual augmentation of CIFAR (He et al. 2016, section 4.2).
     """
     padded = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)), mode=mode)
     return random_crop(key, padded, image.shape[0])
@@ -61,19 +61,19 @@ def pad_and_crop(
 def crop_and_resize(
     image: Float[Array, "height width channels"], box: Num[Array, "4"], size: tuple[int, int]
 ) -> Float[Array, "new_height new_width channels"]:
-    """Cuts a box out of the image and resamples it, bilinear and antialiased.
+    """Cut a box out of the image and resample it, bilinear and antialiased.
 
     For a box of whole pixels this is Pillow's `image.crop(box).resize(size, BILINEAR)` without
-    its rounding: the filter widens with the reduction, and sees nothing outside the box.
+    its rounding: the filter widens with the reduction and ignores pixels outside the box.
 
     Args:
         image: one image.
-        box: top, left, height and width in pixels of the image; need not be whole numbers.
-        size: height and width of the result.
+        box: top, left, height and width in pixels of the image, not necessarily whole numbers.
+        size: the height and the width of the result.
     """
     rows = _resampling_weights(image.shape[0], size[0], box[0], box[2])
     columns = _resampling_weights(image.shape[1], size[1], box[1], box[3])
-    # Full precision: the default of accelerators would round pixels to 8 or 10 bits.
+    # Full precision: by default, accelerators would round pixels to 8 or 10 bits.
     contract = partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
     return contract("xw,ywc->yxc", columns, contract("yh,hwc->ywc", rows, image))
 
@@ -81,7 +81,7 @@ def crop_and_resize(
 def _resampling_weights(
     pixels: int, samples: int, start: Num[Array, ""], extent: Num[Array, ""]
 ) -> Float[Array, "{samples} {pixels}"]:
-    """Weight of every pixel in every sample of `[start, start + extent)`; rows sum to one."""
+    """Compute each pixel's weight in each sample of `[start, start + extent)`; rows sum to one."""
     step = extent / samples
     centers = start + (jnp.arange(samples) + 0.5) * step
     lower_edges = jnp.arange(pixels)
@@ -100,18 +100,18 @@ def random_resized_crop(
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
     original_size: Num[Array, "2"] | None = None,
 ) -> Float[Array, "{size} {size} channels"]:
-    """A box of random area and aspect ratio, resampled to `size` x `size` pixels.
+    """Cut out a box of random area and aspect ratio, resampled to `size` x `size` pixels.
 
     Szegedy et al. 2015, section 6, with torchvision's rule for boxes (see :func:`sample_crop`).
 
     Args:
         key: random key.
         image: one image; it may have been squashed to a canvas of another shape.
-        size: pixels on a side of the result.
-        scale: smallest and largest share of the image's area.
-        ratio: smallest and largest width / height of the box.
-        original_size: height and width that the image had before it was squashed, so that area
-            and aspect ratio are those of the original; None if it was not.
+        size: the side of the result in pixels.
+        scale: the smallest and the largest fraction of the image's area.
+        ratio: the smallest and the largest width / height of the box.
+        original_size: the height and the width before the image was squashed, to which area and
+            aspect ratio refer; None if it was not squashed.
     """
     canvas = jnp.array(image.shape[:2], jnp.float32)
     original = canvas if original_size is None else original_size.astype(jnp.float32)
@@ -125,16 +125,16 @@ def sample_crop(
     scale: tuple[float, float] = (0.08, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> Float[Array, "4"]:
-    """Top, left, height and width, in whole pixels, of a box inside an image.
+    """Sample a box inside an image: top, left, height and width, in whole pixels.
 
-    torchvision's rule: area uniform, aspect ratio uniform in its logarithm, ten tries to find a
-    box that fits, then the largest central box of a legal aspect ratio.
+    torchvision's rule: the area is uniform, the aspect ratio uniform in its logarithm. After ten
+    tries without a box that fits, it is the largest central box with a legal aspect ratio.
 
     Args:
         key: random key.
-        image_size: height and width of the image in pixels.
-        scale: smallest and largest share of the image's area.
-        ratio: smallest and largest width / height of the box.
+        image_size: the height and the width of the image in pixels.
+        scale: the smallest and the largest fraction of the image's area.
+        ratio: the smallest and the largest width / height of the box.
     """
     height, width = image_size.astype(jnp.float32)
     size_key, place_key = jax.random.split(key)
@@ -149,9 +149,9 @@ def sample_crop(
     central = jnp.stack([highest, widest])
     central_corner = jnp.floor((jnp.stack([height, width]) - central) / 2)
 
-    found = jnp.any(fits)
+    any_fits = jnp.any(fits)
     return jnp.concatenate(
-        [jnp.where(found, corner, central_corner), jnp.where(found, extent, central)]
+        [jnp.where(any_fits, corner, central_corner), jnp.where(any_fits, extent, central)]
     )
 
 
@@ -161,7 +161,7 @@ def _random_sides(
     scale: tuple[float, float],
     ratio: tuple[float, float],
 ) -> tuple[Float[Array, " tries"], Float[Array, " tries"]]:
-    """Sides of random rectangles, in whole pixels; `ratio` is the first side over the second."""
+    """Draw sides of random rectangles, in whole pixels; `ratio` is first over second side."""
     area_key, ratio_key = jax.random.split(key)
     areas = area * jax.random.uniform(area_key, (_TRIES,), minval=scale[0], maxval=scale[1])
     low, high = math.log(ratio[0]), math.log(ratio[1])
@@ -172,7 +172,7 @@ def _random_sides(
 def _random_corner(
     key: Key[Array, ""], image_size: Float[Array, "2"], extent: Float[Array, "2"]
 ) -> Float[Array, "2"]:
-    """Top and left of a box of whole pixels, every place in the image equally likely."""
+    """Draw top and left of a box of whole pixels, uniformly over the image."""
     places = jnp.maximum(image_size - extent + 1, 1).astype(jnp.int32)
     return jax.random.randint(key, (2,), 0, places).astype(jnp.float32)
 
@@ -183,15 +183,15 @@ def affine(
     interpolation: Interpolation = "bilinear",
     fill: float = 0.0,
 ) -> Float[Array, "height width channels"]:
-    """Resamples the image through an affine map, as Pillow's `Image.transform` does.
+    """Resample the image through an affine map, as Pillow's `Image.transform` does.
 
     Args:
         image: one image.
-        matrix: `matrix @ (x, y, 1)` is where the output's point (x, y) lies in the input. Pixel
-            centres lie at halves.
-        interpolation: between the four nearest pixels, or none. At the border the outermost
-            pixels are repeated; nothing is blended with `fill`.
-        fill: value of pixels whose centres come from outside the image.
+        matrix: `matrix @ (x, y, 1)` is the position in the input of the output's point (x, y).
+            Pixel centres lie at halves.
+        interpolation: between the four nearest pixels, or none. At the border, the outermost
+            pixels are repeated and not blended with `fill`.
+        fill: the value of pixels whose centres come from outside the image.
     """
     height, width, _ = image.shape
     y_out, x_out = jnp.meshgrid(jnp.arange(height) + 0.5, jnp.arange(width) + 0.5, indexing="ij")
@@ -231,17 +231,17 @@ def inverse_affine_matrix(
     shear: Float[Array, "2"],
     center: Float[Array, "2"],
 ) -> Float[Array, "2 3"]:
-    """The matrix for :func:`affine` that turns, scales, shears and moves an image.
+    """Compute the matrix for :func:`affine` that rotates, scales, shears and moves an image.
 
-    The output is the input sheared along x, then along y, scaled and turned about `center`, and
-    then moved: torchvision's order and signs.
+    The output is the input sheared along x, then along y, scaled and rotated about `center`, and
+    then moved. Order and signs are torchvision's.
 
     Args:
-        angle: clockwise, in radians.
-        translate: pixels to the right and down.
-        scale: factor of the size.
-        shear: angles along x and along y, in radians.
-        center: the point (x, y) that stays where it is, but for `translate`.
+        angle: the clockwise angle in radians.
+        translate: the displacement in pixels, to the right and down.
+        scale: the factor of the size.
+        shear: the angles along x and along y, in radians.
+        center: the point (x, y) that is fixed except for `translate`.
     """
     cosine, sine = jnp.cos(angle), jnp.sin(angle)
     shear_x, shear_y = jnp.tan(shear)
@@ -264,15 +264,15 @@ def random_affine(
     interpolation: Interpolation = "bilinear",
     fill: float = 0.0,
 ) -> Float[Array, "height width channels"]:
-    """Turns, moves, scales and shears the image about its centre, each by a uniform amount.
+    """Rotate, move, scale and shear the image about its centre, each by a uniform amount.
 
     Args:
         key: random key.
         image: one image.
-        degrees: largest rotation, either way.
-        translate: largest displacement, as a share of the width and of the height.
-        scale: smallest and largest factor of the size.
-        shear: largest shear along x, in degrees, either way.
+        degrees: the largest rotation, in either direction.
+        translate: the largest displacement, as a fraction of the width and of the height.
+        scale: the smallest and the largest factor of the size.
+        shear: the largest shear along x in degrees, in either direction.
         interpolation: see :func:`affine`.
         fill: see :func:`affine`.
     """
@@ -300,18 +300,18 @@ def random_erasing(
     ratio: tuple[float, float] = (0.3, 3.3),
     fill: tuple[float, ...] | float = 0.0,
 ) -> Float[Array, "height width channels"]:
-    """Paints over a random rectangle, or not (Zhong et al. 2020, https://arxiv.org/abs/1708.04896).
+    """Erase a random rectangle with some probability (https://arxiv.org/abs/1708.04896).
 
-    torchvision erases normalised images with zero, which is the mean colour: give it as `fill` to
-    do the same to images in 0..1.
+    Zhong et al. 2020. torchvision erases normalised images with zero, which is the mean colour;
+    pass that colour as `fill` for images in 0..1.
 
     Args:
         key: random key.
         image: one image.
-        probability: of erasing anything.
-        scale: smallest and largest share of the image's area.
-        ratio: smallest and largest height / width of the rectangle.
-        fill: the value that replaces the pixels, one or one for each channel.
+        probability: the probability of erasing.
+        scale: the smallest and the largest fraction of the image's area.
+        ratio: the smallest and the largest height / width of the rectangle.
+        fill: the value of the erased pixels, for all channels or for each.
     """
     height, width, channels = image.shape
     whether_key, size_key, place_key = (jax.random.fold_in(key, i) for i in range(3))
@@ -334,7 +334,7 @@ def rectangle(
     bottom: Num[Array, ""],
     right: Num[Array, ""],
 ) -> Bool[Array, "{height} {width}"]:
-    """The mask of the pixels in `[top, bottom) x [left, right)`."""
+    """Build the mask of the pixels in `[top, bottom) x [left, right)`."""
     rows, columns = jnp.arange(height), jnp.arange(width)
     in_rows = (rows >= top) & (rows < bottom)
     in_columns = (columns >= left) & (columns < right)

@@ -1,8 +1,8 @@
 """Augmentation of an image together with its mask, on the device.
 
-Both go through one map of coordinates: what is drawn moves the image's pixels (bilinear), the
-mask's (nearest neighbour) and the weights' alike. Functions of one example with fixed shapes:
-`jax.vmap` them over keys and examples.
+One random map of coordinates moves the pixels of the image (bilinear), of the mask (nearest
+neighbour) and of the weights. The functions take one example and have fixed shapes: `jax.vmap`
+them over keys and examples.
 """
 
 import dataclasses
@@ -13,50 +13,48 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from cnn_jax.conventions import IGNORED
 from cnn_jax.data.augment import color
-from cnn_jax.errors import UserError
+from cnn_jax.errors import UserError, check
 
-# Every step's key is folded with its place in this list: append to it, never reorder it.
+# Every step's key is folded with its position in this list: append to it, never reorder it.
 _STEPS = ("window", "flip", "flip_vertical", "turn", "zoom", "elastic", "color_jitter")
 
 
 @dataclasses.dataclass(frozen=True)
 class MaskAugmentation:
-    """What happens to training images and their masks, on the device."""
+    """Augmentation of training images and their masks on the device."""
 
     crop_size: tuple[int, int] | None = None
-    """Rows and columns of a window at a random place; default: the whole image."""
+    """Rows and columns of a random crop, in pixels; default: the whole image."""
     flip: bool = False
-    """Mirror every second image, left to right."""
+    """Mirror images left to right with probability 1/2."""
     flip_vertical: bool = False
-    """Mirror every second image, top to bottom."""
+    """Mirror images top to bottom with probability 1/2."""
     rotate: float = 0.0
-    """Largest rotation in degrees, either way."""
+    """The largest rotation in degrees, in either direction."""
     zoom: tuple[float, float] = (1.0, 1.0)
-    """Smallest and largest factor of the size, uniform in its logarithm."""
+    """The smallest and the largest factor of the size, uniform in its logarithm."""
     elastic: float = 0.0
-    """Standard deviation in pixels of U-Net's elastic deformation (10 in the paper)."""
+    """The standard deviation of U-Net's elastic deformation in pixels (10 in the paper)."""
     elastic_grid: int = 3
-    """Points on a side of the grid whose displacements it interpolates."""
+    """The points on a side of the grid of random displacements for the elastic deformation."""
     color_jitter: float = 0.0
-    """Largest change of the image's brightness, contrast and saturation, as a share."""
+    """The largest relative change of brightness, contrast and saturation."""
 
     def __post_init__(self) -> None:
-        def check(name: str, legal: bool, what: str) -> None:
-            if not legal:
-                flag = name.replace("_", "-")
-                raise UserError(f"--{flag}: {getattr(self, name)} is not {what}")
-
-        size = self.crop_size
-        check("crop_size", size is None or min(size) > 0, "a positive number of rows and columns")
-        for name in ("rotate", "elastic", "color_jitter"):
-            check(name, getattr(self, name) >= 0, "0 or more")
-        low, high = self.zoom
-        check("zoom", 0 < low <= high, "a range LOW HIGH with 0 < LOW <= HIGH")
-        check("elastic_grid", self.elastic_grid >= 2, "2 or more")
+        size, (low, high) = self.crop_size, self.zoom
+        for name, legal, expected in (
+            ("crop_size", size is None or min(size) > 0, "a positive number of rows and columns"),
+            ("rotate", self.rotate >= 0, "0 or more"),
+            ("elastic", self.elastic >= 0, "0 or more"),
+            ("color_jitter", self.color_jitter >= 0, "0 or more"),
+            ("zoom", 0 < low <= high, "a range LOW HIGH with 0 < LOW <= HIGH"),
+            ("elastic_grid", self.elastic_grid >= 2, "2 or more"),
+        ):
+            check(legal, name, getattr(self, name), expected)
 
     @property
     def resamples(self) -> bool:
-        """Whether pixels move to places between others."""
+        """True if pixels move to places between others."""
         return bool(self.rotate or self.elastic or self.zoom != (1.0, 1.0))
 
 
@@ -71,21 +69,21 @@ def augment_with_mask(
     Int[Array, "new_mask_height new_mask_width"],
     Float[Array, "new_mask_height new_mask_width"] | None,
 ]:
-    """Augments an image, its mask and the weights of the mask's pixels.
+    """Augment an image, its mask and the weights of the mask's pixels.
 
-    The image may reach beyond its mask, equally far on opposite sides (what a network without
-    padding wants to see around what it predicts); the result does so too.
+    The image may extend beyond its mask, equally far on opposite sides, as a network without
+    padding needs. So does the result.
 
     Args:
         key: the example's own random key.
         image: its pixels, in 0..1.
         mask: the class of every pixel, or `IGNORED`.
-        weights: of every pixel's loss, or None.
+        weights: the weight of every pixel's loss, or None.
         config: the steps and their strengths.
 
     Returns:
-        Image, mask and weights of the window. What comes from outside of the image is its mirror
-        image, and ignored in the mask.
+        Image, mask and weights of the window. Pixels from outside the image are mirrored, and
+        ignored in the mask.
 
     Raises:
         UserError: the mask is smaller than the window.
@@ -103,7 +101,7 @@ def augment_with_mask(
     image_size = tuple(s + 2 * m for s, m in zip(size, margins, strict=True))
 
     if config.resamples:
-        # From the window's pixels to the image's, counted from the mask's corner.
+        # From the window's pixels to the image's, relative to the mask's corner.
         rows, columns = _coordinates(keys, size, image_size, corner, config)
         offset = jnp.array(margins, jnp.float32)
         image = _bilinear(image, rows + offset[0], columns + offset[1])
@@ -140,9 +138,9 @@ def _coordinates(
     corner: Int[Array, "2"],
     config: MaskAugmentation,
 ) -> tuple[Float[Array, "rows columns"], Float[Array, "rows columns"]]:
-    """Where each pixel of the window, with what surrounds it, comes from: row and column.
+    """Compute the source row and column of each pixel of the window and its surroundings.
 
-    Counted from the centre of the mask's first pixel.
+    They are relative to the centre of the mask's first pixel.
     """
     centre = [(s - 1) / 2 for s in size]
     outer = [(s - 1) / 2 for s in image_size]
@@ -166,15 +164,15 @@ def _coordinates(
 def displacements(
     key: Key[Array, ""], size: tuple[int, int], sigma: float, grid: int = 3
 ) -> Float[Array, "height width 2"]:
-    """Smooth displacements in pixels: normal ones on a coarse grid, interpolated bicubically.
+    """Draw smooth displacements in pixels: normal on a coarse grid, interpolated bicubically.
 
     Ronneberger et al. 2015, section 3.1: a grid of 3 x 3 points, sigma 10 pixels.
 
     Args:
         key: random key.
         size: rows and columns of the field.
-        sigma: standard deviation at the grid's points.
-        grid: points on a side.
+        sigma: the standard deviation at the grid's points.
+        grid: the points on a side of the grid.
     """
     coarse = sigma * jax.random.normal(key, (grid, grid, 2))
     return jax.image.resize(coarse, (*size, 2), "cubic", antialias=False)
@@ -185,7 +183,7 @@ def _bilinear(
     rows: Float[Array, "new_height new_width"],
     columns: Float[Array, "new_height new_width"],
 ) -> Float[Array, "new_height new_width channels"]:
-    """The image between its pixels; outside of it its mirror image."""
+    """Interpolate the image between its pixels; it is mirrored outside."""
     top, left = jnp.floor(rows), jnp.floor(columns)
     lower, right = (rows - top)[..., None], (columns - left)[..., None]
     top, left = top.astype(jnp.int32), left.astype(jnp.int32)
@@ -199,7 +197,7 @@ def _bilinear(
 
 
 def _mirrored(places: Int[Array, "*shape"], length: int) -> Int[Array, "*shape"]:
-    """Places along an axis, mirrored at the outermost pixels' centres."""
+    """Mirror places along an axis at the outermost pixels' centres."""
     period = max(2 * (length - 1), 1)
     places = jnp.mod(places, period)
     return jnp.minimum(places, period - places) if length > 1 else jnp.zeros_like(places)
@@ -208,5 +206,5 @@ def _mirrored(places: Int[Array, "*shape"], length: int) -> Int[Array, "*shape"]
 def _inside(
     places: Int[Array, "*shape"], length: int
 ) -> tuple[Int[Array, "*shape"], Bool[Array, "*shape"]]:
-    """Places clipped to an axis, and which of them are on it."""
+    """Clip places to an axis; also return which of them are on it."""
     return jnp.clip(places, 0, length - 1), (places >= 0) & (places < length)

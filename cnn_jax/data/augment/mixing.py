@@ -132,9 +132,9 @@ def _beta(key: Key[Array, ""], alpha: float) -> Float[Array, ""]:
 
 
 def _previous(
-    values: Float[Array, "batch *shape"], axis_name: str | None
-) -> Float[Array, "batch *shape"]:
-    """`roll(values, 1)` along the batch; along the global batch if it is spread over devices."""
+    values: Float[Array, " batch *shape"], axis_name: str | None
+) -> Float[Array, " batch *shape"]:
+    """Compute `roll(values, 1)` along the batch; the global batch if it is spread over devices."""
     if axis_name is None:
         return jnp.roll(values, 1, axis=0)
     devices = jax.lax.axis_size(axis_name)

@@ -1,8 +1,8 @@
 """Policies that draw from a table of operations: TrivialAugment and RandAugment.
 
 The fourteen operations, their ranges and their signs are torchvision's. Under `vmap` every example
-draws its own, and a switch over operations would compute all fourteen for all: the five geometric
-ones are therefore one affine map whose matrix depends on the draw, resampled once.
+draws its own, and a switch would compute all fourteen for each example. The five geometric ones
+are therefore a single affine map whose matrix depends on the draw.
 """
 
 import jax
@@ -32,10 +32,10 @@ OPERATIONS = (
     "equalize",
 )
 
-# Operations whose magnitude's sign is drawn too.
+# Operations whose magnitude has a random sign.
 SIGNED = np.array([1 <= i <= 9 for i in range(len(OPERATIONS))])
 
-# Levels of magnitude, from nothing (but for the operations that have no magnitude) to the most.
+# Levels of magnitude, from none to the largest; certain operations have no magnitude.
 BINS = 31
 
 
@@ -46,14 +46,14 @@ def magnitudes(
     enhance: float,
     fewest_bits: int,
 ) -> Float[np.ndarray, "14 31"]:
-    """The table of magnitudes, rows in the order of :data:`OPERATIONS`.
+    """Build the table of magnitudes, with rows in the order of :data:`OPERATIONS`.
 
     Args:
-        shear: largest shear, as its tangent.
-        translate: largest displacement to the right and down, in pixels.
-        rotate: largest angle in degrees.
-        enhance: largest distance of an enhancement's factor from 1.
-        fewest_bits: posterize's at the highest magnitude, from 8 at the lowest.
+        shear: the tangent of the largest shear.
+        translate: the largest displacement to the right and down, in pixels.
+        rotate: the largest angle in degrees.
+        enhance: the largest distance of an enhancement's factor from 1.
+        fewest_bits: the bits of posterize at the highest magnitude; 8 at the lowest.
     """
     none = np.zeros(BINS)
     bits = 8 - np.round(np.arange(BINS) * (8 - fewest_bits) / (BINS - 1))
@@ -66,7 +66,7 @@ def magnitudes(
 def trivial_augment_wide(
     key: Key[Array, ""], image: Image, interpolation: Interpolation = "bilinear"
 ) -> Image:
-    """One operation, drawn at random, at a magnitude drawn at random from the wide ranges.
+    """Apply one random operation at a random magnitude from the wide ranges.
 
     Args:
         key: random key.
@@ -92,13 +92,13 @@ def rand_augment(
     magnitude: int = 9,
     interpolation: Interpolation = "bilinear",
 ) -> Image:
-    """`num_ops` operations drawn at random, one after the other, all at one magnitude.
+    """Apply `num_ops` random operations one after the other, all at one magnitude.
 
     Args:
         key: random key.
         image: one image.
-        num_ops: how many operations.
-        magnitude: level of the magnitude, from 0 to 30.
+        num_ops: the number of operations.
+        magnitude: the level of the magnitude, from 0 to 30.
         interpolation: of the geometric operations; pixels from outside the image become black.
 
     References:
@@ -131,25 +131,25 @@ def apply_operation(
     magnitude: Float[Array, ""],
     interpolation: Interpolation = "bilinear",
 ) -> Image:
-    """Applies the operation of the given number.
+    """Apply the operation of the given number.
 
     Args:
         image: one image.
-        operation: index into :data:`OPERATIONS`.
+        operation: the index into :data:`OPERATIONS`.
         magnitude: shears: tangent; translations: pixels, rounded towards zero; rotate: degrees
-            counter-clockwise; enhancements: the factor less one; posterize: bits kept; solarize:
+            counter-clockwise; enhancements: the factor minus one; posterize: bits kept; solarize:
             threshold in 8-bit levels.
         interpolation: of the geometric operations.
     """
     height, width, _ = image.shape
 
     def amount(*names: str) -> Float[Array, " operations"]:
-        """The magnitude in the place of the operation that is applied, zeros elsewhere."""
+        """Return the magnitude at the position of the applied operation, zeros elsewhere."""
         chosen = operation == jnp.array([OPERATIONS.index(name) for name in names])
         return jnp.where(chosen, magnitude, 0.0)
 
     shear = amount("shear_x", "shear_y")
-    # Shears keep the top left corner in place, rotations the centre.
+    # Shears fix the top left corner, rotations the centre.
     center = jnp.where(jnp.any(shear != 0), 0.0, jnp.array([width / 2, height / 2]))
     matrix = inverse_affine_matrix(
         jnp.deg2rad(-amount("rotate")[0]),

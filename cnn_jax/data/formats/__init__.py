@@ -1,1 +1,1 @@
-"""One reader a file: each turns a data spec into a source of examples."""
+"""Readers of data formats, one per file: each turns a data spec into a source of examples."""

@@ -1,4 +1,4 @@
-"""Images with boxes around the objects in them: what every reader of such data shares."""
+"""Images with boxes around their objects: the parts shared by all readers of such data."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -7,27 +7,26 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from PIL import Image
 
-from cnn_jax.data.decode import decode
+from cnn_jax.data.decode import decode, open_image
 from cnn_jax.data.source import Example
 from cnn_jax.errors import UserError
 
-# A box may reach this many pixels beyond the image, for rounding, before that is worth a word.
+# A box may extend this many pixels beyond the image, for rounding, without a notice.
 _SLACK = 1.0
 
 
 @dataclass(frozen=True)
 class BoxedImage:
-    """An image's file and the objects in it; without any it is a picture of background.
+    """An image's file and its objects; without objects it is a background image.
 
     Attributes:
         path: the image's file.
-        boxes: [x1, y1, x2, y2] in pixels, or in shares of the sides (see `BoxSource`).
-        labels: positions in the class names.
-        difficult: objects that an evaluation does not ask for.
-        crowd: boxes that stand for many objects of a class.
-        area: in pixels, where it is known better than from the boxes.
+        boxes: [x1, y1, x2, y2] in pixels, or in fractions of the sides (see `BoxSource`).
+        labels: the positions in the class names.
+        difficult: marks objects that an evaluation ignores.
+        crowd: marks boxes around many objects of a class.
+        area: the areas in pixels, if known more exactly than from the boxes.
     """
 
     path: str
@@ -39,14 +38,13 @@ class BoxedImage:
 
 
 class BoxSource:
-    """Detection: `image`, and of each object in it `boxes`, `labels`, `difficult`, `crowd`, `area`.
+    """Detection: `image`, and for each object `boxes`, `labels`, `difficult`, `crowd`, `area`.
 
-    Examples have as many objects as there are; `cnn_jax.data.transforms.BoxTransform` makes their
-    shapes equal.
+    The number of objects varies; `cnn_jax.data.transforms.BoxTransform` makes the shapes equal.
 
     Attributes:
         class_names: the names of the classes.
-        notices: what is wrong with the data and has been put right, a line each.
+        notices: the repairs of faulty data, one line each.
     """
 
     def __init__(
@@ -57,7 +55,7 @@ class BoxSource:
         *,
         relative: bool = False,
     ):
-        """Takes the images; with `relative`, boxes are in shares of the image's sides."""
+        """Store the images; with `relative`, boxes are in fractions of the image's sides."""
         self.class_names = class_names
         self.notices = tuple(notices)
         self._images = images
@@ -89,17 +87,21 @@ class BoxSource:
     def describe(self, index: int) -> str:
         return self._images[index].path
 
+    def object_count(self, index: int) -> int:
+        """The number of objects in an image."""
+        return len(self._images[index].labels)
+
     def object_counts(self) -> Int[np.ndarray, " images"]:
-        """The number of objects in each image."""
+        """Return the number of objects in each image."""
         return np.array([len(image.labels) for image in self._images], np.int64)
 
 
 @dataclass
 class Repairs:
-    """Puts boxes right, and keeps count of it.
+    """A repair of faulty boxes that counts them.
 
     Attributes:
-        counts: how many boxes by what was done, and where the first of them is.
+        counts: the number of boxes by kind of repair, and the place of the first one.
     """
 
     counts: dict[str, tuple[int, str]] = field(default_factory=dict)
@@ -111,19 +113,19 @@ class Repairs:
         where: Callable[[int], str],
         slack: float = _SLACK,
     ) -> tuple[Float[np.ndarray, "boxes 4"], Bool[np.ndarray, " boxes"]]:
-        """Orders swapped corners, clips what reaches beyond the image, and drops what is not there.
+        """Swap reversed corners, clip boxes to the image, and drop boxes without area in it.
 
         Args:
-            boxes: one image's.
+            boxes: the boxes of one image.
             size: height and width of the image.
             where: names the file (and the line) of a box by its number.
-            slack: how far beyond the image a box may reach unmentioned.
+            slack: the distance by which a box may extend beyond the image without a notice.
 
         Returns:
-            The boxes, and which of them to keep: those that have an area in the image.
+            The boxes, and a mask of those to keep, which have an area in the image.
 
         Raises:
-            UserError: a coordinate that is not finite.
+            UserError: a coordinate is not finite.
         """
         for number in np.flatnonzero(~np.isfinite(boxes).all(axis=1))[:1]:
             raise UserError(f"{where(int(number))}: box {boxes[number].tolist()} is not finite")
@@ -151,7 +153,7 @@ class Repairs:
         return clipped, kept
 
     def notices(self) -> list[str]:
-        """A line for each kind of repair."""
+        """Describe each kind of repair in one line."""
         return [
             f"{count} {'box' if count == 1 else 'boxes'} {what} "
             f"({'in' if count == 1 else 'the first in'} {place})"
@@ -160,24 +162,24 @@ class Repairs:
 
 
 def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Height and width of an image file as `decode` gives it, mostly from its first bytes alone.
+    """Read height and width of an image file as `decode` gives it, mostly from its header.
 
     Raises:
-        UserError: the file is missing or no image.
+        UserError: the file is missing or not an image.
     """
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             orientation = image.getexif().get(0x0112, 1)
             width, height = image.size
     except (OSError, SyntaxError, ValueError):
-        # In the words that it has for files like this one.
+        # `decode` has the right message for such a file.
         height, width = decode(path).shape[:2]
         return height, width
     return (width, height) if orientation in (5, 6, 7, 8) else (height, width)
 
 
 def require_folder(path: Path, spec: str) -> None:
-    """Raises `UserError` unless the path is a folder."""
+    """Raise `UserError` unless the path is a folder."""
     if not path.is_dir():
         problem = "is not a folder" if path.exists() else "no such folder"
         raise UserError(f"--data {spec}: {path}: {problem}")

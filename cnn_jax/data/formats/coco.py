@@ -1,4 +1,4 @@
-"""`coco:JSON,IMAGES`: COCO's annotations of boxes, and the folder of its images."""
+"""`coco:JSON,IMAGES`: box annotations in COCO's format, and the folder of the images."""
 
 import hashlib
 import json
@@ -13,21 +13,21 @@ from cnn_jax.errors import UserError
 
 
 def open_coco(argument: str, split: Split, settings: Settings) -> BoxSource:
-    """Opens one split of a data set in COCO's format.
+    """Open one split of a data set in COCO's format.
 
-    `coco:JSON,IMAGES` holds `settings.holdout_fraction` of the images out of training, by a hash of
-    their names: the same in each run. `coco:JSON,IMAGES,JSON,IMAGES` has files of their own for
-    evaluation. Labels are the positions of the category ids in their order: ids may have gaps.
+    `coco:JSON,IMAGES` holds `settings.holdout_fraction` of the images out of training, selected by
+    a hash of their names: the same in every run. `coco:JSON,IMAGES,JSON,IMAGES` has separate files
+    for evaluation. Labels are the positions of the sorted category ids, which may have gaps.
 
     Raises:
-        UserError: naming a file, and its line or entry, that is not as it should be.
+        UserError: a file is faulty; the message names it and its line or entry.
     """
     spec = f"coco:{argument}"
     parts = [part.strip() for part in argument.split(",")]
     if len(parts) not in (2, 4) or not all(parts):
         raise UserError(f"--data {spec}: give coco:JSON,IMAGES or coco:JSON,IMAGES,JSON,IMAGES")
     if settings.holdout_groups is not None:
-        raise UserError("--holdout-groups: coco holds single images out, leave it out")
+        raise UserError("--holdout-groups: coco holds out single images, so omit it")
     files = [Path(part).expanduser() for part in parts]
     trained, evaluated = files[:2], files[-2:]
     path, folder = trained if split == "train" else evaluated
@@ -42,7 +42,7 @@ def open_coco(argument: str, split: Split, settings: Settings) -> BoxSource:
     if len(parts) == 2:
         chosen = _held_out([image.path for image in images], settings.holdout_fraction)
         if split != "train" and not chosen:
-            raise UserError(f"{path}: too few images to hold some out for evaluation")
+            raise UserError(f"{path}: too few images to hold any out for evaluation")
         images = [image for image in images if (image.path in chosen) == (split != "train")]
     return BoxSource(tuple(class_names.values()), images, notices)
 
@@ -63,7 +63,7 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _class_names(content: dict[str, Any], path: Path) -> dict[int, str]:
-    """The categories' names by id, ids ascending."""
+    """Return the categories' names by id, in ascending order."""
     entries = [
         (_entry(entry, "id", int, path, f"categories[{i}]"),
          _entry(entry, "name", str, path, f"categories[{i}]"))
@@ -76,7 +76,7 @@ def _class_names(content: dict[str, Any], path: Path) -> dict[int, str]:
 
 
 def _read(content: dict[str, Any], path: Path, folder: Path) -> tuple[list[BoxedImage], list[str]]:
-    """All images, and what had to be repaired."""
+    """Read all images, and notices about repairs."""
     labels = {number: label for label, number in enumerate(_class_names(content, path))}
     by_image: dict[Any, list[int]] = {}
     for i, image in enumerate(content["images"]):
@@ -138,7 +138,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _held_out(names: list[str], fraction: float) -> set[str]:
-    """The images with the smallest hashes of their names: a share of them, but never all."""
+    """Select a fraction of the images, those with the smallest hashes; never all."""
     if fraction == 0 or len(names) < 2:
         return set()
     wanted = min(max(round(fraction * len(names)), 1), len(names) - 1)

@@ -1,4 +1,4 @@
-"""`csv:FILE,IMAGES`: a table of image files with their labels, and the folder of the images."""
+"""`csv:FILE,IMAGES`: a table of image files with their labels, and the images' folder."""
 
 import csv
 import os
@@ -18,10 +18,10 @@ Labels = Bool[np.ndarray, "examples labels"]
 
 
 class CsvTagsSource:
-    """Images with any number of labels each.
+    """Images for multi-label classification; an image may have no label.
 
     Attributes:
-        class_names: the labels' names, in the table's order, or sorted where it lists tags.
+        class_names: the labels' names, in the table's order, or sorted if it lists tags.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class CsvTagsSource:
         class_names: tuple[str, ...],
         draft_size: int | None = None,
     ):
-        """Takes the files, relative to `images`, and which labels each of them has."""
+        """Store the files, relative to `images`, and the labels of each."""
         self.class_names = class_names
         self._images = images
         self._names = names
@@ -51,26 +51,27 @@ class CsvTagsSource:
 
 
 def open_csv_tags(argument: str, split: Split, settings: Settings) -> CsvTagsSource:
-    """Opens one split of a table: a heading row, then a row an image, the file's name first.
+    """Open one split of a table: a header row, then a row per image that begins with its file name.
 
-    The other columns are either one for each label, holding 0 or 1, or a single column of tags
-    separated by spaces or commas (as in the Planet contest's `train_v2.csv`). A file's name may
-    lack its ending.
+    The other columns are either one for each label, with 0 or 1, or a single column of tags
+    separated by spaces or commas (as in the Planet contest's `train_v2.csv`). The extension of a
+    file name may be omitted.
 
-    Splits, the same in every run whatever its seed: with `settings.test_every` N, `test` is rows
-    N, 2N, ... (counted from 1, without the heading). Of the other rows `settings.holdout_fraction`
-    are `eval`, chosen by a hash of their names, by whole groups with `settings.holdout_groups`;
-    a fraction of 0 makes `eval` the same as `test`. Without `test_every`, `test` is `eval`.
+    The splits are the same in every run, for any seed. With `settings.test_every` N, `test` is the
+    rows N, 2N, ... (counted from 1, without the header). Of the other rows,
+    `settings.holdout_fraction` are `eval`, selected by a hash of their names, by whole groups with
+    `settings.holdout_groups`; a fraction of 0 makes `eval` equal to `test`. Without `test_every`,
+    `test` is `eval`.
 
     Raises:
-        UserError: naming the file, and the row, that is missing or says what it cannot mean.
+        UserError: a file is missing or a row is invalid; the message names it.
     """
     table, comma, folder = argument.partition(",")
     if not comma or not table or not folder:
         raise UserError(f"--data csv:{argument}: give csv:FILE,IMAGES")
     path, images = Path(table).expanduser(), Path(folder).expanduser()
     if not images.is_dir():
-        raise UserError(f"--data csv:{argument}: no folder of images {images}")
+        raise UserError(f"--data csv:{argument}: no such folder of images: {images}")
     names, labels, class_names = _read(path)
     rows = _rows(names, split, settings)
     if not rows:
@@ -83,7 +84,7 @@ def open_csv_tags(argument: str, split: Split, settings: Settings) -> CsvTagsSou
 
 
 def _rows(names: Sequence[str], split: Split, settings: Settings) -> list[int]:
-    """The rows of a split, in the table's order."""
+    """Return the rows of a split, in the table's order."""
     every = settings.test_every
     if every is not None and every < 2:
         raise UserError(f"--test-every {every}: must be 2 or more")
@@ -100,7 +101,7 @@ def _rows(names: Sequence[str], split: Split, settings: Settings) -> list[int]:
 
 
 def _read(path: Path) -> tuple[list[str], Labels, tuple[str, ...]]:
-    """Names of files, labels and names of labels of a table."""
+    """Read file names, labels and label names of a table."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             heading, *rows = [row for row in csv.reader(file) if row] or [[]]
@@ -109,24 +110,24 @@ def _read(path: Path) -> tuple[list[str], Labels, tuple[str, ...]]:
         raise UserError(f"{path}: cannot be read as a table ({reason})") from None
     if len(heading) < 2 or not rows:
         raise UserError(
-            f"{path}: needs a heading row and at least one more, each with a file's name and labels"
+            f"{path}: needs a header and at least one more row, each with a file name and labels"
         )
     for number, row in enumerate(rows, start=2):
         if len(row) != len(heading):
             raise UserError(
-                f"{path}: row {number} has {len(row)} fields, the heading {len(heading)}"
+                f"{path}: row {number} has {len(row)} fields, the header {len(heading)}"
             )
     names = [row[0].strip() for row in rows]
     seen: dict[str, int] = {}
     for number, name in enumerate(names, start=2):
         if name in seen:
-            raise UserError(f"{path}: rows {seen[name]} and {number} are both about {name}")
+            raise UserError(f"{path}: rows {seen[name]} and {number} are both for {name}")
         seen[name] = number
     if len(heading) == 2 and not {row[1].strip() for row in rows} <= {"0", "1"}:
         return names, *_listed([row[1] for row in rows], path)
     class_names = tuple(cell.strip() for cell in heading[1:])
     if len(set(class_names)) != len(class_names) or "" in class_names:
-        raise UserError(f"{path}: the heading's labels must be named and differ: {class_names}")
+        raise UserError(f"{path}: the header's labels must be named and distinct: {class_names}")
     for number, row in enumerate(rows, start=2):
         for name, cell in zip(class_names, row[1:], strict=True):
             if cell.strip() not in ("0", "1"):
@@ -136,16 +137,16 @@ def _read(path: Path) -> tuple[list[str], Labels, tuple[str, ...]]:
 
 
 def _listed(cells: Sequence[str], path: Path) -> tuple[Labels, tuple[str, ...]]:
-    """Labels and their sorted names of a column of tags."""
+    """Parse a column of tags into labels and their sorted names."""
     tags = [[tag for tag in re.split(r"[,\s]+", cell) if tag] for cell in cells]
     class_names = tuple(sorted({tag for row in tags for tag in row}))
     if not class_names:
-        raise UserError(f"{path}: its column of tags holds none")
+        raise UserError(f"{path}: its column of tags is empty")
     return np.array([[name in row for name in class_names] for row in map(set, tags)]), class_names
 
 
 def _file(images: Path, name: str, table: Path, row: int) -> str:
-    """The name of a file that is there, with its ending."""
+    """Return the name of an existing file, with its extension."""
     if os.path.splitext(name)[1].lower() in EXTENSIONS:
         if (images / name).is_file():
             return name

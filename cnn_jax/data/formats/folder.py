@@ -1,4 +1,4 @@
-"""`folder:DIR`: one folder a class, with or without `train/` and `val|test/` above them."""
+"""`folder:DIR`: one folder per class, with or without `train/` and `val|test/` above them."""
 
 import hashlib
 import os
@@ -12,8 +12,8 @@ from cnn_jax.data.decode import EXTENSIONS, decode
 from cnn_jax.data.source import Example, Settings, Split
 from cnn_jax.errors import UserError
 
-# The folder that holds each split, the first that exists; the keys of the table are the only
-# names that make a folder's children splits and not classes.
+# The folders of each split, of which the first existing one counts. Only these names make a
+# folder's children splits instead of classes.
 SPLIT_FOLDERS: dict[Split, tuple[str, ...]] = {
     "train": ("train",),
     "eval": ("val", "valid", "validation", "test"),
@@ -22,7 +22,7 @@ SPLIT_FOLDERS: dict[Split, tuple[str, ...]] = {
 
 
 class FolderSource:
-    """Images whose class is the name of the folder that they lie in.
+    """Images whose class is the name of their folder.
 
     Attributes:
         class_names: the folders' names, sorted; the label is the position in them.
@@ -35,7 +35,7 @@ class FolderSource:
         files: list[tuple[str, int]],
         draft_size: int | None = None,
     ):
-        """Takes the files, relative to `root`, each with its label."""
+        """Store the files, relative to `root`, each with its label."""
         self.class_names = class_names
         self._root = root
         self._names = [name for name, _ in files]
@@ -54,21 +54,21 @@ class FolderSource:
 
 
 def open_folder(directory: str, split: Split, settings: Settings) -> FolderSource:
-    """Opens one split of a folder of images.
+    """Open one split of a folder of images.
 
     - `DIR/train/CLASS/…` and `DIR/val/CLASS/…` or `DIR/test/CLASS/…`: the split `eval` is `val`
       (also called `valid` or `validation`), else `test`; the split `test` is `test`, else `val`.
     - `DIR/CLASS/…`, or no folder for evaluation: `eval` (and `test`) are held out of the files by
-      a hash of their names, `settings.holdout_fraction` of each class, the same files in each run
-      whatever its seed.
-    - `settings.holdout_groups`: as above, by whole groups of files; `test` is `test` where there.
+      a hash of their names, `settings.holdout_fraction` of each class. The files are the same in
+      every run, for any seed.
+    - `settings.holdout_groups`: as above, by whole groups of files; `test` is `test` if it exists.
 
-    Files lie at any depth below their class's folder; those that do not end like an image, and
-    hidden ones, are passed over.
+    Files lie at any depth below their class's folder. Hidden files and those without an image's
+    extension are ignored.
 
     Raises:
-        UserError: naming a folder that is missing, holds no class or no image, classes that differ
-            between splits, or a file that `holdout_groups` does not fit.
+        UserError: a folder is missing or has no class or no image, the classes of the splits
+            differ, or `holdout_groups` does not match a file. The message names it.
     """
     if not directory:
         raise UserError("--data folder: lacks a folder, give folder:DIR")
@@ -103,14 +103,14 @@ def open_folder(directory: str, split: Split, settings: Settings) -> FolderSourc
     if not files:
         folder = SPLIT_FOLDERS[split][0]
         raise UserError(
-            f"{place}: too few files (or too small a --holdout-fraction) to hold some out for "
+            f"{place}: too few files (or too small a --holdout-fraction) to hold any out for "
             f"evaluation; add {root / folder}/"
         )
     return FolderSource(place, class_names, files, settings.draft_size)
 
 
 def _split_folders(root: Path) -> dict[Split, Path]:
-    """The folder of each split; `{"train": root}` where the classes lie directly below root."""
+    """Find the folder of each split; `{"train": root}` if classes lie directly below root."""
     folders: dict[Split, Path] = {}
     for split, names in SPLIT_FOLDERS.items():
         for name in names:
@@ -147,7 +147,7 @@ def _require_same_classes(place: Path, class_names: tuple[str, ...], other: Path
 
 
 def _image_files(place: Path, class_name: str) -> list[str]:
-    """The images below a class's folder, relative to `place`, sorted."""
+    """List the images below a class's folder, relative to `place`, sorted."""
 
     def walk(directory: str) -> Iterator[str]:
         with os.scandir(directory) as entries:
@@ -163,9 +163,9 @@ def _image_files(place: Path, class_name: str) -> list[str]:
 
 
 def hold_out(names: list[str], settings: Settings) -> set[str]:
-    """The files of one class that are kept for evaluation: the groups with the smallest hashes.
+    """Select the evaluation files of one class: the groups with the smallest hashes.
 
-    At least one group (of two or more) where any share is asked for; never the last one.
+    For a fraction above 0 it is at least one group of two or more, but never all groups.
     """
     if settings.holdout_fraction == 0:
         return set()
@@ -179,13 +179,13 @@ def hold_out(names: list[str], settings: Settings) -> set[str]:
 
 
 def _group(name: str, pattern: str | None) -> str:
-    """What may not be divided: the file itself, or all files that `pattern` finds alike."""
+    """Return the key of a file's group: the file itself, or the match of `pattern`."""
     if pattern is None:
         return name
     try:
-        found = re.match(pattern, os.path.basename(name))
+        match = re.match(pattern, os.path.basename(name))
     except re.error as error:
         raise UserError(f"--holdout-groups {pattern}: not a regular expression ({error})") from None
-    if found is None:
-        raise UserError(f"--holdout-groups {pattern}: does not fit the file name {name}")
-    return os.path.join(os.path.dirname(name), found[1] if found.re.groups else found[0])
+    if match is None:
+        raise UserError(f"--holdout-groups {pattern}: does not match the file name {name}")
+    return os.path.join(os.path.dirname(name), match[1] if match.re.groups else match[0])

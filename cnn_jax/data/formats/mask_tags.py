@@ -1,4 +1,4 @@
-"""`masks:DIR` for annotation: patches of large images, tagged by what their masks show."""
+"""`masks:DIR` for multi-label classification: patches of large images, tagged by their masks."""
 
 from functools import lru_cache
 from typing import NamedTuple
@@ -22,7 +22,7 @@ class Patch(NamedTuple):
 
 
 class MaskTagsSource:
-    """Patches of images, and the classes that cover more than a share of each.
+    """Patches of images, and the classes that cover more than a fraction of each.
 
     Attributes:
         class_names: the masks' classes.
@@ -56,17 +56,16 @@ class MaskTagsSource:
 
 
 def open_mask_tags(directory: str, split: Split, settings: Settings) -> MaskTagsSource:
-    """Open one split of `masks:DIR` (see `formats.masks.open_masks`) in tagged patches.
+    """Open one split of `masks:DIR` (see `formats.masks.open_masks`) as tagged patches.
 
-    Images are cut into squares of `settings.patch_size` pixels side by side; what is left over at
-    the right and below is not used. A class is a tag of a patch where it covers more than
-    `settings.min_area` of all its pixels, those ignored among them.
+    Images are cut into adjacent squares of `settings.patch_size` pixels; remainders at the right
+    and at the bottom are not used. A class is a tag of a patch if it covers more than
+    `settings.min_area` of all its pixels, ignored ones included.
 
-    Splits are of images, never of patches: patches of one scene resemble each other.
+    Images are split, not patches, because patches of one scene resemble each other.
 
     Raises:
-        UserError: what `open_masks` complains of, a mask that is not legal, or settings that leave
-            no patch.
+        UserError: `open_masks` raised it, a mask is invalid, or the settings leave no patch.
     """
     size, share = settings.patch_size, settings.min_area
     if size < 1:
@@ -91,5 +90,5 @@ def open_mask_tags(directory: str, split: Split, settings: Settings) -> MaskTags
 
 @lru_cache(maxsize=128)
 def _decoded(path: str) -> UInt8[np.ndarray, "height width 3"]:
-    """An image that many patches are cut from, in any order; it must not be written to."""
+    """Decode an image from which many patches are cut, in any order; do not write to it."""
     return decode(path)

@@ -1,4 +1,4 @@
-"""`masks:DIR`: images and, as files of the same names, a class for each of their pixels."""
+"""`masks:DIR`: images, and masks with a class for each pixel in files of the same names."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -8,21 +8,21 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 
 from cnn_jax.conventions import IGNORED
-from cnn_jax.data.decode import EXTENSIONS, decode
+from cnn_jax.data.decode import EXTENSIONS, decode, open_image
 from cnn_jax.data.formats.folder import SPLIT_FOLDERS, hold_out
 from cnn_jax.data.source import Example, Settings, Split
 from cnn_jax.errors import UserError
 
 MASK_EXTENSIONS = (".png", ".bmp")
-"""The endings of files that hold masks; JPEG would change their values."""
+"""The extensions of mask files; JPEG would change their values."""
 
 CLASSES_FILE = "classes.txt"
-"""In the data's folder: the names of the classes, one a line, in the order of their values."""
+"""The file in the data's folder with the names of the classes, one per line, by value."""
 
-# Pillow's modes whose pixels are one number each.
+# Pillow's modes with one number per pixel.
 _SINGLE_CHANNEL = ("1", "L", "P", "I", "I;16", "I;16B")
 
 Mask = UInt8[np.ndarray, "height width"]
@@ -42,9 +42,9 @@ class MaskSource:
         class_names: tuple[str, ...],
         values: np.ndarray,
     ):
-        """Takes pairs of files (image, mask) relative to `root`.
+        """Store pairs of files (image, mask) relative to `root`.
 
-        `values` says what each value of a mask file stands for: a class, `IGNORED`, or -1.
+        `values` maps each value of a mask file to a class, `IGNORED`, or -1 for invalid values.
         """
         self.class_names = class_names
         self._root = root
@@ -61,11 +61,11 @@ class MaskSource:
         return os.path.join(self._root, self._files[index][0])
 
     def mask(self, index: int) -> Mask:
-        """The mask alone: a class for each pixel, or `IGNORED`.
+        """Read only the mask: a class for each pixel, or `IGNORED`.
 
         Raises:
-            UserError: the file cannot be read, has several channels, is not of the image's size, or
-                has a value that stands for no class.
+            UserError: the file cannot be read, has several channels or another size than the
+                image, or has a value without a class.
         """
         path = os.path.join(self._root, self._files[index][1])
         raw = read_mask(path)
@@ -77,19 +77,19 @@ class MaskSource:
         return classes_of(raw, self._values, path, len(self.class_names))
 
     def size(self, index: int) -> tuple[int, int]:
-        """The image's rows and columns, from the file's head."""
+        """Read the image's rows and columns from the file's header."""
         path = self.describe(index)
         try:
-            with Image.open(path) as image:
+            with open_image(path) as image:
                 upright = image.getexif().get(0x0112, 1) < 5
                 return image.size[::-1] if upright else image.size
         except Exception:
-            # Whatever is the matter with the file, reading it whole tells.
+            # Decoding the whole file gives the right message.
             return decode(path).shape[:2]
 
 
 def read_mask(path: str) -> np.ndarray:
-    """The values of a mask file as they are, a palette's indices among them.
+    """Read the raw values of a mask file, such as a palette's indices.
 
     Raises:
         UserError: the file cannot be read or has more than one channel.
@@ -103,13 +103,13 @@ def read_mask(path: str) -> np.ndarray:
 
 
 def decode_mask(content: bytes, name: str) -> np.ndarray:
-    """The values of an encoded mask; `name` is for the message.
+    """Decode the raw values of an encoded mask; `name` is for the message.
 
     Raises:
-        UserError: it is no image, or has more than one channel.
+        UserError: it is not an image, or has more than one channel.
     """
     try:
-        with Image.open(BytesIO(content)) as image:
+        with open_image(BytesIO(content)) as image:
             if image.mode not in _SINGLE_CHANNEL:
                 channels = len(image.getbands())
                 raise UserError(
@@ -126,16 +126,16 @@ def decode_mask(content: bytes, name: str) -> np.ndarray:
 
 
 def classes_of(raw: np.ndarray, meaning: np.ndarray, name: str, num_classes: int) -> Mask:
-    """The classes that a mask's values stand for.
+    """Map a mask's values to classes.
 
     Args:
         raw: the values.
-        meaning: what each value stands for: a class, `IGNORED`, or -1 for nothing.
-        name: for the message.
-        num_classes: for the message.
+        meaning: the class of each value, `IGNORED`, or -1 for invalid values.
+        name: the mask's name, for the message.
+        num_classes: the number of classes, for the message.
 
     Raises:
-        UserError: a value stands for nothing.
+        UserError: a value is invalid.
     """
     known = (raw >= 0) & (raw < len(meaning))
     mask = meaning[np.where(known, raw, 0)]
@@ -145,25 +145,25 @@ def classes_of(raw: np.ndarray, meaning: np.ndarray, name: str, num_classes: int
         raise UserError(
             f"{name}: value {raw[row, column]} at row {row}, column {column} is none of the "
             f"{num_classes} classes (0 to {num_classes - 1}) nor {IGNORED} for ignored pixels; "
-            "--ignore-labels, --label-values or --class-names may say more"
+            "--ignore-labels, --label-values or --class-names may define it"
         )
     return mask.astype(np.uint8)
 
 
 def open_masks(directory: str, split: Split, settings: Settings) -> MaskSource:
-    """Opens one split of `DIR/images/…` and `DIR/labels/…`.
+    """Open one split of `DIR/images/…` and `DIR/labels/…`.
 
-    - `images/train`, `images/val`, `images/test` (and the same below `labels`) where there: the
-      split `eval` is `val`, else `test`; the split `test` is `test`, else `val`.
-    - Else `settings.eval_folders` and `settings.test_folders` name the folders directly below
-      `images` that are held out; all others are for training.
-    - Else a share of the files is held out as with `folder:DIR`.
+    - If `images/train`, `images/val`, `images/test` (and the same below `labels`) exist, the split
+      `eval` is `val`, else `test`; the split `test` is `test`, else `val`.
+    - Else `settings.eval_folders` and `settings.test_folders` name the held-out folders directly
+      below `images`; all others are for training.
+    - Else a fraction of the files is held out as with `folder:DIR`.
 
     The classes are `settings.class_names`, else the lines of `DIR/classes.txt`, else the values
-    found in the training masks.
+    in the training masks.
 
     Raises:
-        UserError: naming a folder or file that is missing, or settings that do not fit.
+        UserError: a folder or file is missing, or the settings do not match the data.
     """
     if not directory:
         raise UserError("--data masks: lacks a folder, give masks:DIR")
@@ -173,7 +173,7 @@ def open_masks(directory: str, split: Split, settings: Settings) -> MaskSource:
             raise UserError(f"--data masks:{directory}: no folder {root / name}")
     names = sorted(_files(root / "images", EXTENSIONS))
     if not names:
-        raise UserError(f"{root / 'images'}: holds no image ({', '.join(EXTENSIONS)})")
+        raise UserError(f"{root / 'images'}: contains no images ({', '.join(EXTENSIONS)})")
     labels = {os.path.splitext(name)[0]: name for name in _files(root / "labels", MASK_EXTENSIONS)}
     chosen = _of_split(root, names, split, settings)
     pairs = _pairs(root, chosen, labels)
@@ -189,12 +189,12 @@ def open_masks(directory: str, split: Split, settings: Settings) -> MaskSource:
         class_names = settings.class_names or _named(root)
     if not class_names:
         train = chosen if split == "train" else _of_split(root, names, "train", settings)
-        class_names = _found(root, _pairs(root, train, labels), settings)
+        class_names = _inferred(root, _pairs(root, train, labels), settings)
     return MaskSource(root, pairs, class_names, meaning_of(len(class_names), settings))
 
 
 def _files(place: Path, extensions: tuple[str, ...]) -> Iterator[str]:
-    """The files below a folder with one of the endings, relative to it; hidden ones are not."""
+    """List the files below a folder with one of the extensions, relative to it and not hidden."""
     for directory, folders, names in os.walk(place):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
@@ -203,7 +203,7 @@ def _files(place: Path, extensions: tuple[str, ...]) -> Iterator[str]:
 
 
 def _of_split(root: Path, names: list[str], split: Split, settings: Settings) -> list[str]:
-    """The images of a split."""
+    """Return the images of a split."""
     folders = {name.split(os.sep)[0] for name in names if os.sep in name}
     given = {"eval": set(settings.eval_folders), "test": set(settings.test_folders)}
     for key, wanted in given.items():
@@ -229,7 +229,7 @@ def _of_split(root: Path, names: list[str], split: Split, settings: Settings) ->
         place = str(root / "images")
     chosen = [name for name in names if name.split(os.sep)[0] in wanted]
     if not chosen:
-        raise UserError(f"{place}: leaves no image for the split {split!r}")
+        raise UserError(f"{place}: leaves no images for the split {split!r}")
     return chosen
 
 
@@ -238,8 +238,8 @@ def _held_out(names: list[str], split: Split, settings: Settings, root: Path) ->
     chosen = [name for name in names if (name in kept) == (split != "train")]
     if not chosen:
         raise UserError(
-            f"{root / 'images'}: too few files (or too small a --holdout-fraction) to hold some "
-            f"out; add {root / 'images' / 'val'}/, or say which with --eval-folders"
+            f"{root / 'images'}: too few files (or too small a --holdout-fraction) to hold any "
+            f"out; add {root / 'images' / 'val'}/, or give --eval-folders"
         )
     return chosen
 
@@ -266,30 +266,30 @@ def _named(root: Path) -> tuple[str, ...]:
         raise UserError(f"{path}: cannot be read ({error})") from None
 
 
-def _found(root: Path, pairs: list[tuple[str, str]], settings: Settings) -> tuple[str, ...]:
-    """Names for the values of the training masks: `class 0`, `class 1`, ..."""
+def _inferred(root: Path, pairs: list[tuple[str, str]], settings: Settings) -> tuple[str, ...]:
+    """Name the values in the training masks: `class 0`, `class 1`, ..."""
 
     def values(pair: tuple[str, str]) -> set[int]:
         return set(np.unique(read_mask(str(root / pair[1]))).tolist())
 
     with ThreadPoolExecutor() as pool:
-        found = set().union(*pool.map(values, pairs))
-    classes = found - {IGNORED, *settings.ignore_labels}
-    if classes <= {0} and IGNORED in found:
+        present = set().union(*pool.map(values, pairs))
+    classes = present - {IGNORED, *settings.ignore_labels}
+    if classes <= {0} and IGNORED in present:
         raise UserError(
-            f"{root / 'labels'}: masks of 0 and 255 alone; 255 is for ignored pixels, say "
+            f"{root / 'labels'}: masks hold only 0 and 255; 255 means ignored pixels, give "
             "--label-values 0 255 if it is a class"
         )
     if not classes or max(classes) >= IGNORED:
         raise UserError(
-            f"{root / 'labels'}: values up to {max(found, default=0)} are no classes; say which "
-            "they are with --class-names or --label-values"
+            f"{root / 'labels'}: values up to {max(present, default=0)} are no classes; define "
+            "them with --class-names or --label-values"
         )
     return tuple(f"class {value}" for value in range(max(classes) + 1))
 
 
 def meaning_of(num_classes: int, settings: Settings) -> np.ndarray:
-    """What each value of a mask file stands for: a class, `IGNORED`, or -1 for nothing."""
+    """Map each value of a mask file to a class, `IGNORED`, or -1 for invalid values."""
     for value in (*settings.label_values, *settings.ignore_labels):
         if not 0 <= value < 65536:
             raise UserError(f"label {value}: masks hold values from 0 to 65535")

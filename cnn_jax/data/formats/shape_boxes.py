@@ -26,6 +26,10 @@ class ShapeBoxesSource(ShapesSource):
             "area": (drawn.boxes[:, 2:] - drawn.boxes[:, :2]).prod(axis=1),
         }
 
+    def object_count(self, index: int) -> int:
+        """The largest number of objects that a scene may have: it is known without drawing it."""
+        return OBJECTS[1]
+
 
 def open_shape_boxes(argument: str, split: Split, settings: Settings) -> ShapeBoxesSource:
     """Open the built-in scenes with boxes."""

@@ -23,11 +23,11 @@ class ShapeMasks(ShapesSource):
         return {"image": drawn.image, "mask": drawn.mask}
 
     def mask(self, index: int) -> np.ndarray:
-        """The mask alone."""
+        """Return only the mask."""
         return self._scene(index).mask
 
     def size(self, index: int) -> tuple[int, int]:
-        """Rows and columns."""
+        """Return rows and columns."""
         return self._image_size, self._image_size
 
     def _scene(self, index: int) -> Scene:

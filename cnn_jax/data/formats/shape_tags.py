@@ -1,4 +1,4 @@
-"""`shapes` for annotation: scenes of several shapes, and which shapes are in them."""
+"""`shapes` for multi-label classification: scenes of several shapes, labelled with these shapes."""
 
 from cnn_jax.data.formats.shapes import ShapesSource, open_shapes, scene
 from cnn_jax.data.source import Example, Settings, Split
@@ -8,7 +8,7 @@ OBJECTS = (1, 3)
 
 
 class ShapeTagsSource(ShapesSource):
-    """Scenes with one to three shapes: `image`, and `labels`, which shapes it shows."""
+    """Scenes with one to three shapes: `image`, and `labels`, the shapes in it."""
 
     def __getitem__(self, index: int) -> Example:
         drawn = scene(

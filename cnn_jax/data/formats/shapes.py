@@ -1,7 +1,7 @@
-"""`shapes`: scenes of textured shapes, drawn on demand, so that every task has data to begin with.
+"""`shapes`: scenes of textured shapes, drawn on demand: built-in data for every task.
 
-`scene` is the one generator: an image with everything that a task may want to learn from it. It is
-a pure function of (seed, split, index), so there is no end of scenes and none has to be stored.
+`scene` is the only generator. It draws an image with the ground truth of all tasks. It is a pure
+function of (seed, split, index), so the number of scenes is unlimited and none is stored.
 
 Coordinates are continuous: pixel (row, column) covers [column, column + 1) x [row, row + 1).
 """
@@ -19,15 +19,15 @@ from cnn_jax.data.source import Example, Settings, Split
 from cnn_jax.errors import UserError
 
 EXAMPLES_PER_EPOCH: dict[Split, int] = {"train": 50_000, "eval": 2_000, "test": 2_000}
-"""How many scenes count as one epoch of each split; higher indices give more of them."""
+"""The number of scenes in an epoch of each split; higher indices give further scenes."""
 
 MINIMUM_SIZE = 16
-"""The side in pixels below which the shapes cannot be told apart."""
+"""The side in pixels below which the shapes cannot be distinguished."""
 
-# Part of the key of each scene's random stream: splits never share a scene.
+# Part of the key of each scene's random stream, so that splits never share a scene.
 _STREAMS: dict[Split, int] = {"train": 0, "eval": 1, "test": 2}
 
-# Outlines are filled on a grid this much finer than the pixels, then averaged: antialiasing.
+# For antialiasing, outlines are filled on a grid this much finer than the pixels, then averaged.
 _SUPERSAMPLING = 4
 _FRACTION_BITS = 4
 
@@ -42,24 +42,24 @@ Contours = tuple[Vertices, ...]
 def _arc(
     radius: float, start: float, stop: float, centre: tuple[float, float] = (0.0, 0.0)
 ) -> Vertices:
-    """Points along a circle between two angles in degrees."""
+    """Compute points along a circle between two angles in degrees."""
     angles = np.radians(np.linspace(start, stop, 3 + int(abs(stop - start) / 8)))
     return np.stack([np.cos(angles), np.sin(angles)], axis=-1) * radius + np.array(centre)
 
 
 def _corners(count: int, *radii: float) -> Vertices:
-    """Points at equal angles, the first one on top, at distances that repeat `radii`."""
+    """Compute points at equal angles, the first on top, at distances that repeat `radii`."""
     angles = np.radians(np.arange(count) * 360 / count - 90)
     return np.stack([np.cos(angles), np.sin(angles)], axis=-1) * np.resize(radii, (count, 1))
 
 
 def _points(points: str) -> Vertices:
-    """Corners in the notation of SVG's polygons: `x,y x,y …`."""
+    """Parse corners in the notation of SVG's polygons: `x,y x,y …`."""
     return np.array([point.split(",") for point in points.split()], float)
 
 
 def _heart() -> Vertices:
-    """The usual trigonometric heart, its middle in the origin."""
+    """Compute the usual trigonometric heart, centred on the origin."""
     t = np.linspace(0, 2 * np.pi, 48, endpoint=False)
     y = 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)
     return np.stack([16 * np.sin(t) ** 3, -y - 2.5], axis=-1) / 15.5
@@ -90,14 +90,14 @@ CLASS_NAMES = tuple(_OUTLINES)
 
 @dataclass(frozen=True)
 class Scene:
-    """A drawn scene and what is true of it.
+    """A drawn scene and its ground truth.
 
     Attributes:
         image: the picture, RGB.
         boxes: [x1, y1, x2, y2] of each object in pixels, around its whole outline.
         classes: each object's position in `CLASS_NAMES`.
-        instances: at each pixel, 1 + the number of the object that covers most of it; 0 for the
-            background and for the clutter.
+        instances: at each pixel, 1 + the number of the object that covers most of it; 0 for
+            background and clutter.
     """
 
     image: UInt8[np.ndarray, "size size 3"]
@@ -113,12 +113,12 @@ class Scene:
 
     @cached_property
     def tags(self) -> Bool[np.ndarray, " classes"]:
-        """Which classes the scene has objects of."""
+        """The classes of the scene's objects, as booleans."""
         return np.isin(np.arange(len(CLASS_NAMES)), self.classes)
 
     @cached_property
     def mask(self) -> UInt8[np.ndarray, "size size"]:
-        """At each pixel, 1 + the class of the object there; 0 for the background."""
+        """The class mask: 1 + the class of the object at each pixel, 0 for background."""
         return np.concatenate([[0], self.classes + 1]).astype(np.uint8)[self.instances]
 
 
@@ -131,17 +131,17 @@ def scene(
     objects: tuple[int, int] = (1, 1),
     clutter: tuple[int, int] = (2, 7),
 ) -> Scene:
-    """Draws one scene: shapes to find, small shapes in the way, textures, light, shadow and noise.
+    """Draw one scene: objects, clutter, textures, light, shadow and noise.
 
     Args:
         seed: the run's seed.
-        index: which scene, from 0.
+        index: the number of the scene, from 0.
         image_size: the side of the picture in pixels.
-        split: each split has scenes of its own.
-        objects: the least and the largest number of objects; one alone is large, several share the
-            room, and those that find none left are not drawn.
-        clutter: the least and the largest number of small shapes that are no objects, some behind
-            the objects and some before them.
+        split: the split; splits share no scenes.
+        objects: the least and the largest number of objects. A single object is large; several
+            share the space, and those without space are not drawn.
+        clutter: the least and the largest number of small shapes that are no objects, behind and
+            in front of the objects.
 
     Returns:
         The scene, with at least one object.
@@ -150,7 +150,7 @@ def scene(
     placed = _place(rng, image_size, int(rng.integers(*objects, endpoint=True)))
     marks = int(rng.integers(*clutter, endpoint=True))
     canvas = _Canvas(rng, image_size)
-    # A third of the clutter lies before the objects and hides a little of them.
+    # A third of the clutter lies in front of the objects and hides small parts of them.
     canvas.scatter(marks - marks // 3)
     for number, (_, contours) in enumerate(placed, start=1):
         canvas.draw(contours, number)
@@ -189,15 +189,15 @@ class ShapesSource:
 
 
 def open_shapes(argument: str, split: Split, settings: Settings) -> ShapesSource:
-    """Opens the built-in scenes: `shapes`, drawn at `settings.image_size`.
+    """Open the built-in scenes: `shapes`, drawn at `settings.image_size`.
 
     Raises:
-        UserError: something follows `shapes`, or the images asked for are too small.
+        UserError: an argument follows `shapes`, or `image_size` is too small.
     """
     if argument:
-        raise UserError(f"--data shapes:{argument}: shapes takes nothing after it")
+        raise UserError(f"--data shapes:{argument}: shapes takes no argument")
     if settings.holdout_groups is not None:
-        raise UserError("--holdout-groups: shapes has no file names to group, leave it out")
+        raise UserError("--holdout-groups: shapes has no file names to group, so omit it")
     if settings.image_size < MINIMUM_SIZE:
         raise UserError(
             f"--image-size {settings.image_size}: shapes needs at least {MINIMUM_SIZE} pixels"
@@ -208,14 +208,14 @@ def open_shapes(argument: str, split: Split, settings: Settings) -> ShapesSource
 def _turned(
     kind: int, centre: np.ndarray, radius: float, angle: float, stretch: float = 1.0
 ) -> Contours:
-    """A class's outline in pixels: stretched along its own axes, scaled, turned, moved."""
+    """Transform a class's outline to pixels: stretch along its own axes, scale, rotate, move."""
     x, y = radius * math.cos(angle), radius * math.sin(angle)
     matrix = np.array([[x * stretch, y * stretch], [-y / stretch, x / stretch]])
     return tuple(outline @ matrix + centre for outline in _OUTLINES[CLASS_NAMES[kind]])
 
 
 def _place(rng: np.random.Generator, size: int, count: int) -> list[tuple[int, Contours]]:
-    """Classes and outlines of up to `count` objects that lie in the picture, hardly overlapping."""
+    """Place up to `count` objects in the picture with little overlap: classes and outlines."""
     smallest, largest = (0.26, 0.42) if count == 1 else (0.13, 0.24)
     placed: list[tuple[int, Contours]] = []
     boxes: list[list[float]] = []
@@ -224,10 +224,10 @@ def _place(rng: np.random.Generator, size: int, count: int) -> list[tuple[int, C
         radius = size * rng.uniform(smallest, largest)
         angle, stretch = rng.uniform(0, 2 * np.pi), rng.uniform(0.87, 1.15)
         contours = _turned(kind, np.zeros(2), radius, angle, stretch)
-        # Plain numbers: NumPy takes longer for four than for a thousand.
+        # Plain numbers, because NumPy is slow for arrays of four.
         left, top, right, bottom = _box(contours).tolist()
         for _ in range(20):
-            # Anywhere that keeps the whole outline in the picture.
+            # At any place that keeps the whole outline in the picture.
             across, down = rng.random(2).tolist()
             x = -left + across * (size - right + left)
             y = -top + down * (size - bottom + top)
@@ -245,7 +245,7 @@ def _box(contours: Contours) -> np.ndarray:
 
 
 def _overlap(box: list[float], other: list[float]) -> float:
-    """The share of the smaller box that both cover."""
+    """Compute the shared area as a fraction of the smaller box."""
     width = min(box[2], other[2]) - max(box[0], other[0])
     height = min(box[3], other[3]) - max(box[1], other[1])
     areas = [(b[2] - b[0]) * (b[3] - b[1]) for b in (box, other)]
@@ -253,10 +253,10 @@ def _overlap(box: list[float], other: list[float]) -> float:
 
 
 class _Canvas:
-    """The picture while it is drawn: a textured background, then one shape over the other.
+    """The picture while it is drawn: a textured background, then shape over shape.
 
     Attributes:
-        instances: the number of the object that is seen at each pixel, 0 for none.
+        instances: the number of the object visible at each pixel, 0 for none.
     """
 
     def __init__(self, rng: np.random.Generator, size: int):
@@ -269,7 +269,7 @@ class _Canvas:
         self.instances = np.zeros((size, size), np.uint8)
 
     def draw(self, contours: Contours, number: int) -> None:
-        """Lays an object with a texture and a shadow over the picture."""
+        """Draw an object with a texture and a shadow over the picture."""
         reach = np.abs(self._shadow).max() + 2
         box = _box(contours)
         x1, y1 = (int(edge) for edge in np.clip(np.floor(box[:2] - reach), 0, self._size))
@@ -285,7 +285,7 @@ class _Canvas:
         self.instances[y1:y2, x1:x2][coverage >= 0.5] = number
 
     def scatter(self, count: int) -> None:
-        """Lays small plain shapes of any class anywhere over the picture."""
+        """Draw small plain shapes of any class at any place."""
         kinds = self._rng.integers(len(CLASS_NAMES), size=count).tolist()
         chance = self._rng.random((count, 4))
         centres = chance[:, :2] * self._size
@@ -298,7 +298,7 @@ class _Canvas:
             cv2.fillPoly(self.instances, points, 0, shift=_FRACTION_BITS)
 
     def _contrasting(self) -> tuple[float, float]:
-        """A range of luminance that stands out from the background, on either side of it."""
+        """Choose a range of luminance that is darker or brighter than the background."""
         darkest, darker = 0.1, self._luminance - 0.25
         brighter, brightest = self._luminance + 0.25, 1.0
         room = max(darker - darkest, 0), max(brightest - brighter, 0)
@@ -307,12 +307,12 @@ class _Canvas:
         return brighter, brightest
 
     def picture(self) -> UInt8[np.ndarray, "size size 3"]:
-        """The drawn picture under uneven light and with a camera's noise."""
+        """Return the drawn picture with uneven light and camera noise."""
         slope_x, slope_y, strength = self._rng.random(3).tolist()
         centred = np.linspace(-0.3, 0.3, self._size, dtype=np.float32)
         light = 1 + np.add.outer(centred * (slope_y - 0.5), centred * (slope_x - 0.5))
         noise = self._rng.standard_normal(light.shape, np.float32) * (2 + 8 * strength)
-        # Channel by channel: NumPy is slow where the last axis is short.
+        # Channel by channel, because NumPy is slow for a short last axis.
         channels = self._image.transpose(2, 0, 1) * light + noise
         return cv2.merge(list(np.clip(channels, 0, 255).astype(np.uint8)))
 
@@ -320,7 +320,7 @@ class _Canvas:
 def _fixed_point(
     contours: Contours, origin: tuple[int, int], scale: int
 ) -> list[Int32[np.ndarray, "vertices 2"]]:
-    """Outlines in OpenCV's coordinates: fixed point, whole numbers at the centres of pixels."""
+    """Convert outlines to OpenCV's fixed-point coordinates, with whole numbers at pixel centres."""
     one = 2**_FRACTION_BITS
     move, centre = np.array(origin), one / 2
     return [np.rint((c - move) * (scale * one) - centre).astype(np.int32) for c in contours]
@@ -329,7 +329,7 @@ def _fixed_point(
 def _coverage(
     contours: Contours, window: tuple[int, int, int, int]
 ) -> Float32[np.ndarray, "height width"]:
-    """How much of each pixel of a window [x1, y1, x2, y2] lies inside an outline, 0 to 1."""
+    """Compute the covered fraction, 0 to 1, of each pixel in a window [x1, y1, x2, y2]."""
     x1, y1, x2, y2 = window
     fine = np.zeros(((y2 - y1) * _SUPERSAMPLING, (x2 - x1) * _SUPERSAMPLING), np.uint8)
     points = _fixed_point(contours, (x1, y1), _SUPERSAMPLING)
@@ -345,7 +345,7 @@ def _textured(
     low: float,
     high: float,
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Two colours within a range of luminance, mixed by a pattern."""
+    """Mix two colours within a range of luminance by a pattern."""
     first, second = _colour(rng, low, high), _colour(rng, low, high)
     between = (first + _RAMP * (second - first)).astype(np.uint8)
     pattern = (_pattern(rng, size, window) * 255).astype(np.uint8)
@@ -353,7 +353,7 @@ def _textured(
 
 
 def _colour(rng: np.random.Generator, low: float, high: float) -> Float32[np.ndarray, "3"]:
-    """A colour of any hue, 0 to 255, whose luminance (0 to 1) lies in the range."""
+    """Draw a colour of any hue, 0 to 255, whose luminance (0 to 1) lies in the range."""
     hue, chance, place = rng.random(3)
     red, green, blue = colorsys.hsv_to_rgb(hue, 0.1 + 0.8 * chance, 1.0)
     luminance = 0.299 * red + 0.587 * green + 0.114 * blue
@@ -361,14 +361,14 @@ def _colour(rng: np.random.Generator, low: float, high: float) -> Float32[np.nda
     colour = np.array([red, green, blue], np.float32)
     if wanted <= luminance:
         return colour * np.float32(255 * wanted / luminance)
-    # Brighter than the pure hue: mixed with white.
+    # Brighter than the pure hue: mix with white.
     return 255 - (1 - colour) * np.float32(255 * (1 - wanted) / (1 - luminance))
 
 
 def _pattern(
     rng: np.random.Generator, size: int, window: tuple[int, int, int, int]
 ) -> Float32[np.ndarray, "height width"]:
-    """Clouds, a gradient, stripes, checks or dots, turned at random; values 0 to 1."""
+    """Draw clouds, a gradient, stripes, checks or dots, rotated at random; values 0 to 1."""
     x1, y1, x2, y2 = window
     kind = rng.integers(5)
     if kind == 0:

@@ -11,7 +11,7 @@ from cnn_jax.data.decode import decode
 from cnn_jax.data.source import Example, Settings, Source, Split, Subset
 from cnn_jax.errors import UserError
 
-# What a split is called there, the first that exists.
+# The names of a split in TFDS, of which the first existing one counts.
 SPLITS: dict[Split, tuple[str, ...]] = {
     "train": ("train",),
     "eval": ("validation", "test"),
@@ -20,7 +20,7 @@ SPLITS: dict[Split, tuple[str, ...]] = {
 
 
 class TfdsSource:
-    """Classification on one split of a prepared data set; images stay encoded until they are read.
+    """Classification on one split of a prepared data set; images stay encoded until read.
 
     Attributes:
         class_names: the names of the label feature.
@@ -35,7 +35,7 @@ class TfdsSource:
         class_names: tuple[str, ...],
         draft_size: int | None = None,
     ):
-        """Takes random access to the records, whose images are encoded files."""
+        """Store the records, which allow random access and hold encoded images."""
         self.class_names = class_names
         self._name = name
         self._records = records
@@ -50,7 +50,9 @@ class TfdsSource:
         record = self._records[index]
         label = record[self._label_feature]
         if label < 0:
-            raise UserError(f"{self.describe(index)}: has no label; this split is for submissions")
+            raise UserError(
+                f"{self.describe(index)}: has no label; this split is for contest submissions"
+            )
         image = decode(
             record[self._image_feature], name=self.describe(index), draft_size=self._draft_size
         )
@@ -62,13 +64,13 @@ class TfdsSource:
 
 @dataclass(frozen=True)
 class Records:
-    """One split of a prepared data set: random access, images still the files that they are.
+    """A split of a prepared data set: random access to records with encoded images.
 
     Attributes:
-        title: for messages: the data set's name and its split.
+        title: the data set's name and its split, for messages.
         rows: the records.
-        features: TFDS's own description of them.
-        span: which of them are of the split.
+        features: TFDS's own description of the records.
+        span: the records of the split.
     """
 
     title: str
@@ -77,15 +79,15 @@ class Records:
     span: range
 
     def part(self, source: Source) -> Source:
-        """The split's examples of a source of all the rows."""
+        """Return the split's examples from a source of all rows."""
         return source if len(self.span) == len(self.rows) else Subset(source, self.span)
 
 
 def open_tfds(name: str, split: Split, settings: Settings) -> Source:
-    """Opens one split of a data set for classification.
+    """Open one split of a data set for classification.
 
     Raises:
-        UserError: as :func:`open_records`, or the data set is not about classifying images.
+        UserError: as in :func:`open_records`, or the data set is not for image classification.
     """
     records = open_records(name, split, settings)
     from tensorflow_datasets import features
@@ -99,24 +101,24 @@ def open_tfds(name: str, split: Split, settings: Settings) -> Source:
 
 
 def open_records(name: str, split: Split, settings: Settings) -> Records:
-    """One split of a data set, which is downloaded and prepared first where possible.
+    """Open one split of a data set, which is downloaded and prepared first if possible.
 
     The split `eval` is `validation`, else `test`; the split `test` is `test`, else `validation`.
-    Where neither exists, both are the last `settings.holdout_fraction` of `train` (whose records
-    TFDS has shuffled), which is then left out of training.
+    If neither exists, both are the last `settings.holdout_fraction` of `train` (whose records
+    TFDS has shuffled), which is then excluded from training.
 
-    Data sets are read through array_record files below `settings.data_dir`, or `TFDS_DATA_DIR`, or
-    `~/tensorflow_datasets`. Preparing some of them needs TensorFlow, once.
+    Data sets are read from array_record files below `settings.data_dir`, or `TFDS_DATA_DIR`, or
+    `~/tensorflow_datasets`. The preparation of certain sets needs TensorFlow, once.
 
     Raises:
-        UserError: an unknown name or configuration, or a data set that is not prepared and cannot
-            be.
+        UserError: the name or the configuration is unknown, or the data set is not prepared and
+            cannot be.
     """
     if not name:
         raise UserError("--data tfds: lacks a name, give tfds:NAME or tfds:NAME/CONFIG")
     if settings.holdout_groups is not None:
-        raise UserError(f"--holdout-groups: tfds:{name} has no file names to group, leave it out")
-    # Imported here: it takes a second, which other data need not wait.
+        raise UserError(f"--holdout-groups: tfds:{name} has no file names to group, so omit it")
+    # Imported here because it takes a second, which other formats should not pay for.
     import tensorflow_datasets as tfds
 
     builder = builder_of(tfds, name, settings)
@@ -141,7 +143,7 @@ def open_records(name: str, split: Split, settings: Settings) -> Records:
 
 
 def builder_of(tfds: Any, name: str, settings: Settings) -> Any:
-    """TFDS's own object for a data set, prepared or not."""
+    """Return TFDS's own object for a data set, prepared or not."""
     try:
         return tfds.builder(name, data_dir=settings.data_dir)
     except tfds.core.DatasetNotFoundError:
@@ -149,19 +151,19 @@ def builder_of(tfds: Any, name: str, settings: Settings) -> Any:
         hint = f"; nearest: {', '.join(nearest)}" if nearest else ""
         raise UserError(f"--data tfds:{name}: no data set of this name{hint}") from None
     except ValueError as error:
-        # Unknown configurations and versions; the last line says which there are.
+        # An unknown configuration or version; the last line lists the known ones.
         reason = " ".join(str(error).split())
         raise UserError(f"--data tfds:{name}: {reason}") from None
 
 
 def prepare(builder: Any, name: str, settings: Settings) -> None:
-    """Downloads and prepares a data set unless that has been done."""
+    """Download and prepare a data set unless that has been done."""
     if builder.is_prepared():
         return
     try:
         builder.download_and_prepare(file_format="array_record")
     except Exception as error:
-        # A network, a disk and code of any sort stand behind this call.
+        # This call uses the network, the disk and arbitrary code.
         reason = (" ".join(str(error).split()) or type(error).__name__)[:200]
         raise UserError(
             f"--data tfds:{name}: not in {builder.data_dir}, and preparing it here failed "
@@ -176,24 +178,24 @@ def _command(name: str, data_dir: Any) -> str:
 
 
 def only_feature(records: Records, kind: type, usual: str, name: str, why: str) -> str:
-    """The name of the feature of a kind: the usual one, or the only one.
+    """Return the name of the feature of a kind: the usual one, or the only one.
 
     Raises:
-        UserError: there is none, or there are several; `why` says what it would be for.
+        UserError: there is none, or there are several; `why` names its purpose.
     """
     features = records.features
-    found = [feature for feature in features if isinstance(features[feature], kind)]
-    if usual in found:
+    candidates = [feature for feature in features if isinstance(features[feature], kind)]
+    if usual in candidates:
         return usual
-    if len(found) != 1:
+    if len(candidates) != 1:
         raise UserError(
             f"--data tfds:{name}: needs one feature {usual!r} {why}, has {_list(features)}"
         )
-    return found[0]
+    return candidates[0]
 
 
 def _undecoded(tfds: Any, features: Any) -> dict[str, Any]:
-    """Leaves images as the files that they are: TFDS's own decoding is not Pillow's."""
+    """Keep images encoded, because TFDS's own decoding differs from Pillow's."""
     return {
         name: tfds.decode.SkipDecoding()
         for name in features

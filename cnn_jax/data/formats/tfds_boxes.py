@@ -12,9 +12,9 @@ from cnn_jax.data.source import Example, Settings, Source, Split
 from cnn_jax.errors import UserError
 
 LISTS = ("objects", "faces")
-"""What the list is called, the first that is there."""
+"""The names of the list of objects, of which the first existing one counts."""
 
-# What is called otherwise elsewhere: objects that need not be found, and stand for many.
+# The names in TFDS of our flags for ignored objects and for crowds.
 _DIFFICULT = ("is_difficult", "invalid")
 _CROWD = ("is_crowd",)
 
@@ -22,14 +22,14 @@ _CROWD = ("is_crowd",)
 class TfdsBoxes:
     """Detection; the keys of its examples are those of `cnn_jax.data.formats.boxes.BoxSource`.
 
-    Boxes there are shares of the image's sides, [y1, x1, y2, x2].
+    TFDS gives boxes as [y1, x1, y2, x2] in fractions of the image's sides.
 
     Attributes:
-        class_names: the names of the objects' classes; `face` where there are only faces.
+        class_names: the names of the objects' classes; `face` if there are only faces.
     """
 
     def __init__(self, records: Records, image: str, listed: str, class_names: tuple[str, ...]):
-        """Takes the records and the names of their features."""
+        """Store the records and the names of their features."""
         self.class_names = class_names
         self._records = records
         self._image, self._listed = image, listed
@@ -49,7 +49,7 @@ class TfdsBoxes:
             lambda number: f"{self.describe(index)}: {self._listed}[{number}]",
         )
         boxes = boxes[kept].astype(np.float32)
-        # An area may be given for an outline; TFDS has COCO's as a whole number of pixels.
+        # The area may be that of an outline; TFDS stores COCO's as a whole number of pixels.
         own = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
         area = np.asarray(objects["area"])[kept] if "area" in objects else own
         labels = objects.get("label", np.zeros(len(kept), np.int32))
@@ -62,15 +62,19 @@ class TfdsBoxes:
             "area": np.asarray(area, np.float32),
         }
 
+    def object_count(self, index: int) -> int:
+        """The number of boxes in a record, before those without an area are dropped."""
+        return len(self._records.rows[index][self._listed]["bbox"])
+
     def describe(self, index: int) -> str:
         return f"{self._records.title}[{index}]"
 
 
 def open_tfds_boxes(name: str, split: Split, settings: Settings) -> Source:
-    """Opens one split of a data set for detection (`voc`, `coco`, `wider_face`, ...).
+    """Open one split of a data set for detection (`voc`, `coco`, `wider_face`, ...).
 
     Raises:
-        UserError: as `cnn_jax.data.formats.tfds.open_records`, or the data set lists no boxes.
+        UserError: as in `cnn_jax.data.formats.tfds.open_records`, or there are no boxes.
     """
     records = open_records(name, split, settings)
     from tensorflow_datasets import features as kinds
@@ -89,7 +93,7 @@ def open_tfds_boxes(name: str, split: Split, settings: Settings) -> Source:
 
 
 def _any(objects: Mapping[str, Any], names: tuple[str, ...], kept: np.ndarray) -> np.ndarray:
-    """Whether an object is marked with any of these."""
+    """Return whether each object has any of these marks."""
     marked = np.zeros(len(kept), bool)
     for name in names:
         if name in objects:

@@ -1,18 +1,17 @@
-"""`tfds:NAME[/CONFIG]` for segmentation: data sets that have a mask beside each image."""
+"""`tfds:NAME[/CONFIG]` for segmentation: data sets with a mask for each image."""
 
 from io import BytesIO
 
 import numpy as np
-from PIL import Image
 
-from cnn_jax.data.decode import decode
+from cnn_jax.data.decode import decode, open_image
 from cnn_jax.data.formats.masks import Mask, classes_of, decode_mask, meaning_of
 from cnn_jax.data.formats.tfds import Records, open_records
 from cnn_jax.data.source import Example, Settings, Source, Split
 from cnn_jax.errors import UserError
 
 MASK_FEATURES = ("segmentation_mask", "segmentation_label", "mask", "label")
-"""What the masks' feature is called, the first that is there."""
+"""The names of the masks' feature, of which the first existing one counts."""
 IMAGE_FEATURES = ("image", "image_left")
 
 
@@ -31,7 +30,7 @@ class TfdsMasks:
         class_names: tuple[str, ...],
         meaning: np.ndarray,
     ):
-        """Takes the records and the names of their features; `meaning` as in `masks:DIR`."""
+        """Store the records and the names of their features; `meaning` as in `masks:DIR`."""
         self.class_names = class_names
         self._records = records
         self._image, self._mask = image, mask
@@ -48,29 +47,29 @@ class TfdsMasks:
         return f"{self._records.title}[{index}]"
 
     def mask(self, index: int) -> Mask:
-        """The mask alone: a class for each pixel, or `IGNORED`.
+        """Read only the mask: a class for each pixel, or `IGNORED`.
 
         Raises:
-            UserError: it has several channels, or a value that stands for no class.
+            UserError: it has several channels, or a value without a class.
         """
         name = f"{self.describe(index)} {self._mask}"
         raw = decode_mask(self._records.rows[index][self._mask], name)
         return classes_of(raw, self._meaning, name, len(self.class_names))
 
     def size(self, index: int) -> tuple[int, int]:
-        """The mask's rows and columns."""
-        with Image.open(BytesIO(self._records.rows[index][self._mask])) as image:
+        """Read the mask's rows and columns."""
+        with open_image(BytesIO(self._records.rows[index][self._mask])) as image:
             return image.size[::-1]
 
 
 def open_tfds_masks(name: str, split: Split, settings: Settings) -> Source:
-    """Opens one split of a data set for segmentation (`oxford_iiit_pet`, `cityscapes`, ...).
+    """Open one split of a data set for segmentation (`oxford_iiit_pet`, `cityscapes`, ...).
 
-    The classes are `settings.class_names`, else those that the data set names, else
+    The classes are `settings.class_names`, else the data set's own names, else
     `settings.label_values` (Oxford's pets have the values 1 2 3).
 
     Raises:
-        UserError: as `open_records`; or the data set has no masks or does not name its classes.
+        UserError: as in `open_records`, or the data set has no masks or no names of classes.
     """
     records = open_records(name, split, settings)
     from tensorflow_datasets import features as kinds
@@ -89,8 +88,8 @@ def open_tfds_masks(name: str, split: Split, settings: Settings) -> Source:
     class_names = settings.class_names or tuple(known or map(str, values))
     if not class_names:
         raise UserError(
-            f"--data tfds:{name}: does not name its masks' classes; say which values they have "
-            "with --label-values, or what they are called with --class-names"
+            f"--data tfds:{name}: does not name its masks' classes; give their values "
+            "with --label-values, or their names with --class-names"
         )
     if values and len(values) != len(class_names):
         raise UserError(f"--label-values: {len(values)} values for {len(class_names)} classes")

@@ -11,7 +11,7 @@ from cnn_jax.data.formats.boxes import BoxedImage, BoxSource, Repairs, image_siz
 from cnn_jax.data.source import Settings, Split
 from cnn_jax.errors import UserError
 
-# The list of files of each split, the first that exists.
+# The list of files of each split, of which the first existing one counts.
 _LISTS: dict[Split, tuple[str, ...]] = {
     "train": ("train", "trainval"),
     "eval": ("val", "test"),
@@ -20,25 +20,23 @@ _LISTS: dict[Split, tuple[str, ...]] = {
 
 
 def open_voc(directory: str, split: Split, settings: Settings) -> BoxSource:
-    """Opens one split of a data set in PASCAL VOC's layout.
+    """Open one split of a data set in PASCAL VOC's layout.
 
     The split `train` is `ImageSets/Main/train.txt`, else `trainval.txt`; `eval` is `val.txt`, else
-    `test.txt`; `test` is `test.txt`, else `val.txt`. The classes are all that occur in annotations
-    of the folder, sorted, so that every split has the same.
+    `test.txt`; `test` is `test.txt`, else `val.txt`. The classes are all those in annotations of
+    the folder, sorted, so every split has the same classes.
 
-    Pixels are counted from 1 in these files, and the last belongs to the box: a box in continuous
-    coordinates is [xmin - 1, ymin - 1, xmax, ymax]. One with xmin = xmax is what annotation tools
-    make of a slip, and has no area.
+    These files count pixels from 1, and the last pixel belongs to the box. So a box in continuous
+    coordinates is [xmin - 1, ymin - 1, xmax, ymax]. A box with xmin = xmax, a typical slip in
+    annotation tools, has no area.
 
     Raises:
-        UserError: naming a folder, a file and its line, or an object that is not as it should be.
+        UserError: a folder, a file or an object is faulty; the message names it and the line.
     """
     if not directory:
         raise UserError("--data voc: lacks a folder, give voc:DIR")
     if settings.holdout_groups is not None:
-        raise UserError(
-            "--holdout-groups: voc has lists of its own in ImageSets/Main, leave it out"
-        )
+        raise UserError("--holdout-groups: voc has its own lists in ImageSets/Main, so omit it")
     root = Path(directory).expanduser()
     for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
         require_folder(root / folder, f"voc:{directory}")
@@ -47,7 +45,7 @@ def open_voc(directory: str, split: Split, settings: Settings) -> BoxSource:
     annotations = {name: _read(root / "Annotations" / f"{name}.xml") for name in {*names, *known}}
     class_names = sorted({item.name for each in annotations.values() for item in each.objects})
     if not class_names:
-        raise UserError(f"{root / 'Annotations'}: no object in any of its {len(known)} files")
+        raise UserError(f"{root / 'Annotations'}: no objects in any of its {len(known)} files")
     files = {path.stem: path for path in sorted((root / "JPEGImages").iterdir())
              if path.suffix.lower() in EXTENSIONS}  # fmt: skip
     labels = {name: label for label, name in enumerate(class_names)}
@@ -62,7 +60,7 @@ def open_voc(directory: str, split: Split, settings: Settings) -> BoxSource:
 
 @dataclass
 class _Element:
-    """An XML element: where it begins, its text and what it holds."""
+    """An XML element: its first line, its text and its children."""
 
     tag: str
     line: int
@@ -89,36 +87,36 @@ class _Annotation:
 
 
 def _listed(root: Path, split: Split) -> list[str]:
-    """The names of a split's images."""
+    """Read the names of a split's images."""
     folder = root / "ImageSets" / "Main"
     paths = [folder / f"{name}.txt" for name in _LISTS[split]]
     path = next((path for path in paths if path.is_file()), None)
     if path is None:
         raise UserError(f"{folder}: has neither {' nor '.join(p.name for p in paths)}")
-    # Lists of one class have a second column; its sign says whether it is in the image.
+    # Lists for a class have a second column, whose sign marks the presence of the class.
     names = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
     if not names:
-        raise UserError(f"{path}: names no image")
+        raise UserError(f"{path}: names no images")
     return names
 
 
 def _read(path: Path) -> _Annotation:
-    """An annotation file, its boxes in continuous coordinates."""
+    """Read an annotation file, with boxes in continuous coordinates."""
     root = _parse(path)
 
     def child(element: _Element, tag: str) -> _Element:
-        found = element.find(tag)
-        if found is None:
+        first = element.find(tag)
+        if first is None:
             raise UserError(f"{path}:{element.line}: <{element.tag}> has no <{tag}>")
-        return found
+        return first
 
     def number(element: _Element, tag: str) -> float:
-        found = child(element, tag)
+        leaf = child(element, tag)
         try:
-            return float(found.text)
+            return float(leaf.text)
         except ValueError:
             raise UserError(
-                f"{path}:{found.line}: <{tag}> is {found.text.strip()!r}, expected a number"
+                f"{path}:{leaf.line}: <{tag}> is {leaf.text.strip()!r}, expected a number"
             ) from None
 
     objects = []
@@ -130,7 +128,7 @@ def _read(path: Path) -> _Annotation:
             raise UserError(f"{path}:{name.line}: <name> is empty, expected a class")
         corners = child(element, "bndbox")
         x1, y1, x2, y2 = (number(corners, tag) for tag in ("xmin", "ymin", "xmax", "ymax"))
-        # A side without length stays one; the others begin where their first pixel does.
+        # A side without length is kept; other sides begin at the start of their first pixel.
         box = (x1 - (x1 < x2), y1 - (y1 < y2), x2 - (x2 < x1), y2 - (y2 < y1))
         difficult = element.find("difficult") is not None and number(element, "difficult") > 0
         objects.append(_Object(name.text.strip(), box, difficult, element.line))
@@ -140,7 +138,7 @@ def _read(path: Path) -> _Annotation:
 
 
 def _parse(path: Path) -> _Element:
-    """The root element of an XML file, with the line of each element, which ElementTree lacks."""
+    """Parse an XML file, with the line of each element, which ElementTree lacks."""
     top = _Element("", 0)
     stack = [top]
     parser = expat.ParserCreate()

@@ -1,4 +1,4 @@
-"""`yolo:DATA.yaml`: a text file of labels beside each image, `class cx cy w h` in shares of it."""
+"""`yolo:DATA.yaml`: a text file of labels for each image, `class cx cy w h` in fractions of it."""
 
 import os
 from pathlib import Path
@@ -18,27 +18,27 @@ _KEYS: dict[Split, tuple[str, ...]] = {
     "test": ("test", "val"),
 }
 
-# Shares are written with six digits and rounded: so far beyond the border is no mistake.
+# Fractions are rounded to six digits, so this distance beyond the border is no mistake.
 _SLACK = 2e-3
 
 
 def open_yolo(argument: str, split: Split, settings: Settings) -> BoxSource:
-    """Opens one split of a data set in YOLO's format.
+    """Open one split of a data set in YOLO's format.
 
     The YAML file has `names` (a list, or names by number), optionally `path`, and `train`, `val`
     and `test`: a folder of images, a text file that lists them, or a list of either, relative to
     `path`. The split `eval` is `val`, else `test`; the split `test` is `test`, else `val`.
 
-    The labels of `.../images/A.jpg` are in `.../labels/A.txt`; without that file there are no
-    objects in the image. A line with more than two points is an outline; its box is taken.
+    The labels of `.../images/A.jpg` are in `.../labels/A.txt`; without that file the image has no
+    objects. A line with more than two points is an outline, of which the box is used.
 
     Raises:
-        UserError: naming a file and its line that is not as it should be.
+        UserError: a file is faulty; the message names it and the line.
     """
     if not argument:
         raise UserError("--data yolo: lacks a file, give yolo:DATA.yaml")
     if settings.holdout_groups is not None:
-        raise UserError("--holdout-groups: yolo names its own splits, leave it out")
+        raise UserError("--holdout-groups: yolo names its own splits, so omit it")
     path = Path(argument).expanduser()
     content = _load(path)
     class_names = _class_names(content, path)
@@ -49,7 +49,9 @@ def open_yolo(argument: str, split: Split, settings: Settings) -> BoxSource:
     places = content[key] if isinstance(content[key], list) else [content[key]]
     files = [file for place in places for file in _images(root, str(place), path)]
     if not files:
-        raise UserError(f"{path}: {key}: {content[key]} holds no image ({', '.join(EXTENSIONS)})")
+        raise UserError(
+            f"{path}: {key}: {content[key]} contains no images ({', '.join(EXTENSIONS)})"
+        )
     repairs = Repairs()
     images = [_boxed(file, len(class_names), repairs) for file in files]
     return BoxSource(class_names, images, repairs.notices(), relative=True)
@@ -83,18 +85,18 @@ def _class_names(content: dict[str, Any], path: Path) -> tuple[str, ...]:
 
 
 def _images(root: Path, place: str, path: Path) -> list[Path]:
-    """The images in a folder or list."""
-    found = root / place
-    if found.is_dir():
-        return sorted(p for p in found.rglob("*") if p.name.lower().endswith(EXTENSIONS))
-    if found.suffix == ".txt" and found.is_file():
-        lines = found.read_text().splitlines()
-        return [found.parent / line.strip() for line in lines if line.strip()]
-    raise UserError(f"{path}: {found}: no such folder, nor a .txt file that lists images")
+    """List the images in a folder or in a list."""
+    listed = root / place
+    if listed.is_dir():
+        return sorted(p for p in listed.rglob("*") if p.name.lower().endswith(EXTENSIONS))
+    if listed.suffix == ".txt" and listed.is_file():
+        lines = listed.read_text().splitlines()
+        return [listed.parent / line.strip() for line in lines if line.strip()]
+    raise UserError(f"{path}: {listed}: neither a folder nor a .txt file that lists images")
 
 
 def _label_file(image: Path) -> Path:
-    """`images` becomes `labels`, where it stands last in the path."""
+    """Replace the last `images` in the path by `labels`."""
     parts = list(image.with_suffix(".txt").parts)
     for place in reversed(range(len(parts) - 1)):
         if parts[place] == "images":
@@ -125,11 +127,13 @@ def _boxed(image: Path, num_classes: int, repairs: Repairs) -> BoxedImage:
 
 
 def _parse(line: str, place: str, num_classes: int) -> tuple[int, list[float]]:
-    """The label of a line and its box's corners."""
+    """Parse a line into its label and the corners of its box."""
     try:
         label, *values = (float(word) for word in line.split())
     except ValueError:
-        raise UserError(f"{place}: {line.strip()!r} has words, expected class cx cy w h") from None
+        raise UserError(
+            f"{place}: {line.strip()!r} contains words, expected class cx cy w h"
+        ) from None
     if not 0 <= label < num_classes or label != int(label):
         raise UserError(f"{place}: class {label:g} is none of the {num_classes} in the YAML file")
     if len(values) == 4:

@@ -1,7 +1,7 @@
-"""Region proposals: boxes that may hold an object, found by methods that know no classes.
+"""Region proposals: boxes that may contain an object, from methods that know no classes.
 
-A method is a pure function of an image; `ProposalSource` adds what it finds to the examples of a
-source and keeps it on disk, so that it is searched for once.
+A method is a pure function of an image. `ProposalSource` adds its boxes to the examples of a
+source and caches them on disk.
 """
 
 import hashlib
@@ -15,63 +15,63 @@ from cnn_jax.data.proposals.dense_grid import dense_grid
 from cnn_jax.data.proposals.edge_boxes import edge_boxes
 from cnn_jax.data.proposals.selective_search import selective_search
 from cnn_jax.data.resize import resize
-from cnn_jax.errors import UserError
+from cnn_jax.errors import check
 
 Name = Literal["selective_search", "selective_search_quality", "edge_boxes", "grid"]
 
 LARGEST_SIDE = 500
-"""What images with a longer side are reduced to before they are searched, in pixels (Girshick et
-al. 2014 search all images at this width)."""
+"""The longer side in pixels to which larger images are reduced for the search (Girshick et al. 2014
+search all images at this width)."""
 
-# Part of every key in the cache: raise it when a method's boxes change.
+# Part of every cache key: increase it when a method's boxes change.
 _VERSION = 1
 
 
 @dataclass(frozen=True)
 class Proposals:
-    """Where to look for objects."""
+    """The method of region proposals and its parameters."""
 
     proposals: Name = "selective_search"
-    """selective_search (its fast form), selective_search_quality, edge_boxes (on colour gradients
-    in place of a trained edge detector), or grid: boxes at regular places, the baseline."""
+    """The method of region proposals: selective_search (its fast form), selective_search_quality,
+    edge_boxes (on colour gradients instead of a trained edge detector), or grid (regular boxes, a
+    baseline)."""
     proposal_size: int | None = None
-    """Pixels of the longer side that images are searched at; default: their own, 500 at most."""
+    """The longer side in pixels of the searched images; default: their own, at most 500."""
     max_proposals: int = 2000
-    """The best of each image that are used."""
+    """The largest number of proposals used in an image, the best first."""
     grid_scales: tuple[float, ...] = (0.8, 0.4, 0.2, 0.1)
-    """Sizes of the grid's boxes, as shares of the image's shorter side."""
+    """The sizes of the grid's boxes, as fractions of the image's shorter side."""
     grid_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
-    """Heights over widths of the grid's boxes."""
+    """The heights over widths of the grid's boxes."""
     grid_step: float = 0.33
-    """How far the grid's boxes are apart, as a share of their own side."""
+    """The distance between the grid's boxes, as a fraction of their own side."""
 
     def __post_init__(self) -> None:
-        for name, legal, what in (
-            ("proposals", self.proposals in get_args(Name), f"one of {', '.join(get_args(Name))}"),
-            ("max-proposals", self.max_proposals >= 1, "1 or more"),
-            ("proposal-size", self.proposal_size is None or self.proposal_size >= 16, "16 or more"),
-            ("grid-scales", self.grid_scales and min(self.grid_scales) > 0, "above 0"),
-            ("grid-ratios", self.grid_ratios and min(self.grid_ratios) > 0, "above 0"),
-            ("grid-step", self.grid_step > 0, "above 0"),
+        names, size = get_args(Name), self.proposal_size
+        for name, legal, expected in (
+            ("proposals", self.proposals in names, f"one of {', '.join(names)}"),
+            ("max_proposals", self.max_proposals >= 1, "1 or more"),
+            ("proposal_size", size is None or size >= 16, "16 or more"),
+            ("grid_scales", min(self.grid_scales, default=0) > 0, "above 0"),
+            ("grid_ratios", min(self.grid_ratios, default=0) > 0, "above 0"),
+            ("grid_step", self.grid_step > 0, "above 0"),
         ):
-            if not legal:
-                value = getattr(self, name.replace("-", "_"))
-                raise UserError(f"--{name} {value}: must be {what}")
+            check(legal, name, getattr(self, name), expected)
 
     @property
     def cached(self) -> bool:
-        """Whether finding them takes so long that they are kept on disk."""
+        """True if the search is slow enough for a cache on disk."""
         return self.proposals != "grid"
 
     @property
     def key(self) -> str:
-        """A name for what is found: the same settings give the same boxes."""
+        """The cache key: equal settings give equal boxes."""
         settings = (_VERSION, self.proposals, self.proposal_size or f"at most {LARGEST_SIDE}")
         digest = hashlib.blake2b(repr(settings).encode(), digest_size=6).hexdigest()
         return f"{self.proposals}-{digest}"
 
     def find(self, image: UInt8[np.ndarray, "height width 3"]) -> Float32[np.ndarray, "boxes 4"]:
-        """All boxes of an image in its own pixels, the most promising first."""
+        """Find all boxes of an image in its own pixels, the most promising first."""
         height, width = image.shape[:2]
         if self.proposals == "grid":
             return dense_grid(height, width, self.grid_scales, self.grid_ratios, self.grid_step)

@@ -1,4 +1,4 @@
-"""Boxes at regular places: what a method that looks at the image has to beat."""
+"""Boxes at regular places, the baseline for methods that use the image."""
 
 import numpy as np
 from jaxtyping import Float32
@@ -11,16 +11,16 @@ def dense_grid(
     ratios: tuple[float, ...] = (0.5, 1.0, 2.0),
     step: float = 0.33,
 ) -> Float32[np.ndarray, "boxes 4"]:
-    """Boxes of a few sizes and shapes that slide over an image, the largest first.
+    """Place boxes of a few sizes and shapes regularly over an image, the largest first.
 
     Args:
-        height, width: of the image.
-        scales: square roots of the boxes' areas, as shares of the image's shorter side.
-        ratios: heights over widths.
-        step: how far a box moves at most, as a share of its side.
+        height, width: the size of the image.
+        scales: the square roots of the boxes' areas, as fractions of the image's shorter side.
+        ratios: the heights over widths.
+        step: the largest step between boxes, as a fraction of their side.
 
     Returns:
-        Boxes within the image; a box that would be larger than the image on a side is as large.
+        Boxes within the image; sides are limited to those of the image.
     """
     boxes = []
     for scale in sorted(scales, reverse=True):

@@ -1,21 +1,21 @@
-"""Edge boxes (Zitnick & Dollár 2014) by OpenCV, on edges that need no trained model."""
+"""Edge boxes (Zitnick & Dollár 2014) by OpenCV, on edges without a trained model."""
 
 import cv2
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-# Sides of the windows over which colours are smoothed before they are compared.
+# The sides of the windows over which colours are smoothed before their comparison.
 _SMOOTHING = 1.0
 
-# The share of the image's area below which a box is not looked for.
+# The least area of a box, as a fraction of the image's area.
 _SMALLEST = 0.001
 
 
 def edge_boxes(image: UInt8[np.ndarray, "height width 3"]) -> Float32[np.ndarray, "boxes 4"]:
-    """Boxes that hold whole contours and cut through few, best first.
+    """Find boxes that contain whole contours and cut few, best first.
 
-    The paper takes its edges from a structured forest, whose trained model is a file of its own;
-    here they are colour gradients (see `edge_map`), so that recall is below the paper's.
+    The paper's edges come from a structured forest, which needs a file with its trained model. Here
+    they are colour gradients (see `edge_map`), so recall is below the paper's.
 
     References:
         Zitnick & Dollár, `Edge Boxes: Locating Object Proposals from Edges
@@ -34,13 +34,13 @@ def edge_boxes(image: UInt8[np.ndarray, "height width 3"]) -> Float32[np.ndarray
 def edge_map(
     image: UInt8[np.ndarray, "height width 3"],
 ) -> tuple[Float32[np.ndarray, "height width"], Float32[np.ndarray, "height width"]]:
-    """Thin edges by the gradient of the colour, and the direction across them.
+    """Compute thin edges from the gradient of the colour, and the direction across them.
 
-    Of each pixel the Lab channel with the steepest gradient counts; what is less steep than its
-    neighbours across the edge is removed (Canny's suppression).
+    The Lab channel with the steepest gradient counts at each pixel. Pixels less steep than their
+    neighbours across the edge are removed (Canny's suppression).
 
     Returns:
-        Strength in 0..1, 1 at the steepest percent of the image; angles in [0, pi).
+        The strength in 0..1, with 1 for the steepest percent of the image; angles in [0, pi).
     """
     lab = cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2Lab)
     lab = cv2.GaussianBlur(lab, (0, 0), _SMOOTHING)
@@ -57,6 +57,6 @@ def edge_map(
         )
         thin[strength < beside] = 0
     most = max(float(np.percentile(strength, 99)), 1e-6)
-    # The remainder of a tiny negative angle rounds to pi itself.
+    # The remainder of a tiny negative angle rounds to pi.
     angle = np.mod(np.arctan2(dy, dx), np.float32(np.pi)).astype(np.float32)
     return np.minimum(thin / most, 1).astype(np.float32), np.where(angle >= np.pi, 0, angle)

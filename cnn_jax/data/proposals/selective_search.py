@@ -1,4 +1,4 @@
-"""Selective search (Uijlings et al. 2013) by OpenCV, with an order that repeats."""
+"""Selective search (Uijlings et al. 2013) by OpenCV, with a reproducible order."""
 
 import zlib
 
@@ -10,15 +10,15 @@ from jaxtyping import Float32, UInt8
 def selective_search(
     image: UInt8[np.ndarray, "height width 3"], quality: bool = False
 ) -> Float32[np.ndarray, "boxes 4"]:
-    """Boxes around regions that grow together from an over-segmentation, most promising first.
+    """Find boxes around regions merged from an over-segmentation, most promising first.
 
-    OpenCV's settings: "fast" groups by two rules in two colour spaces with three thresholds (12
-    hierarchies), "quality" by four in five with five (100).
+    OpenCV's settings: "fast" merges by two rules in two colour spaces with three thresholds (12
+    hierarchies), "quality" by four rules in five spaces with five thresholds (100).
 
     The paper orders regions by their place in the hierarchy (1: the whole image) times a random
-    number. OpenCV does so with a generator that the whole process shares, and does not tell the
-    places; here the order of the areas, largest first, stands for them, and the random numbers are
-    a function of the image.
+    number. OpenCV does so with a generator shared by the process, and does not return the places.
+    Here the order of the areas, largest first, replaces the places, and the random numbers are a
+    function of the image.
 
     References:
         Uijlings et al., `Selective Search for Object Recognition

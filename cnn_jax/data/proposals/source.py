@@ -1,4 +1,4 @@
-"""Examples with their proposals, kept on disk by the content of the image."""
+"""Examples with proposals, which are cached on disk by the content of the image."""
 
 import hashlib
 import os
@@ -21,7 +21,7 @@ from cnn_jax.data.workers import worker_processes
 
 
 def default_cache() -> Path:
-    """Where proposals are kept: in `$XDG_CACHE_HOME`, or the user's `.cache`."""
+    """Return the cache folder, in `$XDG_CACHE_HOME` or the user's `.cache`."""
     home = os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")
     return Path(home) / "cnn_jax" / "proposals"
 
@@ -29,7 +29,7 @@ def default_cache() -> Path:
 class ProposalSource:
     """A source whose examples also have `proposals` [boxes, 4], the best first, in pixels.
 
-    What the method finds is a function of the image; the cache only saves finding it again.
+    Proposals are a function of the image; the cache only saves time.
     """
 
     def __init__(self, source: Source, method: Proposals, cache: Path | None = None):
@@ -45,29 +45,33 @@ class ProposalSource:
 
     def __getitem__(self, index: int) -> Example:
         example = self.source[index]
-        found = self._proposals(example["image"])[0]
-        return {**example, "proposals": found[: self.method.max_proposals]}
+        proposals, _ = self._proposals(example["image"])
+        return {**example, "proposals": proposals[: self.method.max_proposals]}
+
+    def object_count(self, index: int) -> int:
+        """The number of objects (at most) in an image."""
+        return self.source.object_count(index)
 
     def describe(self, index: int) -> str:
         return self.source.describe(index)
 
     def fill(self, index: int) -> bool:
-        """Have the proposals of an example on disk; whether they had to be found."""
+        """Cache the proposals of an example on disk; return whether they were missing."""
         return self._proposals(self.source[index]["image"])[1]
 
     def _proposals(
         self, image: UInt8[np.ndarray, "height width 3"]
     ) -> tuple[Float32[np.ndarray, "boxes 4"], bool]:
-        """All proposals of an image, and whether they had to be found."""
+        """Return all proposals of an image, and whether the cache lacked them."""
         if not self.method.cached:
             return self.method.find(image), False
         path = self._path(image)
         try:
-            # Not np.load: it parses a file's head with `ast`, which Python 3.11 fails at now and
-            # then where several threads read (python/cpython#106905).
+            # Not np.load: it parses a file's header with `ast`, which occasionally fails in
+            # threads under Python 3.11 (python/cpython#106905).
             return load(path.read_bytes())["boxes"], False
         except (OSError, SafetensorError):
-            pass  # Not there, or damaged: found again, and written over.
+            pass  # Missing or damaged: recomputed and overwritten.
         boxes = self.method.find(image)
         files.replace(path, save({"boxes": np.ascontiguousarray(boxes)}))
         return boxes, True
@@ -81,7 +85,7 @@ class ProposalSource:
 
 @dataclass(frozen=True)
 class _Fill:
-    """What a worker process does: one thread of OpenCV's each, as there are many processes."""
+    """The task of a worker process: fill the cache, with a single OpenCV thread."""
 
     source: ProposalSource
 
@@ -93,17 +97,17 @@ class _Fill:
 def prepare(
     source: ProposalSource, workers: int | None = None, console: Console | None = None
 ) -> int:
-    """Finds the proposals of all examples that are not in the cache yet, and shows how far it is.
+    """Compute the proposals of all examples that the cache lacks, with a progress bar.
 
-    It can be broken off at any time: what has been found is kept.
+    It can be interrupted at any time; finished proposals are kept.
 
     Args:
         source: the examples.
-        workers: number of processes; by default one a core. 0 works in this process.
-        console: where progress is shown.
+        workers: the number of processes; by default one per core. 0 works in this process.
+        console: the console for the progress bar.
 
     Returns:
-        How many had to be found.
+        The number of examples that the cache lacked.
 
     Raises:
         UserError: an image cannot be read, or the cache cannot be written.
@@ -120,23 +124,23 @@ def prepare(
         transient=True,
         disable=not console.is_terminal,
     )
-    found = 0
+    computed = 0
     with progress:
         bar = progress.add_task("", total=len(source))
         if workers == 0:
             for index in range(len(source)):
-                found += source.fill(index)
+                computed += source.fill(index)
                 progress.advance(bar)
-            return found
+            return computed
         count = workers or os.cpu_count() or 1
         with worker_processes(_Fill(source), count, "--proposal-workers") as submit:
             waiting: set[Future] = set()
             for index in range(len(source)):
                 waiting.add(submit(index))
-                # Few are on their way at a time, so that an interruption waits for few.
+                # Few are pending at a time, so an interruption waits for few.
                 if len(waiting) >= 4 * count or index == len(source) - 1:
                     least = FIRST_COMPLETED if index < len(source) - 1 else "ALL_COMPLETED"
                     done, waiting = wait(waiting, return_when=least)
-                    found += sum(future.result() for future in done)
+                    computed += sum(future.result() for future in done)
                     progress.advance(bar, len(done))
-    return found
+    return computed

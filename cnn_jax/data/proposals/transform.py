@@ -1,4 +1,4 @@
-"""What the host does to an example with proposals so that a batch has one shape."""
+"""Preparation of examples with proposals on the host, so that every batch has one shape."""
 
 from dataclasses import dataclass
 
@@ -10,27 +10,27 @@ from cnn_jax.data.transforms import BoxTransform
 
 @dataclass(frozen=True)
 class ProposalTransform:
-    """`BoxTransform`, and as many rows for proposals in every example.
+    """`BoxTransform` with a fixed number of proposal rows.
 
-    `proposals` are in pixels of the resized image, best first; `proposal_valid` says which rows are
-    filled.
+    `proposals` are in pixels of the resized image, best first; `proposal_valid` is False for
+    padding rows.
 
     Attributes:
         boxes: prepares the image and its objects.
-        max_proposals: rows for proposals.
+        max_proposals: the number of proposal rows.
     """
 
     boxes: BoxTransform
     max_proposals: int
 
     def __call__(self, example: Example) -> Example:
-        found = example["proposals"][: self.max_proposals]
+        proposals = example["proposals"][: self.max_proposals]
         height, width = example["image"].shape[:2]
         scale = np.array([self.boxes.image_size / width, self.boxes.image_size / height] * 2)
         rows = np.zeros((self.max_proposals, 4), np.float32)
-        rows[: len(found)] = found * scale
+        rows[: len(proposals)] = proposals * scale
         return {
             **self.boxes(dict(example)),
             "proposals": rows,
-            "proposal_valid": np.arange(self.max_proposals) < len(found),
+            "proposal_valid": np.arange(self.max_proposals) < len(proposals),
         }

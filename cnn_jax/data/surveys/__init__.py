@@ -1,1 +1,1 @@
-"""What is in a data set, and what is wrong with it, before training starts."""
+"""Checks and statistics of a data set before training starts."""

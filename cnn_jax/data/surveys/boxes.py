@@ -1,9 +1,10 @@
-"""What the boxes of a training set are like: told before training, and the shapes to start from."""
+"""Survey of a training set's boxes: notices for the user, and shapes for box priors."""
 
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Float
@@ -19,13 +20,13 @@ _ITERATIONS = 100
 
 @dataclass(frozen=True)
 class BoxSurvey:
-    """The boxes of a set's images, or of some of them.
+    """The boxes of a set's images, or of a sample of them.
 
     Attributes:
-        boxes: those of each image that are trained on (no crowds, nothing difficult), in shares of
-            the image's sides.
+        boxes: each image's boxes for training (without crowds and difficult objects), in fractions
+            of the image's sides.
         of: the number of images in the set.
-        counts: the number of objects of any kind in each image looked at.
+        counts: the number of all objects in each surveyed image.
     """
 
     boxes: Sequence[Float[np.ndarray, "_ 4"]]
@@ -33,13 +34,13 @@ class BoxSurvey:
     counts: Sequence[int]
 
     def sample(self) -> str:
-        """` (in N of M images)` where not all were looked at."""
+        """Describe a sample as ` (in N of M images)`; empty if all images were surveyed."""
         few = len(self.boxes)
         return "" if few == self.of else f" (in {few:,} of {self.of:,} images)"
 
 
 def survey(source: Source, most: int = MOST_IMAGES) -> BoxSurvey:
-    """Looks at the boxes of at most so many images, evenly spread over the set."""
+    """Survey the boxes of at most `most` images, evenly spread over the set."""
     chosen = np.unique(np.linspace(0, len(source) - 1, min(most, len(source))).astype(int))
 
     def look(index: int) -> tuple[np.ndarray, int]:
@@ -55,7 +56,7 @@ def survey(source: Source, most: int = MOST_IMAGES) -> BoxSurvey:
 
 
 def notices(source: Source, surveyed: BoxSurvey, max_objects: int) -> list[str]:
-    """What a user should know of the boxes: repairs, images without objects, objects left out."""
+    """List notices about the boxes: repairs, images without objects, objects left out."""
     lines = list(getattr(source, "notices", ()))
     counts = np.array(surveyed.counts)
     if hasattr(source, "object_counts"):
@@ -68,8 +69,18 @@ def notices(source: Source, surveyed: BoxSurvey, max_objects: int) -> list[str]:
     return lines
 
 
+@lru_cache(maxsize=2)
+def most_objects(source: Source) -> int:
+    """Find the largest number of objects in an image, from annotations alone.
+
+    Args:
+        source: one with `object_count(index)`, as those of all formats with boxes have it.
+    """
+    return max(map(source.object_count, range(len(source))), default=0)
+
+
 def lost_to_collisions(surveyed: BoxSurvey, grid: int) -> tuple[int, int]:
-    """How many boxes share the cell of their centre with an earlier one, and how many there are."""
+    """Count the boxes that share the cell of their centre with an earlier one, and all boxes."""
     lost = total = 0
     for boxes in surveyed.boxes:
         center = (boxes[:, :2] + boxes[:, 2:]) / 2
@@ -80,23 +91,23 @@ def lost_to_collisions(surveyed: BoxSurvey, grid: int) -> tuple[int, int]:
 
 
 def prior_shapes(surveyed: BoxSurvey, count: int, seed: int = 0) -> tuple[tuple[float, float], ...]:
-    """Widths and heights that the boxes' shapes gather about, smallest area first.
+    """Cluster the boxes' shapes; return widths and heights, smallest area first.
 
-    k-means with one less the IoU of concentric boxes as the distance (Redmon & Farhadi 2017,
+    k-means with one minus the IoU of concentric boxes as the distance (Redmon & Farhadi 2017,
     "YOLO9000", section 2), so that large boxes do not outweigh small ones.
 
     Args:
-        surveyed: boxes, whose shapes are in shares of the image's sides.
-        count: number of shapes; some are alike where the boxes have fewer.
-        seed: of the first guess.
+        surveyed: the boxes, with shapes in fractions of the image's sides.
+        count: the number of shapes; they repeat if the boxes have fewer distinct shapes.
+        seed: the seed of the initial shapes.
 
     Raises:
-        UserError: there is no box.
+        UserError: there are no boxes.
     """
     shapes = _shapes(surveyed)
     if not len(shapes):
         raise UserError(
-            "--boxes priors: the training set has no box to take shapes of; give --priors, or "
+            "--boxes priors: the training set has no boxes to take shapes from; give --priors, or "
             "--boxes free"
         )
     rng = np.random.default_rng([seed, *b"priors"])
@@ -112,13 +123,13 @@ def prior_shapes(surveyed: BoxSurvey, count: int, seed: int = 0) -> tuple[tuple[
         if np.array_equal(moved, centers):
             break
         centers = moved
-    # Four digits are enough, and are read back from a run's settings as they were.
+    # Four digits are enough, and survive a round trip through a run's settings.
     centers = np.maximum(np.round(centers[np.argsort(centers.prod(axis=1))], 4), 1e-4)
     return tuple((float(width), float(height)) for width, height in centers)
 
 
 def mean_overlap(surveyed: BoxSurvey, priors: Sequence[tuple[float, float]]) -> float:
-    """The mean over all boxes of the highest IoU of their shape with one of the priors."""
+    """Compute the mean over all boxes of the highest IoU of their shape with a prior."""
     return float(_overlaps(_shapes(surveyed), np.array(priors)).max(axis=1).mean())
 
 
@@ -130,6 +141,6 @@ def _shapes(surveyed: BoxSurvey) -> Float[np.ndarray, "boxes 2"]:
 def _overlaps(
     shapes: Float[np.ndarray, "shapes 2"], centers: Float[np.ndarray, "centers 2"]
 ) -> Float[np.ndarray, "shapes centers"]:
-    """IoU of boxes of these shapes about one point."""
+    """Compute the IoU of concentric boxes of these shapes."""
     shared = np.minimum(shapes[:, None], centers[None]).prod(axis=-1)
     return shared / (shapes.prod(axis=1)[:, None] + centers.prod(axis=1)[None] - shared)

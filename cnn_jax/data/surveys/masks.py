@@ -1,4 +1,4 @@
-"""Every mask read once before the first step: is it legal, and how frequent is each class."""
+"""Survey of all masks before the first step: validity, and frequency of each class."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -15,26 +15,26 @@ from cnn_jax.progress import track
 
 @runtime_checkable
 class Masked(Protocol):
-    """A source whose masks can be read alone."""
+    """A source whose masks can be read without the images."""
 
     class_names: tuple[str, ...]
 
     def __len__(self) -> int: ...
 
     def mask(self, index: int) -> np.ndarray:
-        """Classes [height, width]; raises UserError for a mask that is not legal."""
+        """Return classes [height, width]; raise UserError for an invalid mask."""
         ...
 
 
 def survey(source: Masked, most: int | None = None) -> Int[np.ndarray, "images classes"]:
-    """Counts the pixels of each class in each mask, and so checks them all.
+    """Count the pixels of each class in each mask, and so check all masks.
 
     Args:
         source: the masks.
-        most: look at so many alone, for sources that are generated.
+        most: the number of masks to read, for generated sources; None reads all.
 
     Raises:
-        UserError: the first mask that is not legal, by name.
+        UserError: a mask is invalid; the message names the first one.
     """
     classes = len(source.class_names)
     images = len(source) if most is None else min(most, len(source))
@@ -49,14 +49,14 @@ def survey(source: Masked, most: int | None = None) -> Int[np.ndarray, "images c
 def position_prior(
     training: Masked, evaluated: Masked, size: tuple[int, int]
 ) -> Int[np.ndarray, "classes classes"]:
-    """The confusion matrix of a predictor that sees no image: a floor for every network.
+    """Compute the confusion matrix of a predictor without the image, a floor for every network.
 
-    It gives every pixel the class that is most frequent at its place in the training masks; of
-    equal ones the first, as where no training mask has a class at all.
+    It predicts for every pixel the most frequent class at its place in the training masks. Among
+    equal classes it is the first, also where no training mask has a class.
 
     Args:
-        training, evaluated: masks.
-        size: rows and columns that all masks are resized to.
+        training, evaluated: the masks.
+        size: rows and columns to which all masks are resized.
     """
     classes = len(training.class_names)
     votes = np.zeros((classes, *size), np.int32)
@@ -66,8 +66,8 @@ def position_prior(
     prior = votes.argmax(axis=0)
     confusion = np.zeros(classes * classes, np.int64)
     for mask in _read_ahead(lambda index: resize_mask(evaluated.mask(index), size), len(evaluated)):
-        judged = mask < classes
-        pairs = mask[judged].astype(np.int64) * classes + prior[judged]
+        counted = mask < classes
+        pairs = mask[counted].astype(np.int64) * classes + prior[counted]
         confusion += np.bincount(pairs, minlength=classes * classes)
     return confusion.reshape(classes, classes)
 
@@ -75,14 +75,14 @@ def position_prior(
 def median_frequency(
     counts: Int[np.ndarray, "images classes"], class_names: Sequence[str]
 ) -> Float[np.ndarray, " classes"]:
-    """The weight of each class: the median of all classes' frequencies over its own.
+    """Compute the weight of each class: the median of all classes' frequencies over its own.
 
-    A class's frequency is its share of the pixels of the images that it is in (Eigen & Fergus 2015,
-    section 6.3.2), of those not ignored.
+    A class's frequency is its fraction of the pixels, without ignored ones, of the images that
+    contain it (Eigen & Fergus 2015, section 6.3.2).
 
     Args:
-        counts: of :func:`survey`, of the training set.
-        class_names: for the message.
+        counts: the result of :func:`survey` for the training set.
+        class_names: the names of the classes, for the message.
 
     Raises:
         UserError: a class is in no image.
@@ -100,7 +100,7 @@ def median_frequency(
 
 
 def _read_ahead(read: Callable[[int], np.ndarray], images: int) -> Iterator[np.ndarray]:
-    """What threads read of each image, in order; few at a time, so that memory stays small."""
+    """Read all images in threads, in order; few at a time, to save memory."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, images, 64):
             yield from pool.map(read, range(start, min(start + 64, images)))

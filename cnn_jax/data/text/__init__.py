@@ -1,4 +1,4 @@
-"""Sentence pairs: `open` finds the reader that a data spec asks for."""
+"""Sentence pairs: `open_sentence_pairs` selects the reader for a data spec."""
 
 from collections.abc import Callable
 from difflib import get_close_matches
@@ -15,19 +15,20 @@ FORMATS: dict[str, Callable[[str, Split, Settings], Pairs]] = {
     "pairs": open_pairs,
     "tfds": open_tfds_pairs,
 }
-"""How to open each kind of data spec: what stands before the colon -> (rest, split, settings)."""
+"""The readers by format name, the part of a data spec before the colon; arguments: the rest of the
+spec, the split and the settings."""
 
 
-def open(spec: str, split: Split, **settings: Any) -> Pairs:
-    """Opens one split of the sentence pairs that `spec` names.
+def open_sentence_pairs(spec: str, split: Split, **settings: Any) -> Pairs:
+    """Open one split of the sentence pairs that `spec` names.
 
     Args:
         spec: `FORMAT` or `FORMAT:ARGUMENT`, with FORMAT a key of `FORMATS`.
-        split: which pairs: `train`, `eval` (looked at while training) or `test`.
+        split: `train`, `eval` (evaluated during training) or `test`.
         **settings: fields of `Settings`.
 
     Raises:
-        UserError: no such format, or the reader's own complaint.
+        UserError: the format is unknown, or its reader raised the error.
     """
     name, _, argument = spec.partition(":")
     if name not in FORMATS:

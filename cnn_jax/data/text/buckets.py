@@ -1,4 +1,4 @@
-"""From sentence pairs to batches of few shapes: pairs of similar lengths go together.
+"""Batches of sentence pairs with few shapes; pairs of similar lengths share a batch.
 
 Batch k is a pure function of (pairs, shapes, seed, k). Every shape is compiled once.
 """
@@ -16,7 +16,7 @@ from cnn_jax.data.text.vocabulary import Vocabulary
 from cnn_jax.errors import UserError
 
 Shape = tuple[int, int]
-"""Source and target tokens of a bucket's rows."""
+"""The numbers of source and target tokens in a bucket's rows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,9 +24,9 @@ class Encoded:
     """Sentence pairs as token indices.
 
     Attributes:
-        pairs: what they are of, in the same order.
+        pairs: the sentence pairs, in the same order.
         source, target: token indices with their `END`.
-        long: number of pairs that were longer than the maximum, left out or cut.
+        long: the number of pairs longer than the maximum, which were dropped or cut.
     """
 
     pairs: Pairs
@@ -39,22 +39,22 @@ class Encoded:
 
     @property
     def lengths(self) -> np.ndarray:
-        """int [pairs, 2]: source and target tokens."""
+        """The numbers of source and target tokens, int [pairs, 2]."""
         return np.array([[len(s), len(t)] for s, t in zip(self.source, self.target, strict=True)])
 
 
 def encode(
     pairs: Pairs, source: Vocabulary, target: Vocabulary, maximum: int, *, cut: bool
 ) -> Encoded:
-    """Sentence pairs as token indices.
+    """Convert sentence pairs to token indices.
 
     Args:
         pairs: the sentences.
         source, target: their vocabularies.
-        maximum: most tokens of a sentence, its `END` included.
-        cut: whether sentences longer than that are cut off (for evaluation, which must not choose
-            its examples) or left out with their translations (for training). Of a target that is
-            cut, the end is missing and counts nowhere.
+        maximum: the largest number of tokens of a sentence, `END` included.
+        cut: whether longer sentences are cut (for evaluation, which must not choose its examples)
+            or dropped with their translations (for training). The missing end of a cut target
+            counts nowhere.
 
     Raises:
         UserError: every pair is too long.
@@ -74,18 +74,18 @@ def encode(
 
 
 def bucket_shapes(lengths: np.ndarray, count: int) -> tuple[Shape, ...]:
-    """The shapes that leave the least padding: chosen among the percentiles of both lengths.
+    """Choose the shapes with the least padding among the percentiles of both lengths.
 
     Args:
-        lengths: int [pairs, 2], of the training data.
-        count: most shapes; the last is the longest of both sides.
+        lengths: the lengths of the training data, int [pairs, 2].
+        count: the largest number of shapes; the last one has the longest of both sides.
     """
     ordered = np.sort(lengths, axis=0)
     ranks = np.ceil(np.arange(1, 101) / 100 * len(lengths)).astype(int) - 1
     shapes = sorted({(int(s), int(t)) for s, t in ordered[ranks]})
     held = [int(np.sum(np.all(lengths <= shape, axis=1))) for shape in shapes]
-    # Shapes hold one another: a bucket's pairs are those of its shape without those of the one
-    # before. best[j]: the least number of tokens, padding included, of shapes that end with j.
+    # Each shape contains the one before, so a bucket holds the pairs that fit its shape but not the
+    # one before. best[j]: the least number of tokens, padding included, of shapes that end with j.
     best = [(held[j] * sum(shape), (j,)) for j, shape in enumerate(shapes)]
     for _ in range(count - 1):
         best = [
@@ -104,17 +104,17 @@ def bucket_shapes(lengths: np.ndarray, count: int) -> tuple[Shape, ...]:
 
 
 def assign(lengths: np.ndarray, shapes: Sequence[Shape]) -> np.ndarray:
-    """The first shape that holds each pair; for one that none holds, `len(shapes)`."""
+    """Find the first shape that holds each pair; `len(shapes)` if none does."""
     fits = np.all(lengths[:, None] <= np.array(shapes)[None], axis=-1)
     return np.where(fits.any(1), fits.argmax(1), len(shapes))
 
 
 class TrainingBuckets:
-    """An endless stream of batches: each epoch, every pair once, in batches of one bucket each.
+    """An endless stream of batches of one bucket each; an epoch has every pair once.
 
     A batch has `source` and `target` (int32 [rows, tokens]), `index` (in the pairs), `ordinal`
-    (the row's position in the stream, from 0 again at 2**31) and `valid`. The last batch of a
-    bucket in an epoch is filled up with rows that are not valid.
+    (the row's position in the stream, which restarts from 0 at 2**31) and `valid`. The last batch
+    of a bucket in an epoch is padded with rows that are not valid.
     """
 
     def __init__(
@@ -127,14 +127,15 @@ class TrainingBuckets:
         process_index: int = 0,
         process_count: int = 1,
     ):
-        """Describes the stream.
+        """Define the stream.
 
         Args:
             data: the pairs.
-            shapes: of the buckets, from `bucket_shapes` of the same data.
-            batch_size: rows of a batch over all processes.
+            shapes: the shapes of the buckets, from `bucket_shapes` for the same data.
+            batch_size: the number of rows in a batch over all processes.
             seed: the run's seed.
-            process_index, process_count: which rows of each batch are read here.
+            process_index, process_count: the index of this process, and the number of processes
+                that share each batch.
         """
         self._data, self._shapes, self._seed = data, shapes, seed
         self._batch_size = batch_size
@@ -145,7 +146,7 @@ class TrainingBuckets:
         self._epoch = lru_cache(maxsize=2)(self._make_epoch)
 
     def __getitem__(self, step: int) -> Batch:
-        """This process's rows of the batch that step number `step`, from 0, trains on."""
+        """Return this process's rows of the batch for step `step`, counted from 0."""
         epoch, place = divmod(step, self.batches_per_epoch)
         bucket, indices = self._epoch(epoch)[place]
         ordinal = step * self._batch_size + np.arange(self._batch_size)
@@ -154,14 +155,14 @@ class TrainingBuckets:
         return {name: column[self._rows] for name, column in batch.items()}
 
     def iterate(self, start_step: int = 0) -> Iterator[Batch]:
-        """The batches from `start_step` on."""
+        """Yield the batches from `start_step` on."""
         step = start_step
         while True:
             yield self[step]
             step += 1
 
     def _make_epoch(self, epoch: int) -> list[tuple[int, np.ndarray]]:
-        """(bucket, pairs) of each batch of an epoch."""
+        """Return (bucket, pairs) of each batch of an epoch."""
         rng = np.random.default_rng([self._seed, *b"order", epoch])
         order = rng.permutation(len(self._data))
         batches = _cut(order, self._bucket, self._batch_size, len(self._shapes))
@@ -169,7 +170,7 @@ class TrainingBuckets:
 
 
 class EvaluationBuckets:
-    """Every pair once, a bucket after the other; batches are as in `TrainingBuckets`."""
+    """Batches of every pair once, bucket by bucket; their content is as in `TrainingBuckets`."""
 
     def __init__(
         self,
@@ -181,7 +182,7 @@ class EvaluationBuckets:
         process_index: int = 0,
         process_count: int = 1,
     ):
-        """Describes the batches; pairs that no shape holds go into one of `maximum` tokens."""
+        """Define the batches; pairs too long for all shapes get one of `maximum` tokens."""
         self._data, self._batch_size = data, batch_size
         self._shapes = [*shapes, (maximum, maximum)]
         self._rows = process_rows(batch_size, process_index, process_count)
@@ -197,14 +198,14 @@ class EvaluationBuckets:
         return {name: column[self._rows] for name, column in batch.items()}
 
     def iterate(self) -> Iterator[Batch]:
-        """All batches."""
+        """Yield all batches."""
         return (self[number] for number in range(len(self)))
 
 
 def _cut(
     order: np.ndarray, bucket: np.ndarray, batch_size: int, buckets: int
 ) -> list[tuple[int, np.ndarray]]:
-    """(bucket, pairs) of each batch, the pairs of a bucket in the given order."""
+    """Return (bucket, pairs) of each batch, with the pairs of a bucket in the given order."""
     batches = []
     for number in range(buckets):
         chosen = order[bucket[order] == number]

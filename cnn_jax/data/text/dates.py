@@ -1,7 +1,7 @@
-"""`dates`: dates as people write them, and in ISO form. Nothing to download, and easy to see.
+"""`dates`: dates as people write them, and in ISO form; no download is needed.
 
-Pair i of a split is a pure function of (seed, split, i). The days of the splits are different ones,
-so that no date of the evaluation has been seen in training in whatever form.
+Pair i of a split is a pure function of (seed, split, i). The splits have different days, so no
+date of the evaluation occurs in training in any form.
 """
 
 import datetime
@@ -14,7 +14,7 @@ from cnn_jax.errors import UserError
 
 SIZES: dict[Split, int] = {"train": 20_000, "eval": 1_000, "test": 1_000}
 
-# A hundred years, so that two digits tell the year.
+# A hundred years, so that two digits determine the year.
 FIRST, LAST = datetime.date(1950, 1, 1), datetime.date(2049, 12, 31)
 
 _MONTHS = (
@@ -23,7 +23,7 @@ _MONTHS = (
 )
 _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
-# Points and hyphens set the day first, strokes the month, as is the custom.
+# By custom, the day comes first with dots and hyphens, the month with slashes.
 FORMATS = (
     *("{d} {month} {y}", "{d} {mon} {y}", "{dd} {month} {yy}", "{d}{th} {month} {y}"),
     *("{d}{th} of {month} {y}", "the {d}{th} of {month}, {y}", "{month} {d}, {y}"),
@@ -36,25 +36,25 @@ FORMATS = (
 
 
 def open_dates(argument: str, split: Split, settings: Settings) -> Pairs:
-    """Makes one split of the dates.
+    """Generate one split of the dates.
 
     Raises:
-        UserError: an argument is given, which there is none.
+        UserError: an argument is given; the format has none.
     """
     if argument:
-        raise UserError(f"--data dates:{argument}: dates are made up, give dates alone")
+        raise UserError(f"--data dates:{argument}: dates are generated, give only dates")
     written = [date_pair(settings.seed, split, index) for index in range(SIZES[split])]
     sources, targets = zip(*written, strict=True)
     return Pairs(sources, targets, f"dates {split}")
 
 
 def date_pair(seed: int, split: Split, index: int) -> tuple[str, str]:
-    """A date in one of many ways, and in ISO form."""
+    """Write a date in a random format, and in ISO form."""
     rng = np.random.default_rng([seed, *b"dates", *split.encode(), index])
     place = {"eval": 0, "test": 1}
     while True:
         day = FIRST + datetime.timedelta(days=int(rng.integers((LAST - FIRST).days + 1)))
-        # Every eleventh day is for evaluation, and the one after it for the test.
+        # Every eleventh day is for evaluation, and the day after it for the test.
         part = day.toordinal() % 11
         if part == place[split] if split in place else part > 1:
             break
@@ -64,7 +64,7 @@ def date_pair(seed: int, split: Split, index: int) -> tuple[str, str]:
 
 
 def write(day: datetime.date, pattern: str) -> str:
-    """A date in one of `FORMATS`."""
+    """Write a date in one of `FORMATS`."""
     month, weekday = _MONTHS[day.month - 1], _DAYS[day.weekday()]
     suffix = {1: "st", 2: "nd", 3: "rd"}.get(day.day % 10, "th")
     return pattern.format(

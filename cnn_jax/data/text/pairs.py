@@ -11,7 +11,7 @@ from pathlib import Path
 from cnn_jax.data.source import Settings, Split
 from cnn_jax.errors import UserError
 
-# What a split's files are called, the first that exist, where training's are called `train`.
+# The names of a split's files, of which the first existing ones count, if training's have `train`.
 _VALIDATION = ("val", "valid", "validation", "dev")
 _SPLIT_NAMES: dict[Split, tuple[str, ...]] = {
     "train": ("train",),
@@ -22,13 +22,13 @@ _SPLIT_NAMES: dict[Split, tuple[str, ...]] = {
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """Sentences and their translations, Unicode-normalised (NFC), neither of them empty.
+    """Sentences and their translations, Unicode-normalised (NFC) and not empty.
 
     Attributes:
         sources, targets: sentence i, and its translation.
-        name: where they come from, for messages.
-        lines: the number, from 1, of each pair's line; none for pairs that come from no file.
-        empty: number of pairs left out because one side is empty.
+        name: their origin, for messages.
+        lines: the number, from 1, of each pair's line; empty for pairs without a file.
+        empty: the number of pairs dropped because one side is empty.
     """
 
     sources: Sequence[str]
@@ -41,11 +41,11 @@ class Pairs:
         return len(self.sources)
 
     def describe(self, index: int) -> str:
-        """Where a pair comes from: `FILE:LINE`."""
+        """Return a pair's origin: `FILE:LINE`."""
         return f"{self.name}:{self.lines[index]}" if self.lines else f"{self.name}[{index}]"
 
     def take(self, rows: Sequence[int]) -> "Pairs":
-        """The pairs at the given positions."""
+        """Return the pairs at the given positions."""
         return Pairs(
             [self.sources[i] for i in rows],
             [self.targets[i] for i in rows],
@@ -56,21 +56,22 @@ class Pairs:
 
 
 def open_pairs(argument: str, split: Split, settings: Settings) -> Pairs:
-    """Opens one split of sentence pairs in files of UTF-8 text, gzip-compressed or not.
+    """Open one split of sentence pairs in files of UTF-8 text, gzip-compressed or not.
 
-    - `FILE`: a line is `SOURCE TAB TARGET`; further columns (an attribution) are passed over.
+    - `FILE`: a line is `SOURCE TAB TARGET`; further columns (an attribution) are ignored.
     - `SOURCE_FILE,TARGET_FILE`: line i of one is the translation of line i of the other.
 
-    A file that is not there is looked for with `.gz` added. Where `train` is part of the files'
-    names, the split `eval` is the files with `val`, `valid`, `validation` or `dev` in its place,
-    else `test`; the split `test` is `test`, else those. Where there are none, both are held out of
-    the pairs, each `settings.holdout_fraction` of the distinct source sentences, by a hash of the
-    sentence: all translations of a sentence are on one side, the same in each run whatever its
-    seed.
+    If a file does not exist, its name with `.gz` is tried. If `train` is part of the files' names,
+    the split `eval` is the files with `val`, `valid`, `validation` or `dev` instead, else `test`;
+    the split `test` is `test`, else those. If there are none, both splits are held out of the
+    pairs. Each has `settings.holdout_fraction` of the distinct source sentences, selected by a
+    hash of the sentence. So all translations of a sentence are in one split, which is the same in
+    every run with any seed.
 
     Raises:
-        UserError: naming the file and line: no such file, an empty one, invalid UTF-8, a line
-            without a tab, files with different numbers of lines, or nothing to hold out.
+        UserError: a file is missing, empty or not UTF-8, a line has no tab, the files have
+            different numbers of lines, or there is nothing to hold out. The message names the file
+            and the line.
     """
     if not argument:
         raise UserError("--data pairs: lacks a file, give pairs:FILE or pairs:SOURCE,TARGET")
@@ -93,16 +94,16 @@ def open_pairs(argument: str, split: Split, settings: Settings) -> Pairs:
 
 
 def hold_out(pairs: Pairs, split: Split, fraction: float) -> Pairs:
-    """One of three splits of a set, cut by distinct source sentence.
+    """Return one of three splits of a set, divided by distinct source sentence.
 
     Args:
         pairs: the set.
-        split: which.
-        fraction: share of the distinct source sentences in each of `eval` and `test`.
+        split: the split to return.
+        fraction: the fraction of the distinct source sentences in each of `eval` and `test`.
     """
 
     def place(source: str) -> Split:
-        # Sentences that differ in case or spacing alone stay together.
+        # Sentences that differ only in case or spacing stay together.
         key = " ".join(source.casefold().split()).encode()
         share = int.from_bytes(hashlib.sha256(key).digest()[:8]) / 2**64
         if share < fraction:
@@ -113,13 +114,13 @@ def hold_out(pairs: Pairs, split: Split, fraction: float) -> Pairs:
 
 
 def _split_files(paths: Sequence[Path], split: Split) -> list[Path] | None:
-    """A split's own files, beside those of training; None where there are none."""
+    """Find a split's own files beside those of training; None if there are none."""
     if any("train" not in path.name for path in paths):
         return None
     for name in _SPLIT_NAMES[split]:
-        found = [_find(p.with_name(p.name.replace("train", name))) for p in paths]
-        if all(found):
-            return found
+        existing = [_find(p.with_name(p.name.replace("train", name))) for p in paths]
+        if all(existing):
+            return existing
     return None
 
 
@@ -131,15 +132,15 @@ def _find(path: Path) -> Path | None:
 
 
 def _existing(path: Path) -> Path:
-    found = _find(path)
-    if found is None:
+    existing = _find(path)
+    if existing is None:
         problem = "is a folder, not a file" if path.is_dir() else "no such file"
         raise UserError(f"--data pairs: {path}: {problem}")
-    return found
+    return existing
 
 
 def _read(paths: Sequence[Path]) -> Pairs:
-    """The pairs of one tab-separated file or two parallel ones."""
+    """Read the pairs of one tab-separated file or two parallel ones."""
     columns = [_read_lines(path) for path in paths]
     name = str(paths[0])
     if len(columns) == 2:
@@ -158,14 +159,14 @@ def _read(paths: Sequence[Path]) -> Pairs:
             rows.append((source, target))
     lines = [i for i, row in enumerate(rows, start=1) if all(side.strip() for side in row)]
     if not lines:
-        raise UserError(f"{name}: holds no pair of sentences")
+        raise UserError(f"{name}: contains no sentence pairs")
     sources = [rows[i - 1][0].strip() for i in lines]
     targets = [rows[i - 1][1].strip() for i in lines]
     return Pairs(sources, targets, name, lines, len(rows) - len(lines))
 
 
 def _read_lines(path: Path) -> list[str]:
-    """The lines of a text file, Unicode-normalised; only a newline ends a line."""
+    """Read the lines of a text file, Unicode-normalised; only a newline ends a line."""
     try:
         data = path.read_bytes()
         if data[:2] == b"\x1f\x8b":
@@ -190,5 +191,5 @@ def _read_lines(path: Path) -> list[str]:
 
 
 def normalize(text: str) -> str:
-    """Canonical composition (NFC): letters with accents are one character, however written."""
+    """Apply canonical composition (NFC): an accented letter becomes one character."""
     return unicodedata.normalize("NFC", text)

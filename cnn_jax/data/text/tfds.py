@@ -7,26 +7,26 @@ from cnn_jax.errors import UserError
 
 
 def open_tfds_pairs(name: str, split: Split, settings: Settings) -> Pairs:
-    """Opens one split of a translation set, which is downloaded and prepared first if possible.
+    """Open one split of a translation set, which is downloaded and prepared first if possible.
 
-    From the set's own first language to the second. The split `eval` is `validation`, else `test`;
-    the split `test` is `test`, else `validation`; where neither exists both are held out of
-    `train` as in `cnn_jax.data.text.pairs.open_pairs`.
+    Sources are in the set's first language, targets in the second. The split `eval` is
+    `validation`, else `test`; the split `test` is `test`, else `validation`. If neither exists,
+    both are held out of `train` as in `cnn_jax.data.text.pairs.open_pairs`.
 
     Raises:
-        UserError: an unknown name or configuration, a set that is not prepared and cannot be, or
-            one that holds no translations.
+        UserError: the name or the configuration is unknown, the set is not prepared and cannot be,
+            or it contains no translations.
     """
     if not name:
         raise UserError("--data tfds: lacks a name, give tfds:NAME or tfds:NAME/CONFIG")
-    # Imported here: it takes a second, which other data need not wait.
+    # Imported here because it takes a second, which other formats should not pay for.
     import tensorflow_datasets as tfds
 
     builder = builder_of(tfds, name, settings)
     prepare(builder, name, settings)
     features = builder.info.features
     if not isinstance(features, tfds.features.Translation):
-        raise UserError(f"--data tfds:{name}: holds no translations, only {', '.join(features)}")
+        raise UserError(f"--data tfds:{name}: contains no translations, only {', '.join(features)}")
     source, target = builder.info.supervised_keys or features.languages[:2]
     available = set(builder.info.splits)
     chosen = next((place for place in SPLITS[split] if place in available), "train")

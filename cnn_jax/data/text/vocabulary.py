@@ -1,5 +1,5 @@
 # ruff: noqa: RUF001 (punctuation of many scripts is meant as it stands)
-"""Words, characters or subwords: how a sentence becomes token indices, and indices a sentence."""
+"""Vocabularies of words, characters or subwords: sentences to token indices and back."""
 
 import base64
 import io
@@ -29,7 +29,7 @@ _WORDS = re.compile(
 )
 _NO_SPACE_BEFORE = re.compile(rf"[.,;:!?%)\]}}…»{_CJK}，。！？、；：）》”’]|['’]\w")
 _NO_SPACE_AFTER = re.compile(rf"[(\[{{«¿¡„“‘{_CJK}，。！？、；：（《]$")
-# How sentencepiece writes a space.
+# Sentencepiece's character for a space.
 _SPACE = "\u2581"
 
 
@@ -38,8 +38,8 @@ class Vocabulary:
     """The tokens of one language.
 
     Attributes:
-        level: what a token is.
-        tokens: by index; the first are `cnn_jax.conventions.SPECIAL`.
+        level: the kind of token.
+        tokens: the tokens by index; the first are `cnn_jax.conventions.SPECIAL`.
         lowercase: whether sentences are lowercased first.
         model: the trained sentencepiece model, for subwords.
     """
@@ -59,17 +59,17 @@ class Vocabulary:
         min_count: int = 1,
         max_size: int = 30_000,
     ) -> "Vocabulary":
-        """The tokens of the sentences, most frequent first.
+        """Build the vocabulary of the sentences, most frequent tokens first.
 
         Args:
-            sentences: of the training data alone.
-            level: what a token is; the characters of Chinese and Japanese are words.
+            sentences: the sentences, of the training data only.
+            level: the kind of token; the characters of Chinese and Japanese are words.
             lowercase: whether to lowercase first.
-            min_count: how often a token must appear; does not concern subwords.
-            max_size: at most so many tokens, the special ones included.
+            min_count: the least count of a token; it does not apply to subwords.
+            max_size: the largest number of tokens, the special ones included.
 
         Raises:
-            UserError: subwords are asked for and sentencepiece is not installed, or fails.
+            UserError: subwords are requested and sentencepiece is not installed, or fails.
         """
         texts = [normalize(s).lower() if lowercase else normalize(s) for s in sentences]
         if level == "subword":
@@ -85,7 +85,7 @@ class Vocabulary:
         return len(self.tokens)
 
     def split(self, text: str) -> list[str]:
-        """The tokens of a sentence, those that the vocabulary lacks as they are written."""
+        """Split a sentence into tokens; unknown ones keep their spelling."""
         text = normalize(text)
         text = text.lower() if self.lowercase else text
         if self.level == "subword":
@@ -93,20 +93,20 @@ class Vocabulary:
         return _split(text, self.level)
 
     def encode(self, text: str) -> list[int]:
-        """Token indices, with the `END`."""
+        """Convert a sentence to token indices, `END` included."""
         return [*(self._indices.get(token, UNKNOWN) for token in self.split(text)), END]
 
     def decode(self, indices: Iterable[int], unknown: Sequence[str] | None = None) -> str:
-        """The sentence up to its `END`, written as people write it.
+        """Convert token indices to a sentence, up to its `END`, in normal spelling.
 
         Args:
             indices: token indices.
-            unknown: what to write for each token that is `UNKNOWN`, by position.
+            unknown: the text for each token that is `UNKNOWN`, by position.
         """
         return self.join(self.words(indices, unknown))
 
     def words(self, indices: Iterable[int], unknown: Sequence[str] | None = None) -> list[str]:
-        """The tokens up to the `END`, as `decode` takes them."""
+        """Convert token indices to tokens, up to the `END`; arguments as for `decode`."""
         words = []
         for position, index in enumerate(indices):
             if index in (END, PAD):
@@ -116,7 +116,7 @@ class Vocabulary:
         return words
 
     def join(self, tokens: Sequence[str]) -> str:
-        """Tokens as a sentence."""
+        """Join tokens to a sentence."""
         if self.level == "char":
             return "".join(tokens)
         if self.level == "subword":
@@ -128,7 +128,7 @@ class Vocabulary:
         return text
 
     def as_json(self) -> dict[str, Any]:
-        """What a run's folder keeps of it."""
+        """Return the JSON value for a run's folder."""
         if self.model is not None:
             return {
                 "level": self.level,
@@ -139,7 +139,7 @@ class Vocabulary:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Vocabulary":
-        """The inverse of `as_json`."""
+        """Build a vocabulary from the value of `as_json`."""
         if "model" in value:
             model = base64.b64decode(value["model"])
             return cls(value["level"], _pieces_of(model), value["lowercase"], model)
@@ -155,7 +155,7 @@ class Vocabulary:
 
 
 def dumps(source: Vocabulary, target: Vocabulary) -> str:
-    """Both vocabularies of a run as the text of a file."""
+    """Format both vocabularies of a run as the text of a file."""
     both = {"source": source.as_json(), "target": target.as_json()}
     return json.dumps(both, ensure_ascii=False, indent=0) + "\n"
 
@@ -165,7 +165,7 @@ def _split(text: str, level: Level) -> list[str]:
 
 
 def _train_subwords(texts: Sequence[str], max_size: int) -> bytes:
-    """A byte-pair encoding (Sennrich et al. 2016) by sentencepiece."""
+    """Train a byte-pair encoding (Sennrich et al. 2016) with sentencepiece."""
     model = io.BytesIO()
     try:
         _sentencepiece().SentencePieceTrainer.train(
@@ -175,7 +175,7 @@ def _train_subwords(texts: Sequence[str], max_size: int) -> bytes:
             vocab_size=max_size,
             hard_vocab_limit=False,
             character_coverage=1.0,
-            # Sentences are normalised here already.
+            # Sentences are already normalised.
             normalization_rule_name="identity",
             pad_id=PAD,
             unk_id=UNKNOWN,

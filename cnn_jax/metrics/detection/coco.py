@@ -37,7 +37,7 @@ AREAS = {
 }
 """Areas of objects in pixels, both ends included."""
 MAX_DETECTIONS = (1, 10, 100)
-"""How many detections of a class in an image count."""
+"""Numbers of detections of a class in an image that count."""
 
 
 @dataclass(frozen=True)
@@ -45,16 +45,16 @@ class CocoResult:
     """Precisions and recalls, -1 where there is no object to find.
 
     Attributes:
-        precision: at every threshold, recall, class, area and number of detections: the best one
+        precision: at every threshold, recall, class, area and number of detections, the best one
             at that recall or a higher one.
-        recall: that all detections together reach, at every threshold, class, area and number.
+        recall: at every threshold, class, area and number, the one that all detections reach.
     """
 
     precision: Float[np.ndarray, "thresholds recalls classes areas numbers"]
     recall: Float[np.ndarray, "thresholds classes areas numbers"]
 
     def summary(self) -> dict[str, float]:
-        """The twelve numbers by name, in COCO's order; -1 where there is no object to find."""
+        """Average to the twelve numbers, in COCO's order; -1 where there is no object to find."""
         fifty, seventy_five = (int(np.argmin(np.abs(THRESHOLDS - t))) for t in (0.5, 0.75))
         small, medium, large = (list(AREAS).index(name) for name in ("small", "medium", "large"))
         return {
@@ -73,7 +73,7 @@ class CocoResult:
         }
 
     def by_class(self) -> Float[np.ndarray, " classes"]:
-        """AP of every class; nan for a class without objects to find."""
+        """Average to the AP of every class; nan for a class without objects to find."""
         values = self.precision[..., 0, -1].mean(axis=(0, 1))
         return np.where(values < 0, np.nan, values)
 
@@ -84,7 +84,7 @@ def _mean(values: np.ndarray) -> float:
 
 
 def evaluate_coco(detections: DetectionRows, objects: ObjectRows, num_classes: int) -> CocoResult:
-    """COCO's evaluation of a set.
+    """Evaluate the detections of a set by COCO's rules.
 
     Args:
         detections: those of all images. Detections with equal scores rank by image, and then as
@@ -137,7 +137,7 @@ def evaluate_coco(detections: DetectionRows, objects: ObjectRows, num_classes: i
     return CocoResult(precision, recall)
 
 
-# What a detection is at one area and threshold.
+# The kinds of detections at one area and threshold.
 _MISSES, _FINDS, _IGNORED = 0, 1, 2
 
 
@@ -145,7 +145,7 @@ _MISSES, _FINDS, _IGNORED = 0, 1, 2
 def _match_groups(
     detections: dict[str, Array], objects: dict[str, Array]
 ) -> Int[Array, "groups detections areas thresholds"]:
-    """What each detection of each group is: `_FINDS`, `_MISSES` or `_IGNORED`."""
+    """Determine the kind of each detection of each group: `_FINDS`, `_MISSES` or `_IGNORED`."""
 
     def one_group(detections, objects):
         boxes, others = detections["boxes"], objects["boxes"]
@@ -158,9 +158,9 @@ def _match_groups(
         overlaps = jnp.where(pairs, overlaps, -1.0)
 
         def match(ignored: Bool[Array, " objects"], threshold: Float[Array, ""]):
-            found = greedy_matches(overlaps, threshold, ignored, objects["crowd"])
-            status = jnp.where(ignored[found], _IGNORED, _FINDS)
-            return jnp.where(found >= 0, status, _MISSES).astype(jnp.int8)
+            index = greedy_matches(overlaps, threshold, ignored, objects["crowd"])
+            status = jnp.where(ignored[index], _IGNORED, _FINDS)
+            return jnp.where(index >= 0, status, _MISSES).astype(jnp.int8)
 
         over_thresholds = jax.vmap(match, (None, 0), out_axes=1)
         over_areas = jax.vmap(over_thresholds, (1, None), out_axes=1)
@@ -172,7 +172,7 @@ def _match_groups(
 def _curves(
     status: Int[np.ndarray, "thresholds detections"], wanted: int
 ) -> tuple[Float[np.ndarray, "thresholds recalls"], Float[np.ndarray, " thresholds"]]:
-    """Precision at the points of recall, and the final recall, for ranked detections."""
+    """Compute precision at the points of recall, and the final recall, of ranked detections."""
     right = np.cumsum(status == _FINDS, axis=1, dtype=np.float64)
     wrong = np.cumsum(status == _MISSES, axis=1, dtype=np.float64)
     recall = right / wanted

@@ -1,8 +1,8 @@
-"""Detection metrics: which detections find which objects, in one image, and the sums of that.
+"""Detection metrics: matches of detections and objects in one image, and the sums of them.
 
-Like all metrics: the functions of one image run on the device, `jax.vmap` them over a batch; what
-they count adds; the second group divides the sums once, on the host. Average precision needs every
-detection of a set at once and lies in `detection_voc` and `detection_coco`.
+The functions of the first group are of one image, to be vmapped; their counts add. The second group
+divides the sums once, on the host. Average precision needs every detection of a set at once and
+lies in `voc` and `coco`.
 """
 
 from typing import NamedTuple
@@ -21,10 +21,10 @@ def greedy_matches(
     ignored: Bool[Array, " objects"],
     crowd: Bool[Array, " objects"],
 ) -> Int[Array, " detections"]:
-    """The object that each detection finds: the best still free one of enough overlap.
+    """Match each detection with the best object of enough overlap that is still free.
 
-    COCO's rule. Objects that are not ignored go before those that are, and of equal overlaps the
-    later object is taken.
+    This is COCO's rule. Objects that are not ignored go before those that are, and of equal
+    overlaps the later object is taken.
 
     Args:
         overlaps: of detections in falling order of score; -1 where a pair must not match.
@@ -59,13 +59,13 @@ def pair_overlaps(
     object_valid: Bool[Array, " objects"],
     offset: float = 0.0,
 ) -> Float[Array, "detections objects"]:
-    """IoU of detections and objects of one image; -1 where padding or different labels meet."""
+    """Compute the IoU of one image's detections and objects; -1 for padding or other labels."""
     pairs = (labels[:, None] == object_labels[None]) & valid[:, None] & object_valid[None]
     return jnp.where(pairs, box_ops.iou(boxes, object_boxes, offset), -1.0)
 
 
 class MatchCounts(NamedTuple):
-    """How many detections are right, and how many objects there are, by class; they add."""
+    """Numbers of right and wrong detections and of objects, by class; they add over images."""
 
     true_positives: Num[Array | np.ndarray, "*batch classes"]
     false_positives: Num[Array | np.ndarray, "*batch classes"]
@@ -86,7 +86,7 @@ def match_counts(
     threshold: float = 0.5,
     min_score: float = 0.0,
 ) -> MatchCounts:
-    """Matches one image's detections with its objects: enough overlap and the right label.
+    """Match one image's detections with its objects: enough overlap and the right label.
 
     Args:
         boxes, labels, scores, valid: the detections in any order.
@@ -101,9 +101,9 @@ def match_counts(
     boxes, labels, scores, valid = (x[order] for x in (boxes, labels, scores, valid))
     valid &= scores >= min_score
     overlaps = pair_overlaps(boxes, labels, valid, object_boxes, object_labels, object_valid)
-    found = greedy_matches(overlaps, threshold, ignored, jnp.zeros_like(ignored))
-    right = found >= 0
-    forgiven = right & ignored[jnp.maximum(found, 0)]
+    index = greedy_matches(overlaps, threshold, ignored, jnp.zeros_like(ignored))
+    right = index >= 0
+    forgiven = right & ignored[jnp.maximum(index, 0)]
     return MatchCounts(
         true_positives=_count(labels, right & ~forgiven, num_classes),
         false_positives=_count(labels, valid & ~right, num_classes),
@@ -112,7 +112,7 @@ def match_counts(
 
 
 class CountErrors(NamedTuple):
-    """By class: how wrong the number of objects in an image is; they add over images."""
+    """Errors of the number of objects in an image, by class; they add over images."""
 
     images: Num[Array | np.ndarray, "*batch classes"]
     exact: Num[Array | np.ndarray, "*batch classes"]
@@ -128,11 +128,11 @@ def count_errors(
     object_valid: Bool[Array, " objects"],
     num_classes: int,
 ) -> CountErrors:
-    """Compares how many objects of each class are detected in one image with how many there are.
+    """Compare the number of detections of each class in one image with that of objects.
 
     Args:
         labels: of the detections.
-        valid: which of them count, those above the score that the user has chosen.
+        valid: marks the detections that count, those above the chosen score.
         object_labels, object_valid: the objects to count.
         num_classes: number of classes.
     """
@@ -157,7 +157,7 @@ def confusion_with_background(
     num_classes: int,
     threshold: float = 0.45,
 ) -> Int[Array, "{num_classes}+1 {num_classes}+1"]:
-    """Counts of (true class, detected class) in one image, whatever the labels of a pair.
+    """Count pairs of (true class, detected class) in one image, whatever the labels of a pair.
 
     Detections and objects are paired one to one, the largest overlaps first. Rows are the truth;
     the last row holds detections of nothing, the last column objects that are not detected.
@@ -199,13 +199,13 @@ def confusion_with_background(
 def _count(
     labels: Int[Array, " rows"], chosen: Bool[Array, " rows"], classes: int
 ) -> Int[Array, " {classes}"]:
-    """How many of the chosen rows have each label."""
+    """Count the chosen rows of each label."""
     labels = jnp.where(chosen, labels, classes)
     return jnp.zeros(classes, jnp.int32).at[labels].add(1, mode="drop")
 
 
 class PrecisionRecall(NamedTuple):
-    """By class or overall: shares of the detections that are right and of the objects found."""
+    """Shares of the detections that are right and of the objects found, by class or overall."""
 
     precision: Float[np.ndarray, "*classes"]
     recall: Float[np.ndarray, "*classes"]
@@ -213,7 +213,7 @@ class PrecisionRecall(NamedTuple):
 
 
 def precision_recall_by_class(sums: MatchCounts) -> PrecisionRecall:
-    """For every class; nan where nothing was detected, or there is nothing to detect."""
+    """Divide for every class; nan where nothing was detected, or there is nothing to detect."""
     right, wrong, objects = (np.asarray(leaf, np.float64) for leaf in sums)
     return PrecisionRecall(
         precision=_share(right, right + wrong),
@@ -223,13 +223,13 @@ def precision_recall_by_class(sums: MatchCounts) -> PrecisionRecall:
 
 
 def precision_recall(sums: MatchCounts) -> PrecisionRecall:
-    """Over all classes together (micro average); nan as by class."""
+    """Divide over all classes together (micro average); nan as by class."""
     total = MatchCounts(*(np.asarray(leaf, np.float64).sum(keepdims=True) for leaf in sums))
     return PrecisionRecall(*(value[0] for value in precision_recall_by_class(total)))
 
 
 class CountSummary(NamedTuple):
-    """By class: errors of the number of objects in an image, over a set of images."""
+    """Mean errors of the number of objects in an image, by class, over a set of images."""
 
     mean_absolute_error: Float[np.ndarray, " classes"]
     root_mean_square_error: Float[np.ndarray, " classes"]
@@ -238,7 +238,7 @@ class CountSummary(NamedTuple):
 
 
 def count_summary(sums: CountErrors) -> CountSummary:
-    """Mean errors by class: how far off, in which direction, and how often not at all."""
+    """Average the errors by class: their size, their sign, and the share of exact counts."""
     images, exact, signed, absolute, squared = (np.asarray(leaf, np.float64) for leaf in sums)
     return CountSummary(
         mean_absolute_error=_share(absolute, images),

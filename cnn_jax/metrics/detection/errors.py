@@ -1,4 +1,4 @@
-"""What kind of mistakes a detector makes, and the score at which it counts objects best."""
+"""The kinds of a detector's mistakes, and the score at which it counts objects best."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,23 +9,24 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from cnn_jax.metrics.detection.rows import DetectionRows, ObjectRows, by_falling_score, in_groups
-from cnn_jax.metrics.detection.voc import voc_matches
+from cnn_jax.metrics.detection.voc import VocMatches
 from cnn_jax.ops import boxes as box_ops
 
 KINDS = ("correct", "localization", "similar", "other", "background")
-"""What a detection can be, in the order of the columns of `error_kinds`."""
+"""The kinds of detections, in the order of the columns of `error_kinds`."""
 
 
 def error_kinds(
     detections: DetectionRows,
     objects: ObjectRows,
+    matches: VocMatches,
     num_classes: int,
     similar: Sequence[Sequence[int]] = (),
 ) -> Int[np.ndarray, "classes 5"]:
-    """How many of each class's best detections are of each kind.
+    """Count the best detections of each class by kind.
 
-    Hoiem et al. 2012, as Redmon et al. 2016 (section 4.2) use it: of each class as many detections
-    are looked at, the best ones, as it has objects.
+    This is the analysis of Hoiem et al. 2012, as Redmon et al. 2016 (section 4.2) use it: of each
+    class the best detections are looked at, as many as it has objects.
 
     - correct: the right class, IoU above .5, the first one on its object;
     - localization: the right class, IoU above .1, too little or an object that is taken;
@@ -37,6 +38,7 @@ def error_kinds(
 
     Args:
         detections, objects: those of all images.
+        matches: VOC's, of these detections and objects.
         num_classes: number of classes.
         similar: sets of labels that are taken for similar, such as animals and vehicles.
 
@@ -47,13 +49,7 @@ def error_kinds(
     alike = np.zeros((num_classes, num_classes), bool)
     for labels in similar:
         alike[np.ix_(labels, labels)] = True
-    found, first, order = voc_matches(detections, objects)
-    ignored = objects.is_ignored()
-    forgiven, correct = np.zeros(len(detections), bool), np.zeros(len(detections), bool)
-    correct[order] = first & (found >= 0)
-    if len(objects):
-        forgiven[order] = (found >= 0) & ignored[found]
-
+    forgiven, wanted = matches.ignored(objects), ~objects.is_ignored()
     by_image, _ = by_falling_score(detections, detections.image)
     object_order = np.argsort(objects.image, kind="stable")
     overlaps = np.zeros((len(detections), 3))
@@ -72,13 +68,13 @@ def error_kinds(
         objects.image[object_order],
         missing=0.0,
     )
-    same, similar_class, any_class = overlaps.T > 0.1
-    kind = np.select([correct, same, similar_class, any_class], [0, 1, 2, 3], default=4)
+    own_class, similar_class, any_class = overlaps.T > 0.1
+    kind = np.select([matches.first, own_class, similar_class, any_class], [0, 1, 2, 3], default=4)
     counts = np.zeros((num_classes, len(KINDS)), np.int64)
     for label in range(num_classes):
         own = np.flatnonzero((detections.labels == label) & ~forgiven)
         best = own[np.argsort(-detections.scores[own].astype(np.float64), kind="stable")]
-        total = int(np.sum((objects.labels == label) & ~ignored))
+        total = int(np.sum((objects.labels == label) & wanted))
         counts[label] = np.bincount(kind[best[:total]], minlength=len(KINDS))
     return counts
 
@@ -87,15 +83,15 @@ def error_kinds(
 def _best_overlaps(
     detections: dict[str, Array], objects: dict[str, Array]
 ) -> Float[Array, "groups detections 3"]:
-    """Each detection's highest IoU with objects of its class, of similar ones and of any."""
+    """Compute each detection's highest IoU with objects of its class, of similar ones, of any."""
 
     def one_image(detections, objects):
         overlaps = box_ops.iou(detections["boxes"], objects["boxes"])
         overlaps = jnp.where(objects["valid"][None], overlaps, 0.0)
-        same = detections["labels"][:, None] == objects["labels"][None]
+        own = detections["labels"][:, None] == objects["labels"][None]
         similar = detections["alike"][:, objects["labels"]]
         return jnp.stack(
-            [jnp.max(jnp.where(pairs, overlaps, 0.0), axis=1) for pairs in (same, similar, True)],
+            [jnp.max(jnp.where(pairs, overlaps, 0.0), axis=1) for pairs in (own, similar, True)],
             axis=1,
         )
 
@@ -103,7 +99,7 @@ def _best_overlaps(
 
 
 class CountThreshold(NamedTuple):
-    """The score from which on detections are counted, and the error that this gives."""
+    """The score from which on detections are counted, and the error at that score."""
 
     score: float
     mean_absolute_error: float
@@ -116,9 +112,9 @@ def best_count_threshold(
     num_classes: int,
     candidates: Sequence[float] = tuple(i / 20 for i in range(1, 20)),
 ) -> CountThreshold:
-    """The score at which the number of objects a class and image is least wrong.
+    """Choose the score at which the number of objects of a class in an image is least wrong.
 
-    Choose it on validation data, never on what is reported.
+    It is to be chosen on validation data, never on the data that is reported.
 
     Args:
         detections, objects: those of all images; objects to be ignored are not counted.

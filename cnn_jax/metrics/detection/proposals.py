@@ -10,14 +10,14 @@ from jaxtyping import Array, Bool, Float, Num
 from cnn_jax.ops import boxes as box_ops
 
 THRESHOLDS = tuple(i / 100 for i in range(50, 100, 5))
-"""The overlaps from which on an object counts as covered; their mean is the average recall."""
+"""Overlaps from which on an object counts as covered; their mean recall is the average recall."""
 
 
 class Covered(NamedTuple):
-    """How many objects are covered, and how many proposals there are; they add over images.
+    """Numbers of covered objects and of proposals; they add over images.
 
     Attributes:
-        covered: by number of proposals used and by threshold.
+        covered: number of covered objects, by number of proposals used and by threshold.
         objects: number of objects.
         proposals: number of proposals.
         images: number of images.
@@ -37,14 +37,14 @@ def coverage(
     counts: tuple[int, ...],
     thresholds: tuple[float, ...] = THRESHOLDS,
 ) -> Covered:
-    """Which objects of one image are overlapped enough by any of the first n proposals.
+    """Count the objects of one image that any of the first n proposals overlaps enough.
 
     Proposals and objects are not paired one to one: one box may cover two objects (Hosang et al.
     2016, "What makes for effective detection proposals?", section 4).
 
     Args:
         proposals, valid: the best first, padding last.
-        objects, object_valid: what there is to cover.
+        objects, object_valid: the objects to cover.
         counts: the numbers n of proposals.
         thresholds: the least IoU.
     """
@@ -76,7 +76,7 @@ class Recall(NamedTuple):
 
 
 def recall(sums: Covered) -> Recall:
-    """The shares, from the sums over a set."""
+    """Divide the sums over a set."""
     covered = np.asarray(sums.covered, np.float64)
     objects = int(sums.objects)
     share = covered / objects if objects else np.full_like(covered, np.nan)
@@ -84,6 +84,6 @@ def recall(sums: Covered) -> Recall:
 
 
 def steps(most: int) -> tuple[int, ...]:
-    """Numbers of proposals to look at: 10, 30, 100, 300, ... and the most that are used."""
+    """List numbers of proposals to look at: 10, 30, 100, 300, ... and the most that are used."""
     series = (base * 10**power for power in range(1, 6) for base in (1, 3))
     return (*(count for count in series if count < most), most)

@@ -1,26 +1,26 @@
 """Detections and objects of a whole set as rows, and functions of their groups, vmapped.
 
-Average precision ranks all detections of a set, so all are kept: as flat arrays, a row each,
+Average precision ranks all detections of a set, so all are kept as flat arrays, a row each,
 without padding. Matching needs one image, or one class of an image, at a time: `in_groups` pads
 groups of about the same size to the same shape and runs many of them side by side.
 """
 
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from cnn_jax.metrics.host import on_host
+
 Columns = dict[str, np.ndarray]
 
-# Padded sizes of groups: few, since each is compiled once.
+# Padded sizes of groups grow by this factor: each size is compiled once.
 _GROWTH = 4
 _SMALLEST_DETECTIONS, _SMALLEST_OBJECTS = 8, 4
 
-# How many groups run side by side, and how many pairs of boxes they have at most.
+# The number of groups that run side by side, and the largest number of their pairs of boxes.
 _MOST_GROUPS, _MOST_PAIRS = 1024, 2**20
 
 
@@ -29,7 +29,7 @@ class DetectionRows:
     """Detections of a set, in any order.
 
     Attributes:
-        image: which image each belongs to: any numbers that increase in the set's order.
+        image: the number of each one's image; numbers increase in the set's order.
         boxes, labels, scores: one row each.
     """
 
@@ -65,7 +65,7 @@ class ObjectRows:
     """Objects of a set, in any order.
 
     Attributes:
-        image: which image each belongs to, as in `DetectionRows`.
+        image: the number of each one's image, as in `DetectionRows`.
         boxes, labels: one row each.
         ignored: objects that need not be found: difficult ones in VOC, crowds in COCO.
         area: for COCO's sizes, in pixels: that of the object's outline where it is known; the
@@ -105,7 +105,7 @@ class ObjectRows:
 
 
 def box_areas(boxes: Float[np.ndarray, "boxes 4"]) -> Float[np.ndarray, " boxes"]:
-    """Width times height in float64."""
+    """Compute width times height in float64."""
     width, height = (boxes[:, 2:].astype(np.float64) - boxes[:, :2]).T
     return width * height
 
@@ -113,7 +113,7 @@ def box_areas(boxes: Float[np.ndarray, "boxes 4"]) -> Float[np.ndarray, " boxes"
 def class_groups(
     detections: DetectionRows, objects: ObjectRows
 ) -> tuple[Int[np.ndarray, " detections"], Int[np.ndarray, " objects"]]:
-    """A number for each (image, class), the same for detections and objects, in that order."""
+    """Number each (image, class), alike for detections and objects; returned in that order."""
     pairs = np.concatenate(
         [np.stack([rows.image, rows.labels], axis=1) for rows in (detections, objects)]
     )
@@ -125,7 +125,7 @@ def class_groups(
 def by_falling_score(
     detections: DetectionRows, groups: Int[np.ndarray, " detections"]
 ) -> tuple[Int[np.ndarray, " detections"], Int[np.ndarray, " detections"]]:
-    """The rows' order, group by group and best first (equal scores as given), and ranks in it."""
+    """Order rows group by group, best first (equal scores as given), and rank them in a group."""
     order = np.lexsort((-detections.scores.astype(np.float64), groups))
     ordered = groups[order]
     return order, np.arange(len(order)) - np.searchsorted(ordered, ordered)
@@ -139,9 +139,9 @@ def in_groups(
     object_groups: Int[np.ndarray, " objects"],
     missing: int | float,
 ) -> np.ndarray:
-    """Applies a function to every group of detections that has objects.
+    """Apply a function to every group of detections that has objects.
 
-    Computed in float64, so that borderline overlaps fall as they do in NumPy, on the host.
+    It runs on the host in float64, so that borderline overlaps fall as they do in NumPy.
 
     Args:
         function: of padded groups side by side: columns [groups, rows, ...] of detections and of
@@ -169,7 +169,7 @@ def in_groups(
         for first in range(0, len(members), size):
             chosen = members[first : first + size]
             places, valid = _places(starts[chosen], counts[chosen], size, rows)
-            values = _on_host(
+            values = on_host(
                 function,
                 _take(detections, places, valid),
                 _take(
@@ -188,7 +188,7 @@ def in_groups(
             {name: np.zeros((1, *column.shape[1:]), column.dtype) for name, column in rows.items()}
             for rows in (detections, objects)
         )
-        values = _on_host(function, *(_take(rows, *nothing) for rows in padding))
+        values = on_host(function, *(_take(rows, *nothing) for rows in padding))
         result = np.full((len(detection_groups), *values.shape[2:]), missing, values.dtype)
     return result
 
@@ -203,7 +203,7 @@ def _padded(counts: np.ndarray, smallest: int) -> np.ndarray:
 def _places(
     starts: np.ndarray, counts: np.ndarray, groups: int, rows: int
 ) -> tuple[Int[np.ndarray, "groups rows"], Bool[np.ndarray, "groups rows"]]:
-    """Where the rows of padded groups lie, and which of them there are."""
+    """Compute the places of the rows of padded groups, and mark those that are not padding."""
     valid = np.zeros((groups, rows), bool)
     valid[: len(counts)] = np.arange(rows) < counts[:, None]
     places = np.zeros((groups, rows), np.int64)
@@ -213,12 +213,3 @@ def _places(
 
 def _take(columns: Columns, places: np.ndarray, valid: np.ndarray) -> Columns:
     return {name: column[places] for name, column in columns.items()} | {"valid": valid}
-
-
-def _on_host(function: Callable[..., Any], *columns: Columns) -> np.ndarray:
-    with ExitStack() as stack:
-        stack.enter_context(jax.enable_x64(True))
-        # Where JAX was told to know no CPU, its default device does it.
-        with suppress(RuntimeError):
-            stack.enter_context(jax.default_device(jax.local_devices(backend="cpu")[0]))
-        return np.asarray(function(*columns))

@@ -1,8 +1,8 @@
-"""Average precision as PASCAL VOC has it, in its two forms, and the curves it is the area of."""
+"""PASCAL VOC's average precision in its two forms, and the precision-recall curves below it."""
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,13 +27,13 @@ def best_matches(
     ignored: Bool[Array, " objects"],
     strict: bool = True,
 ) -> tuple[Int[Array, " detections"], Bool[Array, " detections"]]:
-    """VOC's rule: each detection is held against the object that it overlaps most, and no other.
+    """Compare each detection with the object that it overlaps most, and no other: VOC's rule.
 
     Args:
         overlaps: of detections in falling order of score; -1 where a pair must not match.
         threshold: the overlap that a match exceeds.
         ignored: objects, difficult ones, that any number of detections may match.
-        strict: whether an overlap of exactly the threshold is too little.
+        strict: an overlap of exactly the threshold is too little.
 
     Returns:
         The object that each detection finds, -1 for none; and whether it is the first to do so (of
@@ -49,11 +49,11 @@ def best_matches(
 
 @dataclass(frozen=True)
 class Curve:
-    """What precision and recall become as detections are accepted one after another, best first.
+    """Precision and recall as detections are accepted one after another, best first.
 
     Attributes:
         recall, precision, scores: one entry for each detection that counts.
-        objects: how many there are to find.
+        objects: the number of objects to find.
     """
 
     recall: Float[np.ndarray, " detections"]
@@ -62,7 +62,7 @@ class Curve:
     objects: int
 
     def average_precision(self, interpolation: Interpolation = "all") -> float:
-        """The area below the curve; nan where there is nothing to find, 0 if nothing is found.
+        """Compute the area below the curve; nan without objects, 0 if none is found.
 
         Args:
             interpolation: `all`, over all changes of recall (VOC from 2010 on), or `11point`, the
@@ -78,7 +78,7 @@ def average_precision(
     precision: Float[np.ndarray, " detections"],
     interpolation: Interpolation = "all",
 ) -> float:
-    """The area below a precision-recall curve, whose recall never falls (see `Curve`).
+    """Compute the area below a precision-recall curve, whose recall never falls (see `Curve`).
 
     References:
         Everingham et al., `The PASCAL Visual Object Classes (VOC) Challenge
@@ -96,18 +96,42 @@ def average_precision(
     return float(np.sum(steps * envelope))
 
 
+class VocMatches(NamedTuple):
+    """The match of each detection of a set, in the given order of the detections.
+
+    Attributes:
+        index: the row of the object that the detection finds, -1 for none.
+        first: whether it is the first, by score, to find it; true for every match of an object to
+            be ignored.
+    """
+
+    index: Int[np.ndarray, " detections"]
+    first: Bool[np.ndarray, " detections"]
+
+    def ignored(self, objects: ObjectRows) -> Bool[np.ndarray, " detections"]:
+        """Mark the detections that find an object to be ignored."""
+        is_ignored = np.append(objects.is_ignored(), False)  # The last stands for no object.
+        return is_ignored[self.index]
+
+
 @dataclass(frozen=True)
 class VocResult:
-    """The curves of the classes, by label."""
+    """The outcome of VOC's evaluation.
+
+    Attributes:
+        curves: those of the classes, by label.
+        matches: those that the curves were counted from.
+    """
 
     curves: tuple[Curve, ...]
+    matches: VocMatches
 
     def by_class(self, interpolation: Interpolation = "all") -> Float[np.ndarray, " classes"]:
-        """Average precision of every class; nan for a class without objects to find."""
+        """Compute the average precision of every class; nan for a class without objects to find."""
         return np.array([curve.average_precision(interpolation) for curve in self.curves])
 
     def mean(self, interpolation: Interpolation = "all") -> float:
-        """Mean over the classes that have objects; nan if none has."""
+        """Average over the classes that have objects; nan if none has."""
         values = self.by_class(interpolation)
         present = values[~np.isnan(values)]
         return float(present.mean()) if len(present) else float("nan")
@@ -122,9 +146,9 @@ def evaluate_voc(
     offset: float = 0.0,
     strict: bool = True,
 ) -> VocResult:
-    """Precision-recall curves of all classes over a set.
+    """Compute the precision-recall curves of all classes over a set.
 
-    Difficult objects (`objects.ignored`) need not be found, and what finds them does not count. A
+    Difficult objects (`objects.ignored`) need not be found, and detections of them do not count. A
     second detection of an object is wrong. Detections with equal scores rank as they are given.
 
     Args:
@@ -132,29 +156,26 @@ def evaluate_voc(
         num_classes: number of classes.
         threshold: the IoU that a match exceeds.
         offset: 1 counts pixels, as VOC's own evaluation does (see `cnn_jax.ops.boxes`).
-        strict: whether an IoU of exactly the threshold is too little, as in VOC's own.
+        strict: an IoU of exactly the threshold is too little, as in VOC's own.
     """
-    found, first, order = voc_matches(detections, objects, threshold, offset, strict)
-    ignored = objects.is_ignored()
-    counts = ~ignored[found] | (found < 0) if len(ignored) else np.ones(len(order), bool)
-    ordered = detections[order]
+    matches = voc_matches(detections, objects, threshold, offset, strict)
+    counts, wanted = ~matches.ignored(objects), ~objects.is_ignored()
+    scores = detections.scores.astype(np.float64)
     curves = []
     for label in range(num_classes):
-        own = (ordered.labels == label) & counts
-        total = int(np.sum((objects.labels == label) & ~ignored))
-        # Back to the given order first: it decides between equal scores.
-        own = np.flatnonzero(own)[np.argsort(order[own])]
-        own = own[np.argsort(-ordered.scores[own].astype(np.float64), kind="stable")]
-        right = np.cumsum(first[own])
+        own = np.flatnonzero((detections.labels == label) & counts)
+        own = own[np.argsort(-scores[own], kind="stable")]
+        total = int(np.sum((objects.labels == label) & wanted))
+        right = np.cumsum(matches.first[own])
         curves.append(
             Curve(
                 recall=right / total if total else np.full(len(own), np.nan),
                 precision=right / np.arange(1, len(own) + 1),
-                scores=ordered.scores[own].astype(np.float64),
+                scores=scores[own],
                 objects=total,
             )
         )
-    return VocResult(tuple(curves))
+    return VocResult(tuple(curves), matches)
 
 
 def voc_matches(
@@ -163,19 +184,12 @@ def voc_matches(
     threshold: float = 0.5,
     offset: float = 0.0,
     strict: bool = True,
-) -> tuple[
-    Int[np.ndarray, " detections"], Bool[np.ndarray, " detections"], Int[np.ndarray, " detections"]
-]:
-    """Matches the detections of a set, each class of each image on its own.
-
-    Returns:
-        In an order of the detections: the row of the object that each finds (-1: none), whether it
-        is the first to find it, and that order itself.
-    """
+) -> VocMatches:
+    """Match the detections of a set, each class of each image on its own (see `evaluate_voc`)."""
     groups, object_groups = class_groups(detections, objects)
     order, _ = by_falling_score(detections, groups)
     object_order = np.argsort(object_groups, kind="stable")
-    matches = in_groups(
+    ordered = in_groups(
         partial(_match_groups, threshold=threshold, offset=offset, strict=strict),
         {"boxes": detections.boxes[order].astype(np.float64)},
         {
@@ -187,7 +201,9 @@ def voc_matches(
         object_groups[object_order],
         missing=-1,
     )
-    return matches[:, 0], matches[:, 1] > 0, order
+    matches = np.empty_like(ordered)
+    matches[order] = ordered
+    return VocMatches(matches[:, 0], matches[:, 1] > 0)
 
 
 @partial(jax.jit, static_argnames=("offset", "strict"))
@@ -198,14 +214,14 @@ def _match_groups(
     offset: float,
     strict: bool,
 ) -> Int[Array, "groups detections 2"]:
-    """The row of the object that each detection finds, and whether it is the first."""
+    """Find the row of the object that each detection matches, and whether it is the first."""
 
     def one_group(detections, objects):
         overlaps = box_ops.iou(detections["boxes"], objects["boxes"], offset)
         pairs = detections["valid"][:, None] & objects["valid"][None]
         overlaps = jnp.where(pairs, overlaps, -1.0)
-        found, first = best_matches(overlaps, threshold, objects["ignored"], strict)
-        row = jnp.where(found >= 0, objects["row"][found], -1)
+        index, first = best_matches(overlaps, threshold, objects["ignored"], strict)
+        row = jnp.where(index >= 0, objects["row"][index], -1)
         return jnp.stack([row, first.astype(row.dtype)], axis=1)
 
     return jax.vmap(one_group)(detections, objects)

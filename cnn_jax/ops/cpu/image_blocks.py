@@ -1,29 +1,23 @@
-"""What lowerings of a convolution share: its window, and blocks of images that fit the cache."""
+"""Blocks of images that fit the cache, and the cuts and products that the lowerings share."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-# An array; while functions are transformed, also a constant that JAX holds as a NumPy array.
-Operand = Any
-
-
-class Window(NamedTuple):
-    """How the filter moves over the image: everything static about a convolution but its shapes."""
-
-    strides: tuple[int, int]
-    padding: tuple[tuple[int, int], tuple[int, int]]
-    dilation: tuple[int, int]
-    groups: int
-
 
 def map_blocks(
-    function: Callable[[Array], Array], x: Operand, image_bytes: int, block_bytes: int
+    function: Callable[[Array], Array], x: Array, image_bytes: int, block_bytes: int
 ) -> Array:
-    """`function(x)` in blocks of images whose operands stay in the cache."""
+    """Apply a function to images, a block at a time, so that its operands stay in the cache.
+
+    Args:
+        function: maps images to arrays with the same first axis.
+        x: images.
+        image_bytes: size of one image's operands within the function.
+        block_bytes: size that a block's operands should not exceed.
+    """
     images = x.shape[0]
     most = max(1, block_bytes // image_bytes)
     size = max(size for size in range(1, images + 1) if images % size == 0 and size <= most)
@@ -35,18 +29,26 @@ def map_blocks(
 
 def sum_over_blocks(
     product: Callable[[Array, Array], Array],
-    x: Operand,
-    g: Operand,
+    x: Array,
+    g: Array,
     image_bytes: int,
     block_bytes: int,
 ) -> Array:
-    """Sums `product(x, g)` over blocks of images whose operands stay in the cache."""
+    """Sum `product(x, g)` over blocks of images, whose operands stay in the cache.
+
+    Args:
+        product: maps images and their output gradients to an array that adds up over images.
+        x: images.
+        g: output gradients.
+        image_bytes: size of one image's operands within the product.
+        block_bytes: size that a block's operands should not exceed.
+    """
     images = x.shape[0]
     size = max(1, min(images, block_bytes // image_bytes))
     blocks = images // size
 
     def add_block(total, start):
-        # Cut out here: cutting all blocks beforehand would copy both arrays once more.
+        # The blocks are cut out here, since cutting all of them beforehand would copy both arrays.
         block = (lax.dynamic_slice_in_dim(a, start, size) for a in (x, g))
         return total + product(*block), None
 
@@ -55,31 +57,21 @@ def sum_over_blocks(
 
 
 def contract_pixels(a: Array, b: Array) -> Array:
-    """`[..., m], [..., n] -> [m, n]`, summed over all leading axes."""
+    """Multiply `[..., m]` by `[..., n]` to `[m, n]`, summed over all leading axes."""
     a, b = a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1])
     return lax.dot_general(a, b, (((0,), (0,)), ((), ())))
 
 
-def output_size(x: Operand, kernel: Operand, window: Window) -> tuple[int, int]:
-    """Rows and columns of the output."""
-    sizes = []
-    for axis in range(2):
-        extent = (kernel.shape[axis] - 1) * window.dilation[axis] + 1
-        free = x.shape[1 + axis] + sum(window.padding[axis]) - extent
-        sizes.append(max(0, free // window.strides[axis] + 1))
-    return sizes[0], sizes[1]
-
-
-def pad(x: Operand, padding: tuple[tuple[int, int], tuple[int, int]]) -> Array:
-    """Adds zero rows and columns; negative numbers take them away."""
+def pad(x: Array, padding: tuple[tuple[int, int], tuple[int, int]]) -> Array:
+    """Add zero rows and columns; negative numbers crop."""
     config = [(0, 0, 0), *((before, after, 0) for before, after in padding), (0, 0, 0)]
     return lax.pad(x, jnp.zeros((), x.dtype), config)
 
 
 def tap(
-    x: Operand, row: int, column: int, height: int, width: int, strides: tuple[int, int]
+    x: Array, row: int, column: int, height: int, width: int, strides: tuple[int, int]
 ) -> Array:
-    """Every stride-th pixel from `(row, column)` on, `height` rows and `width` columns of them."""
+    """Take `height` x `width` pixels from `(row, column)` on, `strides` apart."""
     row_stride, column_stride = strides
     return lax.slice(
         x,

@@ -1,22 +1,18 @@
-"""What every detection system's task shares: scored boxes to detections, detections to figures.
+"""Evaluation of detectors, which the tasks of all systems share.
 
-A system's task holds a `Judge` (hashable) and asks it for three things:
+A system's task holds a `BoxEvaluation` (hashable), called `evaluation`, and uses it three times:
 
-- `predict` ends with `judge.detect(boxes, scores, batch["size"])`, which gives `Detections` of a
-  fixed shape for each image: `boxes` [K, 4], `scores`, `labels` and `valid` [K], best first, in
-  pixels of the **original** image. What goes in is in pixels of the network's square, as
+- `predict` ends with `evaluation.detect(boxes, scores, batch["size"])`, which gives `Detections` of
+  a fixed shape for each image: `boxes` [K, 4], `scores`, `labels` and `valid` [K], best first, in
+  pixels of the **original** image. The boxes given are in pixels of the network's square, as
   `BoxTransform` makes it, with scores in 0..1 (a margin goes through a sigmoid: that changes no
   ranking) for each class, the background left out.
-- `measure` adds `judge.measure(detections, batch)` to its own sums (`examples`, `loss`): tables of
-  the whole set, of which each batch fills its own rows.
-- `summarize` adds `judge.summarize(sums)` to its own means where `"detections" in sums`.
-
-`trained_objects` says which objects of a batch are trained on. What a report wants of the whole set
-besides comes from `DetectedSet.of(sums)`.
+- `measure` returns `evaluation.rows(detections, batch)` beside its own sums.
+- `summarize` returns `evaluation.summarize(means, rows)` of its own means.
 """
 
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property, partial, reduce
 from typing import Any, NamedTuple
 
 import jax
@@ -24,50 +20,46 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from cnn_jax.errors import UserError
+from cnn_jax.errors import check
 from cnn_jax.metrics.detection import counts as metrics
-from cnn_jax.metrics.detection.coco import evaluate_coco
+from cnn_jax.metrics.detection.coco import CocoResult, evaluate_coco
 from cnn_jax.metrics.detection.errors import best_count_threshold
 from cnn_jax.metrics.detection.rows import DetectionRows, ObjectRows
 from cnn_jax.metrics.detection.voc import VocResult, evaluate_voc
-from cnn_jax.metrics.tables import set_table
+from cnn_jax.metrics.host import in_chunks
+from cnn_jax.metrics.summary import Summary
 from cnn_jax.ops import boxes as box_ops
 from cnn_jax.ops.nms import Detections, detect
 from cnn_jax.tasks.images import Batch
 
-Sums = dict[str, Any]
+Rows = dict[str, Any]
 
 # The scores that a threshold is chosen from.
 _CANDIDATES = tuple(i / 50 for i in range(1, 50))
 
-# How many images are counted side by side.
+# The number of images that are counted side by side.
 _AT_A_TIME = 64
 
 
 @dataclass(frozen=True)
 class DetectionRule:
-    """How scored boxes become detections."""
+    """The rule that turns scored boxes into detections."""
 
     min_score: float = 0.005
-    """Detections of a lower score are dropped; average precision wants nearly all of them."""
+    """Detections of a lower score are dropped; average precision needs nearly all of them."""
     nms_threshold: float = 0.5
-    """A box is dropped that overlaps a better one of its class by an IoU above this."""
+    """A box is dropped if it overlaps a better one of its class by an IoU above this."""
     max_detections: int = 100
-    """Detections kept in an image, the best ones."""
+    """The best detections of an image are kept, at most so many."""
     score_threshold: float | None = None
     """The score from which on detections are counted, drawn and exported; default: chosen on the
     evaluation data for the least count error, and kept with the run."""
 
     def __post_init__(self) -> None:
-        for flag, value in (
-            ("min-score", self.min_score),
-            ("nms-threshold", self.nms_threshold),
-            ("score-threshold", self.score_threshold),
-        ):
-            if value is not None and not 0 <= value <= 1:
-                raise UserError(f"--{flag} {value}: must be from 0 to 1")
-        if self.max_detections < 1:
-            raise UserError(f"--max-detections {self.max_detections}: must be 1 or more")
+        for name in ("min_score", "nms_threshold", "score_threshold"):
+            value = getattr(self, name)
+            check(value is None or 0 <= value <= 1, name, value, "from 0 to 1")
+        check(self.max_detections >= 1, "max_detections", self.max_detections, "1 or more")
 
 
 def detections(
@@ -79,13 +71,13 @@ def detections(
     image_size: int,
     rule: DetectionRule,
 ) -> Detections:
-    """One image's scored boxes, cut off at its border, suppressed class by class, the best kept.
+    """Clip one image's scored boxes at its border, suppress them class by class, keep the best.
 
     Args:
         boxes: in pixels of the network's square: one for all classes, or one for each.
         scores: of every box for every class, without the background.
         size: height and width of the original image in pixels.
-        valid: which boxes are boxes and not padding.
+        valid: marks the boxes that are not padding.
         image_size: pixels on a side of the network's square.
         rule: thresholds and number.
 
@@ -94,7 +86,7 @@ def detections(
     """
     boxes = box_ops.clip(boxes.astype(jnp.float32), (image_size, image_size))
     has_area = box_ops.is_large(boxes).reshape(boxes.shape[0], -1)
-    found = detect(
+    kept = detect(
         boxes,
         jnp.where(has_area, scores.astype(jnp.float32), -jnp.inf),
         threshold=rule.nms_threshold,
@@ -103,33 +95,31 @@ def detections(
         max_detections=rule.max_detections,
         valid=valid,
     )
-    return found._replace(boxes=found.boxes * _to_original(size, image_size)[None])
+    return kept._replace(boxes=kept.boxes * _to_original(size, image_size)[None])
 
 
 def trained_objects(batch: Batch) -> Bool[Array, "*batch objects"]:
-    """Which rows are objects to train on: neither padding, nor difficult ones, nor crowds."""
+    """Mark the rows of objects to train on: neither padding, nor difficult ones, nor crowds."""
     return batch["object_valid"] & ~batch["difficult"] & ~batch["crowd"]
 
 
 @dataclass(frozen=True)
-class Judge:
-    """What detections are made by and judged by.
+class BoxEvaluation:
+    """The step from scored boxes to detections, and from detections to figures.
 
     Attributes:
         num_classes: number of classes.
         image_size: pixels on a side of the network's square.
-        rule: how scored boxes become detections.
+        rule: the rule that turns scored boxes into detections.
         score_threshold: the score from which on a detection counts, where it was chosen on other
             data; `rule.score_threshold` goes before it, and without either it is chosen on the data
             evaluated.
-        num_evaluated: examples of the set that is evaluated.
     """
 
     num_classes: int
     image_size: int
     rule: DetectionRule = DetectionRule()
     score_threshold: float | None = None
-    num_evaluated: int = 0
 
     def detect(
         self,
@@ -138,18 +128,12 @@ class Judge:
         size: Float[Array, "batch 2"],
         valid: Bool[Array, "batch boxes"] | None = None,
     ) -> Detections:
-        """`detections` of a batch."""
+        """Apply `detections` to a batch."""
         one = partial(detections, image_size=self.image_size, rule=self.rule)
         return jax.vmap(one)(boxes, scores, size, valid)
 
-    def measure(self, found: Detections, batch: Batch) -> Sums:
-        """`detections` and `objects`: tables of the whole set with the batch's rows filled in.
-
-        Everything is in pixels of the original images.
-        """
-        table = partial(
-            set_table, index=batch["index"], valid=batch["valid"], size=self.num_evaluated
-        )
+    def rows(self, predicted: Detections, batch: Batch) -> Rows:
+        """Give the detections and the objects of each example, in pixels of the original image."""
         scale = jax.vmap(partial(_to_original, image_size=self.image_size))(batch["size"])
         objects = {
             "boxes": batch["boxes"] * scale[:, None],
@@ -159,31 +143,46 @@ class Judge:
             "difficult": batch["difficult"],
             "crowd": batch["crowd"],
         }
-        return {
-            "detections": {name: table(rows) for name, rows in found._asdict().items()},
-            "objects": {name: table(rows) for name, rows in objects.items()},
-        }
+        return {"detections": predicted._asdict(), "objects": objects}
 
-    def summarize(self, sums: Sums) -> dict[str, float]:
-        """The figures of a whole set, from its tables.
+    def summarize(self, means: dict[str, float], rows: Rows | None) -> Summary:
+        """Compute the figures of a whole set, besides the means that a system has of its own.
 
         VOC's mean AP at an IoU of .5 over all points and over 11; COCO's twelve numbers (its
         crowds are ignored, VOC's difficult objects count there like any other); precision, recall
         and F1 over all classes at `score_threshold` and an IoU of .5; the error of the number of
         objects of a class in an image: `count_mae`, `count_bias` and `count_exact`, each averaged
         over the classes. nan where there is nothing to find.
+
+        Args:
+            means: the system's own, such as its losses.
+            rows: of an evaluation (see `rows`); None for training steps.
+
+        Returns:
+            The figures; of an evaluation with `DetectionDetails`.
         """
-        whole = DetectedSet.of(sums)
-        voc = whole.voc(self.num_classes)
-        coco = evaluate_coco(whole.detections, whole.objects_for_coco, self.num_classes).summary()
-        threshold = self.threshold(whole)
+        if rows is None:
+            return Summary(means)
+        whole = DetectedSet(rows["detections"], rows["objects"])
+        voc = evaluate_voc(whole.detections, whole.objects, self.num_classes)
+        coco = evaluate_coco(whole.detections, whole.objects_for_coco, self.num_classes)
+        given = (self.rule.score_threshold, self.score_threshold)
+        chosen_here = given == (None, None)
+        if chosen_here:
+            threshold = whole.best_threshold(self.num_classes)
+        else:
+            threshold = next(value for value in given if value is not None)
         decided = whole.decide(threshold, self.num_classes)
         overall = metrics.precision_recall(decided.matches)
         counted = metrics.count_summary(decided.count_errors)
-        return {
+        figures = {
+            **means,
             "map50": voc.mean(),
             "map50_11point": voc.mean("11point"),
-            **{name: value if value >= 0 else float("nan") for name, value in coco.items()},
+            **{
+                name: value if value >= 0 else float("nan")
+                for name, value in coco.summary().items()
+            },
             "precision": float(overall.precision),
             "recall": float(overall.recall),
             "f1": float(overall.f1),
@@ -192,58 +191,42 @@ class Judge:
             "count_exact": float(counted.exact.mean()),
             "score_threshold": threshold,
         }
-
-    def threshold(self, whole: "DetectedSet") -> float:
-        """The score from which on a detection counts: given, chosen before, or chosen here."""
-        for given in (self.rule.score_threshold, self.score_threshold):
-            if given is not None:
-                return given
-        return whole.best_threshold(self.num_classes)
+        return Summary(figures, DetectionDetails(whole, voc, coco, decided, threshold, chosen_here))
 
 
 class Decided(NamedTuple):
-    """What the detections that reach a score make of a set.
+    """The counts of a set at a score threshold.
 
     Attributes:
-        matches: by class, what is right, wrong and to be found.
-        count_errors: by class, how wrong the number of objects in an image is.
+        matches: by class, the numbers of right and wrong detections and of objects.
+        count_errors: by class, the errors of the number of objects in an image.
         confusion: counts of (true class, detected class); the last row and column: the background.
     """
 
     matches: metrics.MatchCounts
     count_errors: metrics.CountErrors
-    confusion: Int[Array | np.ndarray, "classes+1 classes+1"]
+    confusion: Int[Array | np.ndarray, "*batch classes+1 classes+1"]
 
 
 @dataclass(frozen=True)
 class DetectedSet:
-    """What there is in the images of a set, and what was detected: padded rows for each image.
+    """The objects of a set of images and the detections, as padded rows for each image.
 
     Attributes:
-        found: `boxes`, `scores`, `labels` and `valid` of the detections.
+        predicted: `boxes`, `scores`, `labels` and `valid` of the detections.
         truth: `boxes`, `labels`, `valid`, `difficult`, `crowd` and `area` of the objects.
     """
 
-    found: dict[str, np.ndarray]
+    predicted: dict[str, np.ndarray]
     truth: dict[str, np.ndarray]
 
-    @classmethod
-    def of(cls, sums: Sums) -> "DetectedSet":
-        """The tables of an evaluation's sums (see `Judge.measure`)."""
-        masks = "valid", "difficult", "crowd"
-        found, truth = (
-            {name: np.asarray(x) > 0 if name in masks else np.asarray(x) for name, x in t.items()}
-            for t in (sums["detections"], sums["objects"])
-        )
-        return cls(found, truth)
-
     def __len__(self) -> int:
-        return len(self.found["valid"])
+        return len(self.predicted["valid"])
 
     @cached_property
     def detections(self) -> DetectionRows:
         """All detections, images numbered as in the set."""
-        rows = self.found
+        rows = self.predicted
         return DetectionRows.from_padded(
             np.arange(len(self)), rows["boxes"], rows["labels"], rows["scores"], rows["valid"]
         )
@@ -269,12 +252,8 @@ class DetectedSet:
             truth["area"][valid],
         )
 
-    def voc(self, num_classes: int) -> VocResult:
-        """Precision-recall curves by class at an IoU of .5, in continuous coordinates."""
-        return evaluate_voc(self.detections, self.objects, num_classes)
-
     def best_threshold(self, num_classes: int) -> float:
-        """The score from which on detections count objects best."""
+        """Choose the score from which on detections count objects best."""
         images = np.arange(len(self))
         best = best_count_threshold(
             self.detections, self.objects, images, num_classes, candidates=_CANDIDATES
@@ -282,31 +261,31 @@ class DetectedSet:
         return best.score
 
     def decide(self, threshold: float, num_classes: int) -> Decided:
-        """What the detections of at least that score make of the set."""
-        missing = -len(self) % _AT_A_TIME
+        """Count over the set with the detections of at least the given score."""
 
-        def chunks(rows: np.ndarray) -> np.ndarray:
-            padded = np.pad(rows, ((0, missing), *((0, 0),) * (rows.ndim - 1)))
-            return padded.reshape(-1, _AT_A_TIME, *rows.shape[1:])
+        def decide(rows: Any) -> Decided:
+            return _decide(*rows, jnp.asarray(threshold, jnp.float32), num_classes)
 
-        is_image = np.ones(len(self), np.int32)
-        columns = jax.tree.map(chunks, (self.found, self.truth, is_image))
-        return jax.tree.map(np.asarray, _decide(columns, np.float32(threshold), num_classes))
+        chunks = in_chunks(decide, (self.predicted, self.truth), _AT_A_TIME)
+        sums = (jax.tree.map(lambda x: x.sum(axis=0), chunk) for chunk in chunks)
+        return reduce(partial(jax.tree.map, np.add), sums)
 
 
 @partial(jax.jit, static_argnames="num_classes")
-def _decide(columns: Any, threshold: Float[Array, ""], num_classes: int) -> Decided:
-    """`DetectedSet.decide` of images in chunks, one chunk after the other."""
+def _decide(
+    predicted: Batch, truth: Batch, threshold: Float[Array, ""], num_classes: int
+) -> Decided:
+    """`DetectedSet.decide` for each image of a chunk."""
 
-    def one_image(found: Batch, truth: Batch, is_image: Int[Array, ""]) -> Decided:
-        kept = found["valid"] & (found["scores"] >= threshold)
+    def one_image(predicted: Batch, truth: Batch) -> Decided:
+        kept = predicted["valid"] & (predicted["scores"] >= threshold)
         ignored = truth["difficult"] | truth["crowd"]
         labels, boxes = truth["labels"], truth["boxes"]
-        decided = Decided(
+        return Decided(
             metrics.match_counts(
-                found["boxes"],
-                found["labels"],
-                found["scores"],
+                predicted["boxes"],
+                predicted["labels"],
+                predicted["scores"],
                 kept,
                 boxes,
                 labels,
@@ -315,11 +294,11 @@ def _decide(columns: Any, threshold: Float[Array, ""], num_classes: int) -> Deci
                 num_classes,
             ),
             metrics.count_errors(
-                found["labels"], kept, labels, truth["valid"] & ~ignored, num_classes
+                predicted["labels"], kept, labels, truth["valid"] & ~ignored, num_classes
             ),
             metrics.confusion_with_background(
-                found["boxes"],
-                found["labels"],
+                predicted["boxes"],
+                predicted["labels"],
                 kept,
                 boxes,
                 labels,
@@ -327,18 +306,32 @@ def _decide(columns: Any, threshold: Float[Array, ""], num_classes: int) -> Deci
                 num_classes,
             ),
         )
-        return jax.tree.map(lambda count: count * is_image, decided)
 
-    def add(total: Decided, chunk: Any) -> tuple[Decided, None]:
-        counts = jax.vmap(one_image)(*chunk)
-        return jax.tree.map(lambda a, b: a + b.sum(axis=0, dtype=a.dtype), total, counts), None
+    return jax.vmap(one_image)(predicted, truth)
 
-    first = jax.tree.map(lambda x: x[0, 0], columns)
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.int32), jax.eval_shape(one_image, *first))
-    return jax.lax.scan(add, zeros, columns)[0]
+
+@dataclass(frozen=True)
+class DetectionDetails:
+    """What an evaluation derives of a whole set.
+
+    Attributes:
+        whole: the detections and objects of the set.
+        voc: VOC's curves and matches at an IoU of .5, in continuous coordinates.
+        coco: COCO's precisions and recalls.
+        decided: the counts at the score threshold.
+        score_threshold: the score from which on a detection counts.
+        chosen_here: whether that score was chosen on this very set.
+    """
+
+    whole: DetectedSet
+    voc: VocResult
+    coco: CocoResult
+    decided: Decided
+    score_threshold: float
+    chosen_here: bool
 
 
 def _to_original(size: Float[Array, "2"], image_size: int) -> Float[Array, "4"]:
-    """What coordinates of the network's square are multiplied by: pixels of the original image."""
+    """The factors from coordinates of the network's square to pixels of the original image."""
     height, width = size
     return jnp.stack([width, height, width, height]) / image_size

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from cnn_jax.data.augment import BoxAugmentation, augment_boxes, normalize
+from cnn_jax.metrics.summary import Summary
 from cnn_jax.models.layers import on_axis
 from cnn_jax.ops import boxes as box_ops
 from cnn_jax.ops.nms import Detections
-from cnn_jax.tasks.detection.evaluation import Judge, trained_objects
+from cnn_jax.tasks.detection.evaluation import BoxEvaluation, trained_objects
 from cnn_jax.tasks.detection.regions import (
     BoxStatistics,
     RegionLoss,
@@ -27,6 +28,7 @@ from cnn_jax.tasks.detection.regions import (
 from cnn_jax.tasks.images import Batch, floating
 
 Sums = dict[str, Any]
+Rows = dict[str, Any]
 
 FLIP_ONLY = BoxAugmentation(
     scale=0.0, translate=0.0, flip=True, hue=0.0, saturation=1.0, exposure=1.0
@@ -35,7 +37,7 @@ FLIP_ONLY = BoxAugmentation(
 
 
 class Predictions(NamedTuple):
-    """Of a batch: what was found, and what the regions cost where the objects are known."""
+    """The detections of a batch, and the losses of its regions where the objects are known."""
 
     detections: Detections
     losses: RegionLoss | None
@@ -43,28 +45,28 @@ class Predictions(NamedTuple):
 
 @dataclass(frozen=True)
 class FastRCNN:
-    """A network, what it is fed and how it is judged.
+    """A detector of proposed regions: the network, its input, its loss and its evaluation.
 
-    A batch has `image`, `size`, `proposals` and `proposal_valid`, and for training and judging the
-    objects as `cnn_jax.data.transforms.BoxTransform` gives them.
+    A batch has `image`, `size`, `proposals` and `proposal_valid`, and for training and evaluation
+    the objects as `cnn_jax.data.transforms.BoxTransform` gives them.
 
     Attributes:
         model: a `cnn_jax.models.fast_rcnn.FastRCNN`.
-        judge: how detections are made and judged.
+        evaluation: turns scored boxes into detections, and detections into figures.
         mean, std: of the network's input, per channel, for images in 0..1.
-        augmentation: applied on the device, training only.
-        sampling: which regions are trained on.
-        statistics: by what box targets are normalised.
-        multi_task: whether boxes are learnt with the classes; without, detections are the
-            proposals themselves.
-        regress_boxes: whether detections are moved to the boxes that were learnt.
+        augmentation: applied on the device, in training only.
+        sampling: the choice of regions to train on.
+        statistics: the means and deviations that box targets are normalised by.
+        multi_task: learns boxes with the classes; without, detections are the proposals
+            themselves.
+        regress_boxes: moves detections to the boxes that were learnt.
         sides: pixels of the squares that images are scaled to; none: as they come. Of several, a
             training step draws one for all its images, and a detection takes for each region the
             one that suits it (Girshick 2015, section 2.4).
     """
 
     model: nn.Module
-    judge: Judge
+    evaluation: BoxEvaluation
     mean: tuple[float, ...]
     std: tuple[float, ...]
     augmentation: BoxAugmentation = FLIP_ONLY
@@ -75,9 +77,9 @@ class FastRCNN:
     sides: tuple[int, ...] = ()
 
     def init(self, key: Key[Array, ""]) -> tuple[Any, Any]:
-        """Fresh (params, model_state)."""
+        """Draw the first (params, model_state)."""
         params_key, dropout_key = jax.random.split(key)
-        side = self.judge.image_size
+        side = self.evaluation.image_size
         images, boxes = jnp.zeros((1, side, side, 3)), jnp.zeros((1, 1, 4))
         initialize = jax.jit(partial(self.model.init, train=True))
         variables = dict(initialize({"params": params_key, "dropout": dropout_key}, images, boxes))
@@ -91,7 +93,7 @@ class FastRCNN:
         keys: dict[str, Key[Array, ""]],
         axis_name: str | None = None,
     ) -> tuple[Float[Array, ""], tuple[Any, Sums]]:
-        """The multi-task loss: of each image the mean over its regions, summed over the images."""
+        """Sum the multi-task loss over the images: of each image the mean over its regions."""
         root = keys["augment"]
         prepare = partial(_prepared, root, config=self.augmentation)
         images, objects, proposals, batch = jax.vmap(prepare)(batch)
@@ -120,7 +122,7 @@ class FastRCNN:
 
         normalized = normalize(images, self.mean, self.std)
         if self.sides:
-            # The same on every device, so that all go the same way.
+            # Every device draws the same one, so that all take the same branch.
             which = jax.random.randint(keys["mix"], (), 0, len(self.sides))
             branches = [partial(apply, sides=(side,)) for side in self.sides]
             (scores, deltas), model_state = jax.lax.switch(which, branches, normalized, drawn)
@@ -131,7 +133,7 @@ class FastRCNN:
         return sums["loss"], (model_state, sums)
 
     def predict(self, params: Any, model_state: Any, batch: Batch) -> Predictions:
-        """Detections in pixels of the original images, and losses where objects are known.
+        """Detect objects, in pixels of the original images; compute losses where they are known.
 
         Losses are of regions drawn as in training, but always the same ones of an image.
         """
@@ -149,30 +151,29 @@ class FastRCNN:
             boxes = box_ops.decode(
                 self.statistics.restore(deltas), jnp.broadcast_to(proposals[:, :, None], shape)
             )
-        found = self.judge.detect(boxes, jax.nn.softmax(scores)[..., 1:], batch["size"], filled)
+        probabilities = jax.nn.softmax(scores)[..., 1:]
+        detections = self.evaluation.detect(boxes, probabilities, batch["size"], filled)
         if "index" not in batch:  # images of a user, not of a set
-            return Predictions(found, None)
+            return Predictions(detections, None)
         return Predictions(
-            found, evaluation_losses(scores, deltas, batch, self.sampling, self.statistics)
+            detections, evaluation_losses(scores, deltas, batch, self.sampling, self.statistics)
         )
 
-    def measure(self, predictions: Predictions, batch: Batch) -> Sums:
-        """The losses, and what the judge wants of the whole set."""
+    def measure(self, predictions: Predictions, batch: Batch) -> tuple[Sums, Rows]:
+        """Sum the losses; rows are those of `BoxEvaluation.rows`."""
         assert predictions.losses is not None
-        return {
-            **loss_sums(predictions.losses, batch["valid"], float(self.multi_task)),
-            **self.judge.measure(predictions.detections, batch),
-        }
+        sums = loss_sums(predictions.losses, batch["valid"], float(self.multi_task))
+        return sums, self.evaluation.rows(predictions.detections, batch)
 
-    def summarize(self, sums: Sums) -> dict[str, float]:
-        """Losses, what regions were drawn, and the judge's figures."""
-        return loss_means(sums) | (self.judge.summarize(sums) if "detections" in sums else {})
+    def summarize(self, sums: Sums, rows: Rows | None = None) -> Summary:
+        """Average the losses and the regions drawn; of an evaluation, add its figures."""
+        return self.evaluation.summarize(loss_means(sums), rows)
 
 
 def _prepared(
     root: Key[Array, ""], example: Batch, config: BoxAugmentation
 ) -> tuple[Float[Array, "height width 3"], Array, Array, Batch]:
-    """One example's image, objects to train on and proposals, augmented together."""
+    """Augment one example's image, objects to train on and proposals together."""
     key = jax.random.fold_in(root, example["ordinal"])
     objects, proposals = example["boxes"], example["proposals"]
     valid = jnp.concatenate([trained_objects(example), example["proposal_valid"]])

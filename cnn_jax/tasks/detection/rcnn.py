@@ -17,11 +17,12 @@ from jaxtyping import Array, Float, Key
 
 from cnn_jax import losses
 from cnn_jax.data.augment import normalize
+from cnn_jax.metrics.summary import Summary
 from cnn_jax.models.backbones import by_resolution
 from cnn_jax.ops import boxes as box_ops
 from cnn_jax.ops.pooling import adaptive_avg_pool
 from cnn_jax.ops.warping import warp_crops
-from cnn_jax.tasks.detection.evaluation import Judge
+from cnn_jax.tasks.detection.evaluation import BoxEvaluation
 from cnn_jax.tasks.detection.fast_rcnn import Predictions
 from cnn_jax.tasks.detection.regions import (
     BoxStatistics,
@@ -34,6 +35,7 @@ from cnn_jax.tasks.detection.regions import (
 from cnn_jax.tasks.images import Batch, apply_training, floating, init
 
 Sums = dict[str, Any]
+Rows = dict[str, Any]
 
 # Regions of an image that go through the network at a time; where all are padding, none do.
 _AT_A_TIME = 32
@@ -43,10 +45,10 @@ _BOX_MAP = 6
 
 
 class RegionFeatures(NamedTuple):
-    """What the network says of regions.
+    """The network's outputs for regions.
 
     Attributes:
-        logits: the background's first.
+        logits: one for the background, then one for each class.
         classes: the last hidden layer, for the SVMs.
         boxes: the last map, flattened, for the box regression.
     """
@@ -61,20 +63,20 @@ class FineTuning:
     """A classifier of warped regions, trained on one list of the regions of all images.
 
     A training batch has a row for each region: the whole `image`, a `box` in it and its `label`, 0
-    for the background. An evaluation batch is as Fast R-CNN's.
+    for the background. An evaluation batch is that of Fast R-CNN.
 
     Attributes:
         model: gives `(logits, features)`, one logit for the background and one for each class.
-        judge: how detections are made and judged.
+        evaluation: turns scored boxes into detections, and detections into figures.
         mean, std: of the network's input, per channel, for images in 0..1.
         crop_size: pixels on a side of a warped region.
         context: pixels of it on each side that lie around the region's box.
-        flip: whether every second region is mirrored.
-        sampling: which regions the reported loss of an evaluation is of.
+        flip: mirrors every second region.
+        sampling: the choice of regions for the reported loss of an evaluation.
     """
 
     model: nn.Module
-    judge: Judge
+    evaluation: BoxEvaluation
     mean: tuple[float, ...]
     std: tuple[float, ...]
     crop_size: int
@@ -85,7 +87,7 @@ class FineTuning:
     )
 
     def init(self, key: Key[Array, ""]) -> tuple[Any, Any]:
-        """Fresh (params, model_state)."""
+        """Draw the first (params, model_state)."""
         return init(self.model, self.crop_size, key)
 
     def loss(
@@ -96,7 +98,7 @@ class FineTuning:
         keys: dict[str, Key[Array, ""]],
         axis_name: str | None = None,
     ) -> tuple[Float[Array, ""], tuple[Any, Sums]]:
-        """Cross-entropy of the regions, summed."""
+        """Sum the cross-entropy over the regions."""
         mirrored = jax.vmap(jax.random.fold_in, (None, 0))(keys["augment"], batch["ordinal"])
         crops = jax.vmap(lambda image, box: self._crops(image, box[None])[0])(
             normalize(floating(batch["image"]), self.mean, self.std), batch["box"]
@@ -123,28 +125,24 @@ class FineTuning:
         return sums["loss"], (model_state, sums)
 
     def predict(self, params: Any, model_state: Any, batch: Batch) -> Predictions:
-        """Detections by the softmax, where the proposals are; losses where objects are known."""
-        found = self.features(params, model_state, batch)
-        return self.detections(
-            found.logits, jax.nn.softmax(found.logits)[..., 1:], batch["proposals"], batch
-        )
+        """Detect by the softmax, where the proposals are; compute losses of known objects."""
+        logits = self.features(params, model_state, batch).logits
+        return self.detections(logits, jax.nn.softmax(logits)[..., 1:], batch["proposals"], batch)
 
-    def measure(self, predictions: Predictions, batch: Batch) -> Sums:
-        """The losses, and what the judge wants of the whole set."""
+    def measure(self, predictions: Predictions, batch: Batch) -> tuple[Sums, Rows]:
+        """Sum the losses; rows are those of `BoxEvaluation.rows`."""
         assert predictions.losses is not None
-        return {
-            **loss_sums(predictions.losses, batch["valid"]),
-            **self.judge.measure(predictions.detections, batch),
-        }
+        sums = loss_sums(predictions.losses, batch["valid"])
+        return sums, self.evaluation.rows(predictions.detections, batch)
 
-    def summarize(self, sums: Sums) -> dict[str, float]:
-        """The loss, what regions were drawn, and the judge's figures."""
+    def summarize(self, sums: Sums, rows: Rows | None = None) -> Summary:
+        """Average the loss and the regions drawn; of an evaluation, add its figures."""
         means = loss_means(sums)
         del means["box_loss"], means["class_loss"]
-        return means | (self.judge.summarize(sums) if "detections" in sums else {})
+        return self.evaluation.summarize(means, rows)
 
     def features(self, params: Any, model_state: Any, batch: Batch) -> RegionFeatures:
-        """What the network says of each proposal, some of them at a time; 0 for most padding."""
+        """Apply the network to each proposal, a few at a time; 0 for most of the padding."""
         images = normalize(floating(batch["image"]), self.mean, self.std)
         boxes, filled = batch["proposals"], batch["proposal_valid"]
         count = boxes.shape[1]
@@ -185,24 +183,24 @@ class FineTuning:
         boxes: Float[Array, "batch regions 4"] | Float[Array, "batch regions classes 4"],
         batch: Batch,
     ) -> Predictions:
-        """Scored boxes as detections, with the logits' losses where objects are known."""
-        found = self.judge.detect(boxes, scores, batch["size"], batch["proposal_valid"])
+        """Turn scored boxes into detections, with the logits' losses where objects are known."""
+        detections = self.evaluation.detect(boxes, scores, batch["size"], batch["proposal_valid"])
         if "index" not in batch:  # images of a user, not of a set
-            return Predictions(found, None)
+            return Predictions(detections, None)
         deltas = jnp.zeros((*scores.shape, 4))
-        paid = evaluation_losses(logits, deltas, batch, self.sampling, BoxStatistics())
-        return Predictions(found, paid._replace(boxes=jnp.zeros_like(paid.boxes)))
+        regions = evaluation_losses(logits, deltas, batch, self.sampling, BoxStatistics())
+        return Predictions(detections, regions._replace(boxes=jnp.zeros_like(regions.boxes)))
 
     def _crops(
         self, image: Float[Array, "height width 3"], boxes: Float[Array, "boxes 4"]
     ) -> Float[Array, "boxes crop crop 3"]:
-        """Warped regions of a normalised image; outside it lies the mean, 0."""
+        """Warp regions of a normalised image to squares; outside the image lies the mean, 0."""
         return warp_crops(image, boxes, self.crop_size, self.context)
 
 
 @dataclass(frozen=True)
 class RCNN:
-    """The whole detector. Its parameters are the network's and what is fitted on its features.
+    """The whole detector. Its parameters are the network's and those fitted on its features.
 
     `params["network"]`; `params["classes"]`, the SVMs: `weights` [features, classes] and `bias`
     [classes]; `params["boxes"]`, the box regressions: `weights` [classes, features, 4] and `bias`
@@ -210,8 +208,8 @@ class RCNN:
 
     Attributes:
         network: the fine-tuned network.
-        classifier: what scores the regions.
-        regress_boxes: whether detections are moved by the box regression.
+        classifier: the part that scores the regions.
+        regress_boxes: moves detections by the box regression.
     """
 
     network: FineTuning
@@ -224,28 +222,28 @@ class RCNN:
         return self.network.model
 
     @property
-    def judge(self) -> Judge:
-        """How detections are made and judged."""
-        return self.network.judge
+    def evaluation(self) -> BoxEvaluation:
+        """The network's: it turns scored boxes into detections, and detections into figures."""
+        return self.network.evaluation
 
     def init(self, key: Key[Array, ""]) -> tuple[Any, Any]:
-        """A fresh network, and SVMs and regressions that say nothing."""
+        """Draw the first network, with SVMs and regressions of zeros."""
         params, model_state = self.network.init(key)
-        side = self.judge.image_size
+        side = self.evaluation.image_size
         batch = {
             "image": jnp.zeros((1, side, side, 3), jnp.uint8),
             "proposals": jnp.zeros((1, 1, 4)),
             "proposal_valid": jnp.ones((1, 1), bool),
         }
-        found = jax.eval_shape(self.network.features, params, model_state, batch)
-        classes = self.judge.num_classes
+        shapes = jax.eval_shape(self.network.features, params, model_state, batch)
+        classes = self.evaluation.num_classes
         svms = {
-            "weights": jnp.zeros((found.classes.shape[-1], classes)),
+            "weights": jnp.zeros((shapes.classes.shape[-1], classes)),
             "bias": jnp.zeros(classes),
             "scale": jnp.ones(()),
         }
         boxes = {
-            "weights": jnp.zeros((classes, found.boxes.shape[-1], 4)),
+            "weights": jnp.zeros((classes, shapes.boxes.shape[-1], 4)),
             "bias": jnp.zeros((classes, 4)),
             "scale": jnp.ones(()),
         }
@@ -259,38 +257,38 @@ class RCNN:
         keys: dict[str, Key[Array, ""]],
         axis_name: str | None = None,
     ) -> tuple[Float[Array, ""], tuple[Any, Sums]]:
-        """The network's: the rest is fitted, not trained."""
+        """Compute the network's loss: the rest is fitted, not trained."""
         return self.network.loss(params["network"], model_state, batch, keys, axis_name)
 
     def predict(self, params: Any, model_state: Any, batch: Batch) -> Predictions:
-        """Detections in pixels of the original images, and losses where objects are known.
+        """Detect objects, in pixels of the original images; compute losses where they are known.
 
         Scores are the softmax's probabilities, or the SVMs' margins as numbers in 0..1.
         """
-        found = self.network.features(params["network"], model_state, batch)
+        features = self.network.features(params["network"], model_state, batch)
         if self.classifier == "svm":
-            scores = jax.nn.sigmoid(margins(params["classes"], found.classes))
+            scores = jax.nn.sigmoid(margins(params["classes"], features.classes))
         else:
-            scores = jax.nn.softmax(found.logits)[..., 1:]
+            scores = jax.nn.softmax(features.logits)[..., 1:]
         boxes = batch["proposals"]
         if self.regress_boxes:
-            deltas = regressed(params["boxes"], found.boxes)
+            deltas = regressed(params["boxes"], features.boxes)
             boxes = box_ops.decode(deltas, jnp.broadcast_to(boxes[:, :, None], deltas.shape))
-        return self.network.detections(found.logits, scores, boxes, batch)
+        return self.network.detections(features.logits, scores, boxes, batch)
 
-    def measure(self, predictions: Predictions, batch: Batch) -> Sums:
-        """As the network's."""
+    def measure(self, predictions: Predictions, batch: Batch) -> tuple[Sums, Rows]:
+        """Measure as the network does."""
         return self.network.measure(predictions, batch)
 
-    def summarize(self, sums: Sums) -> dict[str, float]:
-        """As the network's."""
-        return self.network.summarize(sums)
+    def summarize(self, sums: Sums, rows: Rows | None = None) -> Summary:
+        """Summarize as the network does."""
+        return self.network.summarize(sums, rows)
 
 
 def margins(
     svm: dict[str, Array], features: Float[Array, "*batch features"]
 ) -> Float[Array, "*batch classes"]:
-    """How far regions lie on the side of each class."""
+    """Compute the signed distance of regions from each class's hyperplane, in the SVM's units."""
     scaled = features * svm["scale"]
     product = jnp.dot(scaled, svm["weights"], precision=lax.Precision.HIGHEST)
     return product + jnp.broadcast_to(svm["bias"], product.shape)
@@ -299,7 +297,7 @@ def margins(
 def regressed(
     regression: dict[str, Array], features: Float[Array, "*batch features"]
 ) -> Float[Array, "*batch classes 4"]:
-    """Box targets of regions for each class."""
+    """Compute the box targets of regions for each class."""
     scaled = features * regression["scale"]
     product = jnp.einsum(
         "...f,kft->...kt", scaled, regression["weights"], precision=lax.Precision.HIGHEST
@@ -308,5 +306,5 @@ def regressed(
 
 
 def paper_context(crop_size: int) -> int:
-    """The paper's 16 pixels of 227, for crops of another size."""
+    """Scale the paper's 16 pixels of 227 to crops of another size."""
     return math.floor(crop_size * 16 / 227 + 0.5)

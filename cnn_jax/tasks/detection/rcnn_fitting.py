@@ -1,7 +1,7 @@
-"""What R-CNN fits on a network's features: linear SVMs with hard negatives, and box regressions.
+"""R-CNN's linear SVMs with hard negatives, and box regressions, fitted on a network's features.
 
-Girshick et al. 2014, sections 2.3 and appendix C, with the numbers of its code. Everything here is
-NumPy on the host but for the SVM's solver.
+The reference is Girshick et al. 2014, section 2.3 and appendix C, with the numbers of its code.
+Everything here is NumPy on the host but for the SVM's solver.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from cnn_jax.ops import boxes as box_ops
 from cnn_jax.ops.ridge import ridge
 from cnn_jax.ops.svm import train_svm
 
-# What the mean norm of features is brought to.
+# The mean norm that features are scaled to.
 _NORM = 20.0
 
 # Images that the mean norm is measured on.
@@ -30,7 +30,7 @@ class ImageRegions(NamedTuple):
     Attributes:
         classes: features to classify by.
         boxes: features to regress boxes from.
-        truth: the class of the object whose own box a region is; -1 for a proposal.
+        truth: the class of the object where the region is an object's own box; -1 for a proposal.
         overlaps: the largest IoU with an object of each class; 0 where there is none.
         targets: the encoded box of that object, for each class.
     """
@@ -49,7 +49,7 @@ def overlaps_by_class(
     object_valid: Bool[Array, " objects"],
     num_classes: int,
 ) -> tuple[Float[Array, "regions {num_classes}"], Float[Array, "regions {num_classes} 4"]]:
-    """Of one image's regions: `overlaps` and `targets` of `ImageRegions`.
+    """Compute `overlaps` and `targets` of `ImageRegions` for one image's regions.
 
     A class without an object has overlaps and targets of 0.
     """
@@ -63,17 +63,17 @@ def overlaps_by_class(
 
 @dataclass(frozen=True)
 class Mining:
-    """How SVMs are trained.
+    """The settings of the SVMs' training.
 
     Attributes:
-        cost: of a violation by a negative.
-        positive_weight: of one by a positive, as a multiple of that.
+        cost: the cost of a violation by a negative.
+        positive_weight: the cost of a violation by a positive, as a multiple of `cost`.
         bias_multiplier: see `cnn_jax.ops.svm.train_svm`.
         negative_iou: regions of less overlap with every object of a class are its negatives.
         hard_score: negatives that score more are hard.
         evict_score: after training, negatives that score less are forgotten.
-        retrain_after: so many new hard negatives make a class train again.
-        tolerance: of the solver; liblinear's own, which the paper's code leaves as it is.
+        retrain_after: number of new hard negatives after which a class trains again.
+        tolerance: that of the solver; the paper's code keeps liblinear's default.
     """
 
     cost: float = 1e-3
@@ -105,7 +105,7 @@ class _OneClass:
         self.added += len(features)
 
     def train(self, mining: Mining, key: jax.Array) -> None:
-        """Solves for the kept examples and forgets negatives that have become easy."""
+        """Solve for the kept examples, and forget negatives that have become easy."""
         negatives = np.concatenate(self.negatives) if self.negatives else self.positives[:0]
         rows = np.concatenate([self.positives, negatives])
         cost = np.full(len(rows), mining.cost, np.float32)
@@ -132,7 +132,7 @@ _solve = jax.jit(train_svm, static_argnames=("bias_multiplier", "tolerance"))
 def feature_scale(
     regions: Sequence[ImageRegions], part: Callable[[ImageRegions], np.ndarray]
 ) -> float:
-    """What brings the mean norm of features to 20, measured on some images."""
+    """Measure the factor that brings the mean norm of features to 20, on a sample of images."""
     step = max(1, len(regions) // _NORM_IMAGES)
     norms = [np.linalg.norm(part(regions[i]), axis=1) for i in range(0, len(regions), step)]
     mean = float(np.concatenate(norms).mean()) if sum(map(len, norms)) else 0.0
@@ -146,7 +146,7 @@ def fit_svms(
     mining: Mining | None = None,
     advance: Callable[[], None] = lambda: None,
 ) -> dict[str, np.ndarray]:
-    """A linear SVM for each class, in one pass over the images.
+    """Fit a linear SVM for each class, in one pass over the images.
 
     Positives are the objects' own boxes. Of the first image all negatives are taken; of the others
     those that the hyperplane so far does not reject clearly. A class trains after the first image,
@@ -199,7 +199,7 @@ def fit_boxes(
     penalty: float = 1000.0,
     most: int = 20_000,
 ) -> dict[str, np.ndarray]:
-    """A box regression for each class, from regions that overlap an object of it enough.
+    """Fit a box regression for each class, from regions that overlap an object of it enough.
 
     Args:
         regions: of every training image; read once for each class, one image at a time.

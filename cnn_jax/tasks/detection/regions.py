@@ -1,7 +1,4 @@
-"""What R-CNN and Fast R-CNN share: which regions are trained on, and what they should become.
-
-Functions of one image.
-"""
+"""The training regions of R-CNN and Fast R-CNN, their targets and their losses."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from cnn_jax import losses
-from cnn_jax.errors import UserError
+from cnn_jax.errors import check
 from cnn_jax.ops import boxes as box_ops
 from cnn_jax.ops.matching import match, sample_balanced
 from cnn_jax.tasks.detection.evaluation import trained_objects
@@ -26,12 +23,12 @@ Sums = dict[str, Any]
 
 @dataclass(frozen=True)
 class RegionSampling:
-    """Which regions of an image a step trains on (Girshick 2015, section 2.3)."""
+    """The choice of regions that a step trains on (Girshick 2015, section 2.3)."""
 
     regions: int = 64
     """Regions of an image."""
     foreground_fraction: float = 0.25
-    """The largest share of them that stand for objects."""
+    """The largest share of regions that stand for objects."""
     foreground_iou: float = 0.5
     """From this overlap with an object on, a region stands for it."""
     background_iou: tuple[float, float] = (0.1, 0.5)
@@ -40,20 +37,18 @@ class RegionSampling:
 
     def __post_init__(self) -> None:
         low, high = self.background_iou
-        for flag, legal, what in (
+        for name, legal, expected in (
             ("regions", self.regions >= 1, "1 or more"),
-            ("foreground-fraction", 0 <= self.foreground_fraction <= 1, "from 0 to 1"),
-            ("foreground-iou", 0 < self.foreground_iou <= 1, "above 0 and at most 1"),
-            ("background-iou", 0 <= low < high <= 1, "two rising numbers from 0 to 1"),
+            ("foreground_fraction", 0 <= self.foreground_fraction <= 1, "from 0 to 1"),
+            ("foreground_iou", 0 < self.foreground_iou <= 1, "above 0 and at most 1"),
+            ("background_iou", 0 <= low < high <= 1, "two rising numbers from 0 to 1"),
         ):
-            if not legal:
-                value = getattr(self, flag.replace("-", "_"))
-                raise UserError(f"--{flag} {value}: must be {what}")
+            check(legal, name, getattr(self, name), expected)
 
 
 @dataclass(frozen=True)
 class BoxStatistics:
-    """By what box targets are normalised: one row for all classes, or one for each.
+    """Means and deviations that normalise box targets: one row for all classes, or one for each.
 
     Attributes:
         means, deviations: of the four targets.
@@ -65,12 +60,12 @@ class BoxStatistics:
     def normalize(
         self, deltas: Float[Array, "regions 4"], labels: Int[Array, " regions"]
     ) -> Float[Array, "regions 4"]:
-        """Targets of regions with these labels as a network is to learn them."""
+        """Normalise the targets of regions with these labels for a network to learn."""
         means, deviations = (self._rows(table, labels) for table in (self.means, self.deviations))
         return (deltas - means) / deviations
 
     def restore(self, deltas: Float[Array, "*batch classes 4"]) -> Float[Array, "*batch classes 4"]:
-        """What a network says for each class as `cnn_jax.ops.boxes.decode` wants it."""
+        """Undo `normalize` for outputs of each class, as `cnn_jax.ops.boxes.decode` needs them."""
         shape = deltas.shape[-2:]
         means, deviations = (
             jnp.broadcast_to(jnp.broadcast_to(jnp.array(table), shape), deltas.shape)
@@ -84,13 +79,13 @@ class BoxStatistics:
 
 
 class Targets(NamedTuple):
-    """What regions are trained to be.
+    """The targets of regions.
 
     Attributes:
         labels: of the object, 0 in a region of background.
         deltas: normalised box targets, of use in the foreground.
-        foreground: whether a region stands for an object.
-        valid: which rows are regions.
+        foreground: marks the regions that stand for an object.
+        valid: marks the rows that are regions.
     """
 
     labels: Int[Array, " regions"]
@@ -109,12 +104,12 @@ def draw(
     sampling: RegionSampling,
     statistics: BoxStatistics,
 ) -> tuple[Int[Array, " drawn"], Targets]:
-    """The regions of one image to train on, and their targets.
+    """Draw the regions of one image to train on, and compute their targets.
 
     Args:
         key: the example's own.
         regions, region_valid: proposals, and the objects' own boxes where they are wanted.
-        objects, labels, object_valid: what is in the image; crowds left out.
+        objects, labels, object_valid: the objects in the image; crowds left out.
         sampling, statistics: the rules.
 
     Returns:
@@ -147,13 +142,13 @@ def draw(
 
 
 class RegionLoss(NamedTuple):
-    """Of one image: mean losses over its regions, and counts.
+    """Mean losses over the regions of one image, and their counts.
 
     Attributes:
         classes: cross-entropy over the classes and the background.
         boxes: smooth L1 of the four box targets, of the foreground; divided by all regions.
         right: regions whose highest score is the right one's.
-        foreground, regions: how many there are.
+        foreground, regions: numbers of foreground regions and of all.
     """
 
     classes: Float[Array, "*batch"]
@@ -168,7 +163,7 @@ def region_loss(
     deltas: Float[Array, "regions classes 4"],
     targets: Targets,
 ) -> RegionLoss:
-    """The two parts of the multi-task loss of one image (Girshick 2015, equation 1).
+    """Compute the two parts of the multi-task loss of one image (Girshick 2015, equation 1).
 
     Args:
         scores: logits, the background's first.
@@ -197,7 +192,7 @@ def evaluation_losses(
     sampling: RegionSampling,
     statistics: BoxStatistics,
 ) -> RegionLoss:
-    """What a batch's proposals cost: drawn as in training, but always the same of an image.
+    """Compute the losses of proposals drawn as in training, but always the same of an image.
 
     Args:
         scores, deltas: of all proposals.
@@ -219,7 +214,7 @@ def evaluation_losses(
 
 
 def loss_sums(losses: RegionLoss, valid: Bool[Array, " batch"], box_weight: float = 1.0) -> Sums:
-    """A batch's losses as sums that add: `loss` is that of the classes and of the boxes."""
+    """Sum a batch's losses: `loss` is that of the classes and of the boxes together."""
     columns = {
         "loss": losses.classes + box_weight * losses.boxes,
         "class_loss": losses.classes,
@@ -233,7 +228,7 @@ def loss_sums(losses: RegionLoss, valid: Bool[Array, " batch"], box_weight: floa
 
 
 def loss_means(sums: Sums) -> dict[str, float]:
-    """Losses an example, and shares of the regions: classified right, and of the foreground."""
+    """Average losses over examples, and compute the shares of right and of foreground regions."""
     examples, regions = float(sums["examples"]), max(float(sums["regions"]), 1.0)
     losses = {name: float(sums[name]) / examples for name in ("loss", "class_loss", "box_loss")}
     shares = {"region_accuracy": "right", "foreground_share": "foreground"}
@@ -245,7 +240,7 @@ def box_statistics(
     num_classes: int,
     minimum_iou: float = 0.5,
 ) -> BoxStatistics:
-    """Means and deviations of the box targets of a set, by class.
+    """Measure means and deviations of the box targets of a set, by class.
 
     Measured over all proposals, and the objects' own boxes, of enough overlap with an object: the
     paper's way. A class without examples gets the mean of 0 and the deviations of the others' mean
@@ -283,7 +278,7 @@ def box_statistics(
 def _target_sums(
     batch: Mapping[str, Array], num_classes: int, minimum_iou: float
 ) -> Float[Array, "{num_classes} 9"]:
-    """Of one image and by class: how many targets, their sums and those of their squares."""
+    """Count the targets of one image by class, and sum them and their squares."""
     regions = jnp.concatenate([batch["proposals"], batch["boxes"]])
     objects = trained_objects(dict(batch))
     matches = match(

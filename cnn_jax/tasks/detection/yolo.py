@@ -12,16 +12,18 @@ from jaxtyping import Array, Float, Key
 from cnn_jax.data.augment import normalize
 from cnn_jax.data.augment.boxes import BoxAugmentation, augment_boxes
 from cnn_jax.losses.yolo import YoloLoss, yolo_loss
+from cnn_jax.metrics.summary import Summary
 from cnn_jax.ops.grid import scored_boxes
 from cnn_jax.ops.nms import Detections
-from cnn_jax.tasks.detection.evaluation import Judge, trained_objects
+from cnn_jax.tasks.detection.evaluation import BoxEvaluation, trained_objects
 from cnn_jax.tasks.images import Batch, apply_training, floating, init
 
 Sums = dict[str, Any]
+Rows = dict[str, Any]
 
 
 class Predictions(NamedTuple):
-    """What is found in a batch, and the outputs that it is found by."""
+    """The detections of a batch, and the network's outputs that they were made from."""
 
     detections: Detections
     outputs: Float[Array, "batch grid grid outputs"]
@@ -29,21 +31,22 @@ class Predictions(NamedTuple):
 
 @dataclass(frozen=True)
 class Yolo:
-    """A network with a grid of cells, what it is fed and how it is judged.
+    """A detector with a grid of cells: the network, its input, its loss and its evaluation.
 
     Attributes:
-        model: gives `(outputs, features)` for normalised images (`cnn_jax.models.detection`).
-        judge: how its boxes become detections, and detections figures.
-        mean, std: of the model's input, per channel, for images in 0..1.
+        model: gives `(outputs, features)` for normalised images (a grid detector of
+            `cnn_jax.models`).
+        evaluation: turns its boxes into detections, and detections into figures.
+        mean, std: of the network's input, per channel, for images in 0..1.
         num_boxes: boxes of a cell.
         priors: their base boxes, in shares of the image's sides; none for free boxes.
-        softmax: whether classes are trained with softmax and cross-entropy, or squared errors.
+        softmax: trains classes with softmax and cross-entropy; otherwise with squared errors.
         coordinate_weight, empty_weight: see `cnn_jax.losses.yolo`.
-        augmentation: applied on the device, training only.
+        augmentation: applied on the device, in training only.
     """
 
     model: nn.Module
-    judge: Judge
+    evaluation: BoxEvaluation
     mean: tuple[float, ...]
     std: tuple[float, ...]
     num_boxes: int = 2
@@ -54,8 +57,8 @@ class Yolo:
     augmentation: BoxAugmentation = field(default_factory=BoxAugmentation)
 
     def init(self, key: Key[Array, ""]) -> tuple[Any, Any]:
-        """Fresh (params, model_state)."""
-        return init(self.model, self.judge.image_size, key)
+        """Draw the first (params, model_state)."""
+        return init(self.model, self.evaluation.image_size, key)
 
     def loss(
         self,
@@ -65,7 +68,7 @@ class Yolo:
         keys: dict[str, Key[Array, ""]],
         axis_name: str | None = None,
     ) -> tuple[Float[Array, ""], tuple[Any, Sums]]:
-        """Training loss summed over the batch, and its parts."""
+        """Sum the training loss and its parts over the batch."""
         own = jax.vmap(jax.random.fold_in, (None, 0))(keys["augment"], batch["ordinal"])
         pairs = jax.vmap(jax.random.split)(own)
         augment_keys, shuffle_keys = pairs[:, 0], pairs[:, 1]
@@ -85,28 +88,26 @@ class Yolo:
         return sums["loss"], (model_state, sums)
 
     def predict(self, params: Any, model_state: Any, batch: Batch) -> Predictions:
-        """Detections, in pixels of the original images."""
+        """Detect objects, in pixels of the original images."""
         images = normalize(floating(batch["image"]), self.mean, self.std)
         outputs, _ = self.model.apply({"params": params, **model_state}, images, train=False)
         boxes, scores = jax.vmap(self._scored)(outputs)
-        boxes = boxes * self.judge.image_size
-        return Predictions(self.judge.detect(boxes, scores, batch["size"]), outputs)
+        boxes = boxes * self.evaluation.image_size
+        return Predictions(self.evaluation.detect(boxes, scores, batch["size"]), outputs)
 
-    def measure(self, predictions: Predictions, batch: Batch) -> Sums:
-        """The loss and its parts (of two objects in a cell, the first given counts), and tables."""
-        valid = trained_objects(batch)
-        return {
-            **self._sums(predictions.outputs, batch["boxes"], batch, valid),
-            **self.judge.measure(predictions.detections, batch),
-        }
+    def measure(self, predictions: Predictions, batch: Batch) -> tuple[Sums, Rows]:
+        """Sum the loss and its parts; rows are those of `BoxEvaluation.rows`.
 
-    def summarize(self, sums: Sums) -> dict[str, float]:
-        """Mean losses; of an evaluation also the figures of `Judge.summarize`."""
+        Of two objects in a cell, the first given counts in the loss.
+        """
+        sums = self._sums(predictions.outputs, batch["boxes"], batch, trained_objects(batch))
+        return sums, self.evaluation.rows(predictions.detections, batch)
+
+    def summarize(self, sums: Sums, rows: Rows | None = None) -> Summary:
+        """Average the losses; of an evaluation, add the figures of `BoxEvaluation.summarize`."""
         names = "loss", "coordinate_loss", "confidence_loss", "class_loss"
         means = {name: float(sums[name]) / float(sums["examples"]) for name in names}
-        if "detections" not in sums:
-            return means
-        return {**means, **self.judge.summarize(sums)}
+        return self.evaluation.summarize(means, rows)
 
     def _scored(
         self, outputs: Float[Array, "grid grid outputs"]
@@ -121,7 +122,7 @@ class Yolo:
         valid: Array,
         keys: Key[Array, " batch"] | None = None,
     ) -> Sums:
-        """Losses summed over the valid examples; boxes are in pixels of the network's square."""
+        """Sum losses over the valid examples; boxes are in pixels of the network's square."""
         one = partial(
             yolo_loss,
             num_boxes=self.num_boxes,
@@ -130,7 +131,7 @@ class Yolo:
             coordinate_weight=self.coordinate_weight,
             empty_weight=self.empty_weight,
         )
-        shares = boxes / self.judge.image_size
+        shares = boxes / self.evaluation.image_size
         parts = jax.vmap(one)(outputs, shares, batch["labels"], valid, keys)
         parts = YoloLoss(*(jnp.sum(part, where=batch["valid"]) for part in parts))
         return {

@@ -38,7 +38,9 @@ def open_boxes(place, written, split="train", spec="{0}/a.json,{0}/images", **se
     text = written if isinstance(written, str) else json.dumps(written)
     (place / "a.json").write_text(text)
     settings = {"holdout_fraction": 0.0, **settings}
-    return data.open(f"coco:{spec.format(place)}", split, formats=data.BOX_FORMATS, **settings)
+    return data.open_source(
+        f"coco:{spec.format(place)}", split, formats=data.BOX_FORMATS, **settings
+    )
 
 
 def test_category_ids_have_gaps_and_ids_may_be_zero(place):
@@ -77,7 +79,7 @@ def test_images_are_held_out_by_name_or_have_a_file_of_their_own(place):
     (place / "b.json").write_text(json.dumps(content() | {"categories": [{"id": 1, "name": "a"}]}))
     with pytest.raises(UserError, match=r"b\.json: its categories differ from those of .*a\.json"):
         open_boxes(place, content(), spec=four)
-    with pytest.raises(UserError, match="too few images to hold some out"):
+    with pytest.raises(UserError, match="too few images to hold any out"):
         open_boxes(place, content(), "eval", holdout_fraction=0.0)
 
 

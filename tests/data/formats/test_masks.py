@@ -23,7 +23,7 @@ def write(root, name, mask, image=None, ending=".jpg"):
 
 
 def open_masks(root, split="train", **settings):
-    return data.open(f"masks:{root}", split, formats=data.MASK_FORMATS, **settings)
+    return data.open_source(f"masks:{root}", split, formats=data.MASK_FORMATS, **settings)
 
 
 def names(source):
@@ -148,7 +148,7 @@ def test_masks_are_checked_before_a_run(tmp_path, mask, message):
 )
 def test_mistakes_in_the_data_spec(argument, message):
     with pytest.raises(UserError, match=message):
-        data.open(argument, "train", formats=data.MASK_FORMATS)
+        data.open_source(argument, "train", formats=data.MASK_FORMATS)
 
 
 def test_an_image_without_a_mask_is_named(folder):
@@ -172,7 +172,7 @@ def test_survey_counts_pixels_and_median_frequency_is_eigen_and_fergus(tmp_path)
 
 
 def test_shapes_have_masks():
-    source = data.open("shapes", "train", image_size=32, formats=data.MASK_FORMATS)
+    source = data.open_source("shapes", "train", image_size=32, formats=data.MASK_FORMATS)
     example = source[3]
     assert example["image"].shape == (32, 32, 3)
     np.testing.assert_array_equal(example["mask"], source.mask(3))

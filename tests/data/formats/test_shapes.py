@@ -141,7 +141,7 @@ def test_several_objects_share_the_room():
 
 
 def test_the_source_of_a_classifier():
-    source = data.open("shapes", "train", seed=4, image_size=48)
+    source = data.open_source("shapes", "train", seed=4, image_size=48)
     assert isinstance(source, data.Source)
     assert source.class_names == CLASS_NAMES
     assert len(source) == 50_000
@@ -155,7 +155,9 @@ def test_the_source_of_a_classifier():
 
 
 def test_splits_share_no_scene():
-    sources = [data.open("shapes", split, image_size=16) for split in ("train", "eval", "test")]
+    sources = [
+        data.open_source("shapes", split, image_size=16) for split in ("train", "eval", "test")
+    ]
     assert [len(source) for source in sources] == [50_000, 2_000, 2_000]
     pictures = [{source[i]["image"].tobytes() for i in range(50)} for source in sources]
     assert len(set().union(*pictures)) == 150
@@ -163,8 +165,8 @@ def test_splits_share_no_scene():
 
 def test_bad_requests():
     with pytest.raises(UserError, match="--image-size 15: shapes needs at least 16 pixels"):
-        data.open("shapes", "train", image_size=15)
+        data.open_source("shapes", "train", image_size=15)
     with pytest.raises(UserError, match="--data shapes:3"):
-        data.open("shapes:3", "train")
+        data.open_source("shapes:3", "train")
     with pytest.raises(UserError, match="--holdout-groups"):
-        data.open("shapes", "train", holdout_groups="(.)")
+        data.open_source("shapes", "train", holdout_groups="(.)")

@@ -13,7 +13,7 @@ from cnn_jax.errors import UserError
 
 
 def open_tags(spec, split="train", **settings):
-    return data.open(spec, split, formats=data.TAG_FORMATS, **settings)
+    return data.open_source(spec, split, formats=data.TAG_FORMATS, **settings)
 
 
 def problem(spec, split="train", **settings):
@@ -89,27 +89,27 @@ def test_splits_of_a_table(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "needs a heading row"),
-        ("file,a\n", "needs a heading row"),
-        ("file,a,b\n1.png,0,1\n2.png,1\n", "row 3 has 2 fields, the heading 3"),
+        ("", "needs a header"),
+        ("file,a\n", "needs a header"),
+        ("file,a,b\n1.png,0,1\n2.png,1\n", "row 3 has 2 fields, the header 3"),
         ("file,a,b\n1.png,0,2\n", r"row 2, column b: '2' is not 0 or 1"),
-        ("file,a,a\n1.png,0,1\n", "must be named and differ"),
-        ("file,a,b\n1.png,0,1\n1.png,1,1\n", "rows 2 and 3 are both about 1.png"),
-        ("file,tags\n1.png,\n", "holds none"),
+        ("file,a,a\n1.png,0,1\n", "must be named and distinct"),
+        ("file,a,b\n1.png,0,1\n1.png,1,1\n", "rows 2 and 3 are both for 1.png"),
+        ("file,tags\n1.png,\n", "column of tags is empty"),
         ("file,a,b\n1.png,0,1\n77.png,1,1\n", "row 3: no image"),
     ],
 )
 def test_tables_that_cannot_be_meant(tmp_path, text, message):
     spec = table(tmp_path, text, 2)
-    found = problem(spec, holdout_fraction=0.0)
-    assert message in found
-    assert str(tmp_path / "labels.csv") in found
+    result = problem(spec, holdout_fraction=0.0)
+    assert message in result
+    assert str(tmp_path / "labels.csv") in result
 
 
 def test_requests_that_cannot_be_meant(tmp_path):
     spec = one_hot(tmp_path)
     assert "give csv:FILE,IMAGES" in problem("csv:x.csv")
-    assert "no folder of images" in problem(f"{spec}x")
+    assert "no such folder of images" in problem(f"{spec}x")
     assert "cannot be read as a table" in problem(f"csv:nothing.csv,{tmp_path / 'images'}")
     assert "--test-every 1: must be 2 or more" in problem(spec, test_every=1)
     assert "no rows for the split eval" in problem(spec, "eval", holdout_fraction=0.0)
@@ -124,7 +124,7 @@ def test_scenes_of_shapes_with_tags():
     np.testing.assert_array_equal(example["image"], drawn.image)
     np.testing.assert_array_equal(example["labels"], drawn.tags)
     assert {int(source[i]["labels"].sum()) for i in range(40)} == {1, 2, 3}
-    assert "shapes takes nothing after it" in problem("shapes:3")
+    assert "shapes takes no argument" in problem("shapes:3")
 
 
 @pytest.fixture
@@ -165,6 +165,6 @@ def test_patches_that_cannot_be_cut(aerial):
     assert "--patch-size 14: larger than every image" in problem(spec, patch_size=14, **request)
     assert "--patch-size 0" in problem(spec, patch_size=0, **request)
     assert "--min-area 1" in problem(spec, patch_size=4, min_area=1.0, **request)
-    found = problem(spec, patch_size=4, class_names=("a", "b"), **request)
-    assert "a.png: value 2" in found
+    result = problem(spec, patch_size=4, class_names=("a", "b"), **request)
+    assert "a.png: value 2" in result
     assert "--eval-folders tile_9" in problem(spec, eval_folders=("tile_9",))

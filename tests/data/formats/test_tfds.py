@@ -170,14 +170,14 @@ def data_dir(tmp_path_factory):
 
 
 def numbers(source, *, grey: bool = False, masks: bool = False) -> list[int]:
-    """Which pictures a source holds, found by their pixels."""
+    """Return the numbers of the pictures that a source holds, read from their pixels."""
     known = {}
     for number in range(max(COUNTS.values())):
         pixels = picture(number)
         if grey:
             pixels = np.repeat(pixels[..., :1], 3, -1)
         known[pixels.tobytes()] = number
-    found = []
+    result = []
     for index in range(len(source)):
         example = source[index]
         number = known[example["image"].tobytes()]
@@ -187,15 +187,15 @@ def numbers(source, *, grey: bool = False, masks: bool = False) -> list[int]:
             np.testing.assert_array_equal(example["mask"], number % 3)
         else:
             assert example["label"] == number % 3 and example["label"].dtype == np.int32
-        found.append(number)
-    return found
+        result.append(number)
+    return result
 
 
 @pytest.mark.parametrize(
     ("split", "place"), [("train", "train"), ("eval", "validation"), ("test", "test")]
 )
 def test_splits_hold_their_examples(data_dir, split, place):
-    source = data.open("tfds:tiny", split, data_dir=data_dir)
+    source = data.open_source("tfds:tiny", split, data_dir=data_dir)
     assert source.class_names == ("zero", "one", "two")
     assert isinstance(source, data.Source)
     assert sorted(numbers(source)) == list(range(COUNTS[place]))
@@ -204,10 +204,10 @@ def test_splits_hold_their_examples(data_dir, split, place):
 
 
 def test_evaluation_on_the_test_split_and_other_feature_names(data_dir):
-    assert sorted(numbers(data.open("tfds:tiny_test", "train", data_dir=data_dir), grey=True)) == (
-        list(range(COUNTS["train"]))
-    )
-    source = data.open("tfds:tiny_test", "eval", data_dir=data_dir)
+    assert sorted(
+        numbers(data.open_source("tfds:tiny_test", "train", data_dir=data_dir), grey=True)
+    ) == (list(range(COUNTS["train"])))
+    source = data.open_source("tfds:tiny_test", "eval", data_dir=data_dir)
     assert len(source) == COUNTS["test"]
     unlabelled = []
     for index in range(len(source)):
@@ -222,7 +222,7 @@ def test_evaluation_on_the_test_split_and_other_feature_names(data_dir):
 def test_evaluation_held_out_of_the_only_split(data_dir):
     def held(split):
         return numbers(
-            data.open("tfds:tiny_train_only", split, data_dir=data_dir, holdout_fraction=0.2)
+            data.open_source("tfds:tiny_train_only", split, data_dir=data_dir, holdout_fraction=0.2)
         )
 
     assert len(held("eval")) == 4
@@ -231,7 +231,7 @@ def test_evaluation_held_out_of_the_only_split(data_dir):
 
 
 def test_a_source_goes_to_worker_processes(data_dir):
-    source = data.open("tfds:tiny", "train", data_dir=data_dir)
+    source = data.open_source("tfds:tiny", "train", data_dir=data_dir)
     np.testing.assert_array_equal(
         pickle.loads(pickle.dumps(source))[3]["image"], source[3]["image"]
     )
@@ -239,12 +239,12 @@ def test_a_source_goes_to_worker_processes(data_dir):
 
 def test_the_data_dir_of_the_environment(data_dir, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(data_dir))
-    assert len(data.open("tfds:tiny", "test")) == COUNTS["test"]
+    assert len(data.open_source("tfds:tiny", "test")) == COUNTS["test"]
 
 
 def problem(spec: str, **settings) -> str:
     with pytest.raises(UserError) as caught:
-        data.open(spec, "train", **settings)
+        data.open_source(spec, "train", **settings)
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -290,7 +290,7 @@ def test_groups_are_refused(data_dir):
 
 def test_masks(data_dir):
     def opened(split, **settings):
-        return data.open(
+        return data.open_source(
             "tfds:tiny_masks", split, formats=data.MASK_FORMATS, data_dir=data_dir, **settings
         )
 
@@ -303,23 +303,23 @@ def test_masks(data_dir):
         wrong = opened("train", label_values=(1, 2))
         [wrong.mask(index) for index in range(len(wrong))]
     with pytest.raises(UserError, match="needs an image"):
-        data.open("tfds:tiny", "train", formats=data.MASK_FORMATS, data_dir=data_dir)
+        data.open_source("tfds:tiny", "train", formats=data.MASK_FORMATS, data_dir=data_dir)
 
 
 def test_faces_and_objects(data_dir):
     def opened(name, split="train"):
-        return data.open(f"tfds:{name}", split, formats=data.BOX_FORMATS, data_dir=data_dir)
+        return data.open_source(f"tfds:{name}", split, formats=data.BOX_FORMATS, data_dir=data_dir)
 
     source = opened("tiny_faces")
     assert source.class_names == ("face",)
-    found = {len(source[i]["labels"]): source[i] for i in range(len(source))}
-    assert sorted(found) == [0, 1, 2, 3]
-    assert found[0]["boxes"].shape == (0, 4)
+    result = {len(source[i]["labels"]): source[i] for i in range(len(source))}
+    assert sorted(result) == [0, 1, 2, 3]
+    assert result[0]["boxes"].shape == (0, 4)
     # Pictures are 5 wide; that of number 2 is 6 high.
-    np.testing.assert_allclose(found[2]["boxes"], [[0, 0, 1, 3], [1, 0, 2, 3]], atol=1e-5)
-    np.testing.assert_allclose(found[2]["area"], [3, 3], atol=1e-4)
-    assert found[2]["difficult"].tolist() == [True, False]
-    assert not found[2]["crowd"].any()
+    np.testing.assert_allclose(result[2]["boxes"], [[0, 0, 1, 3], [1, 0, 2, 3]], atol=1e-5)
+    np.testing.assert_allclose(result[2]["area"], [3, 3], atol=1e-4)
+    assert result[2]["difficult"].tolist() == [True, False]
+    assert not result[2]["crowd"].any()
     source = opened("tiny_objects", "eval")
     assert source.class_names == ("zero", "one", "two")
     examples = {int(source[i]["labels"][0]): source[i] for i in range(3)}

@@ -46,7 +46,7 @@ def folder(tmp_path):
 
 
 def open_boxes(folder, split="train", **settings):
-    return data.open(f"voc:{folder}", split, formats=data.BOX_FORMATS, **settings)
+    return data.open_source(f"voc:{folder}", split, formats=data.BOX_FORMATS, **settings)
 
 
 def test_boxes_begin_before_their_first_pixel_and_end_after_their_last(folder):
@@ -138,7 +138,7 @@ def test_missing_parts_are_named(folder, tmp_path_factory):
     with pytest.raises(UserError, match=r"missing\.jpg: no such image, train lists it"):
         open_boxes(folder)
     listing.write_text("\n")
-    with pytest.raises(UserError, match=r"train\.txt: names no image"):
+    with pytest.raises(UserError, match=r"train\.txt: names no images"):
         open_boxes(folder)
     listing.unlink()
     with pytest.raises(UserError, match=r"has neither train\.txt nor trainval\.txt"):

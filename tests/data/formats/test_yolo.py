@@ -28,7 +28,7 @@ def place(tmp_path):
 
 
 def open_boxes(place, split="train", **settings):
-    return data.open(f"yolo:{place}/data.yaml", split, formats=data.BOX_FORMATS, **settings)
+    return data.open_source(f"yolo:{place}/data.yaml", split, formats=data.BOX_FORMATS, **settings)
 
 
 def test_boxes_are_shares_of_the_image(place):
@@ -73,7 +73,7 @@ def test_bad_boxes_are_dropped_and_said(place):
     ("line", "message"),
     [
         ("1 0.5 0.5 0.5", r"a\.txt:2: 4 numbers, expected 5: class cx cy w h"),
-        ("dog 0.5 0.5 0.5 0.1", r"a\.txt:2: 'dog 0.5 0.5 0.5 0.1' has words"),
+        ("dog 0.5 0.5 0.5 0.1", r"a\.txt:2: 'dog 0.5 0.5 0.5 0.1' contains words"),
         ("2 0.5 0.5 0.5 0.1", r"a\.txt:2: class 2 is none of the 2 in the YAML file"),
         ("0.5 0.5 0.5 0.5 0.1", r"a\.txt:2: class 0.5 is none"),
         ("1 0.5 inf 0.5 0.1", r"a\.txt:2: box .* is not finite"),
@@ -94,8 +94,8 @@ def test_bad_lines_are_named(place, line, message):
         ("train: images/train\n", r"names must be a list"),
         ("train: images/train\nnames: {1: a}\n", "have the numbers from 0 on"),
         ("train: images/train\nnames: [a]\nnc: 2\n", "nc is 2, but there are 1 names"),
-        ("train: nowhere\nnames: [a]\n", "nowhere: no such folder, nor a .txt file"),
-        ("train: labels\nnames: [a]\n", "train: labels holds no image"),
+        ("train: nowhere\nnames: [a]\n", "nowhere: neither a folder nor a .txt file"),
+        ("train: labels\nnames: [a]\n", "train: labels contains no images"),
     ],
 )
 def test_bad_yaml_is_named(place, text, message):
@@ -106,9 +106,9 @@ def test_bad_yaml_is_named(place, text, message):
 
 def test_missing_files(place):
     with pytest.raises(UserError, match=r"none\.yaml: cannot be read"):
-        data.open(f"yolo:{place}/none.yaml", "train", formats=data.BOX_FORMATS)
+        data.open_source(f"yolo:{place}/none.yaml", "train", formats=data.BOX_FORMATS)
     with pytest.raises(UserError, match=r"give yolo:DATA\.yaml"):
-        data.open("yolo:", "train", formats=data.BOX_FORMATS)
+        data.open_source("yolo:", "train", formats=data.BOX_FORMATS)
 
 
 @pytest.mark.skipif(DATA is None, reason="CNN_JAX_DATA does not say where data lies")

@@ -1,4 +1,4 @@
-"""What is told of training boxes, and the shapes found among them."""
+"""Notices about training boxes, and the clustering of their shapes."""
 
 import numpy as np
 import pytest
@@ -85,5 +85,5 @@ def test_shapes_are_found_where_boxes_gather():
     # Fewer boxes than shapes asked for: some are alike.
     one = box_survey.BoxSurvey([boxes[:1]], 1, [1])
     assert len(box_survey.prior_shapes(one, 4)) == 4
-    with pytest.raises(UserError, match="no box to take shapes of"):
+    with pytest.raises(UserError, match="no boxes to take shapes from"):
         box_survey.prior_shapes(box_survey.BoxSurvey([boxes[:0]], 1, [0]), 2)

@@ -28,12 +28,12 @@ def test_each_place_gets_its_most_frequent_class():
 
 def test_a_place_without_any_class_gets_the_first():
     nothing = Masks(np.full((2, 1, 2), 255))
-    found = position_prior(nothing, Masks([[[1, 255]]]), (1, 2))
-    np.testing.assert_array_equal(found, [[0, 0, 0], [1, 0, 0], [0, 0, 0]])
+    result = position_prior(nothing, Masks([[[1, 255]]]), (1, 2))
+    np.testing.assert_array_equal(result, [[0, 0, 0], [1, 0, 0], [0, 0, 0]])
 
 
 def test_masks_are_resized():
     large = np.zeros((1, 4, 4), np.uint8)
     large[:, :, 2:] = 2
-    found = position_prior(Masks(large), Masks([[[0, 2], [0, 1]]]), (2, 2))
-    np.testing.assert_array_equal(found, [[2, 0, 0], [0, 0, 1], [0, 0, 1]])
+    result = position_prior(Masks(large), Masks([[[0, 2], [0, 1]]]), (2, 2))
+    np.testing.assert_array_equal(result, [[2, 0, 0], [0, 0, 1], [0, 0, 1]])

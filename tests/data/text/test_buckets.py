@@ -88,8 +88,8 @@ def test_shapes_hold_everything_with_the_least_padding():
     assert shapes[-1] == tuple(lengths.max(0))
     assert assign(lengths, shapes).max() == 3
     assert bucket_shapes(lengths, 1) == (shapes[-1],)
-    same = np.full((10, 2), 5)
-    assert bucket_shapes(same, 3) == ((5, 5),)
+    equal = np.full((10, 2), 5)
+    assert bucket_shapes(equal, 3) == ((5, 5),)
 
 
 def test_evaluation_has_every_pair_even_those_longer_than_in_training():

@@ -12,7 +12,7 @@ from cnn_jax.errors import UserError
 def test_pairs_are_a_function_of_seed_split_and_index():
     assert date_pair(3, "train", 7) == date_pair(3, "train", 7)
     assert date_pair(3, "train", 7) != date_pair(4, "train", 7)
-    dates = text.open("dates", "eval", seed=3)
+    dates = text.open_sentence_pairs("dates", "eval", seed=3)
     assert len(dates) == 1000
     assert (dates.sources[7], dates.targets[7]) == date_pair(3, "eval", 7)
 
@@ -47,7 +47,7 @@ def test_ordinals(day, suffix):
 
 
 def test_no_two_days_are_written_alike():
-    """What is written in every format says which day is meant."""
+    """The text of a day in any format identifies the day."""
     days = [datetime.date(1950, 1, 1) + datetime.timedelta(days=97 * i) for i in range(376)]
     seen = {}
     for day in days:
@@ -56,5 +56,5 @@ def test_no_two_days_are_written_alike():
 
 
 def test_an_argument_is_refused():
-    with pytest.raises(UserError, match="dates alone"):
-        text.open("dates:x", "train")
+    with pytest.raises(UserError, match="give only dates"):
+        text.open_sentence_pairs("dates:x", "train")

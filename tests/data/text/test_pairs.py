@@ -11,7 +11,7 @@ from cnn_jax.errors import UserError
 
 def problem(spec, split="train", **settings):
     with pytest.raises(UserError) as caught:
-        text.open(spec, split, **settings)
+        text.open_sentence_pairs(spec, split, **settings)
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -30,7 +30,7 @@ def table(tmp_path):
 
 
 def test_a_table_is_split_by_distinct_source_sentence(table):
-    parts = {s: text.open(f"pairs:{table}", s) for s in ("train", "eval", "test")}
+    parts = {s: text.open_sentence_pairs(f"pairs:{table}", s) for s in ("train", "eval", "test")}
     assert sum(map(len, parts.values())) == 400
     assert not set(parts["train"].sources) & set(parts["eval"].sources)
     assert not set(parts["train"].sources) & set(parts["test"].sources)
@@ -38,7 +38,7 @@ def test_a_table_is_split_by_distinct_source_sentence(table):
     for part in parts.values():
         assert len(part) == 2 * len(set(part.sources))
     assert 10 <= len(parts["eval"]) <= 80
-    again = text.open(f"pairs:{table}", "eval", seed=5)
+    again = text.open_sentence_pairs(f"pairs:{table}", "eval", seed=5)
     assert list(again.sources) == list(parts["eval"].sources)
     first = parts["train"]
     number = int(first.describe(0).rpartition(":")[2])
@@ -49,7 +49,7 @@ def test_sentences_that_differ_in_case_or_spaces_stay_together(tmp_path):
     lines = [f"{way} {i}\tx" for i in range(100) for way in ("Go on", "go  on", "GO ON")]
     file = write(tmp_path / "t.tsv", lines)
     for split in ("train", "eval", "test"):
-        part = text.open(f"pairs:{file}", split, holdout_fraction=0.2)
+        part = text.open_sentence_pairs(f"pairs:{file}", split, holdout_fraction=0.2)
         assert len(part) == 3 * len({" ".join(s.lower().split()) for s in part.sources})
 
 
@@ -60,13 +60,13 @@ def test_parallel_files_and_gzip_and_the_splits_beside_them(tmp_path):
             path = tmp_path / f"{split}.{language}.gz"
             path.write_bytes(gzip.compress(lines))
     spec = f"pairs:{tmp_path}/train.de,{tmp_path}/train.en"
-    assert list(text.open(spec, "eval").sources) == ["de val 0", "de val 1"]
+    assert list(text.open_sentence_pairs(spec, "eval").sources) == ["de val 0", "de val 1"]
     # There is no test file: those for validation stand for it, and nothing is held out.
-    assert list(text.open(spec, "test").sources) == ["de val 0", "de val 1"]
-    train = text.open(spec, "train")
+    assert list(text.open_sentence_pairs(spec, "test").sources) == ["de val 0", "de val 1"]
+    train = text.open_sentence_pairs(spec, "train")
     assert list(train.sources) == [f"de train {i}" for i in range(4)]
     assert train.targets[0] == "en train 0"
-    alone = text.open(
+    alone = text.open_sentence_pairs(
         f"pairs:{tmp_path}/val.de.gz,{tmp_path}/val.en", "train", holdout_fraction=0.0
     )
     assert len(alone) == 2
@@ -77,14 +77,16 @@ def test_whole_training_files_where_all_splits_have_their_own(tmp_path):
         write(tmp_path / f"{split}.tsv", [f"{split} {i}\tx" for i in range(5)])
     spec = f"pairs:{tmp_path}/train.tsv"
     for split, name in (("train", "train"), ("eval", "dev"), ("test", "test")):
-        assert list(text.open(spec, split).sources) == [f"{name} {i}" for i in range(5)]
+        assert list(text.open_sentence_pairs(spec, split).sources) == [
+            f"{name} {i}" for i in range(5)
+        ]
 
 
 def test_text_is_composed_and_only_newlines_end_lines(tmp_path):
     decomposed = unicodedata.normalize("NFD", "Käse")
     data = f"\ufeff{decomposed}\tche\u2028ese\r\nBrot\tbread\n\t\n"
     (tmp_path / "t.tsv").write_bytes(data.encode())
-    pairs = text.open(f"pairs:{tmp_path}/t.tsv", "train", holdout_fraction=0.0)
+    pairs = text.open_sentence_pairs(f"pairs:{tmp_path}/t.tsv", "train", holdout_fraction=0.0)
     assert list(pairs.sources) == ["Käse", "Brot"]
     assert pairs.targets[0] == "che\u2028ese"
     assert pairs.empty == 1
@@ -103,7 +105,7 @@ def test_bad_files_are_named_with_their_line(tmp_path):
     assert "latin.tsv:2: not UTF-8 (byte 4" in problem(f"pairs:{tmp_path}/latin.tsv")
     assert "empty.tsv: is empty" in problem(f"pairs:{tmp_path}/empty.tsv")
     assert "broken.gz: cannot be read" in problem(f"pairs:{tmp_path}/broken.gz")
-    assert "blank.tsv: holds no pair" in problem(f"pairs:{tmp_path}/blank.tsv")
+    assert "blank.tsv: contains no sentence pairs" in problem(f"pairs:{tmp_path}/blank.tsv")
     assert "no such file" in problem(f"pairs:{tmp_path}/none.tsv")
     assert "is a folder" in problem(f"pairs:{tmp_path}")
     assert "lacks a file" in problem("pairs:")

@@ -33,7 +33,9 @@ class TinyTranslation(tfds.core.GeneratorBasedBuilder):
 def test_pairs_and_their_splits(tmp_path):
     TinyTranslation(data_dir=tmp_path, file_format="array_record").download_and_prepare()
     parts = [
-        text.open("tfds:tiny_translation", split, data_dir=tmp_path, holdout_fraction=0.25)
+        text.open_sentence_pairs(
+            "tfds:tiny_translation", split, data_dir=tmp_path, holdout_fraction=0.25
+        )
         for split in ("train", "eval", "test")
     ]
     assert sum(map(len, parts)) == 20
@@ -42,4 +44,4 @@ def test_pairs_and_their_splits(tmp_path):
         for source, target in zip(part.sources, part.targets, strict=True):
             assert source.removeprefix("Käse ") == target.removeprefix("cheese ")
     with pytest.raises(UserError, match="lacks a name"):
-        text.open("tfds:", "train")
+        text.open_sentence_pairs("tfds:", "train")

@@ -11,6 +11,7 @@ import pytest
 from cnn_jax.metrics.detection import counts as metrics
 from cnn_jax.metrics.detection.errors import KINDS, best_count_threshold, error_kinds
 from cnn_jax.metrics.detection.rows import DetectionRows, ObjectRows, in_groups
+from cnn_jax.metrics.detection.voc import voc_matches
 
 CLASSES = 3
 
@@ -238,7 +239,8 @@ def test_kinds_of_errors():
             np.array([row[2] for row in rows]),
             np.array([row[3] for row in rows]),
         )
-        return error_kinds(detections, objects, CLASSES, similar)
+        matches = voc_matches(detections, objects)
+        return error_kinds(detections, objects, matches, CLASSES, similar)
 
     expected = np.zeros((CLASSES, len(KINDS)), int)
     for row in found:

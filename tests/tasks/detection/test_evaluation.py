@@ -1,4 +1,4 @@
-"""What detection tasks share: detections of one image, tables of a set, its figures and edges."""
+"""The evaluation that detectors share: detections of one image, rows of a set, its figures."""
 
 from functools import partial
 
@@ -11,11 +11,11 @@ from cnn_jax.errors import UserError
 from cnn_jax.metrics.detection.rows import DetectionRows, ObjectRows
 from cnn_jax.metrics.detection.voc import evaluate_voc
 from cnn_jax.ops.nms import Detections
-from cnn_jax.tasks.detection.evaluation import DetectedSet, DetectionRule, Judge, detections
+from cnn_jax.tasks.detection.evaluation import BoxEvaluation, DetectionRule, detections
 
 CLASSES, IMAGES, OBJECTS, SIDE = 3, 10, 4, 32
 RULE = DetectionRule(max_detections=5)
-JUDGE = Judge(CLASSES, SIDE, RULE, num_evaluated=IMAGES)
+EVALUATION = BoxEvaluation(CLASSES, SIDE, RULE)
 
 
 def test_detections_are_in_pixels_of_the_original_image():
@@ -85,45 +85,39 @@ def rows_of(predictions, batch, rows, size=4):
     return jax.tree.map(lambda x: jnp.array(x[chosen]), predictions), part
 
 
-def added(parts):
-    return jax.tree.map(lambda *xs: np.sum([np.asarray(x) for x in xs], axis=0), *parts)
+def rows_of_set(predictions, batch, evaluation=EVALUATION):
+    """The rows of a set in one batch, as an evaluation hands them on."""
+    return jax.tree.map(np.asarray, jax.jit(evaluation.rows)(predictions, batch))
 
 
-def test_sums_do_not_depend_on_how_the_set_is_cut_up():
+def test_rows_do_not_depend_on_how_the_set_is_cut_up():
     predictions, batch = examples()
-    measure = jax.jit(JUDGE.measure)
-    whole = measure(jax.tree.map(jnp.array, predictions), batch)
-    cut = added(
-        [
-            measure(*rows_of(predictions, batch, rows))
-            for rows in ([0, 1], [2, 3, 4, 5], [6, 7, 8], [9])
-        ]
-    )
-    jax.tree.map(np.testing.assert_array_equal, cut, jax.tree.map(np.asarray, whole))
-    devices = jax.pmap(JUDGE.measure, in_axes=(0, 0))(
-        *jax.tree.map(
-            lambda *xs: np.stack(xs),
-            *[
-                rows_of(predictions, batch, rows, 3)
-                for rows in ([0, 1, 2], [3, 4, 5], [6, 7, 8], [9])
-            ],
-        )
-    )
-    summed = jax.tree.map(lambda x: np.asarray(x).sum(0), devices)
-    jax.tree.map(np.testing.assert_array_equal, summed, jax.tree.map(np.asarray, whole))
+    whole = rows_of_set(predictions, batch)
+    rows = jax.jit(EVALUATION.rows)
+    parts = []
+    for chosen in ([0, 1], [2, 3, 4, 5], [6, 7, 8], [9]):
+        found, part = rows_of(predictions, batch, chosen)
+        valid = part["valid"]
+        parts.append(jax.tree.map(lambda x, v=valid: np.asarray(x)[v], rows(found, part)))
+    cut = jax.tree.map(lambda *x: np.concatenate(x), *parts)
+    jax.tree.map(np.testing.assert_array_equal, cut, whole)
 
 
-def measured(predictions, batch, judge=JUDGE):
-    return jax.jit(judge.measure)(predictions, batch)
+def summary(predictions, batch, evaluation=EVALUATION):
+    return evaluation.summarize({}, rows_of_set(predictions, batch, evaluation))
 
 
-def figures(predictions, batch, judge=JUDGE):
-    return judge.summarize(measured(predictions, batch, judge))
+def figures(predictions, batch, evaluation=EVALUATION):
+    return summary(predictions, batch, evaluation).metrics
+
+
+def test_steps_of_training_have_their_own_means_alone():
+    assert EVALUATION.summarize({"loss": 2.0}, None) == ({"loss": 2.0}, None)
 
 
 def test_figures_are_those_of_the_metrics():
     predictions, batch = examples()
-    found = figures(predictions, batch)
+    found, details = summary(predictions, batch)
     detected = DetectionRows.from_padded(
         np.arange(IMAGES),
         predictions.boxes,
@@ -139,6 +133,9 @@ def test_figures_are_those_of_the_metrics():
         batch["difficult"],
     )
     voc = evaluate_voc(detected, objects, CLASSES)
+    for ours, theirs in zip(details.voc.curves, voc.curves, strict=True):
+        np.testing.assert_array_equal(ours.precision, theirs.precision)
+    assert details.coco.summary()["coco_ap"] == found["coco_ap"]
     assert found["map50"] == voc.mean()
     assert found["map50_11point"] == voc.mean("11point")
     assert np.isnan(voc.by_class()[-1])
@@ -147,6 +144,7 @@ def test_figures_are_those_of_the_metrics():
     assert np.isnan(found["coco_ap_large"])
     # At the chosen threshold, by hand.
     threshold = found["score_threshold"]
+    assert details.score_threshold == threshold and details.chosen_here
     kept = predictions.valid & (predictions.scores >= threshold)
     errors = []
     for label in range(CLASSES):
@@ -159,14 +157,15 @@ def test_figures_are_those_of_the_metrics():
 
 def test_a_threshold_that_is_given_goes_before_one_that_was_chosen():
     predictions, batch = examples()
-    chosen = Judge(CLASSES, SIDE, RULE, 0.35, IMAGES)
-    assert figures(predictions, batch, chosen)["score_threshold"] == 0.35
+    chosen = BoxEvaluation(CLASSES, SIDE, RULE, 0.35)
+    found, details = summary(predictions, batch, chosen)
+    assert found["score_threshold"] == 0.35 and not details.chosen_here
     rule = DetectionRule(max_detections=5, score_threshold=0.6)
-    given = figures(predictions, batch, Judge(CLASSES, SIDE, rule, 0.35, IMAGES))
+    given = figures(predictions, batch, BoxEvaluation(CLASSES, SIDE, rule, 0.35))
     assert given["score_threshold"] == 0.6
     all_below = DetectionRule(max_detections=5, score_threshold=1.0)
     lowered = predictions._replace(scores=predictions.scores * 0.9)
-    none = figures(lowered, batch, Judge(CLASSES, SIDE, all_below, None, IMAGES))
+    none = figures(lowered, batch, BoxEvaluation(CLASSES, SIDE, all_below))
     assert np.isnan(none["precision"])
     assert none["recall"] == none["f1"] == 0
     assert none["count_bias"] == -none["count_mae"] < 0
@@ -175,8 +174,7 @@ def test_a_threshold_that_is_given_goes_before_one_that_was_chosen():
 
 def test_counts_that_are_decided_add_up():
     predictions, batch = examples()
-    whole = DetectedSet.of(measured(predictions, batch))
-    decided = whole.decide(0.3, CLASSES)
+    decided = summary(predictions, batch).details.whole.decide(0.3, CLASSES)
     kept = (predictions.valid & (predictions.scores >= np.float32(0.3))).sum()
     assert decided.confusion[:, :-1].sum() == kept
     assert decided.confusion[:-1].sum() == batch["object_valid"].sum()
@@ -198,7 +196,7 @@ def test_sets_without_objects_or_detections(what):
     assert np.isfinite(found["count_mae"])
 
 
-def test_a_crowd_and_a_pixel_sized_object_are_judged():
+def test_a_crowd_and_a_pixel_sized_object_are_evaluated():
     predictions, batch = examples()
     batch["crowd"][0, 0] = batch["object_valid"][0, 0] = True
     batch["boxes"][1, 0] = predictions.boxes[1, 0] = [3, 3, 4, 4]
@@ -223,8 +221,8 @@ def test_detections_of_a_batch_are_those_of_its_images():
     rng = np.random.default_rng(0)
     boxes, scores = random_boxes(rng, 2, 6), rng.random((2, 6, CLASSES), np.float32)
     sizes = jnp.array([[30.0, 40.0], [100.0, 20.0]])
-    judge = partial(detections, image_size=SIDE, rule=RULE)
-    batch = JUDGE.detect(jnp.array(boxes), jnp.array(scores), sizes)
+    of_image = partial(detections, image_size=SIDE, rule=RULE)
+    batch = EVALUATION.detect(jnp.array(boxes), jnp.array(scores), sizes)
     for i in range(2):
-        one = judge(jnp.array(boxes[i]), jnp.array(scores[i]), sizes[i])
+        one = of_image(jnp.array(boxes[i]), jnp.array(scores[i]), sizes[i])
         jax.tree.map(lambda a, b, i=i: np.testing.assert_allclose(a[i], b, rtol=1e-6), batch, one)

@@ -12,7 +12,7 @@ import pytest
 from cnn_jax.data.augment import BoxAugmentation, normalize
 from cnn_jax.models.fast_rcnn import at_side
 from cnn_jax.ops import boxes as box_ops
-from cnn_jax.tasks.detection.evaluation import DetectionRule, Judge
+from cnn_jax.tasks.detection.evaluation import BoxEvaluation, DetectionRule
 from cnn_jax.tasks.detection.fast_rcnn import FLIP_ONLY, FastRCNN, _prepared
 from cnn_jax.tasks.detection.regions import BoxStatistics, RegionSampling, draw, region_loss
 
@@ -42,7 +42,7 @@ def task(**fields):
     rule = DetectionRule(min_score=0.0, nms_threshold=0.5, max_detections=6)
     given = {
         "model": Linear(),
-        "judge": Judge(CLASSES, SIDE, rule, num_evaluated=ROWS),
+        "evaluation": BoxEvaluation(CLASSES, SIDE, rule),
         "mean": (0.5,) * 3,
         "std": (0.25,) * 3,
         "augmentation": STILL,
@@ -77,15 +77,15 @@ def batch(seed=0):
 KEYS = {name: jax.random.key(7) for name in ("augment", "mix", "dropout")}
 
 
-def loss(judged, params, given):
-    return jax.jit(judged.loss)(params, {}, given, KEYS)
+def loss(system, params, given):
+    return jax.jit(system.loss)(params, {}, given, KEYS)
 
 
 def test_the_loss_is_that_of_the_regions_drawn_by_hand():
-    judged, given = task(), batch()
-    params, state = judged.init(jax.random.key(0))
+    system, given = task(), batch()
+    params, state = system.init(jax.random.key(0))
     assert state == {}
-    total, (_, sums) = loss(judged, params, given)
+    total, (_, sums) = loss(system, params, given)
     root = jax.random.fold_in(KEYS["augment"], jnp.uint32(2**31))
     expected, right = 0.0, []
     for row in range(2):
@@ -98,11 +98,11 @@ def test_the_loss_is_that_of_the_regions_drawn_by_hand():
             given["boxes"][row],
             given["labels"][row],
             given["object_valid"][row],
-            judged.sampling,
-            judged.statistics,
+            system.sampling,
+            system.statistics,
         )
-        image = normalize(given["image"][row : row + 1] / 255.0, judged.mean, judged.std)
-        scores, deltas = judged.model.apply({"params": params}, image, regions[index][None], False)
+        image = normalize(given["image"][row : row + 1] / 255.0, system.mean, system.std)
+        scores, deltas = system.model.apply({"params": params}, image, regions[index][None], False)
         parts = region_loss(scores[0], deltas[0], targets)
         assert targets.foreground.any()
         expected += float(parts.classes + parts.boxes)
@@ -111,7 +111,7 @@ def test_the_loss_is_that_of_the_regions_drawn_by_hand():
         right.extend((np.argmax(scores[0], -1) == wanted)[drawn])
     assert float(total) == pytest.approx(expected, rel=1e-5)
     assert int(sums["examples"]) == 2
-    figures = judged.summarize(jax.tree.map(np.asarray, sums))
+    figures = system.summarize(jax.tree.map(np.asarray, sums)).metrics
     assert figures["loss"] == pytest.approx(expected / 2, rel=1e-5)
     assert figures["class_loss"] + figures["box_loss"] == pytest.approx(figures["loss"], rel=1e-5)
     assert figures["region_accuracy"] == pytest.approx(np.mean(right), rel=1e-5)
@@ -119,12 +119,12 @@ def test_the_loss_is_that_of_the_regions_drawn_by_hand():
 
 @pytest.mark.parametrize("name", ["crowd", "difficult"])
 def test_crowds_and_difficult_objects_are_not_trained_on(name):
-    judged, given = task(), batch(1)
-    params, _ = judged.init(jax.random.key(0))
+    system, given = task(), batch(1)
+    params, _ = system.init(jax.random.key(0))
     crowded = given | {name: given["object_valid"]}
     none = given | {"object_valid": jnp.zeros((ROWS, OBJECTS), bool)}
-    np.testing.assert_array_equal(loss(judged, params, crowded)[0], loss(judged, params, none)[0])
-    assert loss(judged, params, given)[0] != loss(judged, params, none)[0]
+    np.testing.assert_array_equal(loss(system, params, crowded)[0], loss(system, params, none)[0])
+    assert loss(system, params, given)[0] != loss(system, params, none)[0]
 
 
 @pytest.mark.parametrize("missing", ["object_valid", "proposal_valid", "valid", "everything"])
@@ -133,33 +133,34 @@ def test_whatever_is_missing_the_loss_and_its_gradient_are_finite(missing, low):
     names = ("object_valid", "proposal_valid", "valid") if missing == "everything" else (missing,)
     given = batch(2)
     given |= {name: jnp.zeros_like(given[name]) for name in names}
-    judged = task(sampling=RegionSampling(regions=6, background_iou=(low, 0.5)))
-    params, _ = judged.init(jax.random.key(0))
+    system = task(sampling=RegionSampling(regions=6, background_iou=(low, 0.5)))
+    params, _ = system.init(jax.random.key(0))
 
     def total(params):
-        return judged.loss(params, {}, given, KEYS)[0]
+        return system.loss(params, {}, given, KEYS)[0]
 
     value, gradient = jax.jit(jax.value_and_grad(total))(params)
     assert np.isfinite(value)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
-    predictions = jax.jit(judged.predict)(params, {}, given)
-    sums = jax.tree.map(np.asarray, jax.jit(judged.measure)(predictions, given))
+    predictions = jax.jit(system.predict)(params, {}, given)
+    sums, rows = jax.tree.map(np.asarray, jax.jit(system.measure)(predictions, given))
     if missing in ("proposal_valid", "everything"):
         assert not predictions.detections.valid.any()
     if "valid" not in names:
-        figures = judged.summarize(sums)
+        kept = jax.tree.map(lambda x: x[np.asarray(given["valid"])], rows)
+        figures = system.summarize(sums, kept).metrics
         assert np.isfinite(figures["loss"])
         assert np.isnan(figures["map50"]) == (missing == "object_valid")
 
 
 def test_an_image_s_loss_goes_with_its_place_in_the_stream():
-    judged = task(augmentation=BoxAugmentation())
+    system = task(augmentation=BoxAugmentation())
     given = batch(3) | {"valid": jnp.ones(ROWS, bool)}
-    params, _ = judged.init(jax.random.key(0))
+    params, _ = system.init(jax.random.key(0))
     order = jnp.array([2, 0, 1])
     turned = {name: column[order] for name, column in given.items()}
     np.testing.assert_allclose(
-        loss(judged, params, given)[0], loss(judged, params, turned)[0], rtol=1e-5
+        loss(system, params, given)[0], loss(system, params, turned)[0], rtol=1e-5
     )
 
 
@@ -188,13 +189,13 @@ def test_proposals_are_mirrored_with_the_image():
 def test_detections_are_the_moved_proposals_in_the_original_image():
     deviations = ((0.1, 0.1, 0.2, 0.2), (0.2, 0.1, 0.1, 0.3), (0.3, 0.3, 0.1, 0.1))
     means = ((0.0, 0.1, 0.0, 0.0), (0.0, 0.0, 0.2, 0.0), (0.0, 0.0, 0.0, -0.1))
-    judged = task(statistics=BoxStatistics(means, deviations))
+    system = task(statistics=BoxStatistics(means, deviations))
     given = batch(5)
-    params, _ = judged.init(jax.random.key(2))
-    found, losses = jax.jit(judged.predict)(params, {}, given)
+    params, _ = system.init(jax.random.key(2))
+    found, losses = jax.jit(system.predict)(params, {}, given)
     assert losses.classes.shape == (ROWS,)
-    image = normalize(given["image"] / 255.0, judged.mean, judged.std)
-    scores, deltas = judged.model.apply({"params": params}, image, given["proposals"], False)
+    image = normalize(given["image"] / 255.0, system.mean, system.std)
+    scores, deltas = system.model.apply({"params": params}, image, given["proposals"], False)
     scores = np.asarray(jax.nn.softmax(scores))[..., 1:]
     scores = np.where(np.asarray(given["proposal_valid"])[..., None], scores, 0)
     for row in range(ROWS):
@@ -214,14 +215,14 @@ def test_detections_are_the_moved_proposals_in_the_original_image():
 
 @pytest.mark.parametrize("fields", [{"multi_task": False}, {"regress_boxes": False}])
 def test_boxes_may_stay_where_they_are(fields):
-    judged, given = task(**fields), batch(6)
-    params, _ = judged.init(jax.random.key(2))
-    found, _ = jax.jit(judged.predict)(params, {}, given)
+    system, given = task(**fields), batch(6)
+    params, _ = system.init(jax.random.key(2))
+    found, _ = jax.jit(system.predict)(params, {}, given)
     scale = np.array([16, 32, 16, 32]) / SIDE
     proposals = np.asarray(given["proposals"][0]) * scale
     for box in np.asarray(found.boxes[0])[np.asarray(found.valid[0])]:
         assert np.abs(proposals - box).max(axis=1).min() < 1e-4
-    total, (_, sums) = loss(judged, params, given)
+    total, (_, sums) = loss(system, params, given)
     whole = sums["class_loss"] + (0 if "multi_task" in fields else sums["box_loss"])
     np.testing.assert_allclose(total, whole, rtol=1e-6)
     assert sums["box_loss"] > 0
@@ -232,33 +233,36 @@ def test_a_step_sees_its_images_at_one_of_the_scales():
     params, _ = task().init(jax.random.key(1))
     of_side = {s: loss(task(sides=(s,)), params, given)[0] for s in (8, 16, 24)}
     assert of_side[16] == loss(task(), params, given)[0]
-    judged, found = task(sides=(8, 16, 24)), set()
+    system, found = task(sides=(8, 16, 24)), set()
     for seed in range(12):
         keys = {**KEYS, "mix": jax.random.key(seed)}
-        total, _ = jax.jit(judged.loss)(params, {}, given, keys)
+        total, _ = jax.jit(system.loss)(params, {}, given, keys)
         (side,) = [s for s, value in of_side.items() if np.isclose(value, total, rtol=1e-6)]
         found.add(side)
     assert found == {8, 16, 24}
 
 
 def test_a_user_s_image_has_no_losses():
-    judged, given = task(), batch(7)
-    params, _ = judged.init(jax.random.key(2))
+    system, given = task(), batch(7)
+    params, _ = system.init(jax.random.key(2))
     own = {name: given[name] for name in ("image", "size", "proposals", "proposal_valid")}
-    plain = jax.jit(judged.predict)(params, {}, own)
+    plain = jax.jit(system.predict)(params, {}, own)
     assert plain.losses is None
-    whole = jax.jit(judged.predict)(params, {}, given)
+    whole = jax.jit(system.predict)(params, {}, given)
     jax.tree.map(np.testing.assert_array_equal, plain.detections, whole.detections)
 
 
 def test_sums_are_the_same_on_several_devices():
-    judged, given = task(), batch(8)
-    params, _ = judged.init(jax.random.key(2))
+    system, given = task(), batch(8)
+    params, _ = system.init(jax.random.key(2))
     parts = jax.tree.map(lambda x: x[:, None], given)
 
     def summed(part):
-        return jax.lax.psum(judged.measure(judged.predict(params, {}, part), part), "devices")
+        sums, rows = system.measure(system.predict(params, {}, part), part)
+        return jax.lax.psum(sums, "devices"), rows
 
-    together = jax.pmap(summed, "devices", out_axes=None, devices=jax.devices()[:ROWS])(parts)
-    alone = jax.jit(lambda b: judged.measure(judged.predict(params, {}, b), b))(given)
+    devices = jax.devices()[:ROWS]
+    together = jax.pmap(summed, "devices", out_axes=(None, 0), devices=devices)(parts)
+    together = together[0], jax.tree.map(lambda x: x[:, 0], together[1])
+    alone = jax.jit(lambda b: system.measure(system.predict(params, {}, b), b))(given)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), together, alone)

@@ -13,7 +13,7 @@ from cnn_jax.ops import boxes as box_ops
 from cnn_jax.ops.pooling import adaptive_avg_pool
 from cnn_jax.ops.warping import warp_crops
 from cnn_jax.tasks.detection import rcnn
-from cnn_jax.tasks.detection.evaluation import DetectionRule, Judge
+from cnn_jax.tasks.detection.evaluation import BoxEvaluation, DetectionRule
 from cnn_jax.tasks.detection.rcnn import RCNN, FineTuning, paper_context
 
 CLASSES, SIDE, CROP, REGIONS, ROWS = 3, 20, 9, 11, 2
@@ -34,8 +34,8 @@ class Small(nn.Module):
 
 def fine_tuning(**fields):
     rule = DetectionRule(min_score=0.0, nms_threshold=0.5, max_detections=5)
-    judge = Judge(CLASSES, SIDE, rule, num_evaluated=ROWS)
-    return FineTuning(Small(), judge, (0.5,) * 3, (0.25,) * 3, CROP, context=1, **fields)
+    evaluation = BoxEvaluation(CLASSES, SIDE, rule)
+    return FineTuning(Small(), evaluation, (0.5,) * 3, (0.25,) * 3, CROP, context=1, **fields)
 
 
 def images(seed, count=ROWS):
@@ -89,7 +89,7 @@ def test_the_loss_is_that_of_every_warped_region():
         expected += np.log(np.exp(logits).sum()) - logits[int(rows["label"][i])]
         right += logits.argmax() == rows["label"][i]
     assert float(total) == pytest.approx(expected, rel=1e-4)
-    figures = task.summarize(jax.tree.map(np.asarray, sums))
+    figures = task.summarize(jax.tree.map(np.asarray, sums)).metrics
     assert figures == {
         "loss": pytest.approx(expected / 3, rel=1e-4),
         "region_accuracy": pytest.approx(right / 3),
@@ -145,8 +145,7 @@ def test_the_softmax_detects_where_proposals_are():
         np.testing.assert_allclose(
             box, np.asarray(given["proposals"])[row, region] * scale, rtol=1e-5
         )
-    sums = jax.tree.map(np.asarray, task.measure(predictions, given))
-    figures = task.summarize(sums)
+    figures = task.summarize(*jax.tree.map(np.asarray, task.measure(predictions, given))).metrics
     assert np.isfinite(figures["loss"]) and "map50" in figures and "box_loss" not in figures
 
 
@@ -196,7 +195,7 @@ def test_batches_that_lack_something(missing):
     task = RCNN(fine_tuning())
     params, state = task.init(jax.random.key(0))
     predictions = jax.jit(task.predict)(params, state, given)
-    figures = task.summarize(jax.tree.map(np.asarray, task.measure(predictions, given)))
+    figures = task.summarize(*jax.tree.map(np.asarray, task.measure(predictions, given))).metrics
     assert np.isfinite(figures["loss"])
     assert predictions.detections.valid.any() == (missing == "object_valid")
 

@@ -1,7 +1,5 @@
 """YOLO's task: sums over batches and devices, what is trained on, and that it learns."""
 
-import dataclasses
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -10,7 +8,7 @@ import optax
 import pytest
 
 from cnn_jax.data.augment.boxes import BoxAugmentation
-from cnn_jax.tasks.detection.evaluation import DetectionRule, Judge
+from cnn_jax.tasks.detection.evaluation import BoxEvaluation, DetectionRule
 from cnn_jax.tasks.detection.yolo import Yolo
 from cnn_jax.training import parallel, prng
 from cnn_jax.training.state import create
@@ -30,9 +28,9 @@ class Tiny(nn.Module):
 
 
 def task(**fields):
-    judge = Judge(CLASSES, SIDE, DetectionRule(max_detections=4), num_evaluated=EXAMPLES)
+    evaluation = BoxEvaluation(CLASSES, SIDE, DetectionRule(max_detections=4))
     fields = {"priors": PRIORS, "augmentation": STILL, **fields}
-    return Yolo(Tiny(), judge, (0.5,) * 3, (0.5,) * 3, BOXES, **fields)
+    return Yolo(Tiny(), evaluation, (0.5,) * 3, (0.5,) * 3, BOXES, **fields)
 
 
 def examples(seed=0):
@@ -71,35 +69,36 @@ SPLIT = ([0, 1, 2, 3], [4, 5], [6, 7, 8], [9])
 
 @pytest.mark.parametrize("priors", [(), PRIORS])
 def test_sums_do_not_depend_on_how_a_set_is_cut_up(priors):
-    judged, batch = task(priors=priors), examples()
-    params, state = judged.init(jax.random.key(0))
+    detector, batch = task(priors=priors), examples()
+    params, state = detector.init(jax.random.key(0))
 
     @jax.jit
     def measure(batch):
-        return judged.measure(judged.predict(params, state, batch), batch)
+        return detector.measure(detector.predict(params, state, batch), batch)
 
-    whole = jax.tree.map(np.asarray, measure(batch))
-    cut = [jax.tree.map(np.asarray, measure(part(batch, rows))) for rows in SPLIT]
-    cut = jax.tree.map(lambda *xs: np.sum(xs, axis=0), *cut)
+    whole, rows = jax.tree.map(np.asarray, measure(batch))
+    parts = [jax.tree.map(np.asarray, measure(part(batch, chosen))) for chosen in SPLIT]
+    cut = jax.tree.map(lambda *xs: np.sum(xs, axis=0), *[sums for sums, _ in parts])
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), cut, whole)
-    figures = judged.summarize(whole)
+    figures = detector.summarize(whole, rows).metrics
     assert figures["loss"] == pytest.approx(
         figures["coordinate_loss"] + figures["confidence_loss"] + figures["class_loss"], rel=1e-5
     )
     assert np.isfinite(figures["map50"])
     # In pixels of the original images, 60 wide and 30 high.
-    boxes = whole["objects"]["boxes"]
+    boxes = rows["objects"]["boxes"]
     np.testing.assert_allclose(
         boxes, batch["boxes"] * np.tile([60 / SIDE, 30 / SIDE], 2), rtol=1e-5
     )
-    assert set(judged.summarize({k: v for k, v in whole.items() if "loss" in k or k == "examples"}))
+    losses = {name: value for name, value in figures.items() if "loss" in name}
+    assert detector.summarize(whole).metrics == losses
 
 
 def test_the_training_loss_depends_on_neither_parts_nor_padding():
-    judged = task(augmentation=BoxAugmentation())
+    detector = task(augmentation=BoxAugmentation())
     batch = examples()
-    params, state = judged.init(jax.random.key(0))
-    loss = jax.jit(jax.value_and_grad(judged.loss, has_aux=True))
+    params, state = detector.init(jax.random.key(0))
+    loss = jax.jit(jax.value_and_grad(detector.loss, has_aux=True))
     (whole, (_, sums)), gradient = loss(params, state, batch, keys())
     parts = [loss(params, state, part(batch, rows), keys()) for rows in SPLIT]
     assert sum(float(value) for (value, _), _ in parts) == pytest.approx(float(whole), rel=1e-4)
@@ -111,18 +110,18 @@ def test_the_training_loss_depends_on_neither_parts_nor_padding():
 
 
 def test_a_step_on_four_devices_is_that_of_one():
-    judged, batch = task(), examples()
+    detector, batch = task(), examples()
     rows = {k: np.concatenate([v, v[:2]]) for k, v in batch.items()}
     rows["valid"] = np.arange(12) < EXAMPLES
     optimizer = optax.sgd(0.01)
-    state = create(*judged.init(jax.random.key(0)), optimizer)
-    step = parallel.compile_train_step(judged, optimizer)
+    state = create(*detector.init(jax.random.key(0)), optimizer)
+    step = parallel.compile_train_step(detector, optimizer)
     after, sums = step(parallel.replicate(state), parallel.split(rows), jax.random.key(1))
     assert parallel.replicas_agree(after.params)
     assert int(sums["examples"]) == EXAMPLES
     arrays = jax.tree.map(jnp.array, batch)
     one = prng.step_keys(jax.random.key(1), jnp.zeros((), jnp.int32))
-    still = jax.grad(lambda p: judged.loss(p, {}, arrays, one)[0])(state.params)
+    still = jax.grad(lambda p: detector.loss(p, {}, arrays, one)[0])(state.params)
     expected = jax.tree.map(lambda p, g: p - 0.01 * g / EXAMPLES, state.params, still)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), after.params, expected
@@ -130,9 +129,9 @@ def test_a_step_on_four_devices_is_that_of_one():
 
 
 def test_difficult_objects_and_crowds_are_not_trained_on():
-    judged, batch = task(), examples()
-    params, state = judged.init(jax.random.key(0))
-    loss = jax.jit(judged.loss)
+    detector, batch = task(), examples()
+    params, state = detector.init(jax.random.key(0))
+    loss = jax.jit(detector.loss)
     hard = batch | {"difficult": batch["object_valid"]}
     crowd = batch | {"crowd": batch["object_valid"]}
     none = batch | {"object_valid": np.zeros_like(batch["object_valid"])}
@@ -143,7 +142,7 @@ def test_difficult_objects_and_crowds_are_not_trained_on():
 @pytest.mark.parametrize("softmax", [True, False])
 def test_a_few_examples_are_learnt(softmax):
     """Single bright boxes are found, in their right class and place."""
-    judged = task(softmax=softmax, priors=PRIORS if softmax else ())
+    detector = task(softmax=softmax, priors=PRIORS if softmax else ())
     batch = part(examples(), range(8), 8)
     batch["index"] = np.arange(8, dtype=np.int32)
     batch["object_valid"] = np.zeros((8, OBJECTS), bool)
@@ -155,8 +154,7 @@ def test_a_few_examples_are_learnt(softmax):
         batch["boxes"][i, 0] = [x, y, x + (4 if wide else 3), y + (3 if wide else 4)]
         batch["labels"][i, 0] = wide
         batch["image"][i, y : y + 4, x : x + 4] = [255 * wide, 255 * (1 - wide), 128]
-    judged = dataclasses.replace(judged, judge=dataclasses.replace(judged.judge, num_evaluated=8))
-    params, state = judged.init(jax.random.key(0))
+    params, state = detector.init(jax.random.key(0))
     optimizer = optax.adam(0.02)
 
     arrays = jax.tree.map(jnp.array, batch)
@@ -164,11 +162,12 @@ def test_a_few_examples_are_learnt(softmax):
     @jax.jit
     def step(carry, _):
         params, opt = carry
-        gradient = jax.grad(lambda p: judged.loss(p, state, arrays, keys())[0])(params)
+        gradient = jax.grad(lambda p: detector.loss(p, state, arrays, keys())[0])(params)
         updates, opt = optimizer.update(gradient, opt, params)
         return (optax.apply_updates(params, updates), opt), None
 
     (params, _), _ = jax.lax.scan(step, (params, optimizer.init(params)), length=400)
-    figures = judged.summarize(judged.measure(judged.predict(params, state, arrays), arrays))
+    sums, rows = detector.measure(detector.predict(params, state, arrays), arrays)
+    figures = detector.summarize(sums, jax.tree.map(np.asarray, rows)).metrics
     assert figures["map50"] > 0.99
     assert figures["count_mae"] == 0

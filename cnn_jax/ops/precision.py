@@ -1,4 +1,4 @@
-"""The precision that losses are computed in."""
+"""The precision of losses and attention scores."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float

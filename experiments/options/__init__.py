@@ -1,0 +1,52 @@
+"""Flags: typed groups of options, parsed from the command line over a preset or a run's own.
+
+Each group is a frozen dataclass; the options of a command are a dataclass of groups. The name of a
+flag is its field's, without the group's.
+"""
+
+from .command_line import flat, parse, parse_plain, replace, resumable, stored, typed
+from .declare import GIVEN, Declared, Flag, declared, flag, group, idle
+from .groups import (
+    AUGMENTATION,
+    BUILT_IN,
+    DataOptions,
+    ModelOptions,
+    OptimizerOptions,
+    PredictOptions,
+    RunOptions,
+    WholeImageOptions,
+    model_group,
+    network_options,
+)
+from .messages import as_flags, entry, help_text, warn
+
+__all__ = [
+    "AUGMENTATION",
+    "BUILT_IN",
+    "GIVEN",
+    "DataOptions",
+    "Declared",
+    "Flag",
+    "ModelOptions",
+    "OptimizerOptions",
+    "PredictOptions",
+    "RunOptions",
+    "WholeImageOptions",
+    "as_flags",
+    "declared",
+    "entry",
+    "flag",
+    "flat",
+    "group",
+    "help_text",
+    "idle",
+    "model_group",
+    "network_options",
+    "parse",
+    "parse_plain",
+    "replace",
+    "resumable",
+    "stored",
+    "typed",
+    "warn",
+]

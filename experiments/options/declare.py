@@ -1,0 +1,348 @@
+"""What a flag is: a field of a group of options, and what its declaration says about it.
+
+A group is a frozen dataclass. A field's name, type and default are the flag's; the text below the
+field is its help; `flag(...)` in place of the default says the rest (see `Declared`). What a
+dataclass of the library does not say of its fields is said where it becomes a group:
+`Annotated[DetectionRule, group(resumable=True)]`.
+"""
+
+import dataclasses
+import functools
+import math
+import types
+import typing
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Literal, get_args, get_origin
+
+from cnn_jax.errors import UserError
+
+
+class _Given:
+    """Any value that asks for something: not None, 0, False or an empty list."""
+
+
+GIVEN: Any = _Given()
+
+Conditions = Mapping[str, Collection[Any]]
+"""Values by the name of another flag, or of several with `|` between; or GIVEN for any value.
+
+A value with a colon, such as `folder:DIR`, also stands for what is before it.
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Declared:
+    """What a declaration says of a flag besides its name, type and default.
+
+    Attributes:
+        help: in place of the text below the field.
+        resumable: whether a resumed run may be given another value.
+        only: the flag does something only where all of these hold; typed elsewhere it is refused.
+        unless: the flag does nothing where one of these holds.
+        instead_of: flags whose preset values give way to this flag; typed together they are
+            refused.
+        aliases: other names, as users of other libraries know the flag, with spaces between.
+        minimum, maximum: the smallest and the largest legal number.
+        above, below: the same, but not legal themselves.
+        expected: from a value to None where it is legal, else to the legal values in words; for an
+            option of a model, which declares its range itself.
+        metavar: what stands for the value in the help.
+        positional: whether the value is given without the flag's name.
+        hidden: whether the command does not have the flag: the field keeps its default.
+    """
+
+    help: str | None = None
+    resumable: bool = False
+    only: Conditions = dataclasses.field(default_factory=dict)
+    unless: Conditions = dataclasses.field(default_factory=dict)
+    instead_of: tuple[str, ...] = ()
+    aliases: str = ""
+    minimum: float | None = None
+    maximum: float | None = None
+    above: float | None = None
+    below: float | None = None
+    expected: Callable[[Any], str | None] | None = None
+    metavar: str | None = None
+    positional: bool = False
+    hidden: bool = False
+
+    def merged(self, other: "Declared") -> "Declared":
+        """This declaration, and what `other` adds to it."""
+        values: dict[str, Any] = {}
+        for field in dataclasses.fields(self):
+            mine, added = getattr(self, field.name), getattr(other, field.name)
+            if isinstance(mine, Mapping):
+                values[field.name] = {**mine, **added}
+            elif isinstance(mine, tuple):
+                values[field.name] = mine + added
+            else:
+                unsaid = mine is None or mine is False or mine == ""
+                values[field.name] = added if unsaid else mine
+        return Declared(**values)
+
+    @property
+    def bounded(self) -> bool:
+        """Whether a range is declared."""
+        bounds = (self.minimum, self.maximum, self.above, self.below, self.expected)
+        return any(bound is not None for bound in bounds)
+
+    def in_range(self, number: float) -> bool:
+        """Whether a number is legal."""
+        return (
+            (self.minimum is None or number >= self.minimum)
+            and (self.maximum is None or number <= self.maximum)
+            and (self.above is None or number > self.above)
+            and (self.below is None or number < self.below)
+        )
+
+    @property
+    def range(self) -> str:
+        """The legal numbers in words."""
+        low, above, high, below = (
+            None if bound is None or math.isinf(bound) else f"{bound:.10g}"
+            for bound in (self.minimum, self.above, self.maximum, self.below)
+        )
+        match low, above, high, below:
+            case None, None, None, None:
+                return "a finite number"
+            case low, None, None, None:
+                return f"{low} or more"
+            case low, None, None, below:
+                return f"from {low} to less than {below}"
+            case low, None, high, None:
+                return f"from {low} to {high}"
+            case None, above, None, None:
+                return f"above {above}"
+            case None, above, high, None:
+                return f"above {above} and at most {high}"
+        return f"between {above} and {below}"
+
+
+def flag(default: Any = dataclasses.MISSING, **declared: Any) -> Any:
+    """A field of a group with its default and what else is `Declared` of it."""
+    return dataclasses.field(default=default, metadata={"flag": Declared(**declared)})
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """What is declared of the fields of a dataclass that does not say it itself; see `group`."""
+
+    every: Declared
+    fields: Mapping[str, Declared]
+
+
+def group(fields: Mapping[str, Declared] | None = None, **every: Any) -> Group:
+    """A mark for `Annotated[DATACLASS, group(...)]`: what is `Declared` of all fields and of some.
+
+    Args:
+        fields: declarations by the names of fields.
+        **every: what is declared of every field.
+    """
+    return Group(Declared(**every), fields or {})
+
+
+@dataclasses.dataclass(frozen=True)
+class Flag:
+    """A flag of a command.
+
+    Attributes:
+        name: its field's.
+        section: the field of the options that holds its group; empty where there are no groups.
+        owner: the dataclass that declares it.
+        default: its value where nothing else is said.
+        type: of one value: bool, int, float or str.
+        choices: the legal strings; empty for any.
+        several: whether the value is a tuple.
+        length: the number of its items; None for any number.
+        optional: whether None is legal.
+        declared: what its declaration says.
+    """
+
+    name: str
+    section: str
+    owner: type
+    default: Any
+    type: type
+    choices: tuple[str, ...]
+    several: bool
+    length: int | None
+    optional: bool
+    declared: Declared
+
+    @property
+    def dashed(self) -> str:
+        """How it is typed."""
+        return dashed(self.name)
+
+    def read(self, texts: Sequence[str]) -> Any:
+        """The value that was typed.
+
+        Raises:
+            UserError: it is of another type, or out of range.
+        """
+        if self.optional and list(texts) == ["None"]:
+            return None
+        convert = {bool: _boolean, int: int, float: float, str: str}[self.type]
+        try:
+            items = tuple(convert(text) for text in texts)
+        except ValueError:
+            self._fail(tuple(texts))
+        return self.checked(items if self.several else items[0])
+
+    def checked(self, value: Any) -> Any:
+        """A value of a preset or of `config.json`, where tuples are lists, as the field has it.
+
+        Raises:
+            UserError: it is of another type, or out of range.
+        """
+        if value is None and self.optional:
+            return None
+        if self.several != isinstance(value, tuple | list):
+            self._fail(value)
+        items = tuple(value) if self.several else (value,)
+        if self.length not in (None, len(items)):
+            self._fail(value)
+        legal = (int, float) if self.type is float else self.type
+        for item in items:
+            if not isinstance(item, legal) or (isinstance(item, bool) and self.type is not bool):
+                self._fail(value)
+            if self.choices and item not in self.choices:
+                self._fail(value)
+            if self.type in (int, float) and not math.isfinite(item):
+                raise UserError("must be a finite number", self.name, value)
+            if self.type in (int, float) and not self.declared.in_range(item):
+                raise UserError(f"must be {self.declared.range}", self.name, value)
+        items = tuple(self.type(item) for item in items)
+        result = items if self.several else items[0]
+        if self.declared.expected is not None and (expected := self.declared.expected(result)):
+            raise UserError(f"must be {expected}", self.name, value)
+        return result
+
+    def _fail(self, value: Any) -> typing.NoReturn:
+        if self.choices:
+            expected = f"one of {', '.join(self.choices)}"
+        else:
+            one, many = {
+                bool: ("true or false", "true or false"),
+                int: ("a whole number", "whole numbers"),
+                float: ("a number", "numbers"),
+                str: ("a text", "texts"),
+            }[self.type]
+            expected = " ".join(filter(None, (str(self.length or ""), many)))
+            expected = expected if self.several else one
+        raise UserError(f"must be {expected}", self.name, value)
+
+
+def dashed(name: str) -> str:
+    """`learning_rate` as it is typed: `--learning-rate`."""
+    return f"--{name.replace('_', '-')}"
+
+
+@functools.cache
+def declared(options: type) -> dict[str, Flag]:
+    """All flags of a dataclass of groups, or of a single group, by name; hidden ones too."""
+    default = options()
+    flags: dict[str, Flag] = {}
+    hints = typing.get_type_hints(options, include_extras=True)
+    for field in dataclasses.fields(options):
+        value = getattr(default, field.name)
+        if dataclasses.is_dataclass(value):
+            marks = [m for m in getattr(hints[field.name], "__metadata__", ()) if type(m) is Group]
+            added = _flags(value, field.name, marks[0] if marks else group())
+        else:
+            added = {k: v for k, v in _flags(default, "", group()).items() if k == field.name}
+        if twice := sorted(set(added) & set(flags)):
+            raise TypeError(f"{options.__name__} declares {twice[0]!r} twice")
+        flags |= added
+    return flags
+
+
+def _flags(values: Any, section: str, mark: Group) -> dict[str, Flag]:
+    """The flags of one group, with its values as their defaults."""
+    owner = type(values)
+    hints = typing.get_type_hints(owner)
+    if unknown := sorted(set(mark.fields) - {field.name for field in dataclasses.fields(owner)}):
+        raise TypeError(f"{owner.__name__} has no field {unknown[0]!r}")
+    flags = {}
+    for field in dataclasses.fields(owner):
+        said = mark.every.merged(field.metadata.get("flag", Declared()))
+        said = said.merged(mark.fields.get(field.name, Declared()))
+        default = getattr(values, field.name)
+        flags[field.name] = Flag(
+            field.name, section, owner, default, *_parts(hints[field.name]), declared=said
+        )
+    return flags
+
+
+def _parts(hint: Any) -> tuple[type, tuple[str, ...], bool, int | None, bool]:
+    """Type, choices, several, length and optional of a field's annotation."""
+    optional = get_origin(hint) in (typing.Union, types.UnionType)
+    if optional:
+        (hint,) = (one for one in get_args(hint) if one is not types.NoneType)
+    several, length = get_origin(hint) is tuple, None
+    if several:
+        items = get_args(hint)
+        length = None if items[-1] is Ellipsis else len(items)
+        hint = items[0]
+    if get_origin(hint) is Literal:
+        return str, get_args(hint), several, length, optional
+    if hint not in (bool, int, float, str):
+        raise TypeError(f"{hint}: cannot be the type of a flag")
+    return hint, (), several, length, optional
+
+
+def _boolean(text: str) -> bool:
+    values = {"true": True, "false": False}
+    if text.lower() not in values:
+        raise ValueError(text)
+    return values[text.lower()]
+
+
+def idle(flag: Flag, values: Mapping[str, Any]) -> str | None:
+    """The reason why a flag does nothing beside the values of the others; None if it does.
+
+    A condition on what is not among `values` counts as fulfilled.
+    """
+    for key, wanted in flag.declared.only.items():
+        names = [name for name in key.split("|") if name in values]
+        if names and not any(_holds(values[name], wanted) for name in names):
+            against = "" if wanted is GIVEN else f", not with {_setting(names[0], values)}"
+            return f"only used with {in_words(key, wanted)}{against}"
+    for key, refused in flag.declared.unless.items():
+        for name in key.split("|"):
+            if name in values and _holds(values[name], refused):
+                return f"not used with {_setting(name, values)}"
+    return None
+
+
+def _holds(value: Any, wanted: Collection[Any]) -> bool:
+    if wanted is GIVEN:
+        return bool(value)
+    if isinstance(value, tuple):
+        return any(_holds(item, wanted) for item in value)
+    return value in wanted or (isinstance(value, str) and value.partition(":")[0] in wanted)
+
+
+def in_words(key: str, wanted: Collection[Any], most: int | None = None) -> str:
+    """A condition as it is typed: `--system yolo`, `--crop pad or resized`, `--border-weight`."""
+    named = " or ".join(map(_named, key.split("|")))
+    if wanted is GIVEN:
+        return named
+    values = [str(value) for value in wanted]
+    if most is not None and len(values) > most:
+        return f"{named} {', '.join(values[:most])} and {len(values) - most} more"
+    listed = " or ".join(filter(None, (", ".join(values[:-1]), values[-1])))
+    return f"{named} {listed}"
+
+
+def _setting(name: str, values: Mapping[str, Any]) -> str:
+    value = values[name]
+    if isinstance(value, bool):
+        return _named(name) if value else dashed(f"no_{name}")
+    shown = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return f"{_named(name)} {shown}"
+
+
+def _named(name: str) -> str:
+    # Of the options of `predict`, the verb that trained the run is no flag.
+    return "a run of" if name == "verb" else dashed(name)

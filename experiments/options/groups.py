@@ -1,0 +1,301 @@
+"""The groups of options that the commands share."""
+
+import dataclasses
+import functools
+from collections.abc import Collection, Mapping
+from typing import Any, ClassVar, Literal
+
+from cnn_jax.models import Option, option_table
+from cnn_jax.models.fields import legal_values
+from cnn_jax.training import optimizers
+
+from .declare import GIVEN, Declared, flag, group
+
+BUILT_IN = "shapes"
+"""The data that every task of images has without a download, and the preset that suits it."""
+
+_LARGEST_SEED = 2**32 - 1  # what JAX tells apart
+
+
+@dataclasses.dataclass(frozen=True)
+class RunOptions:
+    """The folder of the run, what is done, and how often it reports."""
+
+    preset: str | None = flag(None, aliases="recipe", metavar="NAME")
+    """A recipe whose values are the defaults; `--preset list` prints their names. The built-in
+    data has its own."""
+    out: str | None = flag(
+        None, resumable=True, aliases="output-dir output work-dir workdir logdir", metavar="DIR"
+    )
+    """Folder of the run. Default: runs/VERB-TIME."""
+    resume: bool = flag(False, resumable=True)
+    """Continue the run in --out from its newest checkpoint, with its own options."""
+    eval_only: bool = flag(False, resumable=True, aliases="test-only evaluate")
+    """Evaluate the run in --out (or --init-from) and train nothing."""
+    split: Literal["eval", "test"] = flag("eval", resumable=True, only={"eval_only": GIVEN})
+    """Which examples are evaluated."""
+    recalibrate: bool = flag(False, resumable=True, only={"eval_only": GIVEN})
+    """Compute the statistics of batch normalisation anew from the training set."""
+    seed: int = flag(0, minimum=0, maximum=_LARGEST_SEED, aliases="manual-seed")
+    """All randomness derives from this number."""
+    deterministic: bool = False
+    """Use only deterministic kernels on a GPU, which is slower. On a CPU runs always repeat."""
+    report_every: int = flag(
+        50, resumable=True, minimum=1, aliases="print-freq log-interval log-every logging-steps"
+    )
+    """Steps between reports of the training metrics."""
+    eval_every: int = flag(
+        0, resumable=True, minimum=0, aliases="eval-interval eval-period eval-steps"
+    )
+    """Steps between evaluations; 0 stands for ten evaluations a run."""
+    checkpoint_every: int = flag(
+        0, resumable=True, minimum=0, aliases="save-every checkpoint-period save-steps"
+    )
+    """Steps between checkpoints; 0 stands for one at each evaluation."""
+    keep: int = flag(3, resumable=True, minimum=1, aliases="checkpoint-hist")
+    """Number of checkpoints that are kept."""
+    distributed: bool = flag(False, resumable=True)
+    """Join the other processes of the run, as JAX finds them under Slurm, on TPU pods and on
+    Kubernetes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DataOptions:
+    """The examples, and how they are read."""
+
+    data: str = flag("shapes", aliases="dataset data-path", metavar="SPEC")
+    """`shapes`, `folder:DIR` or `tfds:NAME[/CONFIG]`."""
+    image_size: int | None = flag(None, minimum=1, aliases="img-size imgsz input-size")
+    """Pixels on a side of the images that the network gets. Default: what suits the data and the
+    model."""
+    batch_size: int = flag(128, minimum=1, aliases="bs ims-per-batch train-batch-size")
+    """Examples in a step, over all devices and processes."""
+    eval_batch_size: int | None = flag(
+        None, resumable=True, minimum=1, aliases="val-batch-size validation-batch-size"
+    )
+    """Examples in a step of an evaluation. Default: the batch size."""
+    holdout_fraction: float = flag(
+        0.1, minimum=0, below=1, unless={"data": ("shapes", "voc", "yolo")}
+    )
+    """Share of the training examples that is held out where the data has no evaluation split."""
+    holdout_groups: str | None = flag(None, unless={"data": ("shapes",)}, metavar="REGEX")
+    r"""Regular expression of a file name's start. Files that agree in its first group stay together
+    when examples are held out (`(\d+)_` for the frames of one track)."""
+    data_dir: str | None = flag(None, only={"data": ("tfds",)}, metavar="DIR")
+    """Folder of the prepared TFDS data sets. Default: the one of TFDS."""
+    skip_bad_images: bool = False
+    """Leave out images that cannot be read and list them, instead of stopping."""
+    workers: int = flag(0, resumable=True, minimum=0, aliases="num-workers")
+    """Processes that read ahead; 0 reads in threads."""
+    cache_gb: float = flag(1.0, resumable=True, minimum=0)
+    """Keep the decoded examples in memory if they take at most this many gigabytes (in each worker
+    process)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class WholeImageOptions(DataOptions):
+    """The examples, and how they are read."""
+
+    resize: int | None = flag(None, minimum=1, aliases="val-resize-size")
+    """Shorter side in pixels before the centre crop of an evaluation. Default: the model's own."""
+    canvas_size: int | None = flag(None, minimum=1)
+    """Pixels on a side of the images that are augmented on the device."""
+    ten_crop: bool = flag(False, resumable=True)
+    """Evaluate the corners, the centre and their mirror images instead of the centre alone."""
+
+
+AUGMENTATION = group(
+    {
+        "padding": Declared(only={"crop": ("pad",)}),
+        "padding_mode": Declared(only={"crop": ("pad",)}),
+        "crop_scale": Declared(only={"crop": ("resized",)}),
+        "crop_ratio": Declared(only={"crop": ("resized",)}),
+        "rand_ops": Declared(only={"policy": ("rand",)}),
+        "rand_magnitude": Declared(only={"policy": ("rand",)}),
+        "erase": Declared(aliases="random-erase random-erasing"),
+        "erase_fill": Declared(only={"erase": GIVEN}),
+        "mixup": Declared(aliases="mixup-alpha"),
+        "cutmix": Declared(aliases="cutmix-alpha"),
+    }
+)
+"""What the flags of `cnn_jax.data.augment.Augmentation` depend on."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelOptions:
+    """The network and its own options."""
+
+    model: str = flag("resnet20", aliases="arch architecture net", metavar="NAME")
+    """Any registered architecture; `--model list` prints their names."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type that the network computes in; parameters, statistics and losses stay float32."""
+    init_from: str | None = flag(None, metavar="PATH")
+    """Weights to start from: safetensors or .pth with torchvision's or timm's names, or a run."""
+    init_head: Literal["keep", "reinit"] = flag("keep", only={"init_from": GIVEN})
+    """Whether the last layer keeps its weights too, which needs the same classes."""
+
+
+def model_group(
+    kinds: str | Mapping[str, str], *, exclude: Collection[str] = ()
+) -> type[ModelOptions]:
+    """`ModelOptions` and, as flags that are None by default, every option that a model declares.
+
+    Args:
+        kinds: a kind of `cnn_jax.models.option_table`; or, of `detect`, one for each `--system`.
+        exclude: options that another flag of the command sets.
+    """
+    tables: dict[str, dict[str, Option]] = {
+        system: option_table(kind)
+        for system, kind in ({"": kinds} if isinstance(kinds, str) else kinds).items()
+    }
+    fields: list[tuple[str, Any, Any]] = []
+    for name in dict.fromkeys(name for table in tables.values() for name in table):
+        having = {system: table[name] for system, table in tables.items() if name in table}
+        option = next(iter(having.values()))
+        if option.common or name in exclude:
+            continue
+        models = dict.fromkeys(model for one in having.values() for model in one.models)
+        only: dict[str, Collection[str]] = {}
+        if len(having) < len(tables):
+            only["system"] = tuple(having)
+        every = (one for system in having for one in tables[system].values())
+        if set(models) != {model for one in every for model in one.models}:
+            only["model"] = tuple(models)
+        families = dict.fromkeys(family for one in having.values() for family in one.families)
+        numeric = option.type in (int, float)
+        declared = flag(
+            None,
+            help=option.description + (f" Only {', '.join(families)}." if "model" in only else ""),
+            only=only,
+            expected=functools.partial(legal_values, option.annotation) if numeric else None,
+        )
+        fields.append((name, option.type | None, declared))
+    return dataclasses.make_dataclass(
+        "ModelOptions",
+        fields,
+        bases=(ModelOptions,),
+        frozen=True,
+        namespace={"__doc__": ModelOptions.__doc__},
+    )
+
+
+def network_options(chosen: ModelOptions) -> dict[str, Any]:
+    """The options of the network that are given: those of `model_group`, by name."""
+    shared = {field.name for field in dataclasses.fields(ModelOptions)}
+    return {
+        field.name: value
+        for field in dataclasses.fields(chosen)
+        if field.name not in shared and (value := getattr(chosen, field.name)) is not None
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerOptions:
+    """Length of the training, optimizer and learning rate."""
+
+    steps: int | None = flag(
+        None,
+        minimum=1,
+        instead_of=("epochs",),
+        aliases="max-steps max-iter iterations num-steps train-steps",
+    )
+    """Length of the run in steps. Default: 30 epochs."""
+    epochs: float | None = flag(
+        None, above=0, instead_of=("steps",), aliases="num-epochs max-epochs"
+    )
+    """Length of the run in passes over the data."""
+    optimizer: str = flag("sgd", aliases="opt optim", metavar="NAME")
+    """Any optimizer of optax by its name there."""
+    learning_rate: float = flag(0.1, minimum=0, aliases="lr lr0 base-lr")
+    """Highest learning rate, which the warm-up reaches."""
+    momentum: float | None = flag(
+        0.9, minimum=0, maximum=1, only={"optimizer": optimizers.names("momentum")}
+    )
+    """Momentum of the gradient."""
+    nesterov: bool = flag(False, only={"optimizer": optimizers.names("nesterov")})
+    """Use Nesterov's form of momentum."""
+    optimizer_options: tuple[str, ...] = flag((), aliases="opt-args", metavar="NAME=VALUE")
+    """Further arguments of the optimizer: `b2=0.99 eps=1e-6`."""
+    schedule: Literal["constant", "step", "cosine", "polynomial"] = flag(
+        "cosine", aliases="sched lr-scheduler scheduler"
+    )
+    """How the learning rate falls."""
+    milestones: tuple[float, ...] = flag(
+        (0.5, 0.75), minimum=0, maximum=1, only={"schedule": ("step",)}
+    )
+    """When the learning rate drops, as shares of the run."""
+    decay_factor: float = flag(
+        0.1, minimum=0, only={"schedule": ("step",)}, aliases="gamma lr-gamma decay-rate"
+    )
+    """Factor of the learning rate at each drop."""
+    final: float = flag(0.0, minimum=0, only={"schedule": ("cosine", "polynomial")}, aliases="lrf")
+    """Last learning rate, as a share of the highest."""
+    power: float = flag(0.9, minimum=0, only={"schedule": ("polynomial",)}, aliases="poly-power")
+    """Exponent of the schedule."""
+    warmup: int = flag(
+        0, minimum=0, instead_of=("warmup_epochs",), aliases="warmup-steps warmup-iters"
+    )
+    """Steps of linear increase at the start."""
+    warmup_epochs: float | None = flag(
+        None, minimum=0, instead_of=("warmup",), aliases="lr-warmup-epochs"
+    )
+    """The same in passes over the data."""
+    warmup_start: float = flag(
+        0.0, minimum=0, only={"warmup|warmup_epochs": GIVEN}, aliases="lr-warmup-decay"
+    )
+    """Learning rate at the start of the warm-up, as a share of the highest."""
+    weight_decay: float = flag(1e-4, minimum=0, aliases="wd")
+    """L2 regularisation; decoupled for optimizers that have it so, such as adamw."""
+    decay_on: Literal["all", "kernels"] = flag("all", only={"weight_decay": GIVEN})
+    """Which parameters decay; `kernels` leaves out biases and the scales of normalisation."""
+    bias_rate: float = flag(1.0, minimum=0)
+    """Factor of the learning rate of biases; 2 in many recipes of Caffe's time."""
+    frozen: tuple[str, ...] = flag((), aliases="freeze", metavar="PATH")
+    """Parameters that are not trained, by the beginnings of their paths: backbone/conv1."""
+    clip_norm: float | None = flag(
+        None, above=0, aliases="clip-grad clip-grad-norm max-grad-norm grad-clip"
+    )
+    """Bound on the global norm of the gradient."""
+    accumulate: int = flag(
+        1, minimum=1, aliases="grad-accum-steps gradient-accumulation-steps accum-steps"
+    )
+    """Number of parts that each batch is computed in, to save memory."""
+    ema: float | None = flag(None, minimum=0, below=1, aliases="model-ema-decay ema-decay")
+    """Decay in a step of a moving average of the parameters, which evaluation then uses."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictOptions:
+    """Predict for your own images or sentences with a trained run."""
+
+    verb: ClassVar[str] = "predict"
+
+    run: str = flag("", positional=True, metavar="RUN")
+    """Folder of the run."""
+    images: tuple[str, ...] = flag((), positional=True, metavar="IMAGE")
+    """Image files, or sentences."""
+    json: bool = False
+    """Print JSON instead of lines."""
+    batch_size: int = flag(32, minimum=1, aliases="bs")
+    """Images in a step."""
+    top: int = flag(3, minimum=1, only={"verb": ("classify",)}, aliases="topk top-k")
+    """Number of classes that are named for each image."""
+    directory: str | None = flag(
+        None, only={"verb": ("segment", "detect")}, aliases="output-dir out", metavar="DIR"
+    )
+    """Folder for pictures and arrays. Default: RUN/predictions."""
+    probabilities: bool = flag(False, only={"verb": ("segment",)})
+    """Write the probabilities of every pixel too."""
+    score_threshold: float | None = flag(
+        None,
+        minimum=0,
+        maximum=1,
+        only={"verb": ("detect",)},
+        aliases="conf conf-thres confidence-threshold",
+    )
+    """Lowest score of a detection that is named, drawn, counted or cut out. Default: the run's
+    own, which was chosen on its evaluation data."""
+    count: bool = flag(False, only={"verb": ("detect",)})
+    """Print the number of objects of each class in each image."""
+    crops: str | None = flag(None, only={"verb": ("detect",)}, aliases="save-crop", metavar="DIR")
+    """Folder for the detections cut out of the images, with a folder below it for each class."""

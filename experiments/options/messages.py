@@ -1,0 +1,252 @@
+"""What the commands say of their flags: help, mistakes with what was meant, and how they end."""
+
+import argparse
+import ast
+import difflib
+import functools
+import importlib
+import inspect
+import itertools
+import os
+import re
+import sys
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from cnn_jax.errors import DivergenceError, UserError
+
+from .declare import Flag, dashed, declared, in_words
+
+_PACKAGE = __package__.rpartition(".")[0]
+
+VERBS = ("classify", "annotate", "detect", "segment", "translate")
+"""The commands that train."""
+
+_SHORT = 4
+"""Aliases of at most this many letters are shown in the help, one for each flag."""
+
+_MEANT = {
+    "batch_size": "batch",
+    "checkpoint_every": "checkpoint-interval",
+    "distributed": "device devices gpu gpus multi-gpu num-gpus world-size",
+    "dropout_rate": "drop dropout",
+    "dtype": "amp bf16 fp16 half precision",
+    "epochs": "length",
+    "erase": "reprob",
+    "eval_every": "early-stopping patience",
+    "eval_only": "mode test validate",
+    "flip": "hflip",
+    "flip_vertical": "vflip",
+    "hidden_size": "hidden-dim",
+    "image_size": "train-size train-crop-size",
+    "label_smoothing": "smoothing",
+    "learning_rate": "lrate rate",
+    "milestones": "lr-step-size lr-steps",
+    "model": "backbone encoder network",
+    "nms_threshold": "iou",
+    "out": "log-dir name project save save-dir",
+    "policy": "aa auto-augment",
+    "preset": "config cfg",
+    "resize": "crop-pct",
+    "resume": "checkpoint ckpt load load-from",
+    "init_from": "checkpoint ckpt finetune initial-checkpoint load load-from pretrained weights",
+    "schedule": "lr-schedule",
+    "seed": "random-seed",
+    "split": "val-split",
+    "steps": "length",
+    "workers": "threads",
+}
+"""Flags here, and the flags of other libraries whose users may mean them.
+
+Where the values are the same too, the other name is one of the flag's aliases instead.
+"""
+
+
+def as_flags(error: UserError) -> UserError:
+    """The error with the flag in place of the parameter that it names."""
+    return UserError(error.text(dashed))
+
+
+def entry(main: Callable[[], None]) -> None:
+    """Run an entry point: a user's mistake ends with one line and status 2, divergence with 3."""
+    try:
+        main()
+    except UserError as error:
+        _end(as_flags(error), 2)
+    except DivergenceError as error:
+        _end(error, 3)
+    except BrokenPipeError:
+        # The reader of a pipe left (`| head`): nothing is wrong, and nothing more can be said.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def warn(message: str) -> None:
+    """Print a warning on stderr."""
+    print(f"warning: {message}", file=sys.stderr)
+
+
+def _end(error: Exception, status: int) -> None:
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    raise SystemExit(status)
+
+
+def unknown(token: str, options: type) -> str:
+    """The message about a token that the command does not understand."""
+    if not token.startswith("-"):
+        return f"{token}: not expected here; flags begin with --, and --help lists them"
+    typed = token.split("=")[0]
+    known = {
+        spelling: flag.name
+        for flag in declared(options).values()
+        if not (flag.declared.hidden or flag.declared.positional)
+        for spelling in (flag.name.replace("_", "-"), *flag.declared.aliases.split())
+    }
+    name = re.sub(r"^no-", "", typed.lstrip("-"))
+    having = [verb for verb, flags in _other_verbs(options) if name in flags]
+    if having:
+        return f"{typed}: no flag of {options.verb}; {_listed(having)} {_have(having)} it"
+    meant = [flag for flag, names in _MEANT.items() if name in names.split()]
+    meant = [flag for flag in meant if flag in known.values()]
+    if not meant:
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        meant = list(dict.fromkeys(known[spelling] for spelling in near))[:2]
+    hint = f"; nearest: {', '.join(map(dashed, meant))}" if meant else ""
+    return f"{typed}: no such flag{hint}; --help lists all"
+
+
+def _other_verbs(options: type) -> Iterator[tuple[str, set[str]]]:
+    """The names of the flags of the other verbs."""
+    own = getattr(options, "verb", None)
+    if own not in VERBS and own != "predict":
+        return
+    found = {verb: importlib.import_module(f"{_PACKAGE}.{verb}").Options for verb in VERBS}
+    found["predict"] = importlib.import_module(".groups", __package__).PredictOptions
+    for verb, other in found.items():
+        if verb != own:
+            flags = (f for f in declared(other).values() if not f.declared.hidden)
+            yield verb, {flag.name.replace("_", "-") for flag in flags}
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def _have(names: list[str]) -> str:
+    return "have" if len(names) > 1 else "has"
+
+
+class Formatter(argparse.HelpFormatter):
+    """Help where a flag's names are followed by its value once."""
+
+    def __init__(self, prog: str) -> None:
+        """Leave 24 columns for the flags."""
+        super().__init__(prog, max_help_position=24)
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(text, width, break_on_hyphens=False)
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings:
+            return super()._format_action_invocation(action)
+        first, *others = action.option_strings
+        if f"--no-{first[2:]}" in others:
+            return f"--[no-]{first[2:]}"
+        short = [name for name in others if len(name) <= len("--") + _SHORT][:1]
+        return f"{', '.join([first, *short])} {self._format_args(action, '')}"
+
+
+def sections(
+    options: type, known: Mapping[str, Flag]
+) -> Iterator[tuple[str, str, list[tuple[Flag, str]]]]:
+    """Title, description and flags with their help texts, for each group."""
+    by_section: dict[str, list[Flag]] = {}
+    for flag in known.values():
+        by_section.setdefault(flag.section, []).append(flag)
+    for section, flags in by_section.items():
+        shared = {
+            key: wanted
+            for key, wanted in flags[0].declared.only.items()
+            if len(flags) > 1 and all(key in f.declared.only for f in flags)
+        }
+        owner = flags[0].owner
+        text = inspect.cleandoc(owner.__doc__ or "").split("\n\n")[0] if section else ""
+        conditions = [f"Only with {in_words(*item)}." for item in shared.items()]
+        yield (
+            section.replace("_", " ") or "flags",
+            " ".join([*text.split(), *conditions]),
+            [(flag, help_text(flag, shared)) for flag in flags],
+        )
+
+
+def help_text(flag: Flag, shared: Mapping[str, Any] = MappingProxyType({})) -> str:
+    """The text below the field, the conditions that the section has not named, and the default."""
+    text = flag.declared.help or _docs(flag.owner).get(flag.name, "")
+    only = [
+        in_words(key, wanted, most=4)
+        for key, wanted in flag.declared.only.items()
+        if wanted != shared.get(key) and key != "model"  # whose families are named
+    ]
+    if verbs := flag.declared.only.get("verb"):
+        only = [f"runs of {_listed(verbs)}"]
+    parts = [text, f"Only with {' and '.join(only)}." if only else ""]
+    default = flag.default
+    if flag.type is bool:
+        parts.append("" if flag.optional else f"(default: {'on' if default else 'off'})")
+    elif default not in (None, (), ""):
+        shown = " ".join(map(_number, default)) if flag.several else _number(default)
+        parts.append(f"(default: {shown})")
+    return " ".join(" ".join(filter(None, parts)).split())
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def metavar(flag: Flag) -> str:
+    """What stands for one value in the help."""
+    if flag.declared.metavar:
+        return flag.declared.metavar
+    if flag.choices:
+        return f"{{{','.join(flag.choices)}}}"
+    return {int: "N", float: "X", str: "TEXT"}[flag.type]
+
+
+@functools.cache
+def _docs(owner: type) -> dict[str, str]:
+    """The texts below the fields of a dataclass and of what it inherits from."""
+    texts: dict[str, str] = {}
+    for cls in reversed(owner.__mro__):
+        if "__dataclass_fields__" not in vars(cls) or cls.__module__ == "types":
+            continue  # made by `model_group`, whose fields have their help declared
+        body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body
+        for field, below in itertools.pairwise(body):
+            match field, below:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(ast.Constant(str(text))):
+                    texts[name] = " ".join(text.split())
+    return texts
+
+
+def program(verb: str) -> str:
+    """How a command is called here."""
+    console = Path(sys.argv[0]).name.startswith("cnn-jax")
+    return f"cnn-jax {verb}" if console else f"python -m {_PACKAGE}.{verb}"
+
+
+def examples(options: type) -> str:
+    """The commands in the docstring of the module that defines a command, for the help's end."""
+    verb = options.verb
+    called = f"python -m experiments.{verb}"
+    own = sys.modules[options.__module__].__doc__ or ""
+    text = own if called in own else importlib.import_module(f"{_PACKAGE}.{verb}").__doc__ or ""
+    shown = ["", "examples:"]
+    for line in text.splitlines():
+        command, _, comment = line.strip().replace(called, program(verb)).partition("#")
+        if line.strip().startswith(called):
+            shown += [f"  # {comment.strip()}"] if comment else []
+            shown += textwrap.wrap(
+                command, 78, initial_indent="  ", subsequent_indent="    ", break_long_words=False
+            )
+    return "\n".join([*shown, ""]) if len(shown) > 2 else ""

@@ -1,0 +1,48 @@
+"""Predictions of an annotator: the labels of an image, as the run's rule decides."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from cnn_jax.data.decode import decode
+
+from .. import annotate
+from .. import options as flags
+from .predictor import Example, Result, class_names
+
+
+class TagPredictor:
+    """The labels of each image with their probabilities."""
+
+    def __init__(self, run: Path, options: flags.PredictOptions) -> None:
+        trained = flags.stored(annotate.Options, run)
+        self._names = class_names(run)
+        self._transform = trained.evaluation_transform
+        self._alone = len(options.images) == 1
+        self._thresholds = None
+        if trained.rule.decision in ("tuned", "per-label"):
+            self._thresholds = annotate.stored_thresholds(run, self._names)
+        self.task = annotate.build_task(trained, self._names)
+
+    def examples(self, name: str) -> list[Example]:
+        """The image, prepared as for an evaluation."""
+        return [{"image": self._transform({"image": decode(name)})["image"]}]
+
+    def select(self, predictions: np.ndarray) -> np.ndarray:
+        """The scores."""
+        return predictions
+
+    def result(self, name: str, predictions: Sequence[np.ndarray]) -> Result:
+        """`sea 0.95; sand 0.80`, best first; `no label` where the rule gives none."""
+        scores = np.asarray(predictions, np.float32)
+        (probabilities,), (given,) = (
+            self.task.probability(scores),
+            self.task.decide(scores, self._thresholds),
+        )
+        order = np.argsort(-probabilities, kind="stable")
+        named = {self._names[i]: float(probabilities[i]) for i in order}
+        tags = [self._names[i] for i in order if given[i]]
+        line = "; ".join(f"{tag} {named[tag]:.2f}" for tag in tags) or "no label"
+        line = line if self._alone else f"{name}: {line}"
+        return Result(line, [{"image": name, "tags": tags, "probabilities": named}])

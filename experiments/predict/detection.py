@@ -1,0 +1,160 @@
+"""Predictions of a detector: objects drawn, named, counted, cut out, or as data."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from cnn_jax.data.decode import decode
+from cnn_jax.errors import UserError
+from cnn_jax.ops.nms import Detections
+from cnn_jax.reports.boxes import Mark, draw_boxes
+from cnn_jax.reports.masks import palette
+from cnn_jax.reports.pictures import save
+
+from .. import detect
+from .. import options as flags
+from ..detection.common import box_evaluation, stored_threshold
+from .predictor import PICTURES, Example, Result, class_names
+
+
+@dataclass(frozen=True)
+class ImageDetections:
+    """The detections of one image, best first.
+
+    Attributes:
+        file: the image's file.
+        name: the beginning of the names of the files made of it.
+        detections: the valid rows.
+    """
+
+    file: str
+    name: str
+    detections: Detections
+
+    def above(self, threshold: float) -> "ImageDetections":
+        """Those of at least a score."""
+        kept = self.detections.scores >= np.float32(threshold)
+        return dataclasses.replace(self, detections=Detections(*(x[kept] for x in self.detections)))
+
+
+class BoxPredictor:
+    """The objects in each image.
+
+    Pictures are drawn unless JSON, counts or crops are asked for; `--count` gives the number of
+    objects of each class, `--json` all detections in COCO's format of results.
+    """
+
+    def __init__(self, run: Path, options: flags.PredictOptions) -> None:
+        trained = flags.stored(detect.Options, run)
+        self._options, self._names = options, class_names(run)
+        self._threshold = _threshold(run, trained, options)
+        self._system = detect.SYSTEMS[trained.detector.system](trained)
+        self._transform = self._system.transform()
+        self.task = self._system.build_task(
+            self._names, box_evaluation(trained, self._names, self._system.image_size)
+        )
+        self._folder = None
+        if options.directory is not None:
+            self._folder = Path(options.directory)
+        elif not (options.json or options.count or options.crops):
+            self._folder = run / PICTURES
+        self._stems = Counter(Path(file).stem for file in options.images)
+        self._number = 0
+
+    def examples(self, name: str) -> list[Example]:
+        """The image, prepared as for an evaluation."""
+        return [self._transform(self._system.unlabelled(decode(name)))]
+
+    def select(self, predictions: Any) -> Detections:
+        """The detections."""
+        return getattr(predictions, "detections", predictions)
+
+    def result(self, name: str, predictions: Sequence[Detections]) -> Result:
+        """`photo.jpg: circle 0.97 at 10 20 30 40; ...`, or the counts."""
+        (row,) = predictions
+        self._number += 1
+        stem = Path(name).stem
+        unique = stem if self._stems[stem] == 1 else f"{stem}-{self._number}"
+        every = ImageDetections(name, unique, Detections(*(x[row.valid] for x in row)))
+        kept = every.above(self._threshold)
+        if self._options.crops is not None:
+            write_crops(Path(self._options.crops), kept, self._names)
+        if self._folder is not None:
+            save(self._folder / f"{unique}.png", drawn(kept, self._names))
+        if self._options.count:
+            counts = counted(kept, self._names)
+            line = ", ".join(f"{label} {number}" for label, number in counts.items())
+            return Result(f"{name}: {line}", [{"image": name, "counts": counts}])
+        content = [
+            {**coco, "category": self._names[coco["category_id"] - 1]}
+            for coco in coco_results(every, self._number)
+        ]
+        return Result(f"{name}: {described(kept, self._names)}", content)
+
+
+def _threshold(run: Path, trained: detect.Options, options: flags.PredictOptions) -> float:
+    """The least score of an object: given, the run's own, or chosen on its evaluation data."""
+    threshold = options.score_threshold
+    if threshold is None:
+        threshold = trained.rule.score_threshold
+    if threshold is None:
+        threshold = stored_threshold(run)
+    if not 0 <= threshold <= 1:
+        raise UserError(f"--score-threshold {threshold}: must be from 0 to 1")
+    return threshold
+
+
+def described(image: ImageDetections, names: Sequence[str]) -> str:
+    """`circle 0.97 at 10 20 30 40; ...`: boxes as x1 y1 x2 y2 in pixels."""
+    parts = [
+        f"{names[label]} {min(score, 1):.2f} at {' '.join(f'{side:.0f}' for side in box)}"
+        for box, score, label, _ in zip(*image.detections, strict=True)
+    ]
+    return "; ".join(parts) or "nothing found"
+
+
+def counted(image: ImageDetections, names: Sequence[str]) -> dict[str, int]:
+    """How many objects of each class there are."""
+    numbers = np.bincount(image.detections.labels, minlength=len(names))
+    return dict(zip(names, numbers.tolist(), strict=True))
+
+
+def coco_results(image: ImageDetections, image_id: int) -> list[dict[str, Any]]:
+    """COCO's format of results: [x, y, width, height]; categories are numbered from 1."""
+    return [
+        {
+            "image_id": image_id,
+            "file_name": image.file,
+            "category_id": int(label) + 1,
+            "bbox": [float(v) for v in (box[0], box[1], box[2] - box[0], box[3] - box[1])],
+            "score": float(score),
+        }
+        for box, score, label, _ in zip(*image.detections, strict=True)
+    ]
+
+
+def drawn(image: ImageDetections, names: Sequence[str]) -> Image.Image:
+    """The image with its boxes, the best ones on top, coloured by class."""
+    colors = palette(len(names)).tolist()
+    marks = [
+        Mark(box, f"{names[label]} {min(score, 1):.2f}", tuple(colors[label]))
+        for box, score, label, _ in zip(*image.detections, strict=True)
+    ]
+    return Image.fromarray(draw_boxes(decode(image.file), marks[::-1]))
+
+
+def write_crops(folder: Path, image: ImageDetections, names: Sequence[str]) -> None:
+    """Each detection as a picture `CLASS/IMAGE-NUMBER.png`, best first; at least a pixel large."""
+    picture = Image.fromarray(decode(image.file))
+    for number, (box, _, label, _) in enumerate(zip(*image.detections, strict=True), 1):
+        left, top = (min(int(v), side - 1) for v, side in zip(box[:2], picture.size, strict=True))
+        right, bottom = (int(np.ceil(v)) for v in box[2:])
+        crop = picture.crop((left, top, max(right, left + 1), max(bottom, top + 1)))
+        place = names[label].replace("/", "_")
+        save(folder / place / f"{image.name}-{number}.png", crop)

@@ -1,0 +1,143 @@
+"""What every task's predictions share: restore the run, compile, batch, print, write."""
+
+import itertools
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import numpy as np
+
+from cnn_jax.runs.folder import CONFIG_FILE, read_object
+from cnn_jax.training.backend import compile_inference
+from cnn_jax.training.step import Task
+
+from .. import options as flags
+from .. import trainer
+
+PICTURES = "predictions"
+"""The folder below a run's where pictures go unless the user names one."""
+
+Example = Mapping[str, np.ndarray]
+
+
+class Result(NamedTuple):
+    """What is said of one input.
+
+    Attributes:
+        line: the text printed for a person.
+        content: the objects printed as JSON.
+    """
+
+    line: str
+    content: list[Any]
+
+
+@runtime_checkable
+class Predictor(Protocol):
+    """What one task adds: its inputs as examples, and predictions in words.
+
+    Attributes:
+        task: makes the predictions.
+    """
+
+    task: Task
+
+    def examples(self, name: str) -> Sequence[Example]:
+        """The arrays that the network is fed for one input: one example, or several tiles."""
+        ...
+
+    def select(self, predictions: Any) -> Any:
+        """The part of the task's predictions that `result` needs."""
+        ...
+
+    def result(self, name: str, predictions: Sequence[Any]) -> Result:
+        """One input's predictions in words and as data; writes its pictures."""
+        ...
+
+
+def predict(
+    run: Path,
+    make: Callable[[Path, flags.PredictOptions], Predictor],
+    options: flags.PredictOptions,
+) -> None:
+    """Predict for every input, and print a line each, or all of them as JSON.
+
+    Args:
+        run: the run's folder.
+        make: the task's predictor.
+        options: the flags.
+
+    Raises:
+        UserError: the run, or an input, cannot be read.
+    """
+    predictor, content = make(run, options), []
+    for result in results(run, predictor, options.images, options.batch_size):
+        content += result.content
+        if not options.json:
+            print(result.line)
+    if options.json:
+        print(json.dumps(content, indent=2, ensure_ascii=False))
+
+
+def results(
+    run: Path, predictor: Predictor, inputs: Sequence[str], batch_size: int
+) -> Iterator[Result]:
+    """The results of all inputs in their order, each as soon as it is there."""
+    task = predictor.task
+    state, notices = trainer.restored(task, run)
+    for notice in notices:
+        flags.warn(notice)
+    compiled = compile_inference(
+        lambda batch: predictor.select(task.predict(state.params, state.model_state, batch))
+    )
+    waiting: list[tuple[str, int]] = []  # inputs, and how many of their examples are to come
+
+    def examples() -> Iterator[Example]:
+        for name in inputs:
+            own = predictor.examples(name)
+            waiting.append((name, len(own)))
+            yield from own
+
+    rows: list[Any] = []
+    for row in in_batches(compiled, examples(), batch_size):
+        rows.append(row)
+        name, count = waiting[0]
+        if len(rows) == count:
+            yield predictor.result(name, rows)
+            del waiting[0]
+            rows = []
+
+
+def in_batches(
+    function: Callable[[dict[str, np.ndarray]], Any], examples: Iterable[Example], batch_size: int
+) -> Iterator[Any]:
+    """One prediction an example, in their order.
+
+    Examples of one shape that follow one another share a batch. A later batch with fewer of them
+    is filled up, so that each shape is compiled once.
+
+    Args:
+        function: from a batch to its predictions.
+        examples: arrays by name.
+        batch_size: the most examples in a batch.
+    """
+    compiled: dict[Any, int] = {}
+    for shape, group in itertools.groupby(examples, _shape):
+        while rows := list(itertools.islice(group, batch_size)):
+            size = compiled[shape] = max(len(rows), compiled.get(shape, 0))
+            filled = [*rows, *rows[-1:] * (size - len(rows))]
+            batch = {name: np.stack([row[name] for row in filled]) for name in rows[0]}
+            predictions = jax.device_get(function(batch))
+            for index in range(len(rows)):
+                yield jax.tree.map(lambda x, index=index: x[index], predictions)
+
+
+def _shape(example: Example) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    return tuple((name, np.shape(value)) for name, value in example.items())
+
+
+def class_names(run: Path) -> tuple[str, ...]:
+    """The names of the classes that a run was trained on."""
+    return tuple(read_object(run / CONFIG_FILE)["class_names"])

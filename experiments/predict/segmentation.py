@@ -1,0 +1,88 @@
+"""Predictions of a segmenter: a mask of each image, and the image under it."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from cnn_jax import files
+from cnn_jax.data.decode import decode
+from cnn_jax.data.resize import resize
+from cnn_jax.data.tiles import corners, window
+from cnn_jax.reports import masks as pictures
+from cnn_jax.reports.pictures import save
+from cnn_jax.runs.folder import CONFIG_FILE, read_object
+from cnn_jax.runs.names import show
+
+from .. import options as flags
+from .. import segment
+from .predictor import PICTURES, Example, Result
+
+
+class MaskPredictor:
+    """The mask of each image, written as a picture, and the share of each class."""
+
+    def __init__(self, run: Path, options: flags.PredictOptions) -> None:
+        self._trained = flags.stored(segment.Options, run)
+        recorded = read_object(run / CONFIG_FILE)
+        self._names = tuple(recorded["class_names"])
+        self.task = segment.build_task(
+            self._trained, self._names, tuple(recorded["evaluated_size"])
+        )
+        self._folder = Path(options.directory) if options.directory else run / PICTURES
+        self._write_probabilities = options.probabilities
+        self._images: dict[str, np.ndarray] = {}
+
+    def examples(self, name: str) -> list[Example]:
+        """The image, resized as in training, or its tiles."""
+        image = self._images[name] = decode(name)
+        tile, margin = self._trained.masks.tile, self.task.model.margin
+        if tile is not None:
+            places = corners(image.shape[:2], tile)
+            return [{"image": window(image, *corner, tile, tile, margin)} for corner in places]
+        resized = segment.resized_to(self._trained)
+        seen = image if resized is None else resize(image, resized)
+        return [{"image": window(seen, 0, 0, *seen.shape[:2], margin)}]
+
+    def select(self, predictions: jax.Array) -> jax.Array:
+        """The log-probabilities of every pixel."""
+        return predictions
+
+    def result(self, name: str, predictions: Sequence[np.ndarray]) -> Result:
+        """`road 61.0 %; sky 20.1 % -> overlay.png`: the share of each class, largest first."""
+        image = self._images.pop(name)
+        probabilities = self._whole(predictions, image.shape[:2])
+        mask = probabilities.argmax(axis=-1).astype(np.uint8)
+        place = self._folder / Path(name).stem
+        written = {"mask": f"{place}.mask.png", "overlay": f"{place}.overlay.png"}
+        save(Path(written["mask"]), pictures.index_image(mask, len(self._names)))
+        shown = Image.fromarray(pictures.overlay(image, mask, len(self._names)))
+        save(Path(written["overlay"]), shown)
+        if self._write_probabilities:
+            written["probabilities"] = f"{place}.probabilities.npy"
+            content = io.BytesIO()
+            np.save(content, probabilities.astype(np.float32))
+            files.replace(Path(written["probabilities"]), content.getvalue())
+        shares = np.bincount(mask.ravel(), minlength=len(self._names)) / mask.size
+        by_name = {self._names[i]: float(shares[i]) for i in np.argsort(-shares, kind="stable")}
+        line = "; ".join(f"{n} {show('pixel_accuracy', s)}" for n, s in by_name.items() if s)
+        return Result(
+            f"{name}: {line} -> {written['overlay']}",
+            [{"image": name, "shares": by_name, **written}],
+        )
+
+    def _whole(self, predictions: Sequence[np.ndarray], size: tuple[int, int]) -> np.ndarray:
+        """Probabilities of every pixel at the image's own size: floats [height, width, classes]."""
+        classes, tile = self.task.num_classes, self._trained.masks.tile
+        if tile is None:
+            probabilities = jnp.exp(predictions[0])
+            return np.asarray(jax.image.resize(probabilities, (*size, classes), "linear"))
+        # Tiles that reach beyond the image are cut off.
+        whole = np.zeros((size[0] + tile, size[1] + tile, classes), np.float32)
+        for (top, left), row in zip(corners(size, tile), predictions, strict=True):
+            whole[top : top + tile, left : left + tile] = np.exp(row)
+        return whole[: size[0], : size[1]]

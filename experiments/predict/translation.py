@@ -1,0 +1,78 @@
+"""Predictions of a translator: the translation of a sentence, and a picture of its alignment."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cnn_jax import files
+from cnn_jax.conventions import END, SPECIAL, UNKNOWN
+from cnn_jax.errors import UserError
+from cnn_jax.reports import alignment
+from cnn_jax.reports.translation import alignment_of
+from cnn_jax.tasks.translation import looked_at
+
+from .. import options as flags
+from .. import translate
+from .predictor import Example, Result
+
+
+class TranslationPredictor:
+    """The translation of each sentence, and where attention went for each of its words."""
+
+    def __init__(self, run: Path, options: flags.PredictOptions) -> None:
+        self._run, self._trained = run, flags.stored(translate.Options, run)
+        self._source, self._target = translate.read_vocabularies(run)
+        self.task = translate.build_task(self._trained, self._source, self._target)
+        self._number = 0
+
+    def examples(self, name: str) -> list[Example]:
+        """The sentence as tokens, padded to the run's longest.
+
+        Raises:
+            UserError: the sentence has no word.
+        """
+        row = np.zeros(self._trained.data.max_length, np.int32)
+        tokens, source = self._source.encode(name), self._source
+        if len(tokens) == 1:
+            raise UserError(f"{name!r}: no words to translate")
+        if len(tokens) > len(row):
+            flags.warn(f"cut off after {len(row) - 1} of {len(tokens) - 1} tokens: {name}")
+            tokens = [*tokens[: len(row) - 1], END]
+        if UNKNOWN in tokens:
+            pieces = zip(source.split(name), tokens, strict=False)
+            unknown = dict.fromkeys(piece for piece, token in pieces if token == UNKNOWN)
+            flags.warn(f"not in the vocabulary: {' '.join(unknown)}")
+        row[: len(tokens)] = tokens
+        return [{"source": row}]
+
+    def select(self, predictions: Any) -> Any:
+        """The words and their attention weights."""
+        return predictions
+
+    def result(self, name: str, predictions: Sequence[Mapping[str, np.ndarray]]) -> Result:
+        """The translation, and below it the picture of its alignment."""
+        (prediction,) = predictions
+        words, weights = prediction["words"].tolist(), prediction["attention_weights"]
+        unknown = None
+        if self._trained.decoding.replace_unknown:
+            unknown = looked_at(self._source, name, weights.argmax(-1).tolist())
+        translation = self._target.decode(words, unknown)
+        content: dict[str, Any] = {"source": name, "translation": translation}
+        line = translation
+        if self._trained.model.attention != "none":
+            picture = self._run / "samples" / f"predict_{self._number}.png"
+            written = [*self._target.words(words, unknown), SPECIAL[END]]
+            read = [*self._source.split(name), SPECIAL[END]]
+            drawn, missing = alignment.draw(alignment_of(read, written, weights))
+            files.replace(picture, drawn)
+            if missing:
+                flags.warn(
+                    f"no font here shows {missing[:20]} in {picture}; install one that does, such "
+                    "as Noto Sans CJK (Debian: fonts-noto-cjk)"
+                )
+            content["alignment"] = str(picture)
+            line += f"\n  alignment: {picture}"
+        self._number += 1
+        return Result(line, [content])
