@@ -59,7 +59,7 @@ def record(folder: Path, names: list[str]) -> bool:
     results = []
     for name in names:
         verb, *flags = f"{RUNS[name]} {STEPS}".split()
-        if {"fast_rcnn", "rcnn"} & set(flags):
+        if "rcnn" in flags:
             flags += ["--proposal-cache", f"{folder / 'proposals'}", "--proposal-workers", "2"]
         command = [sys.executable, "-m", f"experiments.{verb}", "--out", f"{folder / name}"]
         commands = [[*command, *flags]]
