@@ -16,6 +16,8 @@ from cnn_jax.data.augment.color import adjust_hsv
 from cnn_jax.data.batches import EvaluationBatches
 from cnn_jax.data.formats.boxes import Repairs, image_size
 from cnn_jax.data.formats.shapes import scene
+from cnn_jax.data.source import Subset
+from cnn_jax.data.surveys.boxes import most_objects
 from cnn_jax.data.transforms import BoxTransform, objects_left_out
 from cnn_jax.errors import UserError
 
@@ -93,6 +95,7 @@ def test_shapes_have_boxes_and_batches_one_shape():
     np.testing.assert_array_equal(source[3]["labels"], drawn.classes)
     counts = [len(source[i]["labels"]) for i in range(30)]
     assert min(counts) == 1 and max(counts) > 3
+    assert most_objects(Subset(source, range(30))) == 6 >= max(counts)
     batch = EvaluationBatches(source, BoxTransform(32, 6), batch_size=8)[0]
     assert batch["boxes"].shape == (8, 6, 4) and batch["image"].shape == (8, 32, 32, 3)
     np.testing.assert_array_equal(batch["object_valid"].sum(axis=1), counts[:8])
