@@ -82,7 +82,7 @@ class Declared:
 
     @property
     def bounded(self) -> bool:
-        """Whether a range is declared."""
+        """True where a range is declared."""
         bounds = (self.minimum, self.maximum, self.above, self.below, self.expected)
         return any(bound is not None for bound in bounds)
 
