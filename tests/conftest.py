@@ -3,8 +3,8 @@
 Most of the suite's time is XLA's. Two settings keep it short, for the tests and for the processes
 that they start:
 
-- Programs are compiled without LLVM's optimisations. A module that compares bits between different
-  programs says `pytestmark = pytest.mark.optimized` and is compiled as users' programs are.
+- Programs are compiled without LLVM's optimisations. Tests that compare bits between different
+  programs, or look at what is compiled, are marked `optimized` and compiled as users' programs are.
 - What one test compiled is read by the others from a folder that lives as long as the session.
 """
 
@@ -40,14 +40,19 @@ gc.set_threshold(100_000, 20, 50)
 MEMORY_MAPS = 30_000  # A process may have some 65,000.
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _compilation(request):
-    """Compile a module's programs as it asks for; forget them before their memory maps run out."""
+@pytest.fixture(autouse=True)
+def _optimizations(request):
+    """Compile as `optimized` says: LLVM's passes for the modules and tests that are marked."""
     disabled = "0" if request.node.get_closest_marker("optimized") else "1"
     if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] != disabled:
         jax.clear_caches()
         jax.config.update("jax_disable_most_optimizations", disabled == "1")
         os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = disabled
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _few_memory_maps():
+    """Forget compiled programs, of which each has memory maps, before there are too many."""
     yield
     maps = Path("/proc/self/maps")
     if not maps.exists() or maps.read_text().count("\n") > MEMORY_MAPS:

@@ -28,7 +28,10 @@ GRID = [
     *("--proposals", "grid", "--grid-scales", "0.4", "0.6", "--grid-ratios", "1"),
     *("--grid-step", "0.5"),
 ]
-FAST = ["--system", "fast_rcnn", "--pool-size", "2", "--units", "8", "--background-iou", "0", "0.5"]
+FAST = [
+    *("--system", "fast_rcnn", "--stage", "stage1", "--pool-size", "2", "--units", "8"),
+    *("--background-iou", "0", "0.5"),
+]
 SLOW = ["--system", "rcnn", "--crop-size", "12", "--context", "1", "--fit-images", "10"]
 
 

@@ -57,7 +57,8 @@ COMMANDS = {
     "classify": ["--data", "folder:{root}/classes", *SMALL, *PAD],
     "annotate": [
         *("--data", "csv:{root}/tags.csv,{root}/images", "--holdout-fraction", "0.25"),
-        *(*SMALL, *PAD, "--loss", "warp", "--warp-ranks", "sampled"),
+        *("--model", "alexnet", "--stem", "small", *SMALL, "--width", "0.05", *PAD),
+        *("--loss", "warp", "--warp-ranks", "sampled"),
     ],
     "detect": [
         *("--data", "coco:{root}/train.json,{root}/coco,{root}/val.json,{root}/coco"),
@@ -67,7 +68,7 @@ COMMANDS = {
         *("--learning-rate", "0.002", "--optimizer", "adam"),
     ],
     "segment": [
-        *("--data", "masks:{root}", "--model", "unet_same", "--width", "0.0625"),
+        *("--data", "masks:{root}", "--model", "segnet_basic", "--width", "0.0625"),
         *("--batch-size", "4", "--learning-rate", "0.02", "--flip"),
     ],
     "translate": [

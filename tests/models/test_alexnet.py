@@ -90,4 +90,4 @@ def test_dropout_is_only_for_training(name):
 
     assert not np.array_equal(train(jax.random.key(1)), train(jax.random.key(2)))
     np.testing.assert_array_equal(train(jax.random.key(1)), train(jax.random.key(1)))
-    model.apply(variables, images)  # needs no key
+    jax.eval_shape(model.apply, variables, images)  # needs no key

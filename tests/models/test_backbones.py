@@ -69,10 +69,10 @@ def test_without_classes_a_network_is_the_same_up_to_its_head(name):
 
     def run(num_classes):
         model = models.create(name, num_classes, **options)
-        variables = jax.jit(lambda x: model.init(keys, x, train=True))(images)
 
         @jax.jit
-        def outputs(variables, images):
+        def outputs(images):
+            variables = model.init(keys, images, train=True)
             logits, features = model.apply(variables, images)
             (_, training), _ = model.apply(
                 variables,
@@ -81,9 +81,9 @@ def test_without_classes_a_network_is_the_same_up_to_its_head(name):
                 rngs={"dropout": keys["dropout"]},
                 mutable=["batch_stats"],
             )
-            return logits, by_resolution(features), by_resolution(training)
+            return variables, logits, by_resolution(features), by_resolution(training)
 
-        return variables, *outputs(variables, images)
+        return outputs(images)
 
     (whole, logits, *maps), (headless, none, *headless_maps) = run(3), run(0)
     assert logits.shape == (2, 3) and none is None
@@ -97,9 +97,9 @@ def test_without_classes_a_network_is_the_same_up_to_its_head(name):
 def test_a_truncated_residual_network_has_no_later_stages():
     model = models.create("resnet20", 5, width=0.25)
     images = jnp.ones((1, 16, 16, 3))
-    whole = model.init(jax.random.key(0), images)["params"]
+    whole = jax.jit(model.init)(jax.random.key(0), images)["params"]
     short = model.truncated("stage2")
-    params = short.init(jax.random.key(0), images)["params"]
+    params = jax.jit(short.init)(jax.random.key(0), images)["params"]
     left_out = {f"stage3_block{index}" for index in range(3)} | {"head"}
     assert set(whole) - set(params) == set(short.optional_modules) == left_out
     jax.tree.map(np.testing.assert_array_equal, params, {name: whole[name] for name in params})

@@ -1,6 +1,7 @@
 """The detectors with a grid: published numbers of parameters, shapes, and what is refused."""
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -98,9 +99,10 @@ def test_unknown_names_and_options_are_refused():
 def test_a_backbone_starts_from_pretrained_weights():
     side = 32
     model = models.create("resnet18", 3, "grid_detector", grid=1, width=0.125)
-    variables = model.init(jax.random.key(0), jnp.zeros((1, side, side, 3)), train=True)
+    images = jnp.zeros((1, side, side, 3))
+    variables = jax.jit(partial(model.init, train=True))(jax.random.key(0), images)
     source = models.create("resnet18", 7, width=0.125)
-    donor = source.init(jax.random.key(1), jnp.zeros((1, side, side, 3)), train=True)
+    donor = jax.jit(partial(source.init, train=True))(jax.random.key(1), images)
     rules = source.pretrained_names()["torchvision or timm"]
     tensors = {}
     flat, _ = jax.tree.flatten_with_path(dict(donor))
@@ -124,7 +126,7 @@ def test_batch_statistics_are_averaged_over_devices(name):
     side = 64 if name == "fast_yolo" else 16
     options = {"batch_norm": True} if name == "fast_yolo" else {}
     model = models.create(name, 2, "grid_detector", grid=2, width=0.0625, **options)
-    variables = model.init(jax.random.key(0), jnp.zeros((1, side, side, 3)), train=False)
+    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, side, side, 3)))
     images = jax.random.normal(jax.random.key(1), (4, 2, side, side, 3))
 
     def statistics(images):

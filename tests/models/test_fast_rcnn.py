@@ -15,8 +15,6 @@ from cnn_jax.models.fast_rcnn import nearest_side, truncated
 from cnn_jax.ops.roi_align import roi_align
 from cnn_jax.ops.roi_pooling import roi_pool
 
-pytestmark = pytest.mark.optimized  # Compares bits between different programs.
-
 BOXES = jnp.float32([[[0, 0, 20, 20], [5.5, 3, 31, 9]], [[8, 8, 9, 9], [0, 0, 32, 32]]])
 IMAGES = jax.random.normal(jax.random.key(5), (2, 32, 32, 3))
 
@@ -73,6 +71,7 @@ def test_the_nearest_side_is_that_of_the_nearest_area():
     np.testing.assert_array_equal(nearest_side(squares, [0.5, 1.0, 2.0]), by_hand)
 
 
+@pytest.mark.optimized
 def test_each_region_is_pooled_at_the_side_that_suits_it():
     model = small(stage="stage2")
     given = variables(model)

@@ -3,6 +3,8 @@
 The files of the other networks have their own such tests.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -77,5 +79,6 @@ def test_training_logits_equal_torchvisions(name, golden):
     model = models.create(name, dropout_rate=0.0)
     variables = with_golden_weights(model, golden, name)
     images = jnp.asarray(golden.images(name, training=True))
-    (logits, _), _ = model.apply(variables, images, train=True, mutable=["batch_stats"])
+    training = partial(model.apply, train=True, mutable=["batch_stats"])
+    (logits, _), _ = jax.jit(training)(variables, images)
     assert relative_error(logits, golden.answers[f"{name}.training.logits"]) <= 1e-4

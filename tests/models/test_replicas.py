@@ -13,6 +13,8 @@ import optax
 import pytest
 
 from cnn_jax import models
+from cnn_jax.models import resnet
+from cnn_jax.models.densenet import DenseNet
 from cnn_jax.models.layers import on_axis
 from cnn_jax.tasks.classification import Classification
 from cnn_jax.training import parallel, prng
@@ -42,20 +44,21 @@ def test_every_batch_norm_sees_all_devices(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "options"),
+    "model",
     [
-        ("vgg11_bn", {"width": 0.0625}),
-        ("googlenet", {"width": 0.125}),
-        ("resnet18", {"width": 0.125, "stem": "small"}),
-        ("resnext50_32x4d", {"width": 0.25}),
-        ("resnet20", {"width": 0.25}),
-        ("densenet_bc_100_12", {"width": 0.34}),
+        models.create("vgg11_bn", CLASSES, width=0.0625),
+        models.create("googlenet", CLASSES, width=0.125),
+        # One or two blocks a stage: what the deeper ones repeat.
+        resnet.resnet18(num_classes=CLASSES, stage_sizes=(2, 1), stem="small", width=0.125),
+        resnet.resnext50_32x4d(num_classes=CLASSES, stage_sizes=(1, 1), width=0.25),
+        resnet.resnet20(num_classes=CLASSES, stage_sizes=(2, 1), width=0.25),
+        DenseNet((2, 3), growth_rate=4, num_classes=CLASSES, stem="small"),
     ],
+    ids=["vgg11_bn", "googlenet", "resnet18", "resnext50_32x4d", "resnet20", "densenet"],
 )
-def test_replicas_agree_after_training(name, options):
+def test_replicas_agree_after_training(model):
     assert jax.local_device_count() == 4
-    size = max(models.input_spec(name).minimum_size, 32)
-    model = models.create(name, CLASSES, **options)
+    size = 32
     task = Classification(model, CLASSES, size, (0.5,) * 3, (0.5,) * 3)
     optimizer = optax.sgd(0.1, momentum=0.9)
     state = create(*task.init(jax.random.key(0)), optimizer)
