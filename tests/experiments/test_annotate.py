@@ -125,7 +125,20 @@ def test_predictions_are_the_evaluation_s(table, trained, capsys):
     "arguments",
     [
         ["--loss", "softmax", "--decision", "topk", "--k", "1"],
-        ["--loss", "warp", "--warp-ranks", "sampled", "--decision", "tuned", "--mixup", "0.2"],
+        # Twice as wide: among two units of the narrow network, draws decide what is learnt.
+        [
+            *("--loss", "warp", "--warp-ranks", "sampled", "--decision", "tuned"),
+            *(
+                "--mixup",
+                "0.2",
+                "--width",
+                "0.25",
+                "--dropout-rate",
+                "0",
+                "--learning-rate",
+                "0.01",
+            ),
+        ],
         ["--focal-gamma", "2", "--ten-crop", "--resize", "20"],
     ],
 )
