@@ -61,7 +61,7 @@ class TagOptions:
 
 @dataclass(frozen=True)
 class AnnotationLoss:
-    """What training minimises."""
+    """The loss that training minimises."""
 
     loss: LossName = "sigmoid"
     """Logistic loss for each label; softmax against the labels divided by their number; pairwise
@@ -213,7 +213,7 @@ class Report:
 
 
 def described(task: Annotation, thresholds: Thresholds) -> tuple[bool, str]:
-    """Whether the decision rule is of chosen thresholds, and the rule in words."""
+    """Tell whether the decision rule has chosen thresholds, and describe it in words."""
     match task.decision.decision:
         case "topk":
             return False, f"the {task.decision.k} highest scores"

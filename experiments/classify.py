@@ -24,7 +24,7 @@ from .trainer import Run
 
 @dataclass(frozen=True)
 class ClassificationLoss:
-    """What training minimises."""
+    """The loss that training minimises."""
 
     loss: LossName = "softmax"
     """Cross-entropy over the classes, or a logistic loss for each class."""

@@ -73,7 +73,7 @@ class Group:
 
     @property
     def label(self) -> str:
-        """What the group is called in a legend."""
+        """The name of the group in a legend."""
         settings = ", ".join(f"{key} {_written(value)}" for key, value in self.differs.items())
         return settings or ", ".join(self.names)
 
@@ -92,7 +92,7 @@ class Statistic:
 
     @classmethod
     def of(cls, values: Sequence[float | int]) -> "Statistic | None":
-        """Of one figure a run; None where there are none."""
+        """The mean and the spread of one figure of each run; None where there are none."""
         if not values:
             return None
         mean = statistics.fmean(values)

@@ -1,4 +1,4 @@
-"""What `classify` and `annotate` share: the sizes of an image on its way to the network."""
+"""The options that `classify` and `annotate` share, and the image sizes that follow from them."""
 
 from dataclasses import dataclass
 from functools import cached_property

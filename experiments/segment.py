@@ -78,7 +78,7 @@ class MaskOptions:
 
 @dataclass(frozen=True)
 class SegmentationLoss:
-    """What training minimises."""
+    """The loss that training minimises."""
 
     loss: LossName = "cross_entropy"
     """Cross-entropy of every pixel, one minus the Dice coefficient, or their sum."""
@@ -167,7 +167,7 @@ def build(options: Options) -> Run:
 
 
 def generated(options: Options) -> bool:
-    """Whether the examples are drawn and not read: nothing can be wrong with them."""
+    """Tell whether the examples are generated, so that nothing can be wrong with them."""
     return options.data.data == flags.BUILT_IN
 
 
@@ -204,7 +204,7 @@ def resized_to(options: Options) -> Size | None:
 
 
 def floor(options: Options, training: Source, held_out: Source, size: Size) -> list[str]:
-    """What a predictor reaches that sees no image, in words; nothing of images in tiles."""
+    """Describe the figures of a predictor that sees no image; of tiles there are none."""
     if options.masks.tile is not None:
         return []
     confusion = position_prior(training, held_out, size)
@@ -281,7 +281,7 @@ def build_model(options: Options, num_classes: int) -> nn.Module:
 def mask_transform(
     options: Options, task: Segmentation, size: Size, training: bool = False
 ) -> MaskTransform:
-    """What the host does to an image and its mask."""
+    """The host's preparation of an image and its mask."""
     border = options.loss.border_weight if training else 0.0
     return MaskTransform(
         size,

@@ -11,6 +11,7 @@ import optax
 from cnn_jax import data, models
 from cnn_jax.data.augment import Augmentation
 from cnn_jax.data.batches import EvaluationBatches, TrainingBatches
+from cnn_jax.data.source import Subset
 from cnn_jax.data.transforms import EvaluationTransform, TrainingTransform
 from cnn_jax.tasks.classification import Classification
 from cnn_jax.training import loop, parallel, prng
@@ -24,6 +25,7 @@ def main() -> dict[str, float]:
     # 1. Data. `source[i]` is a pure function of i: an image and its label, as NumPy arrays.
     training = data.open_source("shapes", "train", seed=SEED, image_size=SIZE)
     held_out = data.open_source("shapes", "eval", seed=SEED, image_size=SIZE)
+    held_out = Subset(held_out, range(400))
 
     # 2. A model is a flax module: `apply(variables, images, train=False)` gives (logits, features).
     model = models.create("resnet20", num_classes=len(training.class_names), width=0.5)

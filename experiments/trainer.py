@@ -268,7 +268,7 @@ def show_network(
 
 
 def best_keeper(run: Run, step: int) -> loop.Best | None:
-    """What keeps the best state; it knows the evaluations up to a resumed step."""
+    """The keeper of the best state, which knows the evaluations up to a resumed step."""
     if run.best is None:
         return None
     rows = read_rows(run.out / METRICS_FILE) if step else []
@@ -445,7 +445,7 @@ def evaluated_split(options: Any) -> Split:
 
 
 def reads_training_set(run: RunOptions) -> bool:
-    """Whether the training examples are read at all."""
+    """Tell whether the training examples are read at all."""
     return not run.eval_only or run.recalibrate
 
 

@@ -102,7 +102,7 @@ class PairOptions:
 
 @dataclass(frozen=True)
 class TranslationLoss:
-    """What training minimises."""
+    """The loss that training minimises."""
 
     loss_per: Literal["token", "sentence"] = "token"
     """Take the mean of the gradient over words or, as in the paper, over sentences."""
@@ -116,7 +116,7 @@ class TranslationLoss:
 
 @dataclass(frozen=True)
 class DecodingOptions:
-    """How translations are searched and scored."""
+    """The search for translations, and their scores."""
 
     beam: int = flags.flag(1, resumable=True, minimum=1, aliases="beam-size num-beams")
     """Number of hypotheses of beam search; 1 is greedy search."""

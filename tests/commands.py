@@ -1,4 +1,4 @@
-"""What tests read of a run's folder, and commands in processes of their own that they kill."""
+"""Helpers that read a run's folder, and that start and kill commands in their own processes."""
 
 import importlib
 import json

@@ -1,4 +1,4 @@
-"""How much code a reader meets between a command and its first gradient.
+"""Count the code that a reader meets between a command and its first gradient.
 
 python -m tests.path_to_gradient
 

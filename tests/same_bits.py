@@ -1,4 +1,4 @@
-"""Whether two states of the code train and evaluate with the same bits, on the built-in data.
+"""Check that two states of the code train and evaluate with the same bits, on built-in data.
 
 python -m tests.same_bits record DIR [NAME ...]     # in the checkout of each state
 python -m tests.same_bits compare A B [NAME ...]    # exit status 1 if anything differs
@@ -59,7 +59,7 @@ def record(folder: Path, names: list[str]) -> bool:
     results = []
     for name in names:
         verb, *flags = f"{RUNS[name]} {STEPS}".split()
-        if {"fast_rcnn", "rcnn"} & set(flags):
+        if "rcnn" in flags:
             flags += ["--proposal-cache", f"{folder / 'proposals'}", "--proposal-workers", "2"]
         command = [sys.executable, "-m", f"experiments.{verb}", "--out", f"{folder / name}"]
         commands = [[*command, *flags]]

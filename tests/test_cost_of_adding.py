@@ -1,4 +1,4 @@
-"""What it costs to add something: each addition is made in a copy of the code, and run.
+"""The cost of additions: each is made in a copy of the code, and run.
 
 An addition is its new files and the lines that it adds to existing ones. README's table "Adding
 your own" states the counts that are tested here.
@@ -18,6 +18,7 @@ ARCHITECTURE = '''"""A network of one convolution."""
 
 import flax.linen as nn
 import jax.numpy as jnp
+from flax.typing import Dtype
 
 from cnn_jax.models.fields import Count
 
@@ -33,7 +34,7 @@ class Tiny(nn.Module):
 
     filters: Count = 8
     num_classes: int = 1000
-    dtype: type = jnp.float32
+    dtype: Dtype = jnp.float32
 
     minimum_size = 3
     auxiliary_weight = 0.0
@@ -231,7 +232,11 @@ ADDITIONS = {
                 "from cnn_jax.data.formats.coco import open_coco",
                 "from cnn_jax.data.formats.colors import open_colors",
             ),
-            ("cnn_jax/data/__init__.py", "FORMATS: Formats = {", '    "colors": open_colors,'),
+            (
+                "cnn_jax/data/__init__.py",
+                '    "folder": open_folder,',
+                '    "colors": open_colors,',
+            ),
         ],
         ["classify", "--data", "colors", "--model", "resnet20", "--width", "0.25"],
         "resnet20, 32x32x3",

@@ -61,7 +61,7 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class AnnotationDetails:
-    """What an evaluation derives of a whole set.
+    """The results that an evaluation derives from a whole set.
 
     Attributes:
         scores: what labels are ordered by.

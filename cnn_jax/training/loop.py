@@ -49,7 +49,7 @@ class EvaluationSet(Protocol):
 
 @dataclass(frozen=True)
 class Plan:
-    """How long a run is and how often things happen, in steps (0: only at the end).
+    """The length of a run and the periods of its events, in steps (0: only at the end).
 
     Attributes:
         total_steps: length of the run.
@@ -164,7 +164,7 @@ def evaluate(
 
 @dataclass(frozen=True)
 class Training:
-    """What is trained, how, and on what.
+    """The parts of a training: task, optimizer, examples and plan.
 
     Attributes:
         task: see `Task`.
@@ -185,7 +185,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Outputs:
-    """Where the results of a run go.
+    """The destinations of the results of a run.
 
     Attributes:
         log: the rows of metrics.
@@ -335,7 +335,7 @@ def _in_set_order(batches: Sequence[Rows]) -> Rows:
 
 
 def _wide(x: Any) -> np.ndarray:
-    """As NumPy, counts in 64 bits: those of the pixels of a large set need them."""
+    """Convert to NumPy, integers to 64 bits: the pixels of a large set need them."""
     x = np.asarray(x)
     return x.astype(np.int64) if np.issubdtype(x.dtype, np.integer) else x
 

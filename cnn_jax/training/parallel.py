@@ -185,7 +185,7 @@ def gather(tree: Any) -> Any:
 
 
 def replicas_agree(tree: Any) -> bool:
-    """Whether arrays that are declared the same on all devices are so, to the last bit."""
+    """Check that arrays which are declared equal on all devices are so, to the last bit."""
 
     def agree(x: jax.Array) -> bool:
         first, *others = (np.asarray(shard.data) for shard in x.addressable_shards)
@@ -195,7 +195,7 @@ def replicas_agree(tree: Any) -> bool:
 
 
 def agreed_stop(requested: bool, step: int) -> bool:
-    """Whether to stop after this step: at once, or when every process has reached it."""
+    """Decide whether to stop after this step: at once, or when every process has reached it."""
     if jax.process_count() == 1:
         return requested
     return multihost_utils.reached_preemption_sync_point(step)

@@ -99,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def jobs(options: Options) -> list[Job]:
-    """What is measured, in order.
+    """List the measurements in their order.
 
     Raises:
         UserError: an unknown architecture, no folder to read images from, work together that is
@@ -198,7 +198,7 @@ def row(job: Job, ours: Measurement, theirs: Measurement | None = None) -> dict[
 
 
 def result(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What `result.json` holds: a ratio for each kind of work, over all networks, and the rows."""
+    """The content of `result.json`: ratios by kind of work over all networks, and the rows."""
     summary: dict[str, Any] = {}
     for work in dict.fromkeys(r["job"]["work"] for r in rows):
         medians = [

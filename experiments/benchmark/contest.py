@@ -21,7 +21,7 @@ Work = Literal["train", "inference", "data", "ops", "translate", "coco"]
 
 @dataclass(frozen=True)
 class Job:
-    """What both contenders do.
+    """The work that both contenders do.
 
     Attributes:
         work: training steps, inference, reading and augmenting images, an array operation,
@@ -65,7 +65,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one contender reached.
+    """The result of one contender.
 
     Attributes:
         rates: images (boxes, sentence pairs) a second, one a round.
@@ -177,7 +177,7 @@ def ratios(ours: Measurement, theirs: Measurement) -> list[float]:
 
 
 def _steps_for(contender: Contender, job: Job, seconds: float) -> int:
-    """How many steps last so long; finding out also warms the contender up."""
+    """Find the number of steps that take so long; this also warms the contender up."""
     steps = 1
     while True:
         lasted = steps * job.batch_size / contender.play(steps)

@@ -1,4 +1,4 @@
-"""What the detection systems share: their flags, `System`, and the chosen score threshold.
+"""The shared parts of the detection systems: flags, `System`, and the chosen score threshold.
 
 A system is a subclass of `System` and one line of `experiments.detect.SYSTEMS`; its own flags are a
 group of `experiments.detect.Options`.
@@ -51,7 +51,7 @@ class DetectorOptions:
     apart from other mistakes."""
 
     def similar_labels(self, class_names: Sequence[str]) -> list[list[int]]:
-        """Which labels are alike.
+        """Look up the labels of each group of similar classes.
 
         Raises:
             UserError: a name that no class has.

@@ -57,7 +57,7 @@ class FastRcnnOptions:
 
     @property
     def statistics(self) -> BoxStatistics:
-        """By what box targets are normalised."""
+        """The mean and deviation by which box targets are normalised."""
         if not self.box_means:
             return BoxStatistics()
         return BoxStatistics(_rows(self.box_means), _rows(self.box_deviations))

@@ -162,14 +162,14 @@ class RcnnSystem(RegionSystem):
 
 
 def _fitted(path: Path, fit: Callable[[], Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """What a stage fits, kept in a file: read where it is there already."""
+    """Fit and keep the result in a file, or read the file where it exists already."""
     if not path.exists():
         files.replace(path, save({name: np.asarray(x, order="C") for name, x in fit().items()}))
     return _read(path)
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
-    """What a stage left in a file.
+    """Read the result of a stage from its file.
 
     Raises:
         UserError: the file is damaged.

@@ -1,4 +1,4 @@
-"""What R-CNN and Fast R-CNN add to `experiments.detect` alike: proposals, and what they cover."""
+"""The shared part of R-CNN and Fast R-CNN: proposals, and the share of objects they cover."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ _SHOWN = (0.5, 0.6, 0.7, 0.8, 0.9)
 
 @dataclass(frozen=True)
 class RegionOptions:
-    """How regions are searched and refined."""
+    """The search for regions, and their refinement."""
 
     regress_boxes: bool = flags.flag(True, resumable=True, unless={"multi_task": (False,)})
     """Move detections to the learnt boxes instead of leaving them where the proposals are."""
@@ -120,7 +120,7 @@ def first_images(
 def measured_recall(
     batches: Iterable[Mapping[str, np.ndarray]], counts: tuple[int, ...]
 ) -> tuple[metrics.Recall, metrics.Covered]:
-    """What share of the objects the first proposals of each image cover, and the sums it is of."""
+    """Measure the share of objects that the first proposals of each image cover."""
 
     @jax.jit
     def covered(batch: Mapping[str, jax.Array]) -> metrics.Covered:

@@ -1,4 +1,4 @@
-"""What a flag is: a field of a group of options, and what its declaration says about it.
+"""Flags: fields of groups of options, and their declarations.
 
 A group is a frozen dataclass. A field's name, type and default are the flag's; the text below the
 field is its help; `flag(...)` in place of the default says the rest (see `Declared`). What a
@@ -18,7 +18,7 @@ from cnn_jax.errors import UserError
 
 
 class _Given:
-    """Any value that asks for something: not None, 0, False or an empty list."""
+    """A value that asks for something: not None, 0, False or an empty list."""
 
 
 GIVEN: Any = _Given()
@@ -32,7 +32,7 @@ A value with a colon, such as `folder:DIR`, also stands for what is before it.
 
 @dataclasses.dataclass(frozen=True)
 class Declared:
-    """What a declaration says of a flag besides its name, type and default.
+    """The declaration of a flag besides its name, type and default.
 
     Attributes:
         help: in place of the text below the field.
@@ -82,12 +82,12 @@ class Declared:
 
     @property
     def bounded(self) -> bool:
-        """Whether a range is declared."""
+        """True where a range is declared."""
         bounds = (self.minimum, self.maximum, self.above, self.below, self.expected)
         return any(bound is not None for bound in bounds)
 
     def in_range(self, number: float) -> bool:
-        """Whether a number is legal."""
+        """Check that a number is legal."""
         return (
             (self.minimum is None or number >= self.minimum)
             and (self.maximum is None or number <= self.maximum)
@@ -125,7 +125,7 @@ def flag(default: Any = dataclasses.MISSING, **declared: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """What is declared of the fields of a dataclass that does not say it itself; see `group`."""
+    """Declarations for the fields of a dataclass that has none of its own; see `group`."""
 
     every: Declared
     fields: Mapping[str, Declared]
@@ -171,7 +171,7 @@ class Flag:
 
     @property
     def dashed(self) -> str:
-        """How it is typed."""
+        """The flag as it is typed."""
         return dashed(self.name)
 
     def read(self, texts: Sequence[str]) -> Any:

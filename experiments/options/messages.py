@@ -1,4 +1,4 @@
-"""What the commands say of their flags: help, mistakes with what was meant, and how they end."""
+"""The messages of commands: their help, mistakes with the flag that was meant, and the end."""
 
 import argparse
 import ast
@@ -212,7 +212,7 @@ def _number(value: Any) -> str:
 
 
 def metavar(flag: Flag) -> str:
-    """What stands for one value in the help."""
+    """The placeholder of one value in the help."""
     if flag.declared.metavar:
         return flag.declared.metavar
     if flag.choices:
@@ -236,7 +236,7 @@ def _docs(owner: type) -> dict[str, str]:
 
 
 def program(verb: str) -> str:
-    """How a command is called here."""
+    """The command as it is typed here."""
     console = Path(sys.argv[0]).name.startswith("cnn-jax")
     return f"cnn-jax {verb}" if console else f"python -m {_PACKAGE}.{verb}"
 

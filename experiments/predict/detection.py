@@ -120,7 +120,7 @@ def described(image: ImageDetections, names: Sequence[str]) -> str:
 
 
 def counted(image: ImageDetections, names: Sequence[str]) -> dict[str, int]:
-    """How many objects of each class there are."""
+    """Count the objects of each class."""
     numbers = np.bincount(image.detections.labels, minlength=len(names))
     return dict(zip(names, numbers.tolist(), strict=True))
 

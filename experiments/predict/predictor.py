@@ -1,4 +1,4 @@
-"""What every task's predictions share: restore the run, compile, batch, print, write."""
+"""The shared way of all predictions: restore the run, compile, batch, print, write."""
 
 import itertools
 import json
@@ -23,7 +23,7 @@ Example = Mapping[str, np.ndarray]
 
 
 class Result(NamedTuple):
-    """What is said of one input.
+    """The result for one input.
 
     Attributes:
         line: the text printed for a person.
@@ -36,7 +36,7 @@ class Result(NamedTuple):
 
 @runtime_checkable
 class Predictor(Protocol):
-    """What one task adds: its inputs as examples, and predictions in words.
+    """The part of one task: its inputs as examples, and its predictions in words.
 
     Attributes:
         task: makes the predictions.

@@ -133,10 +133,10 @@ def test_colours_change_in_the_image_alone():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"zoom": (0.0, 1.0)}, "--zoom"),
-        ({"rotate": -1.0}, "--rotate: -1.0"),
-        ({"crop_size": (0, 5)}, "--crop-size"),
-        ({"elastic_grid": 1}, "--elastic-grid: 1"),
+        ({"zoom": (0.0, 1.0)}, "^zoom 0.0 1.0: must be a range"),
+        ({"rotate": -1.0}, "^rotate -1.0: must be 0 or more"),
+        ({"crop_size": (0, 5)}, "^crop_size 0 5: must be a positive"),
+        ({"elastic_grid": 1}, "^elastic_grid 1: must be 2 or more"),
     ],
 )
 def test_values_that_make_no_sense(options, message):

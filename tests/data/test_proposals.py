@@ -253,11 +253,11 @@ def test_the_rows_of_a_batch_are_scaled_and_padded():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"max_proposals": 0}, "--max-proposals 0: must be 1 or more"),
-        ({"proposal_size": 3}, "--proposal-size 3"),
-        ({"grid_step": 0.0}, "--grid-step"),
-        ({"grid_scales": ()}, "--grid-scales"),
-        ({"grid_ratios": (1.0, -1.0)}, "--grid-ratios"),
+        ({"max_proposals": 0}, "^max_proposals 0: must be 1 or more"),
+        ({"proposal_size": 3}, "^proposal_size 3: must be 16 or more"),
+        ({"grid_step": 0.0}, "^grid_step 0.0: must be above 0"),
+        ({"grid_scales": ()}, "^grid_scales: must be above 0"),
+        ({"grid_ratios": (1.0, -1.0)}, "^grid_ratios 1.0 -1.0: must be above 0"),
     ],
 )
 def test_mistakes(fields, message):

@@ -73,7 +73,7 @@ def train(photos, out, *extra):
 
 
 def break_off(out):
-    """As if the run had been stopped before its last checkpoint."""
+    """Make the run look as if it had been stopped before its last checkpoint."""
     shutil.rmtree(out / "checkpoints" / str(max(checkpoints.steps(out / "checkpoints"))))
 
 
@@ -228,7 +228,7 @@ def test_what_a_stage_left_and_is_damaged_is_named(slow, tmp_path, name):
 
 
 def network_s_own(run):
-    """What the fine-tuned network reaches by itself, with nothing fitted on its features."""
+    """Evaluate the fine-tuned network by itself, with nothing fitted on its features."""
     system = rcnn.RcnnSystem(flags.stored(detect.Options, run))
     held_out = system.open("eval")
     names = held_out.class_names

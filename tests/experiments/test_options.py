@@ -113,7 +113,7 @@ def test_every_condition_is_about_flags_of_the_command(options):
 
 
 def contradiction(flag, known):
-    """What to type beside a flag so that it does nothing."""
+    """Return the flags beside which a flag does nothing."""
     key, wanted = next(iter(flag.declared.only.items()))
     other = known[key.split("|")[0]]
     if wanted is flags.GIVEN:

@@ -12,7 +12,7 @@ MAKER = Path(__file__).parent / "golden" / "make.py"
 
 
 class Golden:
-    """What golden/make.py made, and the weights and images it made it from.
+    """Load the outputs of golden/make.py, and its weights and images.
 
     Attributes:
         answers: arrays by "NETWORK.logits", "NETWORK.training.FIELD" and "version".

@@ -182,7 +182,7 @@ def test_full_ranks_change_nothing_and_lower_ones_are_the_best_approximation():
     given = variables(model)
     scores, deltas = apply(model, given)
     full = truncated(given["params"], (8, 8))
-    short = small(ranks=(8, 8))
+    short = small().clone(ranks=(8, 8))
     found = apply(short, {**given, "params": full})
     np.testing.assert_allclose(found[0], scores, atol=1e-5)
     np.testing.assert_allclose(found[1], deltas, atol=1e-5)
@@ -192,7 +192,7 @@ def test_full_ranks_change_nothing_and_lower_ones_are_the_best_approximation():
     lost = np.linalg.svd(matrix, compute_uv=False)[3:]
     assert np.linalg.norm(matrix - product) == pytest.approx(np.linalg.norm(lost), rel=1e-4)
     assert "bias" not in low["fc6_reduced"]
-    expected = jax.eval_shape(small(ranks=(3, 2)).init, jax.random.key(0), IMAGES, BOXES)
+    expected = jax.eval_shape(small().clone(ranks=(3, 2)).init, jax.random.key(0), IMAGES, BOXES)
     jax.tree.map(lambda a, b: np.testing.assert_equal(a.shape, b.shape), low, expected["params"])
     with pytest.raises(UserError, match="rank of 1 to 8"):
         truncated(given["params"], (9, 2))

@@ -173,7 +173,9 @@ def test_figures_of_known_predictions():
     predictions = jnp.array(
         np.log(probabilities / probabilities.sum(-1, keepdims=True)), jnp.float32
     )
-    figures = of.summarize(jax.tree.map(np.asarray, jax.jit(of.measure)(predictions, given)))
+    sums, rows = jax.tree.map(np.asarray, jax.jit(of.measure)(predictions, given))
+    assert rows == {}
+    figures = of.summarize(sums).metrics
     normalized = probabilities / probabilities.sum(-1, keepdims=True)
     assert figures["loss"] == pytest.approx(
         -np.log(normalized[np.arange(5), labels[:5]]).mean(), rel=1e-5
@@ -192,11 +194,11 @@ def test_sums_of_two_batches_are_those_of_both():
     of = task()
     params, _ = of.init(jax.random.key(0))
     measured = [
-        jax.tree.map(np.asarray, jax.jit(of.measure)(of.predict(params, {}, given), given))
+        jax.tree.map(np.asarray, jax.jit(of.measure)(of.predict(params, {}, given), given)[0])
         for given in (batch(0), batch(1))
     ]
-    figures = of.summarize(jax.tree.map(np.add, *measured))
-    separate = [of.summarize(sums) for sums in measured]
+    figures = of.summarize(jax.tree.map(np.add, *measured)).metrics
+    separate = [of.summarize(sums).metrics for sums in measured]
     for name in ("loss", "top1", "top5"):
         assert figures[name] == pytest.approx(np.mean([one[name] for one in separate]), rel=1e-5)
 
@@ -205,4 +207,4 @@ def test_few_classes_have_no_top5():
     of = Classification(Linear(), 5, SIDE, MEAN, STD)
     predictions = jnp.log(jnp.full((ROWS, 5), 0.2))
     given = {"label": jnp.zeros(ROWS, jnp.int32), "valid": jnp.ones(ROWS, bool)}
-    assert "top5" not in of.measure(predictions, given)
+    assert "top5" not in of.measure(predictions, given)[0]

@@ -187,7 +187,6 @@ import os, resource, sys, time
 import numpy as np
 from cnn_jax.errors import UserError
 from cnn_jax.training import checkpoints
-from tests.checks import assert_same_bits
 
 directory, limits = sys.argv[1], [int(size) for size in sys.argv[2:]]
 rng = np.random.default_rng(0)
@@ -243,7 +242,6 @@ SAVES_WITHOUT_END = """
 import sys
 import numpy as np
 from cnn_jax.training import checkpoints
-from tests.checks import assert_same_bits
 
 directory = sys.argv[1]
 step = checkpoints.steps(directory)[-1] if checkpoints.steps(directory) else 0
@@ -288,7 +286,6 @@ jax.config.update("jax_num_cpu_devices", 2)
 jax.distributed.initialize(address, 2, process)
 from cnn_jax.errors import UserError
 from cnn_jax.training import checkpoints
-from tests.checks import assert_same_bits
 
 everywhere = NamedSharding(Mesh(jax.devices(), "device"), PartitionSpec())
 value = np.arange(6, dtype=np.float32)

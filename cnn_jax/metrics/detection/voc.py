@@ -42,7 +42,7 @@ def best_matches(
     best = jnp.argmax(overlaps, axis=1).astype(jnp.int32)
     highest = jnp.max(overlaps, axis=1)
     hit = highest > threshold if strict else highest >= threshold
-    claims = hit[:, None] & (best[:, None] == jnp.arange(overlaps.shape[1])[None])
+    claims = hit[:, None] & (best[:, None] == jnp.arange(overlaps.shape[1], dtype=best.dtype)[None])
     first = jnp.argmax(claims, axis=0)[best] == jnp.arange(overlaps.shape[0])
     return jnp.where(hit, best, -1), hit & (first | ignored[best])
 

@@ -160,7 +160,7 @@ def _kernel_gradient(
 
 
 def _winograd_is_faster(x_shape: Shape, kernel_shape: Shape, window: Window) -> bool:
-    """With few channels or tiles, transforms weigh more than the products that they save."""
+    """Tell whether Winograd's form is faster: few channels or tiles do not pay its transforms."""
     height, width = window.out_size
     tiles = x_shape[0] * -(-height // 2) * -(-width // 2)
     return (

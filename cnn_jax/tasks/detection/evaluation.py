@@ -312,7 +312,7 @@ def _decide(
 
 @dataclass(frozen=True)
 class DetectionDetails:
-    """What an evaluation derives of a whole set.
+    """The results that an evaluation derives from a whole set.
 
     Attributes:
         whole: the detections and objects of the set.

@@ -4,9 +4,9 @@ The reference is Girshick et al. 2014, section 2.3 and appendix C, with the numb
 Everything here is NumPy on the host but for the SVM's solver.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +40,15 @@ class ImageRegions(NamedTuple):
     truth: Int[np.ndarray, " regions"]
     overlaps: Float[np.ndarray, "regions classes"]
     targets: Float[np.ndarray, "regions classes 4"]
+
+
+@runtime_checkable
+class StoredImages(Protocol):
+    """The regions of a set of images, read from disk one image at a time."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> ImageRegions: ...
 
 
 def overlaps_by_class(
@@ -129,9 +138,7 @@ class _OneClass:
 _solve = jax.jit(train_svm, static_argnames=("bias_multiplier", "tolerance"))
 
 
-def feature_scale(
-    regions: Sequence[ImageRegions], part: Callable[[ImageRegions], np.ndarray]
-) -> float:
+def feature_scale(regions: StoredImages, part: Callable[[ImageRegions], np.ndarray]) -> float:
     """Measure the factor that brings the mean norm of features to 20, on a sample of images."""
     step = max(1, len(regions) // _NORM_IMAGES)
     norms = [np.linalg.norm(part(regions[i]), axis=1) for i in range(0, len(regions), step)]
@@ -140,7 +147,7 @@ def feature_scale(
 
 
 def fit_svms(
-    regions: Sequence[ImageRegions],
+    regions: StoredImages,
     num_classes: int,
     seed: int,
     mining: Mining | None = None,
@@ -193,7 +200,7 @@ def fit_svms(
 
 
 def fit_boxes(
-    regions: Sequence[ImageRegions],
+    regions: StoredImages,
     num_classes: int,
     minimum_iou: float = 0.6,
     penalty: float = 1000.0,

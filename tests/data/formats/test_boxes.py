@@ -16,6 +16,8 @@ from cnn_jax.data.augment.color import adjust_hsv
 from cnn_jax.data.batches import EvaluationBatches
 from cnn_jax.data.formats.boxes import Repairs, image_size
 from cnn_jax.data.formats.shapes import scene
+from cnn_jax.data.source import Subset
+from cnn_jax.data.surveys.boxes import most_objects
 from cnn_jax.data.transforms import BoxTransform, objects_left_out
 from cnn_jax.errors import UserError
 
@@ -93,6 +95,7 @@ def test_shapes_have_boxes_and_batches_one_shape():
     np.testing.assert_array_equal(source[3]["labels"], drawn.classes)
     counts = [len(source[i]["labels"]) for i in range(30)]
     assert min(counts) == 1 and max(counts) > 3
+    assert most_objects(Subset(source, range(30))) == 6 >= max(counts)
     batch = EvaluationBatches(source, BoxTransform(32, 6), batch_size=8)[0]
     assert batch["boxes"].shape == (8, 6, 4) and batch["image"].shape == (8, 32, 32, 3)
     np.testing.assert_array_equal(batch["object_valid"].sum(axis=1), counts[:8])
@@ -188,5 +191,6 @@ def test_mirroring_twice_changes_nothing():
     [{"scale": 1.0}, {"translate": -0.1}, {"hue": 0.6}, {"saturation": 0.5}, {"min_visible": 2.0}],
 )
 def test_bad_strengths_are_named(wrong):
-    with pytest.raises(UserError, match=f"--{next(iter(wrong)).replace('_', '-')}: "):
+    ((name, value),) = wrong.items()
+    with pytest.raises(UserError, match=f"^{name} {value}: must be "):
         BoxAugmentation(**wrong)

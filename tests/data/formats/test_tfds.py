@@ -314,6 +314,8 @@ def test_faces_and_objects(data_dir):
     assert source.class_names == ("face",)
     result = {len(source[i]["labels"]): source[i] for i in range(len(source))}
     assert sorted(result) == [0, 1, 2, 3]
+    counts = [source.object_count(i) for i in range(len(source))]
+    assert counts == [len(source[i]["labels"]) for i in range(len(source))]
     assert result[0]["boxes"].shape == (0, 4)
     # Pictures are 5 wide; that of number 2 is 6 high.
     np.testing.assert_allclose(result[2]["boxes"], [[0, 0, 1, 3], [1, 0, 2, 3]], atol=1e-5)

@@ -206,10 +206,10 @@ def test_a_crowd_and_a_pixel_sized_object_are_evaluated():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"min_score": -0.1}, "--min-score -0.1"),
-        ({"nms_threshold": 1.5}, "--nms-threshold 1.5"),
-        ({"score_threshold": 2.0}, "--score-threshold 2.0"),
-        ({"max_detections": 0}, "--max-detections 0"),
+        ({"min_score": -0.1}, "^min_score -0.1"),
+        ({"nms_threshold": 1.5}, "^nms_threshold 1.5"),
+        ({"score_threshold": 2.0}, "^score_threshold 2.0"),
+        ({"max_detections": 0}, "^max_detections 0"),
     ],
 )
 def test_rules_that_make_no_sense_are_refused(fields, message):

@@ -1,4 +1,4 @@
-"""What R-CNN fits on features: against scikit-learn and plain solves."""
+"""R-CNN's fits on features, against scikit-learn and plain solves."""
 
 import jax.numpy as jnp
 import numpy as np
