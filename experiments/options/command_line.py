@@ -14,7 +14,17 @@ from cnn_jax.runs.folder import CONFIG_FILE, read_object
 
 from .declare import Flag, dashed, declared, idle
 from .groups import ModelOptions, network_options
-from .messages import Formatter, as_flags, examples, metavar, program, sections, unknown, warn
+from .messages import (
+    Formatter,
+    as_flags,
+    examples,
+    help_text,
+    metavar,
+    program,
+    sections,
+    unknown,
+    warn,
+)
 
 T = TypeVar("T")
 
@@ -229,13 +239,13 @@ def typed(options: type, argv: Sequence[str] | None) -> dict[str, Any]:
     if len(wanted) < len(tokens):
         # With `--system rcnn --help`, flags of other systems are left out.
         shown = {n: f for n, f in known.items() if n in given or not idle(f, given)}
-        print(_parser(options, shown).format_help() + examples(options), end="")
+        print(_parser(options, shown, described=True).format_help() + examples(options), end="")
         raise SystemExit(0)
     return given
 
 
-def _parser(options: type, known: Mapping[str, Flag]) -> _Parser:
-    """The command line of these flags, a section for each group."""
+def _parser(options: type, known: Mapping[str, Flag], described: bool = False) -> _Parser:
+    """The command line of these flags, a section for each group; with help texts, if asked for."""
     name = program(options.verb)
     positional = [
         f"{flag.declared.metavar}{' ...' if flag.several else ''}"
@@ -251,10 +261,10 @@ def _parser(options: type, known: Mapping[str, Flag]) -> _Parser:
         add_help=False,
     )
     parser._negative_number_matcher = re.compile(r"-\.?\d")  # argparse's own knows no -1e-3
-    for title, text, flags in sections(options, known):
+    for title, text, flags, shared in sections(options, known):
         section = parser.add_argument_group(title, text)
-        for flag, described in flags:
-            _add(section, flag, described)
+        for flag in flags:
+            _add(section, flag, help_text(flag, shared).replace("%", "%%") if described else "")
     return parser
 
 
@@ -263,11 +273,9 @@ def _add(section: argparse._ArgumentGroup, flag: Flag, described: str) -> None:
     names = [dashed(name) for name in (flag.name, *flag.declared.aliases.split())]
     if flag.type is bool:
         nargs = "?" if flag.optional else 0
-        section.add_argument(
-            *names, action=_Switch, dest=flag.name, nargs=nargs, help=described.replace("%", "%%")
-        )
+        section.add_argument(*names, action=_Switch, dest=flag.name, nargs=nargs, help=described)
         return
-    named: dict[str, Any] = {"metavar": metavar(flag), "help": described.replace("%", "%%")}
+    named: dict[str, Any] = {"metavar": metavar(flag), "help": described}
     if flag.declared.positional:
         section.add_argument(flag.name, nargs="*" if flag.several else "?", **named)
     else:

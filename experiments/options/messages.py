@@ -18,7 +18,7 @@ from typing import Any
 
 from cnn_jax.errors import DivergenceError, UserError
 
-from .declare import Flag, dashed, declared, in_words
+from .declare import Conditions, Flag, dashed, declared, in_words
 
 _PACKAGE = __package__.rpartition(".")[0]
 
@@ -160,8 +160,8 @@ class Formatter(argparse.HelpFormatter):
 
 def sections(
     options: type, known: Mapping[str, Flag]
-) -> Iterator[tuple[str, str, list[tuple[Flag, str]]]]:
-    """Title, description and flags with their help texts, for each group."""
+) -> Iterator[tuple[str, str, list[Flag], Conditions]]:
+    """Title, description, flags, and the conditions that the description names, for each group."""
     by_section: dict[str, list[Flag]] = {}
     for flag in known.values():
         by_section.setdefault(flag.section, []).append(flag)
@@ -177,11 +177,12 @@ def sections(
         yield (
             section.replace("_", " ") or "flags",
             " ".join([*text.split(), *conditions]),
-            [(flag, help_text(flag, shared)) for flag in flags],
+            flags,
+            shared,
         )
 
 
-def help_text(flag: Flag, shared: Mapping[str, Any] = MappingProxyType({})) -> str:
+def help_text(flag: Flag, shared: Conditions = MappingProxyType({})) -> str:
     """The text below the field, the conditions that the section has not named, and the default."""
     text = flag.declared.help or _docs(flag.owner).get(flag.name, "")
     only = [
@@ -191,7 +192,12 @@ def help_text(flag: Flag, shared: Mapping[str, Any] = MappingProxyType({})) -> s
     ]
     if verbs := flag.declared.only.get("verb"):
         only = [f"runs of {_listed(verbs)}"]
-    parts = [text, f"Only with {' and '.join(only)}." if only else ""]
+    unless = [in_words(*item, most=4) for item in flag.declared.unless.items()]
+    parts = [
+        text,
+        f"Only with {' and '.join(only)}." if only else "",
+        f"Not with {' or '.join(unless)}." if unless else "",
+    ]
     default = flag.default
     if flag.type is bool:
         parts.append("" if flag.optional else f"(default: {'on' if default else 'off'})")
