@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,8 @@ TINY = {
     "--train-images 20 --fit-images 10 --max-detections 5",
 }
 """The smallest run of each verb and detector that trains, evaluates, saves and reports."""
+
+Tell = Callable[[str], None]
 
 MOST_MEMORY = 4 * 2**30
 
