@@ -4,6 +4,9 @@ import difflib
 from collections.abc import Callable, Iterable
 from typing import Any
 
+_LONGEST = 200
+"""The most characters of a value in a message."""
+
 
 class UserError(Exception):
     """A mistake in parameters, data or checkpoints; the message names it and says how to fix it.
@@ -19,7 +22,8 @@ class UserError(Exception):
         """Take the message, and the name and the value of the parameter it is about."""
         super().__init__(message)
         self.parameter = parameter
-        self._value = " ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+        shown = " ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+        self._value = shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}..."
 
     def __str__(self) -> str:
         return self.text()

@@ -22,6 +22,7 @@ from cnn_jax.data.text.vocabulary import Level, Vocabulary, dumps
 from cnn_jax.errors import UserError
 from cnn_jax.metrics.translation import TextMetrics, bleu_by_length
 from cnn_jax.models.seq2seq import AttentionName, EncoderName, Initialization, InitialState, Seq2Seq
+from cnn_jax.ranges import LARGEST_INT
 from cnn_jax.reports.translation import Sentences, TranslationReport
 from cnn_jax.runs.folder import CONFIG_FILE, read_object
 from cnn_jax.tasks.translation import HeldOut, Translation
@@ -43,17 +44,19 @@ class Seq2SeqOptions:
     """Simple tanh recurrence, a gated one, or a gated one in both directions."""
     attention: AttentionName = "additive"
     """Comparison of the decoder's state with the source words; `none` has no attention."""
-    embedding_size: int = flags.flag(128, minimum=1)
+    embedding_size: int = flags.flag(128, minimum=1, maximum=65_536)
     """Length of the vector of a word."""
-    hidden_size: int = flags.flag(128, minimum=1)
+    hidden_size: int = flags.flag(128, minimum=1, maximum=65_536)
     """Length of a recurrent state (in each direction)."""
-    attention_size: int | None = flags.flag(None, minimum=1, only={"attention": ("additive",)})
+    attention_size: int | None = flags.flag(
+        None, minimum=1, maximum=65_536, only={"attention": ("additive",)}
+    )
     """Length of the vectors that attention compares. Default: the hidden size."""
-    output_size: int | None = flags.flag(None, minimum=1)
+    output_size: int | None = flags.flag(None, minimum=1, maximum=65_536)
     """Units of the maxout layer. Default: half the hidden size."""
     initial_state: InitialState = "last"
     """First state of the decoder: zeros, or the last state of the encoder."""
-    dropout_rate: float = flags.flag(0.0, minimum=0, maximum=1)
+    dropout_rate: float = flags.flag(0.0, minimum=0, below=1)
     """Dropout of the vectors of words and of the maxout layer."""
     initialization: Initialization = "glorot"
     """First weights; `paper` is Bahdanau et al.'s N(0, 0.01^2)."""
@@ -77,16 +80,18 @@ class PairOptions:
     """Translate from the target language to the source language."""
     vocabulary: Level = "word"
     """Kind of a token. As words, Chinese and Japanese have their characters."""
-    min_count: int = flags.flag(1, minimum=1, unless={"vocabulary": ("subword",)})
+    min_count: int = flags.flag(
+        1, minimum=1, maximum=LARGEST_INT, unless={"vocabulary": ("subword",)}
+    )
     """Least number of times that a token of the vocabulary is in the training data."""
-    max_vocabulary: int = flags.flag(30_000, minimum=len(SPECIAL) + 1)
+    max_vocabulary: int = flags.flag(30_000, minimum=len(SPECIAL) + 1, maximum=10_000_000)
     """Largest number of tokens in a vocabulary."""
     lowercase: bool = False
     """Lowercase both sides; BLEU and chrF then ignore case."""
-    max_length: int = flags.flag(50, minimum=2)
+    max_length: int = flags.flag(50, minimum=2, maximum=10_000)
     """Largest number of tokens in a sentence, its end among them. Longer sentences are left out of
     training and cut off at evaluation."""
-    buckets: int = flags.flag(4, minimum=1)
+    buckets: int = flags.flag(4, minimum=1, maximum=100)
     """Number of shapes that sentences are batched in by their lengths."""
     holdout_fraction: float = flags.flag(0.05, minimum=0, below=1, unless={"data": ("dates",)})
     """Share of the distinct source sentences in each of eval and test, where the data has none."""
@@ -94,9 +99,13 @@ class PairOptions:
         None, only={"data|eval_data|test_data": ("tfds",)}, metavar="DIR"
     )
     """Folder of the prepared TFDS data sets. Default: the one of TFDS."""
-    batch_size: int = flags.flag(64, minimum=1, aliases="bs train-batch-size")
+    batch_size: int = flags.flag(
+        64, minimum=1, maximum=flags.LARGEST_BATCH, aliases="bs train-batch-size"
+    )
     """Sentence pairs in a step, over all devices and processes."""
-    eval_batch_size: int | None = flags.flag(None, resumable=True, minimum=1)
+    eval_batch_size: int | None = flags.flag(
+        None, resumable=True, minimum=1, maximum=flags.LARGEST_BATCH
+    )
     """Sentence pairs in a step of an evaluation. Default: the batch size."""
 
 
@@ -110,7 +119,9 @@ class TranslationLoss:
     """Share of the target that is spread evenly over all words."""
     sampling: float = flags.flag(0.0, minimum=0, maximum=1)
     """Probability that the decoder gets its own last word as input (scheduled sampling)."""
-    sampling_ramp: int = flags.flag(0, minimum=0, only={"sampling": flags.GIVEN})
+    sampling_ramp: int = flags.flag(
+        0, minimum=0, maximum=LARGEST_INT, only={"sampling": flags.GIVEN}
+    )
     """Steps over which the probability rises from zero."""
 
 
@@ -118,9 +129,13 @@ class TranslationLoss:
 class DecodingOptions:
     """The search for translations, and their scores."""
 
-    beam: int = flags.flag(1, resumable=True, minimum=1, aliases="beam-size num-beams")
+    beam: int = flags.flag(
+        1, resumable=True, minimum=1, maximum=1000, aliases="beam-size num-beams"
+    )
     """Number of hypotheses of beam search; 1 is greedy search."""
-    length_penalty: float = flags.flag(1.0, resumable=True, minimum=0, unless={"beam": (1,)})
+    length_penalty: float = flags.flag(
+        1.0, resumable=True, minimum=0, maximum=10, unless={"beam": (1,)}
+    )
     """Exponent of the length that the log-probability of a hypothesis is divided by."""
     replace_unknown: bool = flags.flag(
         False, resumable=True, unless={"attention": ("none",)}, aliases="replace-unk"

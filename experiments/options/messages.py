@@ -89,7 +89,10 @@ def warn(message: str) -> None:
 
 
 def _end(error: Exception, status: int) -> None:
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    line = " ".join(str(error).split())
+    # Control characters and bytes that are no text are shown, not sent to the terminal.
+    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
+    print(f"error: {shown}", file=sys.stderr)
     raise SystemExit(status)
 
 
@@ -146,7 +149,10 @@ class Formatter(argparse.HelpFormatter):
         super().__init__(prog, max_help_position=24)
 
     def _split_lines(self, text: str, width: int) -> list[str]:
-        return textwrap.wrap(text, width, break_on_hyphens=False)
+        # A range stays on one line: textwrap does not break at no-break spaces.
+        whole = re.sub(r"\(in [(\[]\S+ \S+\)", lambda found: found[0].replace(" ", "\xa0"), text)
+        lines = textwrap.wrap(whole, width, break_on_hyphens=False)
+        return [line.replace("\xa0", " ") for line in lines]
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         if not action.option_strings:
@@ -183,7 +189,7 @@ def sections(
 
 
 def help_text(flag: Flag, shared: Conditions = MappingProxyType({})) -> str:
-    """The text below the field, the conditions that the section has not named, and the default."""
+    """The text below the field, conditions that the section has not named, range and default."""
     text = flag.declared.help or _docs(flag.owner).get(flag.name, "")
     only = [
         in_words(key, wanted, most=4)
@@ -198,6 +204,8 @@ def help_text(flag: Flag, shared: Conditions = MappingProxyType({})) -> str:
         f"Only with {' and '.join(only)}." if only else "",
         f"Not with {' or '.join(unless)}." if unless else "",
     ]
+    if flag.range is not None:
+        parts.append(f"({flag.range})")
     default = flag.default
     if flag.type is bool:
         parts.append("" if flag.optional else f"(default: {'on' if default else 'off'})")

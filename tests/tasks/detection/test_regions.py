@@ -202,7 +202,7 @@ def test_statistics_are_those_of_the_targets_by_class():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"regions": 0}, "^regions 0: must be 1 or more"),
+        ({"regions": 0}, r"^regions 0: must be in \[1, 100000\]"),
         ({"foreground_fraction": 1.5}, "^foreground_fraction"),
         ({"foreground_iou": 0.0}, "^foreground_iou"),
         ({"background_iou": (0.5, 0.1)}, "^background_iou .* two rising numbers"),
