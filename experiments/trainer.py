@@ -237,7 +237,8 @@ def evaluate(run: Run) -> None:
     with RunLog(run.out, total_steps=step, appended=True, enabled=first_process) as log:
         if not (run.out / CONFIG_FILE).exists():
             describe(run, log)
-        for notice in notices:
+        # After training, those of the data were told at its start.
+        for notice in (*(run.notices if options.run.eval_only else ()), *notices):
             log.message(notice)
         log.report(step, evaluated_split(options), evaluation.metrics)
         if first_process:
@@ -475,6 +476,7 @@ def open_source(
         draft_size=image_size,
         holdout_groups=data.holdout_groups,
         holdout_fraction=data.holdout_fraction,
+        keep_bad_images=data.skip_bad_images,
         data_dir=data.data_dir,
         formats=formats,
         **settings,

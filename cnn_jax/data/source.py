@@ -60,6 +60,9 @@ class Settings:
             of one track. If given, the split `eval` is held out by whole groups.
         holdout_fraction: the fraction of each class's files or groups that is held out of the
             training files if the data set has no evaluation split of its own.
+        keep_bad_images: whether image files that are missing or cannot be read stay in the source,
+            to be found by `find_bad_images`; else they are refused when it is opened, where the
+            format knows them.
         data_dir: the folder of prepared TFDS data sets; None for TFDS's own default.
         class_names: the names of a mask's classes, in the order of their values.
         label_values: the values of the classes in mask files, if not 0, 1, 2, ...
@@ -75,6 +78,7 @@ class Settings:
     draft_size: int | None = None
     holdout_groups: str | None = None
     holdout_fraction: float = 0.1
+    keep_bad_images: bool = False
     data_dir: str | os.PathLike[str] | None = None
     class_names: tuple[str, ...] = ()
     label_values: tuple[int, ...] = ()
@@ -97,6 +101,7 @@ class Subset:
         self.source = source
         self.indices = np.asarray(indices, np.int64)
         self.class_names = source.class_names
+        self.notices = tuple(getattr(source, "notices", ()))
 
     def __len__(self) -> int:
         return len(self.indices)
