@@ -126,15 +126,17 @@ def build(options: Options) -> Run:
     )
     split = trainer.evaluated_split(options)
     held_out = open_split(split, image_size=sizes.resize)
+    training = None
+    if trainer.reads_training_set(options.run):
+        training = open_split("train", image_size=sizes.canvas)
     thresholds = None
     if split == "test" and options.rule.decision in ("tuned", "per-label"):
         thresholds = stored_thresholds(out, held_out.class_names)
     task = build_task(options, held_out.class_names, thresholds)
 
     def training_set() -> tuple[TrainingBatches, int]:
-        source = open_split("train", image_size=sizes.canvas)
         transform = options.training_transform
-        return trainer.training_batches(options, source, transform, held_out), len(source)
+        return trainer.training_batches(options, training, transform, held_out), len(training)
 
     transform = options.evaluation_transform
     return Run(
@@ -146,6 +148,7 @@ def build(options: Options) -> Run:
         evaluation_set=trainer.evaluation_batches(options, held_out, transform),
         report=Report(out, held_out, options, task, split),
         recorded={"class_names": held_out.class_names},
+        notices=images.noticed(options, training, held_out),
     )
 
 

@@ -12,8 +12,9 @@ from PIL import UnidentifiedImageError
 
 from cnn_jax.conventions import IGNORED
 from cnn_jax.data.decode import EXTENSIONS, decode, open_image
-from cnn_jax.data.formats.folder import SPLIT_FOLDERS, hold_out
+from cnn_jax.data.formats.folder import hold_out
 from cnn_jax.data.source import Example, Settings, Split
+from cnn_jax.data.splits import by_kind, serving
 from cnn_jax.errors import UserError
 
 MASK_EXTENSIONS = (".png", ".bmp")
@@ -219,13 +220,13 @@ def _of_split(root: Path, names: list[str], split: Split, settings: Settings) ->
         )
         place = f"--{split}-folders"
     else:
-        known = {f: next((n for n in p if n in folders), None) for f, p in SPLIT_FOLDERS.items()}
-        if known["train"] is None:
+        found = by_kind(folders, str(root / "images"))
+        if "train" not in found:
             return _held_out(names, split, settings, root)
-        if known["eval"] is None:
-            training = [name for name in names if name.split(os.sep)[0] == known["train"]]
+        if serving("eval", found) is None:
+            training = [name for name in names if name.split(os.sep)[0] == found["train"]]
             return _held_out(training, split, settings, root)
-        wanted = {known[split]}
+        wanted = {serving(split, found)}
         place = str(root / "images")
     chosen = [name for name in names if name.split(os.sep)[0] in wanted]
     if not chosen:
