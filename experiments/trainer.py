@@ -243,6 +243,7 @@ def evaluate(run: Run) -> None:
         log.report(step, evaluated_split(options), evaluation.metrics)
         if first_process:
             run.report.write(step, evaluation)
+        log.write_result(step, evaluated_split(options), evaluation.metrics)
 
 
 def describe(run: Run, log: RunLog) -> None:
