@@ -29,6 +29,7 @@ MOST_YAML_BYTES = MIB
 
 _MOST_YAML_NODES = 1_000_000
 _START = 4096
+_LONGEST_PATH = 4096
 
 _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -328,15 +329,24 @@ def is_left_by_systems(name: str) -> bool:
     return name.startswith(".") or name.casefold() in _LEFT_BY_SYSTEMS
 
 
+def user_path(text: str) -> Path:
+    """The path that a user wrote, in which `~` is the home folder."""
+    # Unlike `Path.expanduser`, it leaves the name of an unknown user as it is.
+    return Path(os.path.expanduser(text))
+
+
 def existing_below(path: str, root: Path) -> Path | None:
     """Find a file of another machine by the last parts of its path, which exist below `root`.
 
     Both kinds of slashes separate parts. The longest tail that exists counts; None if none does.
     """
+    if len(path) > _LONGEST_PATH:
+        return None
     parts = [part for part in re.split(r"[/\\]+", path) if part not in ("", ".", "..")]
     for first in range(len(parts)):
         candidate = root.joinpath(*parts[first:])
-        if candidate.exists():
+        # Unlike `Path.exists`, it is False for what no file can be called.
+        if os.path.exists(candidate):
             return candidate
     return None
 
