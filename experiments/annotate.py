@@ -48,6 +48,13 @@ class TagOptions:
         (), unless={"data": ("shapes", "csv")}, metavar="NAME"
     )
     """Names of the classes of a mask, in the order of their values."""
+    label_values: tuple[int, ...] = flags.flag((), minimum=0, unless={"data": ("shapes", "csv")})
+    """Values of the classes in the masks. Default: 0, 1, 2, ..."""
+    ignore_labels: tuple[int, ...] = flags.flag((), minimum=0, unless={"data": ("shapes", "csv")})
+    """Values, besides 255, of pixels that have no class."""
+    label_colors: str | None = flags.flag(None, unless={"data": ("shapes", "csv")}, metavar="FILE")
+    """Which colour is which class in coloured masks: a file with a name, red, green and blue in
+    each line, or `voc`. Default: class_dict.csv beside images/, if it exists."""
     eval_folders: tuple[str, ...] = flags.flag(
         (), unless={"data": ("shapes", "csv")}, metavar="NAME"
     )
@@ -139,6 +146,7 @@ def build(options: Options) -> Run:
         return trainer.training_batches(options, training, transform, held_out), len(training)
 
     transform = options.evaluation_transform
+    unit = "patch" if options.data.data.startswith("masks:") else "image"
     return Run(
         options=options,
         task=task,
@@ -148,7 +156,7 @@ def build(options: Options) -> Run:
         evaluation_set=trainer.evaluation_batches(options, held_out, transform),
         report=Report(out, held_out, options, task, split),
         recorded={"class_names": held_out.class_names},
-        notices=images.noticed(options, training, held_out),
+        notices=images.noticed(options, training, held_out, unit),
     )
 
 

@@ -71,11 +71,13 @@ class ImageOptions:
         return TrainingTransform(self.sizes.canvas, keep_aspect=self.augmentation.crop != "resized")
 
 
-def noticed(options: Any, training: Source | None, held_out: Source) -> list[str]:
+def noticed(
+    options: Any, training: Source | None, held_out: Source, unit: str = "image"
+) -> list[str]:
     """Notices about the data before the first step; none about generated scenes."""
     if training is None or options.data.data == flags.BUILT_IN:
         return []
-    return survey.notices(training, held_out)
+    return survey.notices(training, held_out, unit)
 
 
 def model_options(chosen: flags.ModelOptions) -> dict[str, Any]:

@@ -67,6 +67,8 @@ class Settings:
         class_names: the names of a mask's classes, in the order of their values.
         label_values: the values of the classes in mask files, if not 0, 1, 2, ...
         ignore_labels: the values of ignored pixels, besides 255.
+        label_colors: the table of the colours of coloured masks: a file, or `voc`. The position of
+            a colour is its value.
         eval_folders, test_folders: the folders of masked images that are held out of training.
         test_every: N: rows N, 2N, 3N, ... of a table of tagged images are its split `test`.
         patch_size: the side in pixels of the tagged patches into which masked images are cut.
@@ -83,6 +85,7 @@ class Settings:
     class_names: tuple[str, ...] = ()
     label_values: tuple[int, ...] = ()
     ignore_labels: tuple[int, ...] = ()
+    label_colors: str | None = None
     eval_folders: tuple[str, ...] = ()
     test_folders: tuple[str, ...] = ()
     test_every: int | None = None

@@ -26,6 +26,9 @@ class MaskTagsSource:
 
     Attributes:
         class_names: the masks' classes.
+        labels: the classes of each patch.
+        notices: those of the masks.
+        files: the image that each patch is cut from.
     """
 
     def __init__(
@@ -35,9 +38,11 @@ class MaskTagsSource:
         labels: Bool[np.ndarray, "patches labels"],
     ):
         self.class_names = masked.class_names
+        self.labels = labels
+        self.notices = masked.notices
+        self.files = [masked.describe(patch.image) for patch in patches]
         self._masked = masked
         self._patches = patches
-        self._labels = labels
 
     def __len__(self) -> int:
         return len(self._patches)
@@ -47,7 +52,7 @@ class MaskTagsSource:
         image = _decoded(self._masked.describe(number))
         return {
             "image": image[top : top + size, left : left + size],
-            "labels": self._labels[index],
+            "labels": self.labels[index],
         }
 
     def describe(self, index: int) -> str:

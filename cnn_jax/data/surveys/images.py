@@ -15,11 +15,18 @@ from cnn_jax.data.source import Source
 MOST_FILES = 100_000
 """The number of files, training and evaluation together, up to which equal ones are looked for."""
 
+Presence = Bool[np.ndarray, "_ classes"]
+
 _NAMED = 12  # classes at most whose numbers are listed
 _PART = 4096  # bytes at either end of a file that are compared before all of it
 
 
-def notices(training: Source, held_out: Source, unit: str = "image") -> list[str]:
+def notices(
+    training: Source,
+    held_out: Source,
+    unit: str = "image",
+    present: Sequence[Presence] | None = None,
+) -> list[str]:
     """List the sources' own notices, the number of examples, and pictures that are in both.
 
     Sources that know their examples' `labels` (ints [examples], or bools [examples, classes])
@@ -29,19 +36,29 @@ def notices(training: Source, held_out: Source, unit: str = "image") -> list[str
         training: the training examples.
         held_out: the examples for evaluation, of the same classes.
         unit: the word for an example.
+        present: which classes are in which training and evaluation examples, in place of `labels`.
     """
     lines = dict.fromkeys((*getattr(training, "notices", ()), *getattr(held_out, "notices", ())))
-    return [*lines, *counts(training, held_out, unit), *equal_pictures(training, held_out)]
-
-
-def counts(training: Source, held_out: Source, unit: str = "image") -> list[str]:
-    """Describe the number of examples by class and split; see `notices`."""
-    names = training.class_names
+    if present is None:
+        present = [presence(source) for source in (training, held_out)]
     line = f"data: {_number(len(training), f'training {unit}')}, {len(held_out):,} for evaluation"
-    there = [_presence(source, len(names)) for source in (training, held_out)]
-    if there[0] is None or there[1] is None:
-        return [line]
-    trained, evaluated = (presence.sum(axis=0).tolist() for presence in there)
+    if present[0] is None or present[1] is None:
+        return [*lines, line, *equal_pictures(training, held_out)]
+    return [*lines, *_counts(line, training, present, unit), *equal_pictures(training, held_out)]
+
+
+def presence(source: Source) -> Presence | None:
+    """Which classes each example has, if the source knows its `labels`."""
+    labels = getattr(source, "labels", None)
+    if labels is None:
+        return None
+    return labels if labels.ndim == 2 else labels[:, None] == np.arange(len(source.class_names))
+
+
+def _counts(line: str, training: Source, present: Sequence[Presence], unit: str) -> list[str]:
+    """Describe the number of examples by class and split, after the beginning of a line."""
+    names = training.class_names
+    trained, evaluated = (each.sum(axis=0).tolist() for each in present)
     least, most = min(trained), max(trained)
     span = f"{least:,}" if least == most else f"{least:,} to {most:,}"
     line += f"; {_number(len(names), 'class')} of {span} training {_plural(unit)}"
@@ -49,7 +66,7 @@ def counts(training: Source, held_out: Source, unit: str = "image") -> list[str]
         listed = zip(names, trained, evaluated, strict=True)
         line += f" (training + evaluation: {', '.join(f'{n} {t:,} + {e:,}' for n, t, e in listed)})"
     lines = [line]
-    without = int((~there[0].any(axis=1)).sum())
+    without = int((~present[0].any(axis=1)).sum())
     if without:
         lines.append(f"data: {_number(without, f'training {unit}')} without any class")
     for of, numbers in ((f"training {unit}", trained), (f"{unit} for evaluation", evaluated)):
@@ -59,14 +76,6 @@ def counts(training: Source, held_out: Source, unit: str = "image") -> list[str]
             classes = "the class" if len(lacking) == 1 else f"{len(lacking)} classes:"
             lines.append(f"data: no {of} of {classes} {', '.join(lacking[:_NAMED])}{more}")
     return lines
-
-
-def _presence(source: Source, classes: int) -> Bool[np.ndarray, "examples classes"] | None:
-    """Which classes each example has, if the source knows it."""
-    labels = getattr(source, "labels", None)
-    if labels is None:
-        return None
-    return labels if labels.ndim == 2 else labels[:, None] == np.arange(classes)
 
 
 def _number(count: int, unit: str) -> str:

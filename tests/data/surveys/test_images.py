@@ -36,20 +36,20 @@ def test_numbers_by_class_and_split():
 
 def test_numbers_of_many_classes_and_of_several_labels():
     names = tuple(map(str, range(40)))
-    lines = survey.counts(Source(names, list(range(40)) * 30), Source(names, list(range(24))))
+    lines = survey.notices(Source(names, list(range(40)) * 30), Source(names, list(range(24))))
     assert lines == [
         "data: 1,200 training images, 24 for evaluation; 40 classes of 30 training images",
         "data: no image for evaluation of 16 classes: 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, "
         "35 and 4 more",
     ]
     tagged = Source(("x", "y"), [[True, True], [False, False], [False, True]])
-    assert survey.counts(tagged, Source(("x", "y"), [[True, True]]), "patch") == [
+    assert survey.notices(tagged, Source(("x", "y"), [[True, True]]), "patch") == [
         "data: 3 training patches, 1 for evaluation; 2 classes of 1 to 2 training patches "
         "(training + evaluation: x 1 + 1, y 2 + 1)",
         "data: 1 training patch without any class",
     ]
     unknown = Source(("a",), count=1)
-    assert survey.counts(unknown, unknown) == ["data: 1 training image, 1 for evaluation"]
+    assert survey.notices(unknown, unknown) == ["data: 1 training image, 1 for evaluation"]
 
 
 def test_equal_pictures_are_found_by_their_bytes(tmp_path):
