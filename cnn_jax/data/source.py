@@ -109,7 +109,6 @@ class Subset:
         self.source = source
         self.indices = np.asarray(indices, np.int64)
         self.class_names = source.class_names
-        self.notices = tuple(getattr(source, "notices", ()))
 
     def __len__(self) -> int:
         return len(self.indices)
