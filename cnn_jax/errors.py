@@ -1,17 +1,21 @@
 """The two exceptions that end a run with one line for its user."""
 
 import difflib
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
 _LONGEST = 200
 """The most characters of a value in a message."""
 
+_LONGEST_MESSAGE = 1200
+
 
 class UserError(Exception):
     """A mistake in parameters, data or checkpoints; the message names it and says how to fix it.
 
-    Entry points print the message as one line on stderr and exit with status 2.
+    Entry points print the message on stderr and exit with status 2. Whatever names and values of a
+    user stand in it, it is one line, has a limited length and can be printed.
 
     Attributes:
         parameter: the name of the parameter that is wrong, if the message is about one. The text is
@@ -31,9 +35,20 @@ class UserError(Exception):
     def text(self, named: Callable[[str], str] = str) -> str:
         """The whole message, with `named(parameter)` in place of the parameter's name."""
         message = super().__str__()
-        if self.parameter is None:
-            return message
-        return f"{' '.join(filter(None, (named(self.parameter), self._value)))}: {message}"
+        if self.parameter is not None:
+            message = f"{' '.join(filter(None, (named(self.parameter), self._value)))}: {message}"
+        return one_line(message)
+
+
+def one_line(text: str) -> str:
+    """Make a text one printable line: long words are shortened, odd characters are escaped."""
+    text = re.sub(rf"(\S{{{_LONGEST}}})\S{{100,}}(\S{{50}})", r"\1...\2", text)
+    text = re.sub(r"[\r\n\v\f\x85\u2028\u2029]+", " ", text)
+    if len(text) > _LONGEST_MESSAGE:
+        text = f"{text[:_LONGEST_MESSAGE]}..."
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def check(legal: bool, parameter: str, value: Any, expected: str) -> None:

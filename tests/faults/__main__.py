@@ -73,7 +73,7 @@ def search(
 def said(result: Result, seed: int) -> str:
     """A fault in words, with the command that repeats it."""
     return (
-        f"{result.case}: {result.what}\n  {result.problem}\n"
+        f"{result.case}: {result.what[:300]}\n  {result.problem[:600]}\n"
         f"  python -m tests.faults --seed {seed} --case {result.case}"
     )
 

@@ -148,7 +148,9 @@ def replace_by_link(file: Path, content: bytes, rng: Random) -> str:
 
 
 def loop_of_links(file: Path, content: bytes, rng: Random) -> str:
-    (file.parent / "loop").symlink_to(file.parent, target_is_directory=True)
+    link = file.with_name("loop")
+    if not link.is_symlink():
+        link.symlink_to(file.parent, target_is_directory=True)
     return ""
 
 

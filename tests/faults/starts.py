@@ -5,11 +5,11 @@ import re
 from pathlib import Path
 
 import numpy as np
+from tests.faults.flags import odd_values
 
 from cnn_jax.errors import UserError
 from experiments.options import declared
 from tests.faults.commands import TINY, Tell, forked
-from tests.faults.flags import odd_values
 
 SECONDS = 90.0
 """The time of a run; most of it is compilation."""
