@@ -95,13 +95,17 @@ class Settings:
 
 
 class Subset:
-    """The examples of a source at the given indices, in that order."""
+    """The examples of a source at the given indices, in that order.
+
+    Attributes:
+        notices: the source's, if it has some.
+        labels, files: those of the examples, of sources that know them without reading images.
+    """
 
     def __init__(self, source: Source, indices: Sequence[int]):
         self.source = source
         self.indices = np.asarray(indices, np.int64)
         self.class_names = source.class_names
-        self.notices = tuple(getattr(source, "notices", ()))
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -111,6 +115,20 @@ class Subset:
 
     def describe(self, index: int) -> str:
         return self.source.describe(int(self.indices[index]))
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        return tuple(getattr(self.source, "notices", ()))
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        labels = getattr(self.source, "labels", None)
+        return None if labels is None else labels[self.indices]
+
+    @property
+    def files(self) -> list[str] | None:
+        files = getattr(self.source, "files", None)
+        return None if files is None else [files[index] for index in self.indices.tolist()]
 
     def mask(self, index: int) -> np.ndarray:
         """Return only the mask, for sources that have masks."""
