@@ -1,21 +1,19 @@
 """The two exceptions that end a run with one line for its user."""
 
 import difflib
-import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
 _LONGEST = 200
-"""The most characters of a value in a message."""
+"""The most characters of a parameter's value in a message."""
 
-_LONGEST_MESSAGE = 1200
+_LONGEST_LINE = 1200
 
 
 class UserError(Exception):
     """A mistake in parameters, data or checkpoints; the message names it and says how to fix it.
 
-    Entry points print the message on stderr and exit with status 2. Whatever names and values of a
-    user stand in it, it is one line, has a limited length and can be printed.
+    Entry points print the message as one line on stderr and exit with status 2.
 
     Attributes:
         parameter: the name of the parameter that is wrong, if the message is about one. The text is
@@ -35,26 +33,35 @@ class UserError(Exception):
     def text(self, named: Callable[[str], str] = str) -> str:
         """The whole message, with `named(parameter)` in place of the parameter's name."""
         message = super().__str__()
-        if self.parameter is not None:
-            message = f"{' '.join(filter(None, (named(self.parameter), self._value)))}: {message}"
-        return one_line(message)
-
-
-def one_line(text: str) -> str:
-    """Make a text one printable line: long words are shortened, odd characters are escaped."""
-    text = re.sub(rf"(\S{{{_LONGEST}}})\S{{100,}}(\S{{50}})", r"\1...\2", text)
-    text = re.sub(r"[\r\n\v\f\x85\u2028\u2029]+", " ", text)
-    if len(text) > _LONGEST_MESSAGE:
-        text = f"{text[:_LONGEST_MESSAGE]}..."
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+        if self.parameter is None:
+            return one_line(message)
+        shown = " ".join(filter(None, (named(self.parameter), self._value)))
+        return one_line(f"{shown}: {message}")
 
 
 def check(legal: bool, parameter: str, value: Any, expected: str) -> None:
     """Raise UserError with the text `PARAMETER VALUE: must be EXPECTED` unless `legal`."""
     if not legal:
         raise UserError(f"must be {expected}", parameter, value)
+
+
+def one_line(text: str) -> str:
+    """The text as one line for a terminal: without its middle where it is long.
+
+    Line ends, control characters and bytes that are no characters, which names of files and texts
+    of data may hold, are shown as escapes.
+    """
+    shown = "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in _without_middle(text, 4 * _LONGEST_LINE)
+    )
+    return _without_middle(shown, _LONGEST_LINE)
+
+
+def _without_middle(text: str, most: int) -> str:
+    if len(text) <= most:
+        return text
+    return f"{text[: most // 2]} ... {text[-most // 3 :]}"
 
 
 class DivergenceError(Exception):

@@ -9,16 +9,16 @@ from cnn_jax.errors import UserError
     ("text", "shown"),
     [
         ("a.png: is empty", "a.png: is empty"),
-        ("a\nb.png:\r\nno", "a b.png: no"),
+        ("a\nb.png: no", "a\\nb.png: no"),
         ("a\0b: \ud800 \x1b[31m", "a\\x00b: \\ud800 \\x1b[31m"),
         ("नम.png: ½", "नम.png: ½"),
-        ("x" * 10_000 + ".png: no", "x" * 200 + "..." + "x" * 45 + ".png: no"),
     ],
 )
 def test_one_printable_line(text, shown):
     assert str(UserError(text)) == shown
 
 
-def test_a_message_of_many_words_is_cut():
-    assert len(str(UserError("word " * 10_000))) < 1300
+def test_the_middle_of_a_long_message_is_left_out():
+    message = str(UserError("D/" + "x" * 10_000 + ".png: no"))
+    assert len(message) < 1300 and message.startswith("D/xxx") and message.endswith("x.png: no")
     assert str(UserError("must be less", "rate", "9" * 500)).startswith("rate 999")

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from cnn_jax.data.decode import Header, decode, read_header
 from cnn_jax.data.formats.frames import Fit, Size, drawn_before_turning, fit
 from cnn_jax.data.source import Example
-from cnn_jax.errors import UserError
+from cnn_jax.errors import UserError, one_line
 from cnn_jax.progress import track
 from cnn_jax.reading import existing_below, require_file
 
@@ -77,7 +77,7 @@ class BoxSource:
     ):
         """Store the images; with `relative`, boxes are in fractions of the image's sides."""
         self.class_names = class_names
-        self.notices = tuple(notices)
+        self.notices = tuple(map(one_line, notices))
         self._images = images
         self._relative = relative
 
@@ -287,7 +287,7 @@ def _settled(item: Annotated, found: Fit | None, repairs: Repairs, *, turned: bo
     if found is not None:
         size, slack = (found.header.height, found.header.width), _SLACK
         boxes, scale = found.place(boxes, turned=turned)
-        area = None if area is None else area * scale[0] * scale[1]
+        area = None if area is None else area * (scale[0] * scale[1])
     boxes, kept = repairs.repair(boxes, size, item.where, slack)
     if area is not None:
         area = np.where(np.isnan(area), (boxes[:, 2:] - boxes[:, :2]).prod(axis=1), area)

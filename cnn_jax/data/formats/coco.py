@@ -27,6 +27,7 @@ _CROWD = {"": False, "0": False, "false": False, "none": False, "1": True, "true
 
 # The largest side of a mask: above it run lengths describe no image.
 _MOST_SIDE = 2**24
+_MOST_AREA = 1e12
 
 
 def open_coco(argument: str, split: Split, settings: Settings) -> BoxSource:
@@ -269,7 +270,8 @@ def _areas(
     for row, entry, (_, own) in zip(rows, entries, shapes, strict=True):
         value = entry.get("area")
         area = own if value in (None, "") else _lenient(value)
-        if area is None or (area is not own and not math.isfinite(area)):
+        unknown = value in (None, "") and math.isnan(own)
+        if area is None or not (unknown or abs(area) <= _MOST_AREA):
             raise UserError(
                 f"{path}: annotations[{row}]: area is {short(value)}, expected a number of pixels"
             )

@@ -62,7 +62,8 @@ class Fit:
         """
         turned = turned if self.turned is None else self.turned
         scale = self.stored if turned else self.upright
-        boxes = boxes * np.array([*scale, *scale])
+        with np.errstate(over="ignore"):  # what is too large is found later, as not finite
+            boxes = boxes * np.array([*scale, *scale])
         if turned:
             boxes = turn(boxes, self.header.stored, self.header.orientation)
         return boxes, scale

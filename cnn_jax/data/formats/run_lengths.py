@@ -89,9 +89,10 @@ def box_of_outlines(outlines: Sequence[Sequence[int | float]]) -> Shape:
         raise ValueError("an outline needs x and y of three points or more")
     parts = [np.array(outline, np.float64).reshape(-1, 2) for outline in outlines]
     area = 0.0
-    for points in parts:
-        x, y = (points - points[0]).T
-        area += abs(float(np.sum(x * np.roll(y, -1) - y * np.roll(x, -1)))) / 2
+    with np.errstate(over="ignore", invalid="ignore"):
+        for points in parts:
+            x, y = (points - points[0]).T
+            area += abs(float(np.sum(x * np.roll(y, -1) - y * np.roll(x, -1)))) / 2
     low = np.min([points.min(axis=0) for points in parts], axis=0)
     high = np.max([points.max(axis=0) for points in parts], axis=0)
     return (float(low[0]), float(low[1]), float(high[0]), float(high[1])), area

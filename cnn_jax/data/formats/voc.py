@@ -23,7 +23,7 @@ from cnn_jax.data.formats.xml import Element, read_xml
 from cnn_jax.data.source import Settings, Split
 from cnn_jax.data.splits import KINDS, by_kind, kind_of
 from cnn_jax.errors import UserError
-from cnn_jax.reading import files_in, folders_in, read_lines, user_path
+from cnn_jax.reading import MIB, files_in, folders_in, read_lines, user_path
 
 # The folders, and other names that tools give them; in any case.
 _FOLDERS = {
@@ -31,6 +31,8 @@ _FOLDERS = {
     "JPEGImages": ("jpegimages", "images"),
     "ImageSets/Main": ("main",),
 }
+
+_MOST_LIST_BYTES = 256 * MIB
 
 # Lists for a class have a second column, whose sign marks the presence of the class.
 _WITH_COLUMN = re.compile(r"(.*\S)\s+(-1|0|1)")
@@ -145,7 +147,7 @@ def _listed(folder: Path, split: Split, known: set[str]) -> list[str]:
         usual = ("train", "trainval") if split == "train" else KINDS[split]
         raise UserError(f"{folder}: has neither {' nor '.join(f'{name}.txt' for name in usual)}")
     path = folder / stems[stem]
-    lines = [line.strip() for line in read_lines(path)]
+    lines = [line.strip() for line in read_lines(path, _MOST_LIST_BYTES)]
     names = [_name(line, known) for line in lines if line]
     if not names:
         raise UserError(f"{path}: names no images")

@@ -28,6 +28,7 @@ CLASSES_FILE = "classes.txt"
 """The names of the classes, one a line, where the YAML file has none."""
 
 _MOST_LABEL_BYTES = 64 * MIB
+_MOST_LIST_BYTES = 256 * MIB
 
 # The folder of labels beside a folder of images.
 _LABELS = {"images": "labels", "Images": "Labels", "IMAGES": "LABELS"}
@@ -211,7 +212,7 @@ def _images_of(data: _Data, place: Path) -> list[tuple[Path, str]]:
     if place.suffix != ".txt":
         _refuse_place(data.path, place)
     finder = ImageFinder(place.parent, *data.roots)
-    lines = enumerate(map(str.strip, read_lines(place)), start=1)
+    lines = enumerate(map(str.strip, read_lines(place, _MOST_LIST_BYTES)), start=1)
     files = [(Path(finder.find(line, f"{place}:{row}")), f"{place}:{row}")
              for row, line in lines if line]  # fmt: skip
     data.notices += finder.notices()
@@ -283,7 +284,7 @@ class _Labels:
     def _parse(self, line: str, place: str) -> tuple[int, list[float]]:
         """Parse a line into its label and the corners of its box."""
         try:
-            label, *values = (number(word) for word in line.split())
+            label, *values = map(number, re.split(r"[ \t]+", line.strip(" \t")))
         except ValueError:
             raise UserError(
                 f"{place}: {short(line.strip())} contains words, expected class cx cy w h"
