@@ -13,7 +13,7 @@ from cnn_jax.data.decode import EXTENSIONS, READ, decode, describe_left_out, lis
 from cnn_jax.data.source import Example, Settings, Split
 from cnn_jax.data.splits import NAMES, Kind, by_kind, kind_of, serving
 from cnn_jax.errors import UserError
-from cnn_jax.reading import Listing, files_in, folders_in
+from cnn_jax.reading import Listing, files_in, folders_in, user_path
 
 _USUAL: dict[Split, Kind] = {"train": "train", "eval": "val", "test": "test"}
 _KNOWN = {name for names in NAMES.values() for name in names}
@@ -81,7 +81,7 @@ def open_folder(directory: str, split: Split, settings: Settings) -> FolderSourc
     """
     if not directory:
         raise UserError("--data folder: lacks a folder, give folder:DIR")
-    root = Path(directory).expanduser()
+    root = user_path(directory)
     if not root.is_dir():
         problem = "is not a folder" if root.exists() else "no such folder"
         raise UserError(f"--data folder:{directory}: {problem}")

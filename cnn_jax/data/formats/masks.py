@@ -24,7 +24,7 @@ from cnn_jax.data.mask_files import Mask, MaskFiles, fitted, meaning_of, read_ma
 from cnn_jax.data.source import Example, Settings, Split
 from cnn_jax.data.splits import by_kind, kind_of, serving
 from cnn_jax.errors import UserError
-from cnn_jax.reading import folders_in, read_bytes, read_lines
+from cnn_jax.reading import folders_in, read_bytes, read_lines, user_path
 
 CLASSES_FILE = "classes.txt"
 """The file in the data's folder with the names of the classes, one per line, by value."""
@@ -116,7 +116,7 @@ def open_masks(directory: str, split: Split, settings: Settings) -> MaskSource:
     """
     if not directory:
         raise UserError("--data masks: lacks a folder, give masks:DIR")
-    root = Path(directory).expanduser()
+    root = user_path(directory)
     files = _files(root, f"--data masks:{directory}")
     chosen, notices = _of_split(files, split, settings)
     pairs = files.pairs(chosen)
@@ -331,7 +331,7 @@ def label_colors(settings: Settings) -> LabelColors | None:
         return None
     if settings.label_colors == "voc":
         return voc_colors(*([len(settings.class_names)] if settings.class_names else []))
-    return read_label_colors(Path(settings.label_colors).expanduser())
+    return read_label_colors(user_path(settings.label_colors))
 
 
 def _named(root: Path) -> tuple[str, ...]:
