@@ -31,7 +31,9 @@ ENCODINGS = ("utf-16", "utf-8-sig", "latin-1", "gb18030", "utf-32", "cp1252", "s
 
 def mutate(folder: Path, rng: Random) -> str:
     """Change one file, or the folder, of a data set; return what was done."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.stat().st_size < 2**20)
+    if not files:
+        return "nothing left to change"
     file = files[rng.integers(len(files))]
     content = file.read_bytes()
     choices: list[Callable[[Path, bytes, Random], str]] = [*BYTES, *FILES]
@@ -386,16 +388,25 @@ def change_header(file: Path, content: bytes, rng: Random) -> str:
 
 def resize_image(file: Path, content: bytes, rng: Random) -> str:
     size = ((1, 1), (1, 500), (3000, 2), (13, 7))[rng.integers(4)]
-    with Image.open(file) as image:
-        image.resize(size).save(file)
-    return f"to {size}"
+    return _saved(file, lambda image: image.resize(size)) or f"to {size}"
 
 
 def convert_image(file: Path, content: bytes, rng: Random) -> str:
     mode = ("1", "L", "P", "RGBA", "LA", "I;16", "RGB")[rng.integers(7)]
-    with Image.open(file) as image:
-        (image.convert("L") if mode == "I;16" else image).convert(mode).save(file)
-    return f"to {mode}"
+    converted = _saved(
+        file, lambda image: (image.convert("L") if mode == "I;16" else image).convert(mode)
+    )
+    return converted or f"to {mode}"
+
+
+def _saved(file: Path, change: Callable[[Image.Image], Image.Image]) -> str:
+    """Change an image that no other mutation has damaged; say where it has."""
+    try:
+        with Image.open(file) as image:
+            change(image).save(file)
+    except (OSError, SyntaxError, ValueError):
+        return "in vain, as it is damaged"
+    return ""
 
 
 PNG = [change_header, resize_image, convert_image]
