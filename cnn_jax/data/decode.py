@@ -1,9 +1,9 @@
-"""Decoding of image files to RGB pixels: one path for every format, through Pillow."""
+"""Image files: which of a folder's files are images, and their decoding to RGB, through Pillow."""
 
 import functools
 import os
 import warnings
-from collections.abc import Sequence
+from collections import Counter
 from io import BytesIO
 
 import numpy as np
@@ -11,11 +11,24 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from cnn_jax.errors import UserError
+from cnn_jax.reading import MIB, Listing, list_files, read_bytes, require_file
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-"""The extensions of image files, in lower case."""
+_JPEG = (".jpg", ".jpeg", ".jpe", ".jfif")
+_NETPBM = (".ppm", ".pgm", ".pbm", ".pnm")
+EXTENSIONS = (*_JPEG, ".png", ".webp", ".bmp", ".tif", ".tiff", *_NETPBM, ".gif", ".jp2", ".avif")
+"""The extensions of image files, in lower case. A file of another name may be one: see
+`list_images`."""
 
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+READ = "JPEG, PNG, WebP, BMP, TIFF, PPM, GIF, JPEG 2000 or AVIF"
+"""The formats that are read, in words."""
+
+MOST_IMAGE_BYTES = 1024 * MIB
+
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "GIF", "JPEG2000", "AVIF")
+
+# Files of these endings lie beside images; they are not opened to see what they are.
+_COMPANIONS = {".txt", ".xml", ".json", ".csv", ".tsv", ".md", ".yaml", ".yml", ".html", ".py",
+               ".mat", ".npy", ".npz", ".zip", ".gz", ".tar", ".pdf", ".cache"}  # fmt: skip
 
 # The transposition that turns an image upright, by its EXIF orientation (EXIF 2.32, 4.6.4 A).
 _UPRIGHT = {
@@ -37,12 +50,12 @@ def decode(
     name: str | None = None,
     draft_size: int | None = None,
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Decode a JPEG, PNG, WebP or BMP file to the 8-bit RGB image that a viewer shows.
+    """Decode an image file to the 8-bit RGB image that a viewer shows.
 
-    The content decides the format, not the name. Grey, black-and-white and palette images become
-    RGB. Transparent images are composited over white. CMYK is converted without a colour profile,
-    JPEG's inverted inks included. 16 bits are scaled to 8. An EXIF (or XMP) orientation is applied.
-    The first frame of an animation is used. Colour profiles are not applied.
+    The formats are those of `READ`; the content decides, not the name. Grey, black-and-white and
+    palette images become RGB. Transparent images are composited over white. CMYK is converted
+    without a colour profile, JPEG's inverted inks included. 16 bits are scaled to 8. An EXIF (or
+    XMP) orientation is applied. The first frame or page is used. Colour profiles are not applied.
 
     Args:
         file: the file's content, or its path.
@@ -55,25 +68,24 @@ def decode(
 
     Raises:
         UserError: the file cannot be read, or is empty, truncated, damaged, too large or not an
-            image; the message begins with its name.
+            image, or its pixels have no known range (floating-point or 32-bit numbers above
+            65535); the message begins with its name.
     """
     if isinstance(file, bytes):
         content, name = file, name or "image"
     else:
         name = name or os.fspath(file)
-        content = _read(file, name)
+        content = read_bytes(file, MOST_IMAGE_BYTES)
     if not content:
         raise UserError(f"{name}: the file is empty (0 bytes), expected an image")
     try:
-        with open_image(BytesIO(content), formats=_FORMATS) as image:
+        with open_image(BytesIO(content)) as image:
             if draft_size is not None:
                 image.draft(None, (draft_size, draft_size))
             image.load()
             return np.asarray(_upright(_to_rgb(image), _orientation(image)))
     except Image.UnidentifiedImageError:
-        raise UserError(
-            f"{name}: not an image ({_looks_like(content)}), expected JPEG, PNG, WebP or BMP"
-        ) from None
+        raise UserError(f"{name}: not an image ({_looks_like(content)}), expected {READ}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise UserError(f"{name}: too many pixels to decode safely, shrink the image") from None
     except MemoryError:
@@ -85,12 +97,58 @@ def decode(
         raise UserError(f"{name}: damaged image ({reason})") from error
 
 
-def open_image(
-    file: BytesIO | str | os.PathLike[str], formats: Sequence[str] | None = None
-) -> Image.Image:
-    """Open an image file with Pillow, without its warnings about large images or odd metadata."""
+def open_image(file: BytesIO | str | os.PathLike[str]) -> Image.Image:
+    """Open an image file with Pillow, without its warnings about large images or odd metadata.
+
+    Raises:
+        UserError: the file is missing, or is not a regular file.
+        Exception: what Pillow raises for a file that is damaged, too large or not an image.
+    """
     _ignore_pillow_warnings()
-    return Image.open(file, formats=formats)
+    if not isinstance(file, BytesIO):
+        require_file(file, MOST_IMAGE_BYTES)
+    return Image.open(file, formats=_FORMATS)
+
+
+def is_image(path: str | os.PathLike[str]) -> bool:
+    """Whether a file's content begins as an image does, whatever its name."""
+    try:
+        with open_image(path):
+            return True
+    except Exception:
+        return False
+
+
+def list_images(place: str | os.PathLike[str], below: str = "") -> Listing:
+    """List the images at any depth below `place`/`below`, relative to `place`.
+
+    Files are images by their ending or, where the ending is unknown, by their content.
+    `left_out` counts the others by their ending.
+
+    Raises:
+        UserError: a folder cannot be read.
+    """
+    found = list_files(place, below)
+    images, left_out = [], found.left_out
+    for path in found.files:
+        ending = os.path.splitext(path)[1].lower()
+        if ending in EXTENSIONS or (
+            ending not in _COMPANIONS and is_image(os.path.join(place, path))
+        ):
+            images.append(path)
+        else:
+            left_out[ending or "without an ending"] += 1
+    return Listing(images, left_out)
+
+
+def describe_left_out(place: str | os.PathLike[str], left_out: Counter[str]) -> list[str]:
+    """A notice about the files that are no images, in a list; an empty list if there are none."""
+    total = left_out.total()
+    if not total:
+        return []
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in left_out.most_common(6))
+    files = "file was" if total == 1 else "files were"
+    return [f"{os.fspath(place)}: {total:,} {files} left out, as no images: {kinds}"]
 
 
 @functools.cache
@@ -99,21 +157,17 @@ def _ignore_pillow_warnings() -> None:
     warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
-def _read(path: str | os.PathLike[str], name: str) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except OSError as error:
-        raise UserError(f"{name}: cannot be read ({error.strerror})") from None
-
-
 def _to_rgb(image: Image.Image) -> Image.Image:
     """Convert an image of any of Pillow's modes to RGB."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no known range; convert them to 8 or 16 bits")
     if image.mode.startswith("I"):
         # 16-bit grey: Pillow's own conversion of these modes clips or drops the low byte.
-        grey = np.asarray(image).astype(np.uint32)
+        grey = np.asarray(image).astype(np.int64)
+        if grey.min() < 0 or grey.max() > 65535:
+            raise ValueError("values beyond 16 bits; convert the pixels to 8 or 16 bits")
         image = Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8))
     elif image.has_transparency_data:
         image = image.convert("RGBA")

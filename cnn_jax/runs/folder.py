@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cnn_jax.errors import UserError
+from cnn_jax.reading import read_json, read_text
 
 CONFIG_FILE = "config.json"
 ENVIRONMENT_FILE = "environment.json"
@@ -114,10 +115,7 @@ def read_object(path: Path, missing_ok: bool = False) -> dict[str, Any]:
     """
     if missing_ok and not path.exists():
         return {}
-    try:
-        value = json.loads(_read_text(path))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}:{error.lineno}: not JSON: {error.msg}") from None
+    value = read_json(path)
     if not isinstance(value, dict):
         raise UserError(f"{path}:1: expected a JSON object, found a {type(value).__name__}")
     return value
@@ -132,17 +130,18 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     Raises:
         UserError: the file is unreadable, or another line is not a report.
     """
-    lines = _read_text(path).split("\n")
+    lines = read_text(path).split("\n")
     rows = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             if number == len(lines):  # A whole line ends in a newline: this one was cut.
                 break
-            raise UserError(f"{path}:{number}: not JSON: {error.msg}") from None
+            reason = getattr(error, "msg", None) or "its values are nested too deeply or too long"
+            raise UserError(f"{path}:{number}: not JSON ({reason})") from None
         problem = _row_problem(row)
         if problem:
             raise UserError(f"{path}:{number}: not a report: {problem}")
@@ -162,12 +161,3 @@ def _row_problem(row: Any) -> str | None:
         if key not in ("step", "split") and not isinstance(value, int | float | None):
             return f'expected "{key}" to be a number or null'
     return None
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not a text file (UTF-8)") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cnn_jax.data.decode import decode
+from cnn_jax.data.decode import decode, describe_left_out, list_images
 from cnn_jax.errors import UserError
 
 
@@ -267,7 +267,7 @@ def test_other_bytes():
 
 def test_missing_file_and_folder(tmp_path):
     assert str(tmp_path / "gone.jpg") in problem(tmp_path / "gone.jpg")
-    assert "cannot be read" in problem(tmp_path)
+    assert "is a folder, not a file" in problem(tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP"])
@@ -304,3 +304,44 @@ def test_absurd_sizes_are_refused():
     bomb[16:24] = struct.pack(">II", 100_000, 100_000)
     bomb[29:33] = struct.pack(">I", zlib.crc32(bytes(bomb[12:29])))
     assert "too many pixels" in problem(bytes(bomb), name="bomb.png")
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "PPM", "GIF", "JPEG2000"])
+def test_further_formats_give_their_pixels(kind):
+    pixels = np.zeros((8, 12, 3), np.uint8)
+    pixels[:4, :6], pixels[4:, 6:] = (250, 0, 0), (0, 0, 250)
+    options = {"irreversible": False} if kind == "JPEG2000" else {}
+    np.testing.assert_array_equal(decode(encoded(Image.fromarray(pixels), kind, **options)), pixels)
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "GIF"])
+def test_the_first_page_or_frame_is_used(kind):
+    first, second = (Image.new("RGB", (4, 4), color) for color in ("red", "blue"))
+    content = encoded(first, kind, save_all=True, append_images=[second])
+    assert decode(content)[0, 0].tolist() == [255, 0, 0]
+
+
+def test_pixels_without_a_known_range_are_refused():
+    floats = Image.fromarray(np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4))
+    with pytest.raises(UserError, match="floating-point pixels have no known range"):
+        decode(encoded(floats, "TIFF"))
+    wide = Image.fromarray(np.full((3, 4), 70_000, np.int32))
+    with pytest.raises(UserError, match="values beyond 16 bits"):
+        decode(encoded(wide, "TIFF"))
+    sixteen = Image.fromarray(np.full((3, 4), 65_535, np.int32))
+    assert decode(encoded(sixteen, "TIFF")).min() == 255
+
+
+def test_a_folders_images_are_known_by_ending_or_content(tmp_path):
+    image = Image.new("RGB", (4, 4))
+    image.save(tmp_path / "a.JFIF", "JPEG")
+    image.save(tmp_path / "b", "PNG")
+    image.save(tmp_path / "c.img", "TIFF")
+    for name in ("notes.txt", "d.heic", "e.heic", "._a.jpg", "Thumbs.db"):
+        (tmp_path / name).write_text("x")
+    found = list_images(tmp_path)
+    assert found.files == ["a.JFIF", "b", "c.img"]
+    assert describe_left_out("D", found.left_out) == [
+        "D: 3 files were left out, as no images: 2 .heic, 1 .txt"
+    ]
+    assert describe_left_out("D", list_images(tmp_path, "").left_out - found.left_out) == []

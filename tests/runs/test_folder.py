@@ -79,5 +79,5 @@ def test_missing_and_broken_files_are_named(tmp_path):
     with pytest.raises(UserError, match=r"config\.json:1: expected a JSON object, found a list"):
         read_run(tmp_path)
     (tmp_path / "config.json").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match=r"config\.json: not a text file"):
+    with pytest.raises(UserError, match=r"config\.json:1: not text"):
         read_run(tmp_path)
