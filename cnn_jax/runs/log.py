@@ -4,14 +4,13 @@ Only one process writes. The others make a log that is not `enabled` and call it
 Rows of `metrics.jsonl` are whole lines. A kill may cut the last line; resuming removes it.
 """
 
-import contextlib
 import dataclasses
 import enum
 import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -32,6 +31,7 @@ from cnn_jax.runs.folder import (
     RESULT_FILE,
     read_object,
     read_rows,
+    result_step,
 )
 from cnn_jax.runs.names import in_order, metric, show
 
@@ -56,7 +56,7 @@ class RunLog:
                     log.report(step, "train", {"loss": loss, "examples_per_second": rate})
 
     A row is on disk when `report` returns. `write_result` comes last of an evaluation, after its
-    row, pictures and page: `evaluated` then tells a resumed run that nothing of it is missing.
+    row, pictures and page: `folder.evaluated` then tells a resumed run that nothing is missing.
 
     Args:
         directory: the run's folder; created if missing.
@@ -98,8 +98,7 @@ class RunLog:
         self._events = None
         self._progress = None
         self._task = None
-        self._rows: list[dict[str, Any]] = []  # those that were there at the start
-        self._result_step = -1  # of the result that was there
+        self._repeated: set[tuple[int, str]] = set()  # rows that a resumed run may write again
         if not enabled:
             return
         self.console = console or Console(stderr=True)
@@ -191,21 +190,13 @@ class RunLog:
         row = {"step": int(step), "split": split, **metrics}
         row["seconds"] = round(self._earlier_seconds + self._clock() - self._start, 3)
         path = self.directory / METRICS_FILE
-        if self._resumed_step is not None and self.reported(step, split):
-            self._rows = [kept for kept in self._rows if _place(kept) != (step, split)]
+        if (step, split) in self._repeated:
+            self._repeated.remove((step, split))
             self._write_rows(kept for kept in self._whole_rows() if _place(kept) != (step, split))
         with files.writing(path), path.open("a", encoding="utf-8") as file:
             file.write(_dump(row) + "\n")
         self._write_events(step, split, metrics)
         self._show(step, split, metrics)
-
-    def reported(self, step: int, split: str) -> bool:
-        """Tell whether the rows that were there at the start have one of this step and split."""
-        return any(_place(row) == (step, split) for row in self._rows)
-
-    def evaluated(self, step: int, split: str = "eval") -> bool:
-        """Tell whether an evaluation of `step` was complete at the start: row, page and result."""
-        return self.reported(step, split) and self._result_step >= step
 
     def write_result(self, step: int, split: str, metrics: Mapping[str, Any]) -> None:
         """Replace `result.json` by an evaluation whose row, pictures and page are written."""
@@ -236,25 +227,20 @@ class RunLog:
     def _write_rows(self, rows: Iterable[Mapping[str, Any]]) -> None:
         files.replace(self.directory / METRICS_FILE, "".join(_dump(row) + "\n" for row in rows))
 
-    def _start_from(self, rows: list[dict[str, Any]]) -> None:
+    def _start_from(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write the rows back that are kept, and continue the clock from them."""
         self._write_rows(rows)
         self._earlier_seconds = max((row.get("seconds", 0.0) for row in rows), default=0.0)
-        self._rows = rows
 
     def _rewind(self, step: int) -> None:
         """Restore the rows, the result and the clock of the moment when `step` was saved."""
         result = self.directory / RESULT_FILE
-        with contextlib.suppress(UserError):  # A damaged one is written again.
-            found = read_object(result, missing_ok=True).get("step")
-            self._result_step = found if isinstance(found, int) else -1
-        self._start_from([row for row in self._whole_rows() if row["step"] <= step])
+        complete = result_step(self.directory)
+        rows = [row for row in self._whole_rows() if row["step"] <= step]
+        self._start_from(rows)
+        self._repeated = {_place(row) for row in rows}
         # An evaluation that was cut short has a row, and no result.
-        evaluations = [
-            row
-            for row in self._rows
-            if row["split"] != "train" and row["step"] <= self._result_step
-        ]
+        evaluations = [row for row in rows if row["split"] != "train" and row["step"] <= complete]
         if evaluations:
             last = {key: value for key, value in evaluations[-1].items() if key != "seconds"}
             _write_json(result, last)

@@ -22,6 +22,7 @@ import numpy as np
 import optax
 
 from cnn_jax.errors import DivergenceError, UserError, check
+from cnn_jax.runs import folder as run_folder
 from cnn_jax.runs.log import RunLog
 from cnn_jax.training import checkpoints, parallel
 from cnn_jax.training.state import TrainState
@@ -299,7 +300,8 @@ def train(state: TrainState, training: Training, outputs: Outputs, key: jax.Arra
             checkpoints.tidy(stored, step, keep=plan.keep, scheduled=plan.saves)
             if interval.sums is not None and plan.reports(step):
                 report_now()
-            if plan.evaluates(step) and not parallel.as_first(log.evaluated(step)):
+            evaluated = log.enabled and run_folder.evaluated(log.directory, step)
+            if plan.evaluates(step) and not parallel.as_first(evaluated):
                 with interval.paused():
                     evaluate_now(stop)
         stopping = stop.is_set() and parallel.alone()

@@ -3,6 +3,7 @@
 import argparse
 import ast
 import difflib
+import errno
 import functools
 import importlib
 import inspect
@@ -16,14 +17,21 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from cnn_jax.errors import DivergenceError, UserError
+from cnn_jax.errors import DivergenceError, UserError, one_line
 
+from .. import interrupts
 from .declare import Conditions, Flag, dashed, declared, in_words
 
 _PACKAGE = __package__.rpartition(".")[0]
 
 VERBS = ("classify", "annotate", "detect", "segment", "translate")
 """The commands that train."""
+
+_REFUSALS = {
+    getattr(errno, name)
+    for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO", "EMFILE", "ENFILE")
+}
+"""The operating system's refusals that are no mistake of the code."""
 
 _SHORT = 4
 """Aliases of at most this many letters are shown in the help, one for each flag."""
@@ -71,9 +79,16 @@ def as_flags(error: UserError) -> UserError:
 
 
 def entry(main: Callable[[], None]) -> None:
-    """Run an entry point: a user's mistake ends with one line and status 2, divergence with 3."""
+    """Run an entry point: a user's mistake ends with one line and status 2, divergence with 3.
+
+    Ctrl-C ends it with one line and status 130. What the operating system refuses (no space, no
+    more files, no permission) is the user's to mend, too, wherever it is met.
+    """
     try:
-        main()
+        with interrupts.raised():
+            main()
+    except KeyboardInterrupt:
+        interrupts.end()
     except UserError as error:
         _end(as_flags(error), 2)
     except DivergenceError as error:
@@ -81,6 +96,10 @@ def entry(main: Callable[[], None]) -> None:
     except BrokenPipeError:
         # The reader of a pipe left (`| head`): nothing is wrong, and nothing more can be said.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if error.errno not in _REFUSALS:
+            raise
+        _end(": ".join(map(str, filter(None, (error.filename, error.strerror)))), 2)
 
 
 def warn(message: str) -> None:
@@ -88,11 +107,8 @@ def warn(message: str) -> None:
     print(f"warning: {message}", file=sys.stderr)
 
 
-def _end(error: Exception, status: int) -> None:
-    line = " ".join(str(error).split())
-    # Control characters and bytes that are no text are shown, not sent to the terminal.
-    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
-    print(f"error: {shown}", file=sys.stderr)
+def _end(error: Exception | str, status: int) -> None:
+    print(f"error: {one_line(' '.join(str(error).split()))}", file=sys.stderr)
     raise SystemExit(status)
 
 

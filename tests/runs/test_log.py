@@ -16,7 +16,7 @@ from rich.console import Console
 
 from cnn_jax.errors import UserError
 from cnn_jax.runs import log as logs
-from cnn_jax.runs.folder import TIMING_KEYS, read_run
+from cnn_jax.runs.folder import TIMING_KEYS, evaluated, read_run
 from cnn_jax.runs.log import RunLog, plain
 
 
@@ -125,19 +125,16 @@ def test_resuming_takes_back_the_result_of_a_later_step(tmp_path):
 
 
 def test_an_evaluation_without_its_result_counts_as_missing_and_is_reported_once(tmp_path):
-    def resumed():
-        return make_log(tmp_path, resumed_step=40)
-
     with make_log(tmp_path) as log:
         report_until(log, 10, 30)
         log.report(40, "train", {"loss": 0.1})
         log.report(40, "eval", {"top1": 0.3})  # killed before its page was written
     for _ in range(2):  # once more, killed before anything was done
-        with resumed() as log:
-            assert log.evaluated(20)
-            assert not log.evaluated(40)
-            assert json.loads((tmp_path / "result.json").read_text())["step"] == 20
-    with resumed() as log:
+        assert evaluated(tmp_path, 20)
+        assert not evaluated(tmp_path, 40)
+        make_log(tmp_path, resumed_step=40).close()
+        assert json.loads((tmp_path / "result.json").read_text())["step"] == 20
+    with make_log(tmp_path, resumed_step=40) as log:
         log.report(40, "train", {"loss": 0.2})
         log.report(40, "eval", {"top1": 0.4})
         log.write_result(40, "eval", {"top1": 0.4})
@@ -145,8 +142,8 @@ def test_an_evaluation_without_its_result_counts_as_missing_and_is_reported_once
         *[(10, "train"), (20, "train"), (20, "eval"), (30, "train"), (40, "train"), (40, "eval")]
     ]
     assert [row.get("loss", row.get("top1")) for row in lines(tmp_path)][-2:] == [0.2, 0.4]
-    with resumed() as log:
-        assert log.evaluated(40)
+    assert evaluated(tmp_path, 40)
+    assert not evaluated(tmp_path, 40, "test")
 
 
 def test_the_clock_of_a_resumed_run_goes_on(tmp_path):
