@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from cnn_jax.conventions import END, SPECIAL
 from cnn_jax.data import text
 from cnn_jax.data.text import buckets
-from cnn_jax.data.text.pairs import Pairs
+from cnn_jax.data.text.pairs import Pairs, seen_in
 from cnn_jax.data.text.vocabulary import Level, Vocabulary, dumps
 from cnn_jax.errors import UserError
 from cnn_jax.metrics.translation import TextMetrics, bleu_by_length, tokenizer_for
@@ -195,6 +195,7 @@ def build(options: Options) -> Run:
         source, target = build_vocabularies(options, training)
     encoded = None
     if training is not None:
+        _tell_seen(split, training, held_out)
         encoded = buckets.encode(training, source, target, chosen.max_length, cut=False)
         _tell("train", encoded, "left out", chosen.max_length)
         shapes = buckets.bucket_shapes(encoded.lengths, chosen.buckets)
@@ -353,6 +354,15 @@ def _tell(split: str, encoded: buckets.Encoded, done: str, maximum: int) -> None
     if encoded.long:
         total = len(encoded) + (encoded.long if done == "left out" else 0)
         flags.warn(f"{split}: {done} {encoded.long} of {total} pairs above --max-length {maximum}")
+
+
+def _tell_seen(split: str, training: Pairs, held_out: Pairs) -> None:
+    seen = seen_in(training, held_out)
+    if seen:
+        flags.warn(
+            f"{split}: {len(seen)} of {len(held_out)} source sentences are in the training data "
+            f"too, such as {held_out.describe(seen[0])}"
+        )
 
 
 def _check(options: Options) -> None:
