@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -209,6 +210,18 @@ def test_predictions_are_drawn_named_counted_and_cut_out(photos, trained, tmp_pa
     # The same name twice is two pictures.
     predict.main([str(trained), files[0], files[0], "--directory", str(tmp_path / "two")])
     assert {p.name for p in (tmp_path / "two").iterdir()} == {"val0-1.png", "val0-2.png"}
+    # So are two images of one name, cut out too.
+    for place in ("x", "y"):
+        (tmp_path / place).mkdir()
+        shutil.copy(files[0], tmp_path / place / "0.png")
+    alike = [str(tmp_path / place / "0.png") for place in ("x", "y")]
+    cut = ["--crops", str(tmp_path / "cut"), "--directory", str(tmp_path / "three"), *everything]
+    predict.main([str(trained), *alike, *cut])
+    assert {p.name for p in (tmp_path / "three").iterdir()} == {"x_0.png", "y_0.png"}
+    names = [p.name for p in (tmp_path / "cut").rglob("*.png")]
+    assert {name.rpartition("-")[0] for name in names} == {"x_0", "y_0"}
+    with pytest.raises(UserError, match=r"x/0\.png: a prediction would replace this input"):
+        predict.main([str(trained), alike[0], "--directory", str(tmp_path / "x")])
 
 
 def test_the_papers_form_trains_and_learns_nothing_from_images_without_objects(photos, tmp_path):

@@ -102,7 +102,7 @@ def equal_pictures(training: Source, held_out: Source) -> list[str]:
     if not pairs:
         return []
     few, other = pairs[0]
-    are = "picture for evaluation is" if len(pairs) == 1 else "pictures for evaluation are"
+    are = "pictures for evaluation is" if len(pairs) == 1 else "pictures for evaluation are"
     such = "" if few == other else f" ({few} is {other})"
     return [
         f"data: {len(pairs):,} of {len(evaluated):,} {are} in the training set too, "
