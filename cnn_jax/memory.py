@@ -29,7 +29,11 @@ def available() -> float:
             top = _GROUPS / controllers
             group = top / path.lstrip("/")
             # A container may see its own group at the top; a limit holds for all groups below.
-            left += [_left(folder) for folder in {top, group, *group.parents} if top in (folder, *folder.parents)]
+            left += [
+                _left(folder)
+                for folder in {top, group, *group.parents}
+                if top in (folder, *folder.parents)
+            ]
     return max(0, min(left))
 
 

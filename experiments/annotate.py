@@ -48,9 +48,13 @@ class TagOptions:
         (), unless={"data": ("shapes", "csv")}, metavar="NAME"
     )
     """Names of the classes of a mask, in the order of their values."""
-    label_values: tuple[int, ...] = flags.flag((), minimum=0, unless={"data": ("shapes", "csv")})
+    label_values: tuple[int, ...] = flags.flag(
+        (), minimum=0, maximum=65_535, unless={"data": ("shapes", "csv")}
+    )
     """Values of the classes in the masks. Default: 0, 1, 2, ..."""
-    ignore_labels: tuple[int, ...] = flags.flag((), minimum=0, unless={"data": ("shapes", "csv")})
+    ignore_labels: tuple[int, ...] = flags.flag(
+        (), minimum=0, maximum=65_535, unless={"data": ("shapes", "csv")}
+    )
     """Values, besides 255, of pixels that have no class."""
     label_colors: str | None = flags.flag(None, unless={"data": ("shapes", "csv")}, metavar="FILE")
     """Which colour is which class in coloured masks: a file with a name, red, green and blue in
