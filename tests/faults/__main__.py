@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.faults.campaign import Record, Result, Worker, case_names, generator
+from tests.faults.commands import shared
 from tests.faults.kinds import kinds
 
 
@@ -34,6 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     given = parser.parse_args(argv)
     if given.case:
         return repeat(given.case, given.seed)
+    shared()
     record = Record(given.record or Path(f"faults-{given.seed}.jsonl"), given.seed)
     chosen = {name: kind for name, kind in kinds().items() if name in (given.kind or kinds())}
     deadline = time.monotonic() + 60 * given.minutes

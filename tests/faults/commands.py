@@ -1,10 +1,15 @@
 """Whole commands in a process forked from a worker, which has imported everything already."""
 
+import atexit
+import contextlib
 import os
 import re
+import shutil
 import signal
 import sys
+import tempfile
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -59,6 +64,28 @@ class Ended:
         return None
 
 
+def shared() -> Path:
+    """The folder that the processes of a campaign share: compiled programs and finished runs."""
+    folder = os.environ.get("FAULTS_FOLDER")
+    if folder is None:
+        folder = os.environ["FAULTS_FOLDER"] = tempfile.mkdtemp(prefix="faults-shared-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
+
+
+def finished(target: str) -> Path:
+    """The folder of a finished run of `TINY`, made when it is first asked for."""
+    run = shared() / target
+    if not run.exists():
+        with tempfile.TemporaryDirectory(dir=shared()) as folder:
+            ended = forked([*TINY[target].split(), "--out", "run"], Path(folder), 300.0)
+            assert ended.status == 0, ended.output[-2000:]
+            # Another worker may have been faster.
+            with contextlib.suppress(OSError):
+                (Path(folder) / "run").rename(run)
+    return run
+
+
 def forked(argv: Sequence[str], folder: Path, seconds: float) -> Ended:
     """Run `cnn-jax ARGV` in a fork of this process, within `folder`."""
     output = folder / "output.txt"
@@ -89,6 +116,9 @@ def _become(argv: Sequence[str], folder: Path, output: Path) -> None:
     status = 1
     try:
         os.chdir(folder)
+        os.environ["JAX_PLATFORMS"] = "cpu"
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(shared() / "compiled")
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
         file = os.open(output, os.O_WRONLY | os.O_CREAT)
         os.dup2(file, 1)
         os.dup2(file, 2)
@@ -99,8 +129,6 @@ def _become(argv: Sequence[str], folder: Path, output: Path) -> None:
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
     except BaseException:
-        import traceback
-
         traceback.print_exc()
     finally:
         try:

@@ -7,7 +7,16 @@ from pathlib import Path
 import numpy as np
 
 from cnn_jax.errors import UserError
-from tests.faults import boxes, images, mutations, texts
+from tests.faults import (
+    boxes,
+    commands,
+    flags,
+    images,
+    mutations,
+    run_files,
+    starts,
+    texts,
+)
 from tests.faults.campaign import Kind
 
 Tell = Callable[[str], None]
@@ -16,7 +25,13 @@ Tell = Callable[[str], None]
 @functools.cache
 def kinds() -> Mapping[str, Kind]:
     """All kinds of cases by name."""
-    return {"data": Kind(lambda: list(formats()), mutated_data, 3000)}
+    verbs = [*flags.TRAINING, *flags.PLAIN]
+    return {
+        "flags": Kind(lambda: verbs, flags.parse_odd, 2000),
+        "data": Kind(lambda: list(formats()), mutated_data, 3000),
+        "runs": Kind(lambda: list(commands.TINY), run_files.corrupted, 600, seconds=240.0),
+        "starts": Kind(lambda: list(commands.TINY), starts.start, 140, seconds=240.0),
+    }
 
 
 @functools.cache

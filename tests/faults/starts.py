@@ -1,15 +1,13 @@
 """Short runs with an odd value of one flag: they end well, or before the first step in one line."""
 
-import importlib
 import re
 from pathlib import Path
 
 import numpy as np
-from tests.faults.flags import odd_values
 
 from cnn_jax.errors import UserError
-from experiments.options import declared
 from tests.faults.commands import TINY, Tell, forked
+from tests.faults.flags import odd_value, typeable
 
 SECONDS = 90.0
 """The time of a run; most of it is compilation."""
@@ -26,12 +24,10 @@ def targets() -> list[str]:
 def start(target: str, rng: np.random.Generator, folder: Path, tell: Tell) -> None:
     """Run a verb with an odd value of one of its flags."""
     verb, *tiny = TINY[target].split()
-    known = declared(importlib.import_module(f"experiments.{verb}").Options)
-    flags = [f for f in known.values() if not f.declared.hidden and f.name not in LONG]
+    flags = [flag for flag in typeable(verb) if flag.name not in LONG]
     flag = flags[rng.integers(len(flags))]
-    values = odd_values(flag, rng)
-    value = values[rng.integers(len(values))]
-    argv = [verb, *tiny, "--out", "run", f"--{flag.name.replace('_', '-')}", *value]
+    value = [] if flag.type is bool else odd_value(flag, rng)
+    argv = [verb, *tiny, "--out", "run", flag.dashed, *value]
     tell(" ".join(argv))
     ended = forked(argv, folder, SECONDS)
     assert ended.fault is None, ended.fault
