@@ -47,6 +47,11 @@ _KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
     (stat.S_ISBLK, "a device"),
 )
 
+# What Python calls encodings, but is none of a file; decoding them may take very long.
+_NO_ENCODINGS_OF_FILES = {
+    "idna", "punycode", "undefined", "unicode-escape", "raw-unicode-escape", "utf-7",
+}  # fmt: skip
+
 # What file managers, archives and network drives leave in folders; other names begin with a dot.
 _LEFT_BY_SYSTEMS = {"thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "__macosx", "#recycle"}
 
@@ -66,16 +71,20 @@ def read_bytes(path: str | os.PathLike[str], most: int = MOST_BYTES) -> bytes:
     Raises:
         UserError: the file is missing, unreadable, larger than `most`, or not a regular file.
     """
-    require_file(path, most)
+    size = require_file(path, most)
     try:
         with open(path, "rb") as file:
-            return file.read(most + 1)
+            return file.read(size)  # `read` takes the memory for what it is told, used or not
     except OSError as error:
         raise UserError(f"{os.fspath(path)}: cannot be read ({error.strerror})") from None
 
 
-def require_file(path: str | os.PathLike[str], most: int | None = None) -> None:
-    """Raise UserError unless `path` is a regular file, of at most `most` bytes."""
+def require_file(path: str | os.PathLike[str], most: int | None = None) -> int:
+    """Return the size of a file in bytes.
+
+    Raises:
+        UserError: `path` is not a regular file, or has more than `most` bytes.
+    """
     name = os.fspath(path)
     try:
         found = os.stat(path)
@@ -88,6 +97,7 @@ def require_file(path: str | os.PathLike[str], most: int | None = None) -> None:
         raise UserError(
             f"{name}: {found.st_size:,} bytes; a file of this kind may have {most:,} at most"
         )
+    return found.st_size
 
 
 def read_text(
@@ -99,14 +109,14 @@ def read_text(
         UserError: the file cannot be read or is not text in this encoding; the message names the
             file and the line.
     """
-    require_file(path, most)
+    size = require_file(path, most)
     name = os.fspath(path)
     try:
         with open(path, "rb") as file:
             start = file.read(_START)
             if not _marked(start) and encoding is None and b"\0" in start:
                 raise UserError(f"{name}: not text (it holds zero bytes)")
-            data = start + file.read(most + 1)
+            data = start + file.read(max(size - len(start), 0))
     except OSError as error:
         raise UserError(f"{name}: cannot be read ({error.strerror})") from None
     return decode_text(data, name, encoding)
@@ -116,6 +126,8 @@ def decode_text(data: bytes, name: str, encoding: str | None = None) -> str:
     """Decode bytes as `read_text` does; `name` is for the message."""
     encoding = _marked(data) or encoding or "utf-8"
     try:
+        if codecs.lookup(encoding).name in _NO_ENCODINGS_OF_FILES:
+            raise LookupError
         return data.decode(encoding)
     except LookupError:
         raise UserError(f"{name}: its encoding {encoding!r} is unknown") from None
