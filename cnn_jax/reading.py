@@ -27,6 +27,7 @@ MOST_BYTES = 4096 * MIB
 MOST_YAML_BYTES = MIB
 """The largest YAML file: the names of 21,000 classes take half of it."""
 
+_DEEPEST_YAML = 100
 _MOST_YAML_NODES = 1_000_000
 _START = 4096
 _LONGEST_PATH = 4096
@@ -214,7 +215,7 @@ def read_yaml(path: str | os.PathLike[str]) -> Any:
     name = os.fspath(path)
     text = read_text(path, MOST_YAML_BYTES)
     try:
-        node = yaml.compose(text, Loader=yaml.BaseLoader)
+        node = yaml.compose(text, Loader=_TextLoader)
         return None if node is None else _yaml_value(node, {}, set())[0]
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -223,6 +224,15 @@ def read_yaml(path: str | os.PathLike[str]) -> Any:
         raise UserError(f"{name}{line}: not YAML ({reason})") from None
     except RecursionError:
         raise UserError(f"{name}: its values are nested too deeply") from None
+
+
+class _TextLoader(yaml.BaseLoader):
+    """Reads all values as texts; its time grows with the square of the depth of brackets."""
+
+    def fetch_flow_collection_start(self, TokenClass: type) -> None:
+        if self.flow_level >= _DEEPEST_YAML:
+            raise RecursionError
+        super().fetch_flow_collection_start(TokenClass)
 
 
 def _yaml_value(
