@@ -27,6 +27,7 @@ MOST_BYTES = 4096 * MIB
 MOST_YAML_BYTES = MIB
 """The largest YAML file: the names of 21,000 classes take half of it."""
 
+_DEEPEST_YAML = 100
 _MOST_YAML_NODES = 1_000_000
 _PART = 16 * MIB
 _LONGEST_PATH = 4096
@@ -47,6 +48,11 @@ _KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
     (stat.S_ISBLK, "a device"),
 )
 
+# What Python calls encodings, but is none of a file; decoding them may take very long.
+_NO_ENCODINGS_OF_FILES = {
+    "idna", "punycode", "undefined", "unicode-escape", "raw-unicode-escape", "utf-7",
+}  # fmt: skip
+
 # What file managers, archives and network drives leave in folders; other names begin with a dot.
 _LEFT_BY_SYSTEMS = {"thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "__macosx", "#recycle"}
 
@@ -66,16 +72,20 @@ def read_bytes(path: str | os.PathLike[str], most: int = MOST_BYTES) -> bytes:
     Raises:
         UserError: the file is missing, unreadable, larger than `most`, or not a regular file.
     """
-    require_file(path, most)
+    size = require_file(path, most)
     try:
         with open(path, "rb") as file:
-            return file.read()
+            return file.read(size)  # `read` takes the memory for what it is told, used or not
     except OSError as error:
         raise UserError(f"{os.fspath(path)}: cannot be read ({error.strerror})") from None
 
 
-def require_file(path: str | os.PathLike[str], most: int | None = None) -> None:
-    """Raise UserError unless `path` is a regular file, of at most `most` bytes."""
+def require_file(path: str | os.PathLike[str], most: int | None = None) -> int:
+    """Return the size of a file in bytes.
+
+    Raises:
+        UserError: `path` is not a regular file, or has more than `most` bytes.
+    """
     name = os.fspath(path)
     try:
         found = os.stat(path)
@@ -88,6 +98,7 @@ def require_file(path: str | os.PathLike[str], most: int | None = None) -> None:
         raise UserError(
             f"{name}: {found.st_size:,} bytes; a file of this kind may have {most:,} at most"
         )
+    return found.st_size
 
 
 def read_text(
@@ -118,6 +129,8 @@ def decode_text(data: bytes | bytearray, name: str, encoding: str | None = None)
     """Decode bytes as `read_text` does; `name` is for the message."""
     encoding = _marked(data) or encoding or "utf-8"
     try:
+        if codecs.lookup(encoding).name in _NO_ENCODINGS_OF_FILES:
+            raise LookupError
         return data.decode(encoding)
     except LookupError:
         raise UserError(f"{name}: its encoding {encoding!r} is unknown") from None
@@ -204,7 +217,7 @@ def read_yaml(path: str | os.PathLike[str]) -> Any:
     name = os.fspath(path)
     text = read_text(path, MOST_YAML_BYTES)
     try:
-        node = yaml.compose(text, Loader=yaml.BaseLoader)
+        node = yaml.compose(text, Loader=_TextLoader)
         return None if node is None else _yaml_value(node, {}, set())[0]
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -213,6 +226,15 @@ def read_yaml(path: str | os.PathLike[str]) -> Any:
         raise UserError(f"{name}{line}: not YAML ({reason})") from None
     except RecursionError:
         raise UserError(f"{name}: its values are nested too deeply") from None
+
+
+class _TextLoader(yaml.BaseLoader):
+    """Reads all values as texts; its time grows with the square of the depth of brackets."""
+
+    def fetch_flow_collection_start(self, TokenClass: type) -> None:
+        if self.flow_level >= _DEEPEST_YAML:
+            raise RecursionError
+        super().fetch_flow_collection_start(TokenClass)
 
 
 def _yaml_value(

@@ -66,13 +66,13 @@ def open_voc(directory: str, split: Split, settings: Settings) -> BoxSource:
     labelled, pictures = places["Annotations"], places["JPEGImages"]
     known = {name[:-4]: name for name in files_in(labelled) if name.lower().endswith(".xml")}
     files, notices = _pictures(pictures)
-    names = _listed(places["ImageSets/Main"], split, {*known, *files})
+    listing, names = _listed(places["ImageSets/Main"], split, {*known, *files})
     annotated, pictured = NameIndex(known), NameIndex(files)
-    stems = [annotated.find(name) or name for name in names]
-    annotations = {
-        stem: _read(labelled / known.get(stem, f"{stem}.xml"))
-        for stem in dict.fromkeys([*stems, *known])
-    }
+    stems = [annotated.find(name) for name in names]
+    for name, stem in zip(names, stems, strict=True):
+        if stem is None:
+            raise UserError(f"{labelled}/{name}.xml: cannot be read: no such file, in {listing}")
+    annotations = {stem: _read(labelled / file) for stem, file in known.items()}
     class_names = sorted({item.name for each in annotations.values() for item in each.objects})
     if not class_names:
         raise UserError(f"{labelled}: no objects in any of its {len(known)} files")
@@ -82,7 +82,7 @@ def open_voc(directory: str, split: Split, settings: Settings) -> BoxSource:
         annotation = annotations[stem]
         found = pictured.find(name)
         if found is None and not settings.keep_bad_images:
-            raise UserError(f"{pictures / name}.jpg: no such image, {split} lists it")
+            raise UserError(f"{pictures}/{name}.jpg: no such image, {split} lists it")
         choice = [f"{name}.jpg"] if found is None else files[found]
         file = annotation.file if annotation.file in choice else choice[0]
         if len(choice) > 1:
@@ -139,8 +139,8 @@ def _preference(name: str) -> int:
     return EXTENSIONS.index(ending) if ending in EXTENSIONS else len(EXTENSIONS)
 
 
-def _listed(folder: Path, split: Split, known: set[str]) -> list[str]:
-    """Read the names of a split's images, some of which are `known` as those of files."""
+def _listed(folder: Path, split: Split, known: set[str]) -> tuple[Path, list[str]]:
+    """Find the list of a split, and read its names, some of which are `known` as files' names."""
     stems = {name[:-4]: name for name in files_in(folder) if name.lower().endswith(".txt")}
     stem = _list_of(split, list(stems), folder)
     if stem is None:
@@ -151,7 +151,7 @@ def _listed(folder: Path, split: Split, known: set[str]) -> list[str]:
     names = [_name(line, known) for line in lines if line]
     if not names:
         raise UserError(f"{path}: names no images")
-    return names
+    return path, names
 
 
 def _list_of(split: Split, stems: list[str], folder: Path) -> str | None:

@@ -11,7 +11,7 @@ from cnn_jax.reading import MIB, decode_text, read_bytes
 MOST_BYTES = 64 * MIB
 
 _DEEPEST = 100
-_MOST_ELEMENTS = 500_000
+_MOST_ELEMENTS = 200_000
 
 _DECLARATION = re.compile(rb"\s*<\?xml[^>]{0,200}?\bencoding\s*=\s*[\"']([A-Za-z][\w.:-]*)[\"']")
 

@@ -27,7 +27,8 @@ from cnn_jax.reading import MIB, existing_below, files_in, read_lines, read_yaml
 CLASSES_FILE = "classes.txt"
 """The names of the classes, one a line, where the YAML file has none."""
 
-_MOST_LABEL_BYTES = 64 * MIB
+_MOST_LABEL_BYTES = 8 * MIB
+_LONGEST_LINE = 1_000_000
 _MOST_LIST_BYTES = 256 * MIB
 
 # The folder of labels beside a folder of images.
@@ -283,6 +284,8 @@ class _Labels:
 
     def _parse(self, line: str, place: str) -> tuple[int, list[float]]:
         """Parse a line into its label and the corners of its box."""
+        if len(line) > _LONGEST_LINE:
+            raise UserError(f"{place}: the line has {len(line):,} characters")
         try:
             label, *values = map(number, re.split(r"[ \t]+", line.strip(" \t")))
         except ValueError:
