@@ -28,7 +28,7 @@ MOST_YAML_BYTES = MIB
 """The largest YAML file: the names of 21,000 classes take half of it."""
 
 _MOST_YAML_NODES = 1_000_000
-_START = 4096
+_PART = 16 * MIB
 _LONGEST_PATH = 4096
 
 _BYTE_ORDER_MARKS = (
@@ -69,7 +69,7 @@ def read_bytes(path: str | os.PathLike[str], most: int = MOST_BYTES) -> bytes:
     require_file(path, most)
     try:
         with open(path, "rb") as file:
-            return file.read(most + 1)
+            return file.read()
     except OSError as error:
         raise UserError(f"{os.fspath(path)}: cannot be read ({error.strerror})") from None
 
@@ -103,16 +103,18 @@ def read_text(
     name = os.fspath(path)
     try:
         with open(path, "rb") as file:
-            start = file.read(_START)
-            if not _marked(start) and encoding is None and b"\0" in start:
-                raise UserError(f"{name}: not text (it holds zero bytes)")
-            data = start + file.read(most + 1)
+            data = bytearray()
+            while part := file.read(_PART):
+                data += part
+                # A file of endless zeros is not read to its end.
+                if encoding is None and not _marked(data) and b"\0" in part:
+                    raise UserError(f"{name}: not text (it holds zero bytes)")
     except OSError as error:
         raise UserError(f"{name}: cannot be read ({error.strerror})") from None
     return decode_text(data, name, encoding)
 
 
-def decode_text(data: bytes, name: str, encoding: str | None = None) -> str:
+def decode_text(data: bytes | bytearray, name: str, encoding: str | None = None) -> str:
     """Decode bytes as `read_text` does; `name` is for the message."""
     encoding = _marked(data) or encoding or "utf-8"
     try:
@@ -146,7 +148,7 @@ def split_lines(text: str) -> list[str]:
     return lines[:-1] if not lines[-1] else lines
 
 
-def _marked(data: bytes) -> str | None:
+def _marked(data: bytes | bytearray) -> str | None:
     """The encoding that a byte-order mark declares."""
     return next((name for mark, name in _BYTE_ORDER_MARKS if data.startswith(mark)), None)
 

@@ -22,6 +22,7 @@ from cnn_jax.data.augment import Augmentation
 from cnn_jax.data.batches import TrainingBatches
 from cnn_jax.data.source import Source
 from cnn_jax.errors import UserError
+from cnn_jax.ranges import LARGEST_INT, LARGEST_SIDE
 from cnn_jax.reports import annotation as report
 from cnn_jax.runs.folder import read_object
 from cnn_jax.tasks.annotation import Annotation, Decision, LossName, Thresholds
@@ -38,16 +39,22 @@ THRESHOLDS_FILE = "thresholds.json"
 class TagOptions:
     """Labels and splits. `--data` is `shapes`, `csv:FILE,IMAGES` or `masks:DIR`."""
 
-    test_every: int | None = flags.flag(None, minimum=2, unless={"data": ("shapes", "masks")})
+    test_every: int | None = flags.flag(
+        None, minimum=2, maximum=LARGEST_INT, unless={"data": ("shapes", "masks")}
+    )
     """Rows N, 2N, 3N, ... of a table are its test split. The rest is for training and, if
     --holdout-fraction is above 0, for evaluation."""
     class_names: tuple[str, ...] = flags.flag(
         (), unless={"data": ("shapes", "csv")}, metavar="NAME"
     )
     """Names of the classes of a mask, in the order of their values."""
-    label_values: tuple[int, ...] = flags.flag((), minimum=0, unless={"data": ("shapes", "csv")})
+    label_values: tuple[int, ...] = flags.flag(
+        (), minimum=0, maximum=65_535, unless={"data": ("shapes", "csv")}
+    )
     """Values of the classes in the masks. Default: 0, 1, 2, ..."""
-    ignore_labels: tuple[int, ...] = flags.flag((), minimum=0, unless={"data": ("shapes", "csv")})
+    ignore_labels: tuple[int, ...] = flags.flag(
+        (), minimum=0, maximum=65_535, unless={"data": ("shapes", "csv")}
+    )
     """Values, besides 255, of pixels that have no class."""
     label_colors: str | None = flags.flag(None, unless={"data": ("shapes", "csv")}, metavar="FILE")
     """Which colour is which class in coloured masks: a file with a name, red, green and blue in
@@ -60,7 +67,9 @@ class TagOptions:
         (), unless={"data": ("shapes", "csv")}, metavar="NAME"
     )
     """Folders of masked images that `--split test` evaluates."""
-    patch_size: int = flags.flag(128, minimum=1, unless={"data": ("shapes", "csv")})
+    patch_size: int = flags.flag(
+        128, minimum=1, maximum=LARGEST_SIDE, unless={"data": ("shapes", "csv")}
+    )
     """Pixels on a side of the patches that masked images are cut into."""
     min_area: float = flags.flag(0.01, minimum=0, below=1, unless={"data": ("shapes", "csv")})
     """A class is a label of a patch if it covers more than this share of it."""
@@ -75,9 +84,11 @@ class AnnotationLoss:
     hinge ranking; or WARP (Gong et al. 2013)."""
     warp_ranks: Literal["exact", "sampled"] = flags.flag("exact", only={"loss": ("warp",)})
     """WARP's ranks: counted, or estimated from random draws as in the paper."""
-    positive_weights: tuple[float, ...] = flags.flag((), above=0, only={"loss": ("sigmoid",)})
+    positive_weights: tuple[float, ...] = flags.flag(
+        (), above=0, maximum=1e6, only={"loss": ("sigmoid",)}
+    )
     """Weight of a label that holds in the loss: one number for all labels, or one for each."""
-    focal_gamma: float = flags.flag(0.0, minimum=0, only={"loss": ("sigmoid",)})
+    focal_gamma: float = flags.flag(0.0, minimum=0, maximum=100, only={"loss": ("sigmoid",)})
     """Exponent of the focal loss (Lin et al. 2017); 0 stands for the plain logistic loss."""
 
     def __post_init__(self) -> None:

@@ -135,13 +135,14 @@ def build(options: Options) -> Run:
     split = trainer.evaluated_split(options)
     held_out = system.open(split)
     training = system.open("train") if trainer.reads_training_set(options.run) else None
-    notices: list[str] = []
+    notices = [f"{split}: {line}" for line in getattr(held_out, "notices", ())]
     if training is not None and not options.run.eval_only:
         surveyed = box_survey.survey(training)
         options, lines = system.decided_by(surveyed, training, held_out)
         system = SYSTEMS[options.detector.system](options)
         noticed = box_survey.notices(training, surveyed, options.detector.max_objects)
-        notices = [*noticed, *lines]
+        held_out_only = [line for line in notices if line.partition(": ")[2] not in noticed]
+        notices = [*noticed, *held_out_only, *lines]
     out = trainer.folder(options)
     threshold = None
     if split == "test" and options.rule.score_threshold is None:

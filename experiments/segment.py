@@ -26,6 +26,7 @@ from cnn_jax.data.tiles import Tiles
 from cnn_jax.data.transforms import MaskTransform
 from cnn_jax.errors import UserError
 from cnn_jax.metrics import segmentation as metrics
+from cnn_jax.ranges import LARGEST_SIDE
 from cnn_jax.reports.segmentation import SegmentationReport
 from cnn_jax.runs.folder import CONFIG_FILE, read_object
 from cnn_jax.runs.names import metric, show
@@ -45,18 +46,26 @@ SURVEYED = 1000
 class MaskOptions:
     """Images and masks. `--data` is `shapes`, `masks:DIR` or `tfds:NAME`."""
 
-    image_shape: tuple[int, int] | None = flags.flag(None, minimum=1, instead_of=("tile",))
+    image_shape: tuple[int, int] | None = flags.flag(
+        None, minimum=1, maximum=LARGEST_SIDE, instead_of=("tile",)
+    )
     """Rows and columns that images are resized to. Default: their own size, if all have the
     same."""
-    tile: int | None = flags.flag(None, minimum=1, instead_of=("image_shape",))
+    tile: int | None = flags.flag(
+        None, minimum=1, maximum=LARGEST_SIDE, instead_of=("image_shape",)
+    )
     """Cut images of any size into squares of this many pixels on a side, instead of resizing."""
     class_names: tuple[str, ...] = flags.flag(
         (), unless={"data": (flags.BUILT_IN,)}, metavar="NAME"
     )
     """Names of the classes of the masks, in the order of their values."""
-    label_values: tuple[int, ...] = flags.flag((), minimum=0, unless={"data": (flags.BUILT_IN,)})
+    label_values: tuple[int, ...] = flags.flag(
+        (), minimum=0, maximum=65_535, unless={"data": (flags.BUILT_IN,)}
+    )
     """Values of the classes in the masks. Default: 0, 1, 2, ..."""
-    ignore_labels: tuple[int, ...] = flags.flag((), minimum=0, unless={"data": (flags.BUILT_IN,)})
+    ignore_labels: tuple[int, ...] = flags.flag(
+        (), minimum=0, maximum=65_535, unless={"data": (flags.BUILT_IN,)}
+    )
     """Values, besides 255, of pixels that loss and metrics ignore."""
     label_colors: str | None = flags.flag(None, unless={"data": (flags.BUILT_IN,)}, metavar="FILE")
     """Which colour is which class in coloured masks: a file with a name, red, green and blue in
@@ -88,9 +97,11 @@ class SegmentationLoss:
     """Cross-entropy of every pixel, one minus the Dice coefficient, or their sum."""
     class_weights: tuple[str, ...] = flags.flag((), unless={"loss": ("dice",)}, metavar="WEIGHT")
     """Weights of the classes: `median_frequency`, or a number for each class."""
-    border_weight: float = flags.flag(0.0, minimum=0, unless={"loss": ("dice",)})
+    border_weight: float = flags.flag(0.0, minimum=0, maximum=1e6, unless={"loss": ("dice",)})
     """Weight that is added between two cells that touch; U-Net's w0, 10 in the paper."""
-    border_sigma: float = flags.flag(5.0, above=0, only={"border_weight": flags.GIVEN})
+    border_sigma: float = flags.flag(
+        5.0, above=0, maximum=1000, only={"border_weight": flags.GIVEN}
+    )
     """Distance in pixels over which that weight falls."""
 
 

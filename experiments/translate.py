@@ -17,11 +17,12 @@ import jax.numpy as jnp
 from cnn_jax.conventions import END, SPECIAL
 from cnn_jax.data import text
 from cnn_jax.data.text import buckets
-from cnn_jax.data.text.pairs import Pairs
+from cnn_jax.data.text.pairs import Pairs, seen_in
 from cnn_jax.data.text.vocabulary import Level, Vocabulary, dumps
 from cnn_jax.errors import UserError
-from cnn_jax.metrics.translation import TextMetrics, bleu_by_length
+from cnn_jax.metrics.translation import TextMetrics, bleu_by_length, tokenizer_for
 from cnn_jax.models.seq2seq import AttentionName, EncoderName, Initialization, InitialState, Seq2Seq
+from cnn_jax.ranges import LARGEST_INT
 from cnn_jax.reports.translation import Sentences, TranslationReport
 from cnn_jax.runs.folder import CONFIG_FILE, read_object
 from cnn_jax.tasks.translation import HeldOut, Translation
@@ -43,17 +44,19 @@ class Seq2SeqOptions:
     """Simple tanh recurrence, a gated one, or a gated one in both directions."""
     attention: AttentionName = "additive"
     """Comparison of the decoder's state with the source words; `none` has no attention."""
-    embedding_size: int = flags.flag(128, minimum=1)
+    embedding_size: int = flags.flag(128, minimum=1, maximum=65_536)
     """Length of the vector of a word."""
-    hidden_size: int = flags.flag(128, minimum=1)
+    hidden_size: int = flags.flag(128, minimum=1, maximum=65_536)
     """Length of a recurrent state (in each direction)."""
-    attention_size: int | None = flags.flag(None, minimum=1, only={"attention": ("additive",)})
+    attention_size: int | None = flags.flag(
+        None, minimum=1, maximum=65_536, only={"attention": ("additive",)}
+    )
     """Length of the vectors that attention compares. Default: the hidden size."""
-    output_size: int | None = flags.flag(None, minimum=1)
+    output_size: int | None = flags.flag(None, minimum=1, maximum=65_536)
     """Units of the maxout layer. Default: half the hidden size."""
     initial_state: InitialState = "last"
     """First state of the decoder: zeros, or the last state of the encoder."""
-    dropout_rate: float = flags.flag(0.0, minimum=0, maximum=1)
+    dropout_rate: float = flags.flag(0.0, minimum=0, below=1)
     """Dropout of the vectors of words and of the maxout layer."""
     initialization: Initialization = "glorot"
     """First weights; `paper` is Bahdanau et al.'s N(0, 0.01^2)."""
@@ -76,17 +79,20 @@ class PairOptions:
     reverse: bool = False
     """Translate from the target language to the source language."""
     vocabulary: Level = "word"
-    """Kind of a token. As words, Chinese and Japanese have their characters."""
-    min_count: int = flags.flag(1, minimum=1, unless={"vocabulary": ("subword",)})
+    """Kind of a token. As words, Chinese and Japanese have their characters; Thai, Lao, Khmer and
+    Burmese are cut by a dictionary."""
+    min_count: int = flags.flag(
+        1, minimum=1, maximum=LARGEST_INT, unless={"vocabulary": ("subword",)}
+    )
     """Least number of times that a token of the vocabulary is in the training data."""
-    max_vocabulary: int = flags.flag(30_000, minimum=len(SPECIAL) + 1)
+    max_vocabulary: int = flags.flag(30_000, minimum=len(SPECIAL) + 1, maximum=10_000_000)
     """Largest number of tokens in a vocabulary."""
     lowercase: bool = False
     """Lowercase both sides; BLEU and chrF then ignore case."""
-    max_length: int = flags.flag(50, minimum=2)
+    max_length: int = flags.flag(50, minimum=2, maximum=10_000)
     """Largest number of tokens in a sentence, its end among them. Longer sentences are left out of
     training and cut off at evaluation."""
-    buckets: int = flags.flag(4, minimum=1)
+    buckets: int = flags.flag(4, minimum=1, maximum=100)
     """Number of shapes that sentences are batched in by their lengths."""
     holdout_fraction: float = flags.flag(0.05, minimum=0, below=1, unless={"data": ("dates",)})
     """Share of the distinct source sentences in each of eval and test, where the data has none."""
@@ -94,9 +100,13 @@ class PairOptions:
         None, only={"data|eval_data|test_data": ("tfds",)}, metavar="DIR"
     )
     """Folder of the prepared TFDS data sets. Default: the one of TFDS."""
-    batch_size: int = flags.flag(64, minimum=1, aliases="bs train-batch-size")
+    batch_size: int = flags.flag(
+        64, minimum=1, maximum=flags.LARGEST_BATCH, aliases="bs train-batch-size"
+    )
     """Sentence pairs in a step, over all devices and processes."""
-    eval_batch_size: int | None = flags.flag(None, resumable=True, minimum=1)
+    eval_batch_size: int | None = flags.flag(
+        None, resumable=True, minimum=1, maximum=flags.LARGEST_BATCH
+    )
     """Sentence pairs in a step of an evaluation. Default: the batch size."""
 
 
@@ -110,7 +120,9 @@ class TranslationLoss:
     """Share of the target that is spread evenly over all words."""
     sampling: float = flags.flag(0.0, minimum=0, maximum=1)
     """Probability that the decoder gets its own last word as input (scheduled sampling)."""
-    sampling_ramp: int = flags.flag(0, minimum=0, only={"sampling": flags.GIVEN})
+    sampling_ramp: int = flags.flag(
+        0, minimum=0, maximum=LARGEST_INT, only={"sampling": flags.GIVEN}
+    )
     """Steps over which the probability rises from zero."""
 
 
@@ -118,9 +130,13 @@ class TranslationLoss:
 class DecodingOptions:
     """The search for translations, and their scores."""
 
-    beam: int = flags.flag(1, resumable=True, minimum=1, aliases="beam-size num-beams")
+    beam: int = flags.flag(
+        1, resumable=True, minimum=1, maximum=1000, aliases="beam-size num-beams"
+    )
     """Number of hypotheses of beam search; 1 is greedy search."""
-    length_penalty: float = flags.flag(1.0, resumable=True, minimum=0, unless={"beam": (1,)})
+    length_penalty: float = flags.flag(
+        1.0, resumable=True, minimum=0, maximum=10, unless={"beam": (1,)}
+    )
     """Exponent of the length that the log-probability of a hypothesis is divided by."""
     replace_unknown: bool = flags.flag(
         False, resumable=True, unless={"attention": ("none",)}, aliases="replace-unk"
@@ -129,7 +145,8 @@ class DecodingOptions:
     bleu_tokenize: Literal["13a", "intl", "zh", "char", "none"] | None = flags.flag(
         None, resumable=True
     )
-    """Tokenizer of sacrebleu. Default: 13a, or char for a vocabulary of characters."""
+    """Tokenizer of sacrebleu. Default: 13a; zh for Chinese; char for Japanese, Thai, Lao, Khmer,
+    Burmese and Tibetan, and for a vocabulary of characters."""
 
 
 def _optimizer() -> flags.OptimizerOptions:
@@ -178,6 +195,7 @@ def build(options: Options) -> Run:
         source, target = build_vocabularies(options, training)
     encoded = None
     if training is not None:
+        _tell_seen(split, training, held_out)
         encoded = buckets.encode(training, source, target, chosen.max_length, cut=False)
         _tell("train", encoded, "left out", chosen.max_length)
         shapes = buckets.bucket_shapes(encoded.lengths, chosen.buckets)
@@ -214,7 +232,7 @@ def build(options: Options) -> Run:
         recorded={
             "bucket_shapes": [list(shape) for shape in shapes],
             "vocabulary_sizes": [len(source), len(target)],
-            "signatures": task.held_out.text_metrics.signatures(),
+            "signatures": task.held_out.text_metrics.signatures(held_out.targets),
         },
         files={VOCABULARY_FILE: dumps(source, target)},
         best="bleu",
@@ -241,14 +259,18 @@ def read_vocabularies(run: Path) -> tuple[Vocabulary, Vocabulary]:
     """The vocabularies of a run.
 
     Raises:
-        UserError: the folder has none.
+        UserError: the folder has none, or they are damaged.
     """
     path = run / VOCABULARY_FILE
     stored = read_object(path)
-    try:
-        return Vocabulary.from_json(stored["source"]), Vocabulary.from_json(stored["target"])
-    except (KeyError, ValueError) as error:
-        raise UserError(f"{path}: not the vocabularies of a run ({error})") from None
+    sides = []
+    for side in ("source", "target"):
+        try:
+            sides.append(Vocabulary.from_json(stored.get(side)))
+        except ValueError as error:
+            raise UserError(f"{path}: {side}: not the vocabulary of a run ({error})") from None
+    source, target = sides
+    return source, target
 
 
 def build_task(
@@ -270,10 +292,12 @@ def build_task(
         initialization=chosen.initialization,
         dtype=jnp.dtype(chosen.dtype),
     )
-    tokenize = decoding.bleu_tokenize or ("char" if target.level == "char" else "13a")
-    metrics = TextMetrics(tokenize, lowercase=options.data.lowercase)
     references = None
     if held_out is not None:
+        tokenize = decoding.bleu_tokenize or (
+            "char" if target.level == "char" else tokenizer_for(held_out.targets)
+        )
+        metrics = TextMetrics(tokenize, lowercase=options.data.lowercase)
         references = HeldOut(held_out, source, target, metrics, decoding.replace_unknown)
     return Translation(
         model=model,
@@ -300,7 +324,7 @@ def _report(out: Path, task: Translation, attends: bool) -> TranslationReport:
         by_length=lambda hypotheses: bleu_by_length(
             held_out.text_metrics, hypotheses, pairs.targets, lengths
         ),
-        signatures=held_out.text_metrics.signatures(),
+        signatures=held_out.text_metrics.signatures(pairs.targets),
     )
     return TranslationReport(out, sentences, attends)
 
@@ -330,6 +354,15 @@ def _tell(split: str, encoded: buckets.Encoded, done: str, maximum: int) -> None
     if encoded.long:
         total = len(encoded) + (encoded.long if done == "left out" else 0)
         flags.warn(f"{split}: {done} {encoded.long} of {total} pairs above --max-length {maximum}")
+
+
+def _tell_seen(split: str, training: Pairs, held_out: Pairs) -> None:
+    seen = seen_in(training, held_out)
+    if seen:
+        flags.warn(
+            f"{split}: {len(seen)} of {len(held_out)} source sentences are in the training data "
+            f"too, such as {held_out.describe(seen[0])}"
+        )
 
 
 def _check(options: Options) -> None:

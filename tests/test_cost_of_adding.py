@@ -283,7 +283,7 @@ ADDITIONS = {
             (
                 "experiments/classify.py",
                 '    """Share of the target that is spread evenly over all classes."""',
-                "    temperature: float = flags.flag(1.0, above=0)\n"
+                "    temperature: float = flags.flag(1.0, above=0, maximum=100)\n"
                 '    """Divisor of the logits."""',
             )
         ],

@@ -23,7 +23,7 @@ EXTENSIONS = (*_JPEG, ".png", ".webp", ".bmp", ".tif", ".tiff", *_NETPBM, ".gif"
 READ = "JPEG, PNG, WebP, BMP, TIFF, PPM, GIF, JPEG 2000 or AVIF"
 """The formats that are read, in words."""
 
-MOST_IMAGE_BYTES = 1024 * MIB
+MOST_IMAGE_BYTES = 512 * MIB
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "GIF", "JPEG2000", "AVIF")
 

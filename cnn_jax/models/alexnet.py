@@ -14,7 +14,7 @@ from flax.typing import Dtype
 from jaxtyping import Array, Float
 
 from cnn_jax.models.backbones import Backbone
-from cnn_jax.models.fields import Positive, Rate
+from cnn_jax.models.fields import Factor, Rate
 from cnn_jax.models.layers import (
     Conv,
     MapDense,
@@ -59,7 +59,7 @@ class AlexNet(nn.Module, Backbone):
     paper: bool
     num_classes: int = 1000
     stem: Stem = "imagenet"
-    width: Positive = 1.0
+    width: Factor = 1.0
     dropout_rate: Rate = 0.5
     dtype: Dtype = jnp.float32
 

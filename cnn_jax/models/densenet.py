@@ -13,7 +13,7 @@ from flax.typing import Dtype
 from jaxtyping import Array, Float
 
 from cnn_jax.models.backbones import Backbone
-from cnn_jax.models.fields import Positive, Rate, Share
+from cnn_jax.models.fields import Factor, Rate, Share
 from cnn_jax.models.layers import (
     BatchNorm,
     Conv,
@@ -105,7 +105,7 @@ class DenseNet(nn.Module, Backbone):
     num_classes: int = 1000
     stem: Stem = "imagenet"
     compression: Share = 0.5
-    width: Positive = 1.0
+    width: Factor = 1.0
     dropout_rate: Rate = 0.0
     dtype: Dtype = jnp.float32
     axis_name: str | None = None

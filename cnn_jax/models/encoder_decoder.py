@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from cnn_jax.models import backbones
 from cnn_jax.models.backbones import by_resolution
-from cnn_jax.models.fields import Count, Positive
+from cnn_jax.models.fields import Count, Factor
 from cnn_jax.models.layers import BatchNorm, Conv, NameRules, check_image_size, scaled
 from cnn_jax.models.segnet import PixelOutput
 from cnn_jax.ops import upsampling
@@ -104,7 +104,7 @@ class EncoderDecoder(nn.Module):
     num_classes: int
     upsampling: Upsampling = "bilinear"
     output_stride: Count = 1
-    width: Positive = 1.0
+    width: Factor = 1.0
     dtype: Dtype = jnp.float32
     axis_name: str | None = None
 

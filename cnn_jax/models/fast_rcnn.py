@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Float32, Int
 from cnn_jax.errors import UserError, nearest
 from cnn_jax.models import backbones
 from cnn_jax.models.backbones import stride, strides
-from cnn_jax.models.fields import Count, Positive, Rate, structural
+from cnn_jax.models.fields import Count, Factor, Rate, structural
 from cnn_jax.models.layers import Initializer, MapDense, NameRules, check_image_size, scaled
 from cnn_jax.ops import boxes as box_ops
 from cnn_jax.ops.roi_align import roi_align
@@ -58,7 +58,7 @@ class FastRCNN(nn.Module):
     pooling: Literal["max", "align"] = "max"
     pool_size: Count = 7
     units: Count | None = None
-    width: Positive = 1.0
+    width: Factor = 1.0
     dropout_rate: Rate = 0.5
     dtype: Dtype = jnp.float32
     ranks: tuple[int, int] | None = structural(None)

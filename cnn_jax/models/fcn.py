@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 from jaxtyping import Array, Float
 
-from cnn_jax.models.fields import Positive, Rate
+from cnn_jax.models.fields import Factor, Rate
 from cnn_jax.models.layers import Conv, check_image_size, scaled
 from cnn_jax.models.segnet import PixelOutput
 from cnn_jax.models.vgg import CHANNELS
@@ -63,7 +63,7 @@ class FCN(nn.Module):
 
     stride: Literal[8, 16, 32]
     num_classes: int
-    width: Positive = 1.0
+    width: Factor = 1.0
     dropout_rate: Rate = 0.5
     dtype: Dtype = jnp.float32
 

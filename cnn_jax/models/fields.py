@@ -1,4 +1,4 @@
-"""Fields of a flax module as options: which are options, their types, bounds and descriptions.
+"""Fields of a flax module as options: which are options, their types, ranges and descriptions.
 
 A field of a module is an option of its architecture if it has a default. Exceptions are
 `num_classes`, `axis_name`, what flax adds to every module, and fields declared with `structural`.
@@ -8,7 +8,7 @@ default and bound by the `partial` that the table holds.
 The first sentence of the field's entry in the module's docstring, section "Attributes:", describes
 the option to a user. It is the same in all modules that share the option; what is particular to a
 module follows in further sentences. A command line parses the field's type, so it is a `bool`,
-`int`, `float`, `str`, `Literal` or a tuple of these, perhaps with a bound and perhaps `| None`.
+`int`, `float`, `str`, `Literal` or a tuple of these, perhaps with a range and perhaps `| None`.
 """
 
 import dataclasses
@@ -16,7 +16,6 @@ import functools
 import inspect
 import operator
 import re
-from collections.abc import Callable
 from functools import partial
 from numbers import Integral, Real
 from types import NoneType, UnionType
@@ -24,28 +23,16 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 
 import flax.linen as nn
 
+from cnn_jax.ranges import Range, split
+
 _NOT_OPTIONS = ("num_classes", "axis_name", "parent", "name")
 
 
-class Bound(NamedTuple):
-    """The legal numbers of an option, as the metadata of an `Annotated` type.
-
-    Attributes:
-        legal: the legal numbers in words, to follow "must be".
-        holds: True for a legal number.
-    """
-
-    legal: str
-    holds: Callable[[Any], bool]
-
-
-Positive = Annotated[float, Bound("a positive number", lambda x: 0 < x < float("inf"))]
-Weight = Annotated[float, Bound("a number of 0 or more", lambda x: 0 <= x < float("inf"))]
-Rate = Annotated[float, Bound("at least 0 and below 1", lambda x: 0 <= x < 1)]
-Share = Annotated[float, Bound("above 0 and at most 1", lambda x: 0 < x <= 1)]
-Count = Annotated[
-    int, Bound("a whole number of 1 or more", lambda x: isinstance(x, Integral) and x >= 1)
-]
+Factor = Annotated[float, Range(0, 100, above=True)]
+Weight = Annotated[float, Range(0, 1000)]
+Rate = Annotated[float, Range(0, 1, below=True)]
+Share = Annotated[float, Range(0, 1, above=True)]
+Count = Annotated[int, Range(1, 65_536)]
 
 
 class OptionField(NamedTuple):
@@ -53,7 +40,7 @@ class OptionField(NamedTuple):
 
     Attributes:
         name: name of the field.
-        annotation: its type, with bounds.
+        annotation: its type, with its range.
         default: its default.
         description: the first sentence about it in the module's docstring, "" if there is none.
     """
@@ -95,8 +82,7 @@ def option_fields(constructor: partial[nn.Module] | type[nn.Module]) -> dict[str
 
 def value_type(annotation: Any) -> Any:
     """The type of the values that a user gives, such as `int` for `Count | None`."""
-    if get_origin(annotation) is Annotated:
-        return value_type(get_args(annotation)[0])
+    annotation, _ = split(annotation)
     if get_origin(annotation) in (Union, UnionType):
         members = (value_type(member) for member in get_args(annotation) if member is not NoneType)
         return functools.reduce(operator.or_, members)
@@ -107,9 +93,10 @@ def legal_values(annotation: Any, value: Any) -> str | None:
     """The legal values of a type in words, to follow "must be"; None if `value` is one."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        bound = arguments[1]
-        number = isinstance(value, Real) and not isinstance(value, bool)
-        return None if number and bound.holds(value) else bound.legal
+        kind, legal = split(annotation)
+        number = Integral if kind is int else Real
+        right = isinstance(value, number) and not isinstance(value, bool) and value in legal
+        return None if right else f"a {'whole ' if kind is int else ''}number {legal}"
     if origin in (Union, UnionType):
         wrong = [legal_values(member, value) for member in arguments]
         return None if None in wrong else wrong[0]

@@ -14,7 +14,7 @@ from flax.typing import Dtype
 from jaxtyping import Array, Float, Float32
 
 from cnn_jax.models.backbones import Backbone
-from cnn_jax.models.fields import Positive, Rate, Weight
+from cnn_jax.models.fields import Factor, Rate, Weight
 from cnn_jax.models.layers import (
     BatchNorm,
     Conv,
@@ -191,7 +191,7 @@ class GoogLeNet(nn.Module, Backbone):
     stem: Stem = "imagenet"
     auxiliary: bool = True
     auxiliary_weight: Weight = 0.3
-    width: Positive = 1.0
+    width: Factor = 1.0
     dropout_rate: Rate = 0.2
     auxiliary_dropout_rate: Rate = 0.7
     dtype: Dtype = jnp.float32

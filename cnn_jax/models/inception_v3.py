@@ -14,7 +14,7 @@ from flax.typing import Dtype
 from jaxtyping import Array, Float, Float32
 
 from cnn_jax.models.backbones import Backbone
-from cnn_jax.models.fields import Positive, Rate, Weight
+from cnn_jax.models.fields import Factor, Rate, Weight
 from cnn_jax.models.googlenet import ConvUnit
 from cnn_jax.models.layers import BatchNorm, ModuleDef, NameRules, Output, Stem, check_image_size
 from cnn_jax.ops.pooling import adaptive_avg_pool, avg_pool, global_avg_pool, max_pool
@@ -195,7 +195,7 @@ class InceptionV3(nn.Module, Backbone):
     stem: Stem = "imagenet"
     auxiliary: bool = True
     auxiliary_weight: Weight = 0.4
-    width: Positive = 1.0
+    width: Factor = 1.0
     dropout_rate: Rate = 0.5
     dtype: Dtype = jnp.float32
     axis_name: str | None = None

@@ -71,8 +71,8 @@ class Option(NamedTuple):
 
     Attributes:
         name: name of the option and of the module's field.
-        type: type of its values, such as `float` or a `Literal`, without bounds and None.
-        annotation: the same with bounds, as `cnn_jax.models.fields.legal_values` takes it.
+        type: type of its values, such as `float` or a `Literal`, without range and None.
+        annotation: the same with its range, as `cnn_jax.models.fields.legal_values` takes it.
         description: one sentence that says what it does.
         models: names of the architectures that have it.
         families: class names of these architectures' own modules, such as "ResNet".

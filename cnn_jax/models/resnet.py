@@ -16,7 +16,7 @@ from flax.typing import Dtype
 from jaxtyping import Array, Float
 
 from cnn_jax.models.backbones import Backbone
-from cnn_jax.models.fields import Positive, Rate, structural
+from cnn_jax.models.fields import Factor, Rate, structural
 from cnn_jax.models.layers import (
     BatchNorm,
     Conv,
@@ -149,7 +149,7 @@ class ResNet(nn.Module, Backbone):
     num_classes: int = 1000
     stem: Stem = "imagenet"
     shortcut: Shortcut = "projection"
-    width: Positive = 1.0
+    width: Factor = 1.0
     dropout_rate: Rate = 0.0
     zero_init_residual: bool = False
     dtype: Dtype = jnp.float32

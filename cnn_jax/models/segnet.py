@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 from jaxtyping import Array, Float, Float32
 
-from cnn_jax.models.fields import Positive
+from cnn_jax.models.fields import Factor
 from cnn_jax.models.layers import BatchNorm, Conv, check_image_size, scaled
 from cnn_jax.models.vgg import CHANNELS
 from cnn_jax.ops.normalization import local_response_norm
@@ -45,7 +45,7 @@ class SegNet(nn.Module):
 
     stage_sizes: tuple[int, ...]
     num_classes: int
-    width: Positive = 1.0
+    width: Factor = 1.0
     dtype: Dtype = jnp.float32
     axis_name: str | None = None
 
@@ -112,7 +112,7 @@ class SegNetBasic(nn.Module):
     """
 
     num_classes: int
-    width: Positive = 1.0
+    width: Factor = 1.0
     dtype: Dtype = jnp.float32
     axis_name: str | None = None
 

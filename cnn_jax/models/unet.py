@@ -14,7 +14,7 @@ from flax.typing import Dtype
 from jaxtyping import Array, Float
 
 from cnn_jax.errors import UserError
-from cnn_jax.models.fields import Positive, Rate
+from cnn_jax.models.fields import Factor, Rate
 from cnn_jax.models.layers import BatchNorm, Conv, scaled
 from cnn_jax.models.segnet import PixelOutput
 from cnn_jax.ops.pooling import max_pool
@@ -70,7 +70,7 @@ class UNet(nn.Module):
     batch_norm: bool
     num_classes: int
     upsampling: Literal["transposed", "bilinear"] = "transposed"
-    width: Positive = 1.0
+    width: Factor = 1.0
     dropout_rate: Rate = 0.0
     dtype: Dtype = jnp.float32
     axis_name: str | None = None

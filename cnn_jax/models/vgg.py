@@ -11,7 +11,7 @@ from flax.typing import Dtype
 from jaxtyping import Array, Float
 
 from cnn_jax.models.backbones import Backbone, HiddenLayers
-from cnn_jax.models.fields import Positive, Rate
+from cnn_jax.models.fields import Factor, Rate
 from cnn_jax.models.layers import (
     BatchNorm,
     Conv,
@@ -54,7 +54,7 @@ class VGG(nn.Module, Backbone):
     batch_norm: bool
     num_classes: int = 1000
     stem: Stem = "imagenet"
-    width: Positive = 1.0
+    width: Factor = 1.0
     dropout_rate: Rate = 0.5
     dtype: Dtype = jnp.float32
     axis_name: str | None = None

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Float32
 from cnn_jax.errors import UserError
 from cnn_jax.models import backbones
 from cnn_jax.models.backbones import by_resolution
-from cnn_jax.models.fields import Count, Positive, Rate
+from cnn_jax.models.fields import Count, Factor, Rate
 from cnn_jax.models.layers import BatchNorm, Conv, MapDense, NameRules, check_image_size, scaled
 from cnn_jax.ops.pooling import max_pool
 
@@ -63,7 +63,7 @@ class Yolo(nn.Module):
     grid: Count = 7
     boxes_per_cell: Count = 2
     batch_norm: bool = False
-    width: Positive = 1.0
+    width: Factor = 1.0
     dropout_rate: Rate = 0.5
     dtype: Dtype = jnp.float32
     axis_name: str | None = None
@@ -136,7 +136,7 @@ class GridDetector(nn.Module):
     num_classes: int
     grid: Count = 7
     boxes_per_cell: Count = 2
-    width: Positive = 1.0
+    width: Factor = 1.0
     dropout_rate: Rate = 0.0
     dtype: Dtype = jnp.float32
     axis_name: str | None = None

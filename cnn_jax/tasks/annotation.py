@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import flax.linen as nn
 import jax
@@ -13,10 +13,11 @@ from scipy import special
 
 from cnn_jax import losses
 from cnn_jax.data.augment import Augmentation, mix, normalize
-from cnn_jax.errors import UserError, check
+from cnn_jax.errors import UserError
 from cnn_jax.losses import ranking as ranking_losses
 from cnn_jax.metrics import annotation as metrics
 from cnn_jax.metrics.summary import Summary
+from cnn_jax.ranges import Range, check_ranges
 from cnn_jax.tasks.images import Batch, apply_training, augmented, floating, init
 
 Sums = dict[str, Any]
@@ -32,18 +33,16 @@ class Decision:
     decision: Literal["topk", "threshold", "tuned", "per-label"] = "threshold"
     """topk: always --k labels; threshold: those whose probability reaches --threshold; tuned: the
     same with a threshold chosen on the evaluation data; per-label: one chosen for each label."""
-    k: int = 3
+    k: Annotated[int, Range(1, 65_536)] = 3
     """The number of labels that `--decision topk` gives."""
-    threshold: float = 0.5
+    threshold: Annotated[float, Range(0, 1, above=True, below=True)] = 0.5
     """A probability."""
-    f_beta: float = 2.0
+    f_beta: Annotated[float, Range(0, 1000, above=True)] = 2.0
     """Thresholds are chosen for the highest F of this beta, averaged over images: 2 counts recall
     twice as much as precision, 1 the same."""
 
     def __post_init__(self) -> None:
-        check(self.k >= 1, "k", self.k, "1 or more")
-        check(0 < self.threshold < 1, "threshold", self.threshold, "between 0 and 1")
-        check(self.f_beta > 0, "f_beta", self.f_beta, "above 0")
+        check_ranges(self)
 
 
 @dataclass(frozen=True)

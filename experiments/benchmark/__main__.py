@@ -21,6 +21,7 @@ from rich.console import Console
 
 from cnn_jax import files, models
 from cnn_jax.errors import UserError
+from cnn_jax.ranges import LARGEST_SIDE
 
 from .. import options as flags
 from . import detected, operations, sentences
@@ -60,10 +61,12 @@ class Options:
     against: Literal["none", "torch", "torch-compile", "pycocotools"] = "none"
     """The other side: torch as it is, torch with the network compiled, or with --work coco
     pycocotools."""
-    batch_size: int = flags.flag(16, minimum=1, aliases="bs")
+    batch_size: int = flags.flag(16, minimum=1, maximum=flags.LARGEST_BATCH, aliases="bs")
     """Images in a step; boxes of an image with --work ops, sentence pairs with --work translate,
     images of the set with --work coco."""
-    image_size: int | None = flags.flag(None, minimum=1, only=_NETWORKS, aliases="img-size")
+    image_size: int | None = flags.flag(
+        None, minimum=1, maximum=LARGEST_SIDE, only=_NETWORKS, aliases="img-size"
+    )
     """Pixels on a side. Default: the model's own."""
     dtype: Literal["float32", "bfloat16"] = flags.flag(
         "float32", only={"work": ("train", "inference", "data", "translate")}
@@ -71,11 +74,13 @@ class Options:
     """Type that the networks compute in."""
     data: str | None = flags.flag(None, only={"work": ("data",)}, metavar="folder:DIR")
     """Images to read."""
-    workers: int = flags.flag(0, minimum=0, only={"work": ("data",)}, aliases="num-workers")
+    workers: int = flags.flag(
+        0, minimum=0, maximum=flags.MOST_WORKERS, only={"work": ("data",)}, aliases="num-workers"
+    )
     """Processes that read; 0 stands for threads here, and for one process a core in torch."""
-    rounds: int = flags.flag(5, minimum=1)
+    rounds: int = flags.flag(5, minimum=1, maximum=100_000)
     """Number of turns of each side."""
-    seconds: float = flags.flag(5.0, above=0)
+    seconds: float = flags.flag(5.0, above=0, maximum=100_000)
     """Length of a turn."""
     out: str = flags.flag("runs/benchmark", aliases="output-dir", metavar="DIR")
     """Folder for result.json and table.md."""

@@ -43,7 +43,7 @@ class DetectorOptions:
     """yolo: a grid of cells in one pass (Redmon et al. 2016); fast_rcnn: proposals classified on
     the feature map of the image (Girshick 2015); rcnn: proposals cut out and classified one by one
     (Girshick et al. 2014)."""
-    max_objects: int = flags.flag(50, minimum=1)
+    max_objects: int = flags.flag(50, minimum=1, maximum=10_000)
     """Largest number of objects of an image that are trained on; the command reports what is left
     out. All objects are evaluated."""
     similar: tuple[str, ...] = flags.flag((), metavar="NAME,NAME")

@@ -1,7 +1,6 @@
 """Fast R-CNN for `experiments.detect`: its flags, its network, what its proposals cover."""
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +14,7 @@ from cnn_jax.data.source import Source
 from cnn_jax.data.surveys.boxes import BoxSurvey
 from cnn_jax.errors import UserError
 from cnn_jax.models import fast_rcnn as network
+from cnn_jax.ranges import LARGEST_SIDE
 from cnn_jax.tasks.detection.evaluation import BoxEvaluation
 from cnn_jax.tasks.detection.fast_rcnn import FastRCNN
 from cnn_jax.tasks.detection.regions import BoxStatistics, Row, box_statistics
@@ -30,7 +30,7 @@ from .regions import RegionSystem, first_images
 class FastRcnnOptions:
     """Fast R-CNN."""
 
-    scales: tuple[int, ...] = flags.flag((), minimum=1)
+    scales: tuple[int, ...] = flags.flag((), minimum=1, maximum=LARGEST_SIDE)
     """Several image sizes in pixels on a side. A training step draws one; a detection takes for
     each region the one that brings it closest to 224 pixels. The paper's are 480 576 688 864 1200.
     Default: --image-size."""
@@ -39,12 +39,12 @@ class FastRcnnOptions:
     box_statistics: Literal["fixed", "data"] = "fixed"
     """fixed: box targets are divided by 0.1, 0.1, 0.2, 0.2; data: they are normalised to zero mean
     and unit deviation for each class, as in the paper."""
-    box_means: tuple[float, ...] = flags.flag((), minimum=-math.inf)
+    box_means: tuple[float, ...] = flags.flag((), minimum=-1000, maximum=1000)
     """Means of the targets, four for each class. Default: measured with --box-statistics data."""
-    box_deviations: tuple[float, ...] = flags.flag((), above=0)
+    box_deviations: tuple[float, ...] = flags.flag((), above=0, maximum=1000)
     """Deviations of the targets, likewise."""
     svd: tuple[int, ...] = flags.flag(
-        (), resumable=True, minimum=1, only={"eval_only": flags.GIVEN}
+        (), resumable=True, minimum=1, maximum=65_536, only={"eval_only": flags.GIVEN}
     )
     """Ranks that the matrices of the two hidden layers are truncated to, such as 1024 256 (section
     3.1 of the paper)."""

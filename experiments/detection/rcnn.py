@@ -25,6 +25,7 @@ from cnn_jax.data.source import Source
 from cnn_jax.data.windows import WindowOrder, Windows, WindowSource, unchanged
 from cnn_jax.errors import UserError
 from cnn_jax.progress import track
+from cnn_jax.ranges import LARGEST_INT, LARGEST_SIDE
 from cnn_jax.tasks.detection.evaluation import BoxEvaluation, trained_objects
 from cnn_jax.tasks.detection.rcnn import RCNN, FineTuning, paper_context
 from cnn_jax.tasks.detection.rcnn_fitting import (
@@ -52,11 +53,11 @@ class RcnnOptions:
     classifier: Literal["svm", "softmax"] = flags.flag("svm", resumable=True)
     """Scores of regions: a linear SVM for each class on the features of the network, as in the
     paper, or the network's own softmax."""
-    crop_size: int | None = flags.flag(None, minimum=8)
+    crop_size: int | None = flags.flag(None, minimum=8, maximum=LARGEST_SIDE)
     """Pixels on a side of a warped region. Default: the image size of the network."""
-    context: int | None = flags.flag(None, minimum=0)
+    context: int | None = flags.flag(None, minimum=0, maximum=LARGEST_SIDE)
     """Pixels around the region's box on each side of it. Default: the paper's share, 16 of 227."""
-    fit_images: int | None = flags.flag(None, minimum=1)
+    fit_images: int | None = flags.flag(None, minimum=1, maximum=LARGEST_INT)
     """Number of training images that SVMs and box regressions are fitted on. Default: all."""
 
 

@@ -17,6 +17,7 @@ from cnn_jax.data.source import Example, Source, Split, Subset, Transform
 from cnn_jax.data.surveys.boxes import BoxSurvey
 from cnn_jax.errors import UserError
 from cnn_jax.metrics.detection import proposals as metrics
+from cnn_jax.ranges import LARGEST_INT
 from cnn_jax.tasks.detection.evaluation import trained_objects
 
 from .. import options as flags
@@ -40,11 +41,11 @@ class RegionOptions:
     )
     """Folder for the proposals that were found. Default: the user's cache folder."""
     proposal_workers: int | None = flags.flag(
-        None, resumable=True, minimum=0, unless={"proposals": ("grid",)}
+        None, resumable=True, minimum=0, maximum=flags.MOST_WORKERS, unless={"proposals": ("grid",)}
     )
     """Processes that search. Default: one for each core; 0 searches in the command's own
     process."""
-    train_images: int | None = flags.flag(None, minimum=1)
+    train_images: int | None = flags.flag(None, minimum=1, maximum=LARGEST_INT)
     """Number of training images, from the first on. Default: all. Built-in scenes have no end, and
     searching them takes long."""
 

@@ -22,9 +22,9 @@ from .common import System
 class YoloOptions:
     """YOLO. The paper's form is `--classes sse --boxes free --boxes-per-cell 2`."""
 
-    grid: int = flags.flag(7, minimum=1)
+    grid: int = flags.flag(7, minimum=1, maximum=1024)
     """Cells on a side of the grid."""
-    boxes_per_cell: int = flags.flag(3, minimum=1)
+    boxes_per_cell: int = flags.flag(3, minimum=1, maximum=100)
     """Number of boxes that each cell predicts."""
     boxes: Literal["priors", "free"] = "priors"
     """priors: each box refines a base box of its own shape; free: of the boxes of a cell, the one
@@ -34,9 +34,9 @@ class YoloOptions:
     the training boxes."""
     classes: Literal["softmax", "sse"] = "softmax"
     """Loss of the classes: softmax with cross-entropy, or squared errors."""
-    coordinate_weight: float = flags.flag(5.0, minimum=0)
+    coordinate_weight: float = flags.flag(5.0, minimum=0, maximum=1e6)
     """Weight of the coordinates in the loss."""
-    empty_weight: float = flags.flag(0.5, minimum=0)
+    empty_weight: float = flags.flag(0.5, minimum=0, maximum=1e6)
     """Weight of the confidences that should be 0."""
 
     def __post_init__(self) -> None:

@@ -9,6 +9,8 @@ from .declare import GIVEN, Declared, Flag, declared, flag, group, idle
 from .groups import (
     AUGMENTATION,
     BUILT_IN,
+    LARGEST_BATCH,
+    MOST_WORKERS,
     DataOptions,
     ModelOptions,
     OptimizerOptions,
@@ -24,6 +26,8 @@ __all__ = [
     "AUGMENTATION",
     "BUILT_IN",
     "GIVEN",
+    "LARGEST_BATCH",
+    "MOST_WORKERS",
     "DataOptions",
     "Declared",
     "Flag",

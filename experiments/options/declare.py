@@ -8,13 +8,13 @@ dataclass of the library does not say of its fields is said where it becomes a g
 
 import dataclasses
 import functools
-import math
 import types
 import typing
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, get_args, get_origin
 
 from cnn_jax.errors import UserError
+from cnn_jax.ranges import Range, split
 
 
 class _Given:
@@ -42,10 +42,7 @@ class Declared:
         instead_of: flags whose preset values give way to this flag; typed together they are
             refused.
         aliases: other names, as users of other libraries know the flag, with spaces between.
-        minimum, maximum: the smallest and the largest legal number.
-        above, below: the same, but not legal themselves.
-        expected: from a value to None where it is legal, else to the legal values in words; for an
-            option of a model, which declares its range itself.
+        range: the legal numbers, where the field's type does not say them; see `flag`.
         metavar: what stands for the value in the help.
         positional: whether the value is given without the flag's name.
         hidden: whether the command does not have the flag: the field keeps its default.
@@ -57,11 +54,7 @@ class Declared:
     unless: Conditions = dataclasses.field(default_factory=dict)
     instead_of: tuple[str, ...] = ()
     aliases: str = ""
-    minimum: float | None = None
-    maximum: float | None = None
-    above: float | None = None
-    below: float | None = None
-    expected: Callable[[Any], str | None] | None = None
+    range: Range | None = None
     metavar: str | None = None
     positional: bool = False
     hidden: bool = False
@@ -80,46 +73,27 @@ class Declared:
                 values[field.name] = added if unsaid else mine
         return Declared(**values)
 
-    @property
-    def bounded(self) -> bool:
-        """True where a range is declared."""
-        bounds = (self.minimum, self.maximum, self.above, self.below, self.expected)
-        return any(bound is not None for bound in bounds)
 
-    def in_range(self, number: float) -> bool:
-        """Check that a number is legal."""
-        return (
-            (self.minimum is None or number >= self.minimum)
-            and (self.maximum is None or number <= self.maximum)
-            and (self.above is None or number > self.above)
-            and (self.below is None or number < self.below)
-        )
+def flag(
+    default: Any = dataclasses.MISSING,
+    *,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    **declared: Any,
+) -> Any:
+    """A field of a group with its default and what else is `Declared` of it.
 
-    @property
-    def range(self) -> str:
-        """The legal numbers in words."""
-        low, above, high, below = (
-            None if bound is None or math.isinf(bound) else f"{bound:.10g}"
-            for bound in (self.minimum, self.above, self.maximum, self.below)
-        )
-        match low, above, high, below:
-            case None, None, None, None:
-                return "a finite number"
-            case low, None, None, None:
-                return f"{low} or more"
-            case low, None, None, below:
-                return f"from {low} to less than {below}"
-            case low, None, high, None:
-                return f"from {low} to {high}"
-            case None, above, None, None:
-                return f"above {above}"
-            case None, above, high, None:
-                return f"above {above} and at most {high}"
-        return f"between {above} and {below}"
-
-
-def flag(default: Any = dataclasses.MISSING, **declared: Any) -> Any:
-    """A field of a group with its default and what else is `Declared` of it."""
+    Args:
+        default: the field's.
+        minimum, maximum: the smallest and the largest legal number; of a tuple, of each of them.
+        above, below: the same, but not legal themselves. A number has one of each pair.
+        **declared: the rest.
+    """
+    low, high = (above if minimum is None else minimum), (below if maximum is None else maximum)
+    if low is not None and high is not None:
+        declared["range"] = Range(low, high, above=minimum is None, below=maximum is None)
     return dataclasses.field(default=default, metadata={"flag": Declared(**declared)})
 
 
@@ -155,6 +129,7 @@ class Flag:
         several: whether the value is a tuple.
         length: the number of its items; None for any number.
         optional: whether None is legal.
+        range: the legal numbers; None where the values are no numbers.
         declared: what its declaration says.
     """
 
@@ -167,6 +142,7 @@ class Flag:
     several: bool
     length: int | None
     optional: bool
+    range: Range | None
     declared: Declared
 
     @property
@@ -200,37 +176,46 @@ class Flag:
         if self.several != isinstance(value, tuple | list):
             self._fail(value)
         items = tuple(value) if self.several else (value,)
-        if self.length not in (None, len(items)):
+        if self.length not in (None, len(items)) or not all(map(self._legal, items)):
             self._fail(value)
-        legal = (int, float) if self.type is float else self.type
-        for item in items:
-            if not isinstance(item, legal) or (isinstance(item, bool) and self.type is not bool):
-                self._fail(value)
-            if self.choices and item not in self.choices:
-                self._fail(value)
-            if self.type in (int, float) and not math.isfinite(item):
-                raise UserError("must be a finite number", self.name, value)
-            if self.type in (int, float) and not self.declared.in_range(item):
-                raise UserError(f"must be {self.declared.range}", self.name, value)
         items = tuple(self.type(item) for item in items)
-        result = items if self.several else items[0]
-        if self.declared.expected is not None and (expected := self.declared.expected(result)):
-            raise UserError(f"must be {expected}", self.name, value)
-        return result
+        return items if self.several else items[0]
+
+    def _legal(self, item: Any) -> bool:
+        """Check one item of a value: its type, its range, and that a name can be written."""
+        if isinstance(item, bool) or self.type is bool:
+            return isinstance(item, bool) and self.type is bool
+        if self.range is not None:
+            return isinstance(item, int if self.type is int else int | float) and item in self.range
+        if not isinstance(item, str):
+            return False
+        return item in self.choices if self.choices else is_text(item) and item != ""
 
     def _fail(self, value: Any) -> typing.NoReturn:
+        raise UserError(f"must be {self.legal}", self.name, value)
+
+    @property
+    def legal(self) -> str:
+        """The legal values in words."""
         if self.choices:
-            expected = f"one of {', '.join(self.choices)}"
-        else:
-            one, many = {
-                bool: ("true or false", "true or false"),
-                int: ("a whole number", "whole numbers"),
-                float: ("a number", "numbers"),
-                str: ("a text", "texts"),
-            }[self.type]
-            expected = " ".join(filter(None, (str(self.length or ""), many)))
-            expected = expected if self.several else one
-        raise UserError(f"must be {expected}", self.name, value)
+            return f"one of {', '.join(self.choices)}"
+        if self.type is bool:
+            return "true or false"
+        one, many = {
+            int: ("a whole number", "whole numbers"),
+            float: ("a number", "numbers"),
+            str: ("a text in UTF-8, not empty", "texts in UTF-8, not empty"),
+        }[self.type]
+        named = f"{self.length} {many}" if self.length else many if self.several else one
+        return named if self.range is None else f"{named} {self.range}"
+
+
+def is_text(value: str) -> bool:
+    """Check that a text can be written to files and is legal in their names.
+
+    Bytes of the command line that are not UTF-8 arrive as surrogates, which cannot.
+    """
+    return "\0" not in value and not any("\ud800" <= char <= "\udfff" for char in value)
 
 
 def dashed(name: str) -> str:
@@ -260,16 +245,20 @@ def declared(options: type) -> dict[str, Flag]:
 def _flags(values: Any, section: str, mark: Group) -> dict[str, Flag]:
     """The flags of one group, with its values as their defaults."""
     owner = type(values)
-    hints = typing.get_type_hints(owner)
+    hints = typing.get_type_hints(owner, include_extras=True)
     if unknown := sorted(set(mark.fields) - {field.name for field in dataclasses.fields(owner)}):
         raise TypeError(f"{owner.__name__} has no field {unknown[0]!r}")
     flags = {}
     for field in dataclasses.fields(owner):
         said = mark.every.merged(field.metadata.get("flag", Declared()))
         said = said.merged(mark.fields.get(field.name, Declared()))
-        default = getattr(values, field.name)
+        hint, limits = split(hints[field.name])
+        parts = _parts(hint)
+        limits = limits or said.range
+        if (parts[0] in (int, float)) != (limits is not None):
+            raise TypeError(f"{owner.__name__}.{field.name}: numbers have a range, and only they")
         flags[field.name] = Flag(
-            field.name, section, owner, default, *_parts(hints[field.name]), declared=said
+            field.name, section, owner, getattr(values, field.name), *parts, limits, declared=said
         )
     return flags
 

@@ -1,12 +1,11 @@
 """The groups of options that the commands share."""
 
 import dataclasses
-import functools
 from collections.abc import Collection, Mapping
 from typing import Any, ClassVar, Literal
 
 from cnn_jax.models import Option, option_table
-from cnn_jax.models.fields import legal_values
+from cnn_jax.ranges import LARGEST_INT, LARGEST_SIDE, split
 from cnn_jax.training import optimizers
 
 from .declare import GIVEN, Declared, flag, group
@@ -15,6 +14,12 @@ BUILT_IN = "shapes"
 """The data that every task of images has without a download, and the preset that suits it."""
 
 _LARGEST_SEED = 2**32 - 1  # what JAX tells apart
+
+LARGEST_BATCH = 2**20
+"""The most examples in a batch; memory ends much earlier."""
+
+MOST_WORKERS = 1024
+"""The most processes that read."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,18 +46,30 @@ class RunOptions:
     deterministic: bool = False
     """Use only deterministic kernels on a GPU, which is slower. On a CPU runs always repeat."""
     report_every: int = flag(
-        50, resumable=True, minimum=1, aliases="print-freq log-interval log-every logging-steps"
+        50,
+        resumable=True,
+        minimum=1,
+        maximum=LARGEST_INT,
+        aliases="print-freq log-interval log-every logging-steps",
     )
     """Steps between reports of the training metrics."""
     eval_every: int = flag(
-        0, resumable=True, minimum=0, aliases="eval-interval eval-period eval-steps"
+        0,
+        resumable=True,
+        minimum=0,
+        maximum=LARGEST_INT,
+        aliases="eval-interval eval-period eval-steps",
     )
     """Steps between evaluations; 0 stands for ten evaluations a run."""
     checkpoint_every: int = flag(
-        0, resumable=True, minimum=0, aliases="save-every checkpoint-period save-steps"
+        0,
+        resumable=True,
+        minimum=0,
+        maximum=LARGEST_INT,
+        aliases="save-every checkpoint-period save-steps",
     )
     """Steps between checkpoints; 0 stands for one at each evaluation."""
-    keep: int = flag(3, resumable=True, minimum=1, aliases="checkpoint-hist")
+    keep: int = flag(3, resumable=True, minimum=1, maximum=1_000_000, aliases="checkpoint-hist")
     """Number of checkpoints that are kept."""
     distributed: bool = flag(False, resumable=True)
     """Join the other processes of the run, as JAX finds them under Slurm, on TPU pods and on
@@ -65,13 +82,21 @@ class DataOptions:
 
     data: str = flag("shapes", aliases="dataset data-path", metavar="SPEC")
     """`shapes`, `folder:DIR` or `tfds:NAME[/CONFIG]`."""
-    image_size: int | None = flag(None, minimum=1, aliases="img-size imgsz input-size")
+    image_size: int | None = flag(
+        None, minimum=1, maximum=LARGEST_SIDE, aliases="img-size imgsz input-size"
+    )
     """Pixels on a side of the images that the network gets. Default: what suits the data and the
     model."""
-    batch_size: int = flag(128, minimum=1, aliases="bs ims-per-batch train-batch-size")
+    batch_size: int = flag(
+        128, minimum=1, maximum=LARGEST_BATCH, aliases="bs ims-per-batch train-batch-size"
+    )
     """Examples in a step, over all devices and processes."""
     eval_batch_size: int | None = flag(
-        None, resumable=True, minimum=1, aliases="val-batch-size validation-batch-size"
+        None,
+        resumable=True,
+        minimum=1,
+        maximum=LARGEST_BATCH,
+        aliases="val-batch-size validation-batch-size",
     )
     """Examples in a step of an evaluation. Default: the batch size."""
     holdout_fraction: float = flag(
@@ -83,11 +108,11 @@ class DataOptions:
     when examples are held out (`(\d+)_` for the frames of one track)."""
     data_dir: str | None = flag(None, only={"data": ("tfds",)}, metavar="DIR")
     """Folder of the prepared TFDS data sets. Default: the one of TFDS."""
-    skip_bad_images: bool = False
+    skip_bad_images: bool = flag(False, resumable=True)
     """Leave out images that cannot be read and list them, instead of stopping."""
-    workers: int = flag(0, resumable=True, minimum=0, aliases="num-workers")
+    workers: int = flag(0, resumable=True, minimum=0, maximum=MOST_WORKERS, aliases="num-workers")
     """Processes that read ahead; 0 reads in threads."""
-    cache_gb: float = flag(1.0, resumable=True, minimum=0)
+    cache_gb: float = flag(1.0, resumable=True, minimum=0, maximum=1e6)
     """Keep the decoded examples in memory if they take at most this many gigabytes (in each worker
     process)."""
 
@@ -96,9 +121,9 @@ class DataOptions:
 class WholeImageOptions(DataOptions):
     """The examples, and how they are read."""
 
-    resize: int | None = flag(None, minimum=1, aliases="val-resize-size")
+    resize: int | None = flag(None, minimum=1, maximum=LARGEST_SIDE, aliases="val-resize-size")
     """Shorter side in pixels before the centre crop of an evaluation. Default: the model's own."""
-    canvas_size: int | None = flag(None, minimum=1)
+    canvas_size: int | None = flag(None, minimum=1, maximum=LARGEST_SIDE)
     """Pixels on a side of the images that are augmented on the device."""
     ten_crop: bool = flag(False, resumable=True)
     """Evaluate the corners, the centre and their mirror images instead of the centre alone."""
@@ -162,12 +187,12 @@ def model_group(
         if set(models) != {model for one in every for model in one.models}:
             only["model"] = tuple(models)
         families = dict.fromkeys(family for one in having.values() for family in one.families)
-        numeric = option.type in (int, float)
+        _, limits = split(option.annotation)
         declared = flag(
             None,
+            range=limits,
             help=option.description + (f" Only {', '.join(families)}." if "model" in only else ""),
             only=only,
-            expected=functools.partial(legal_values, option.annotation) if numeric else None,
         )
         fields.append((name, option.type | None, declared))
     return dataclasses.make_dataclass(
@@ -196,17 +221,18 @@ class OptimizerOptions:
     steps: int | None = flag(
         None,
         minimum=1,
+        maximum=LARGEST_INT,
         instead_of=("epochs",),
         aliases="max-steps max-iter iterations num-steps train-steps",
     )
     """Length of the run in steps. Default: 30 epochs."""
     epochs: float | None = flag(
-        None, above=0, instead_of=("steps",), aliases="num-epochs max-epochs"
+        None, above=0, maximum=1e6, instead_of=("steps",), aliases="num-epochs max-epochs"
     )
     """Length of the run in passes over the data."""
     optimizer: str = flag("sgd", aliases="opt optim", metavar="NAME")
     """Any optimizer of optax by its name there."""
-    learning_rate: float = flag(0.1, minimum=0, aliases="lr lr0 base-lr")
+    learning_rate: float = flag(0.1, minimum=0, maximum=1e6, aliases="lr lr0 base-lr")
     """Highest learning rate, which the warm-up reaches."""
     momentum: float | None = flag(
         0.9, minimum=0, maximum=1, only={"optimizer": optimizers.names("momentum")}
@@ -225,39 +251,58 @@ class OptimizerOptions:
     )
     """When the learning rate drops, as shares of the run."""
     decay_factor: float = flag(
-        0.1, minimum=0, only={"schedule": ("step",)}, aliases="gamma lr-gamma decay-rate"
+        0.1,
+        minimum=0,
+        maximum=1000,
+        only={"schedule": ("step",)},
+        aliases="gamma lr-gamma decay-rate",
     )
     """Factor of the learning rate at each drop."""
-    final: float = flag(0.0, minimum=0, only={"schedule": ("cosine", "polynomial")}, aliases="lrf")
+    final: float = flag(
+        0.0, minimum=0, maximum=1000, only={"schedule": ("cosine", "polynomial")}, aliases="lrf"
+    )
     """Last learning rate, as a share of the highest."""
-    power: float = flag(0.9, minimum=0, only={"schedule": ("polynomial",)}, aliases="poly-power")
+    power: float = flag(
+        0.9, minimum=0, maximum=100, only={"schedule": ("polynomial",)}, aliases="poly-power"
+    )
     """Exponent of the schedule."""
     warmup: int = flag(
-        0, minimum=0, instead_of=("warmup_epochs",), aliases="warmup-steps warmup-iters"
+        0,
+        minimum=0,
+        maximum=LARGEST_INT,
+        instead_of=("warmup_epochs",),
+        aliases="warmup-steps warmup-iters",
     )
     """Steps of linear increase at the start."""
     warmup_epochs: float | None = flag(
-        None, minimum=0, instead_of=("warmup",), aliases="lr-warmup-epochs"
+        None, minimum=0, maximum=1e6, instead_of=("warmup",), aliases="lr-warmup-epochs"
     )
     """The same in passes over the data."""
     warmup_start: float = flag(
-        0.0, minimum=0, only={"warmup|warmup_epochs": GIVEN}, aliases="lr-warmup-decay"
+        0.0,
+        minimum=0,
+        maximum=1000,
+        only={"warmup|warmup_epochs": GIVEN},
+        aliases="lr-warmup-decay",
     )
     """Learning rate at the start of the warm-up, as a share of the highest."""
-    weight_decay: float = flag(1e-4, minimum=0, aliases="wd")
+    weight_decay: float = flag(1e-4, minimum=0, maximum=1000, aliases="wd")
     """L2 regularisation; decoupled for optimizers that have it so, such as adamw."""
     decay_on: Literal["all", "kernels"] = flag("all", only={"weight_decay": GIVEN})
     """Which parameters decay; `kernels` leaves out biases and the scales of normalisation."""
-    bias_rate: float = flag(1.0, minimum=0)
+    bias_rate: float = flag(1.0, minimum=0, maximum=1000)
     """Factor of the learning rate of biases; 2 in many recipes of Caffe's time."""
     frozen: tuple[str, ...] = flag((), aliases="freeze", metavar="PATH")
     """Parameters that are not trained, by the beginnings of their paths: backbone/conv1."""
     clip_norm: float | None = flag(
-        None, above=0, aliases="clip-grad clip-grad-norm max-grad-norm grad-clip"
+        None, above=0, maximum=1e9, aliases="clip-grad clip-grad-norm max-grad-norm grad-clip"
     )
     """Bound on the global norm of the gradient."""
     accumulate: int = flag(
-        1, minimum=1, aliases="grad-accum-steps gradient-accumulation-steps accum-steps"
+        1,
+        minimum=1,
+        maximum=LARGEST_BATCH,
+        aliases="grad-accum-steps gradient-accumulation-steps accum-steps",
     )
     """Number of parts that each batch is computed in, to save memory."""
     ema: float | None = flag(None, minimum=0, below=1, aliases="model-ema-decay ema-decay")
@@ -276,9 +321,11 @@ class PredictOptions:
     """Image files, or sentences."""
     json: bool = False
     """Print JSON instead of lines."""
-    batch_size: int = flag(32, minimum=1, aliases="bs")
+    batch_size: int = flag(32, minimum=1, maximum=LARGEST_BATCH, aliases="bs")
     """Images in a step."""
-    top: int = flag(3, minimum=1, only={"verb": ("classify",)}, aliases="topk top-k")
+    top: int = flag(
+        3, minimum=1, maximum=65_536, only={"verb": ("classify",)}, aliases="topk top-k"
+    )
     """Number of classes that are named for each image."""
     directory: str | None = flag(
         None, only={"verb": ("segment", "detect")}, aliases="output-dir out", metavar="DIR"

@@ -3,6 +3,7 @@
 import argparse
 import ast
 import difflib
+import errno
 import functools
 import importlib
 import inspect
@@ -16,14 +17,21 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from cnn_jax.errors import DivergenceError, UserError
+from cnn_jax.errors import DivergenceError, UserError, one_line
 
+from .. import interrupts
 from .declare import Conditions, Flag, dashed, declared, in_words
 
 _PACKAGE = __package__.rpartition(".")[0]
 
 VERBS = ("classify", "annotate", "detect", "segment", "translate")
 """The commands that train."""
+
+_REFUSALS = {
+    getattr(errno, name)
+    for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO", "EMFILE", "ENFILE")
+}
+"""The operating system's refusals that are no mistake of the code."""
 
 _SHORT = 4
 """Aliases of at most this many letters are shown in the help, one for each flag."""
@@ -71,9 +79,16 @@ def as_flags(error: UserError) -> UserError:
 
 
 def entry(main: Callable[[], None]) -> None:
-    """Run an entry point: a user's mistake ends with one line and status 2, divergence with 3."""
+    """Run an entry point: a user's mistake ends with one line and status 2, divergence with 3.
+
+    Ctrl-C ends it with one line and status 130. What the operating system refuses (no space, no
+    more files, no permission) is the user's to mend, too, wherever it is met.
+    """
     try:
-        main()
+        with interrupts.raised():
+            main()
+    except KeyboardInterrupt:
+        interrupts.end()
     except UserError as error:
         _end(as_flags(error), 2)
     except DivergenceError as error:
@@ -81,6 +96,10 @@ def entry(main: Callable[[], None]) -> None:
     except BrokenPipeError:
         # The reader of a pipe left (`| head`): nothing is wrong, and nothing more can be said.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if error.errno not in _REFUSALS:
+            raise
+        _end(": ".join(map(str, filter(None, (error.filename, error.strerror)))), 2)
 
 
 def warn(message: str) -> None:
@@ -88,8 +107,8 @@ def warn(message: str) -> None:
     print(f"warning: {message}", file=sys.stderr)
 
 
-def _end(error: Exception, status: int) -> None:
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+def _end(error: Exception | str, status: int) -> None:
+    print(f"error: {one_line(' '.join(str(error).split()))}", file=sys.stderr)
     raise SystemExit(status)
 
 
@@ -146,7 +165,10 @@ class Formatter(argparse.HelpFormatter):
         super().__init__(prog, max_help_position=24)
 
     def _split_lines(self, text: str, width: int) -> list[str]:
-        return textwrap.wrap(text, width, break_on_hyphens=False)
+        # A range stays on one line: textwrap does not break at no-break spaces.
+        whole = re.sub(r"\(in [(\[]\S+ \S+\)", lambda found: found[0].replace(" ", "\xa0"), text)
+        lines = textwrap.wrap(whole, width, break_on_hyphens=False)
+        return [line.replace("\xa0", " ") for line in lines]
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         if not action.option_strings:
@@ -183,7 +205,7 @@ def sections(
 
 
 def help_text(flag: Flag, shared: Conditions = MappingProxyType({})) -> str:
-    """The text below the field, the conditions that the section has not named, and the default."""
+    """The text below the field, conditions that the section has not named, range and default."""
     text = flag.declared.help or _docs(flag.owner).get(flag.name, "")
     only = [
         in_words(key, wanted, most=4)
@@ -198,6 +220,8 @@ def help_text(flag: Flag, shared: Conditions = MappingProxyType({})) -> str:
         f"Only with {' and '.join(only)}." if only else "",
         f"Not with {' or '.join(unless)}." if unless else "",
     ]
+    if flag.range is not None:
+        parts.append(f"({flag.range})")
     default = flag.default
     if flag.type is bool:
         parts.append("" if flag.optional else f"(default: {'on' if default else 'off'})")

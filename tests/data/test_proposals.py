@@ -253,11 +253,11 @@ def test_the_rows_of_a_batch_are_scaled_and_padded():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"max_proposals": 0}, "^max_proposals 0: must be 1 or more"),
-        ({"proposal_size": 3}, "^proposal_size 3: must be 16 or more"),
-        ({"grid_step": 0.0}, "^grid_step 0.0: must be above 0"),
-        ({"grid_scales": ()}, "^grid_scales: must be above 0"),
-        ({"grid_ratios": (1.0, -1.0)}, "^grid_ratios 1.0 -1.0: must be above 0"),
+        ({"max_proposals": 0}, r"^max_proposals 0: must be in \[1, "),
+        ({"proposal_size": 3}, r"^proposal_size 3: must be in \[16, "),
+        ({"grid_step": 0.0}, r"^grid_step 0.0: must be in \[0.1, 10\]"),
+        ({"grid_scales": ()}, "^grid_scales: must be one number or more"),
+        ({"grid_ratios": (1.0, -1.0)}, r"^grid_ratios 1.0 -1.0: must be in \[0.01, 100\]"),
     ],
 )
 def test_mistakes(fields, message):

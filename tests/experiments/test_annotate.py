@@ -165,7 +165,7 @@ def test_every_loss_trains(table, tmp_path, arguments):
         (["--data", "csv:nothing.csv"], r"give csv:FILE,IMAGES"),
         (["--decision", "topk", "--k", "4"], r"--k 4: the data has only 3 labels"),
         (["--decision", "topk", "--k", "0"], r"--k 0"),
-        (["--threshold", "1.5"], r"--threshold 1.5: must be between 0 and 1"),
+        (["--threshold", "1.5"], r"--threshold 1.5: must be a number in \(0, 1\)"),
         (["--positive-weights", "1", "2"], r"--positive-weights: 2 numbers for 3 labels"),
         (["--loss", "warp", "--focal-gamma", "2"], r"--focal-gamma: only used with --loss sigmoid"),
         (["--warp-ranks", "sampled"], r"--warp-ranks: only used with --loss warp"),

@@ -14,7 +14,7 @@ from cnn_jax import models
 from cnn_jax.errors import UserError
 from cnn_jax.models import registry
 from cnn_jax.models.backbones import Backbone
-from cnn_jax.models.fields import Positive
+from cnn_jax.models.fields import Factor
 from cnn_jax.models.layers import on_axis
 
 KINDS = get_args(models.Kind)
@@ -112,7 +112,7 @@ class Tiny(nn.Module, Backbone):
     """
 
     num_classes: int = 1000
-    sharpness: Positive = 2.0
+    sharpness: Factor = 2.0
 
     minimum_size = 1
     classifiers = ("head",)
@@ -142,7 +142,7 @@ def test_an_architecture_and_its_own_option_are_one_line_of_the_table(own, monke
         assert models.options("tiny", kind)["sharpness"] == 2.0
         model = models.create("tiny", 3, kind, sharpness=5)
         assert (model if kind == own else model.backbone).sharpness == 5
-        with pytest.raises(UserError, match="option sharpness must be a positive number, not -1"):
+        with pytest.raises(UserError, match=r"sharpness must be a number in \(0, 100\], not -1"):
             models.create("tiny", 3, kind, sharpness=-1)
         with pytest.raises(UserError, match="no option 'sharpnes', did you mean sharpness"):
             models.create("tiny", 3, kind, sharpnes=5)
@@ -202,16 +202,28 @@ def test_input_specs():
             partial(models.create, "resnet50", stem="tiny"),
             "stem must be one of 'imagenet', 'small'",
         ),
-        (partial(models.create, "resnet50", width=0.0), "width must be a positive number, not 0.0"),
-        (partial(models.create, "resnet50", width=float("nan")), "width must be a positive"),
-        (partial(models.create, "vgg11", dropout_rate=1.0), "dropout_rate must be at least 0 and"),
+        (
+            partial(models.create, "resnet50", width=0.0),
+            r"width must be a number in \(0, 100\]",
+        ),
+        (partial(models.create, "resnet50", width=float("nan")), r"width must be a number in \(0"),
+        (
+            partial(models.create, "vgg11", dropout_rate=1.0),
+            r"rate must be a number in \[0, 1\)",
+        ),
         (partial(models.create, "vgg11", -1), "num_classes must be at least 0, not -1"),
         (partial(models.create, "vgg11", 0, "segmenter"), "num_classes must be at least 1, not 0"),
         (partial(models.create, "resnet18", zero_init_residual=1), "be True or False, not 1"),
-        (partial(models.create, "densenet121", compression=1.5), "be above 0 and at most 1, not"),
-        (partial(models.create, "googlenet", auxiliary_weight=-0.1), "be a number of 0 or more"),
-        (partial(models.create, "vgg11", 2, "grid_detector", grid=3.5), "a whole number of 1 or"),
-        (partial(models.create, "vgg11", 2, "region_network", units=0), "a whole number of 1 or"),
+        (
+            partial(models.create, "densenet121", compression=1.5),
+            r"a number in \(0, 1\], not",
+        ),
+        (
+            partial(models.create, "googlenet", auxiliary_weight=-0.1),
+            r"a number in \[0, 1000\]",
+        ),
+        (partial(models.create, "vgg11", 2, "grid_detector", grid=3.5), r"a whole number in \[1, "),
+        (partial(models.create, "vgg11", 2, "region_network", units=0), r"a whole number in \[1, "),
         (partial(models.create, "unet"), "unet is a segmenter, not a classifier"),
         (partial(models.options, "fast_yolo", "segmenter"), "is a grid detector, not a segmenter"),
         # Only the head reads these.

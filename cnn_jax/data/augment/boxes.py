@@ -1,14 +1,15 @@
 """Augmentation of an image together with its boxes: functions of one example."""
 
 import dataclasses
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
 from cnn_jax.data.augment import color, geometry
-from cnn_jax.errors import check
 from cnn_jax.ops import boxes as box_ops
+from cnn_jax.ranges import Range, check_ranges
 
 # Every step's key is folded with its position in this list: append to it, never reorder it.
 _STEPS = ("move", "flip", "hue", "saturation", "exposure")
@@ -21,31 +22,23 @@ class BoxAugmentation:
     Redmon et al. 2016, section 2.2 (flips and the hue are from its code).
     """
 
-    scale: float = 0.2
+    scale: Annotated[float, Range(0, 1, below=True)] = 0.2
     """The largest relative change of the size; 0 turns it off."""
-    translate: float = 0.2
+    translate: Annotated[float, Range(0, 1, below=True)] = 0.2
     """The largest displacement, as a fraction of the side; 0 turns it off."""
     flip: bool = True
     """Mirror images left to right with probability 1/2."""
-    hue: float = 0.1
-    """The largest shift of the hue, as a fraction of the colour circle, at most 0.5."""
-    saturation: float = 1.5
+    hue: Annotated[float, Range(0, 0.5)] = 0.1
+    """The largest shift of the hue, as a fraction of the colour circle."""
+    saturation: Annotated[float, Range(1, 100)] = 1.5
     """The largest factor of the saturation, or of its inverse; 1 turns it off."""
-    exposure: float = 1.5
+    exposure: Annotated[float, Range(1, 100)] = 1.5
     """The largest factor of the brightness, or of its inverse; 1 turns it off."""
-    min_visible: float = 0.2
+    min_visible: Annotated[float, Range(0, 1)] = 0.2
     """The least fraction of a box that must remain in the image; other objects are dropped."""
 
     def __post_init__(self) -> None:
-        for name, legal, expected in (
-            ("scale", 0 <= self.scale < 1, "from 0 to less than 1"),
-            ("translate", 0 <= self.translate < 1, "from 0 to less than 1"),
-            ("hue", 0 <= self.hue <= 0.5, "from 0 to 0.5"),
-            ("saturation", self.saturation >= 1, "1 or more"),
-            ("exposure", self.exposure >= 1, "1 or more"),
-            ("min_visible", 0 <= self.min_visible <= 1, "from 0 to 1"),
-        ):
-            check(legal, name, getattr(self, name), expected)
+        check_ranges(self)
 
 
 def augment_boxes(

@@ -104,12 +104,12 @@ def adjust_sharpness(image: Image, factor: Scalar) -> Image:
 def posterize(image: Image, bits: Int[Array, ""] | int) -> Image:
     """Keep the highest `bits`, from 0 to 8, of each 8-bit value."""
     dropped = 8 - jnp.asarray(bits, jnp.int32)
-    return ((_levels(image) >> dropped) << dropped) / 255.0
+    return ((_levels(image) >> dropped) << dropped).astype(image.dtype) / 255.0
 
 
 def solarize(image: Image, threshold: Scalar) -> Image:
     """Invert the values that are at least `threshold`, in 8-bit levels from 0 to 255."""
-    return jnp.where(_levels(image) >= threshold, 1.0 - image, image)
+    return jnp.where(jnp.round(image * 255.0) >= threshold, 1.0 - image, image)
 
 
 def autocontrast(image: Image) -> Image:
@@ -132,7 +132,8 @@ def equalize(image: Image) -> Image:
     table = jnp.minimum((step // 2 + at_most - counts) // jnp.maximum(step, 1), 255)
     # A channel with one value, or with too few pixels to spread, is unchanged.
     table = jnp.where(step == 0, jnp.arange(256)[None, :], table)
-    return table.ravel().at[entries].get(mode="promise_in_bounds") / 255.0
+    levels = table.ravel().at[entries].get(mode="promise_in_bounds")
+    return levels.astype(image.dtype) / 255.0
 
 
 def _levels(image: Image) -> Int[Array, "height width 3"]:

@@ -1,7 +1,7 @@
 """The whole augmentation of a run: its steps and their strengths."""
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Key, Num
 
 from cnn_jax.data.augment import color, geometry, mixing, policies
 from cnn_jax.errors import check
+from cnn_jax.ranges import LARGEST_SIDE, Range, check_ranges
 
 # Every step's key is folded with its position in this list, so turning a step on or off does not
 # change the draws of the others. Append to it, never reorder it.
@@ -19,69 +20,55 @@ _STEPS = ("crop", "flip", "affine", "policy", "color_jitter", "pca_color", "eras
 class Augmentation:
     """Augmentation of training images on the device, with the steps in this order."""
 
-    output_size: int | None = None
+    output_size: Annotated[int, Range(1, LARGEST_SIDE)] | None = None
     """The side of the augmented image in pixels; default: that of the canvas."""
     crop: Literal["none", "random", "pad", "resized"] = "none"
     """The crop. random: a random window; pad: a random window after padding; resized: a box of
     random area and aspect ratio, resampled; none: the whole image."""
-    padding: int = 4
+    padding: Annotated[int, Range(0, LARGEST_SIDE)] = 4
     """The padding in pixels on every side before the crop `pad`."""
     padding_mode: Literal["constant", "reflect"] = "constant"
     """The content of that padding: black, or the mirrored image."""
-    crop_scale: tuple[float, float] = (0.08, 1.0)
+    crop_scale: Annotated[tuple[float, float], Range(0, 1, above=True)] = (0.08, 1.0)
     """The smallest and the largest fraction of the area in the crop `resized`."""
-    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    crop_ratio: Annotated[tuple[float, float], Range(0.01, 100)] = (3 / 4, 4 / 3)
     """The smallest and the largest width / height of the crop `resized`."""
     flip: bool = False
     """Mirror images left to right with probability 1/2."""
-    rotate: float = 0.0
+    rotate: Annotated[float, Range(0, 360)] = 0.0
     """The largest rotation in degrees, in either direction."""
-    translate: float = 0.0
+    translate: Annotated[float, Range(0, 1)] = 0.0
     """The largest displacement, as a fraction of the side."""
-    zoom: tuple[float, float] = (1.0, 1.0)
+    zoom: Annotated[tuple[float, float], Range(0.01, 100)] = (1.0, 1.0)
     """The smallest and the largest factor of the size."""
-    shear: float = 0.0
+    shear: Annotated[float, Range(0, 90, below=True)] = 0.0
     """The largest shear in degrees, in either direction."""
     policy: Literal["none", "trivial", "rand"] = "none"
     """The augmentation policy. trivial: TrivialAugmentWide; rand: RandAugment."""
-    rand_ops: int = 2
+    rand_ops: Annotated[int, Range(0, 20)] = 2
     """The number of RandAugment's operations."""
-    rand_magnitude: int = 9
-    """The magnitude of RandAugment's operations, from 0 to 30."""
-    color_jitter: float = 0.0
+    rand_magnitude: Annotated[int, Range(0, policies.BINS - 1)] = 9
+    """The magnitude of RandAugment's operations."""
+    color_jitter: Annotated[float, Range(0, 10)] = 0.0
     """The largest relative change of brightness, contrast and saturation."""
-    hue: float = 0.0
-    """The largest shift of the hue, as a fraction of the colour circle, at most 0.5."""
-    pca_color: float = 0.0
+    hue: Annotated[float, Range(0, 0.5)] = 0.0
+    """The largest shift of the hue, as a fraction of the colour circle."""
+    pca_color: Annotated[float, Range(0, 10)] = 0.0
     """The standard deviation of AlexNet's shift along the principal colours (0.1 in the paper)."""
-    erase: float = 0.0
+    erase: Annotated[float, Range(0, 1)] = 0.0
     """The probability of random erasing."""
-    erase_fill: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    erase_fill: Annotated[tuple[float, float, float], Range(0, 1)] = (0.485, 0.456, 0.406)
     """The colour of the erased rectangle; default: the mean of ImageNet."""
-    mixup: float = 0.0
+    mixup: Annotated[float, Range(0, 100)] = 0.0
     """The alpha of mixup, 0 for none; with cutmix too, each batch gets one of the two."""
-    cutmix: float = 0.0
+    cutmix: Annotated[float, Range(0, 100)] = 0.0
     """The alpha of cutmix, 0 for none."""
 
     def __post_init__(self) -> None:
-        def expect(name: str, legal: bool, expected: str) -> None:
-            check(legal, name, getattr(self, name), expected)
-
-        expect("output_size", self.output_size is None or self.output_size > 0, "1 or more")
-        for name in ("padding", "rotate", "translate", "rand_ops", "color_jitter"):
-            expect(name, getattr(self, name) >= 0, "0 or more")
-        for name in ("pca_color", "mixup", "cutmix"):
-            expect(name, getattr(self, name) >= 0, "0 or more")
-        for name in ("crop_ratio", "zoom"):
+        check_ranges(self)
+        for name in ("crop_scale", "crop_ratio", "zoom"):
             low, high = getattr(self, name)
-            expect(name, 0 < low <= high, "a range LOW HIGH with 0 < LOW <= HIGH")
-        low, high = self.crop_scale
-        expect("crop_scale", 0 < low <= high <= 1, "a range LOW HIGH with 0 < LOW <= HIGH <= 1")
-        expect("shear", 0 <= self.shear < 90, "from 0 to less than 90")
-        expect("rand_magnitude", 0 <= self.rand_magnitude < policies.BINS, "from 0 to 30")
-        expect("hue", 0 <= self.hue <= 0.5, "from 0 to 0.5")
-        expect("erase", 0 <= self.erase <= 1, "from 0 to 1")
-        expect("erase_fill", all(0 <= value <= 1 for value in self.erase_fill), "from 0 to 1")
+            check(low <= high, name, (low, high), "a range LOW HIGH with LOW <= HIGH")
 
 
 def augment_example(

@@ -6,6 +6,7 @@ them over keys and examples.
 """
 
 import dataclasses
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from cnn_jax.conventions import IGNORED
 from cnn_jax.data.augment import color
 from cnn_jax.errors import UserError, check
+from cnn_jax.ranges import LARGEST_SIDE, Range, check_ranges
 
 # Every step's key is folded with its position in this list: append to it, never reorder it.
 _STEPS = ("window", "flip", "flip_vertical", "turn", "zoom", "elastic", "color_jitter")
@@ -23,34 +25,27 @@ _STEPS = ("window", "flip", "flip_vertical", "turn", "zoom", "elastic", "color_j
 class MaskAugmentation:
     """Augmentation of training images and their masks on the device."""
 
-    crop_size: tuple[int, int] | None = None
+    crop_size: Annotated[tuple[int, int], Range(1, LARGEST_SIDE)] | None = None
     """Rows and columns of a random crop, in pixels; default: the whole image."""
     flip: bool = False
     """Mirror images left to right with probability 1/2."""
     flip_vertical: bool = False
     """Mirror images top to bottom with probability 1/2."""
-    rotate: float = 0.0
+    rotate: Annotated[float, Range(0, 360)] = 0.0
     """The largest rotation in degrees, in either direction."""
-    zoom: tuple[float, float] = (1.0, 1.0)
+    zoom: Annotated[tuple[float, float], Range(0.01, 100)] = (1.0, 1.0)
     """The smallest and the largest factor of the size, uniform in its logarithm."""
-    elastic: float = 0.0
+    elastic: Annotated[float, Range(0, 1000)] = 0.0
     """The standard deviation of U-Net's elastic deformation in pixels (10 in the paper)."""
-    elastic_grid: int = 3
+    elastic_grid: Annotated[int, Range(2, 100)] = 3
     """The points on a side of the grid of random displacements for the elastic deformation."""
-    color_jitter: float = 0.0
+    color_jitter: Annotated[float, Range(0, 10)] = 0.0
     """The largest relative change of brightness, contrast and saturation."""
 
     def __post_init__(self) -> None:
-        size, (low, high) = self.crop_size, self.zoom
-        for name, legal, expected in (
-            ("crop_size", size is None or min(size) > 0, "a positive number of rows and columns"),
-            ("rotate", self.rotate >= 0, "0 or more"),
-            ("elastic", self.elastic >= 0, "0 or more"),
-            ("color_jitter", self.color_jitter >= 0, "0 or more"),
-            ("zoom", 0 < low <= high, "a range LOW HIGH with 0 < LOW <= HIGH"),
-            ("elastic_grid", self.elastic_grid >= 2, "2 or more"),
-        ):
-            check(legal, name, getattr(self, name), expected)
+        check_ranges(self)
+        low, high = self.zoom
+        check(low <= high, "zoom", self.zoom, "a range LOW HIGH with LOW <= HIGH")
 
     @property
     def resamples(self) -> bool:
@@ -102,6 +97,7 @@ def augment_with_mask(
 
     if config.resamples:
         # From the window's pixels to the image's, relative to the mask's corner.
+        corner = corner.astype(jnp.float32)
         rows, columns = _coordinates(keys, size, image_size, corner, config)
         offset = jnp.array(margins, jnp.float32)
         image = _bilinear(image, rows + offset[0], columns + offset[1])
@@ -135,7 +131,7 @@ def _coordinates(
     keys: dict[str, Key[Array, ""]],
     size: tuple[int, int],
     image_size: tuple[int, int],
-    corner: Int[Array, "2"],
+    corner: Float[Array, "2"],
     config: MaskAugmentation,
 ) -> tuple[Float[Array, "rows columns"], Float[Array, "rows columns"]]:
     """Compute the source row and column of each pixel of the window and its surroundings.

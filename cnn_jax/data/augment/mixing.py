@@ -112,11 +112,12 @@ def _cutmix_weights(key: Key[Array, ""], images: Images, alpha: float) -> Weight
     height, width = images.shape[1:3]
     share_key, place_key = jax.random.split(key)
     size = jnp.array([height, width])
-    half = (0.5 * jnp.sqrt(1.0 - _beta(share_key, alpha)) * size).astype(jnp.int32)
+    half = 0.5 * jnp.sqrt(1.0 - _beta(share_key, alpha)) * size.astype(jnp.float32)
+    half = half.astype(jnp.int32)
     center = jax.random.randint(place_key, (2,), 0, size)
     top, left = center - half
     bottom, right = center + half
-    return 1.0 - rectangle(height, width, top, left, bottom, right)
+    return jnp.where(rectangle(height, width, top, left, bottom, right), 0.0, 1.0)
 
 
 def _beta(key: Key[Array, ""], alpha: float) -> Float[Array, ""]:

@@ -6,7 +6,7 @@ source and caches them on disk.
 
 import hashlib
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -16,10 +16,11 @@ from cnn_jax.data.proposals.edge_boxes import edge_boxes
 from cnn_jax.data.proposals.selective_search import selective_search
 from cnn_jax.data.resize import resize
 from cnn_jax.errors import check
+from cnn_jax.ranges import LARGEST_SIDE, Range, check_ranges
 
 Name = Literal["selective_search", "selective_search_quality", "edge_boxes", "grid"]
 
-LARGEST_SIDE = 500
+LONGER_SIDE = 500
 """The longer side in pixels to which larger images are reduced for the search (Girshick et al. 2014
 search all images at this width)."""
 
@@ -35,28 +36,23 @@ class Proposals:
     """The method of region proposals: selective_search (its fast form), selective_search_quality,
     edge_boxes (on colour gradients instead of a trained edge detector), or grid (regular boxes, a
     baseline)."""
-    proposal_size: int | None = None
+    proposal_size: Annotated[int, Range(16, LARGEST_SIDE)] | None = None
     """The longer side in pixels of the searched images; default: their own, at most 500."""
-    max_proposals: int = 2000
+    max_proposals: Annotated[int, Range(1, 100_000)] = 2000
     """The largest number of proposals used in an image, the best first."""
-    grid_scales: tuple[float, ...] = (0.8, 0.4, 0.2, 0.1)
+    grid_scales: Annotated[tuple[float, ...], Range(0.01, 1)] = (0.8, 0.4, 0.2, 0.1)
     """The sizes of the grid's boxes, as fractions of the image's shorter side."""
-    grid_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    grid_ratios: Annotated[tuple[float, ...], Range(0.01, 100)] = (0.5, 1.0, 2.0)
     """The heights over widths of the grid's boxes."""
-    grid_step: float = 0.33
+    grid_step: Annotated[float, Range(0.1, 10)] = 0.33
     """The distance between the grid's boxes, as a fraction of their own side."""
 
     def __post_init__(self) -> None:
-        names, size = get_args(Name), self.proposal_size
-        for name, legal, expected in (
-            ("proposals", self.proposals in names, f"one of {', '.join(names)}"),
-            ("max_proposals", self.max_proposals >= 1, "1 or more"),
-            ("proposal_size", size is None or size >= 16, "16 or more"),
-            ("grid_scales", min(self.grid_scales, default=0) > 0, "above 0"),
-            ("grid_ratios", min(self.grid_ratios, default=0) > 0, "above 0"),
-            ("grid_step", self.grid_step > 0, "above 0"),
-        ):
-            check(legal, name, getattr(self, name), expected)
+        names = get_args(Name)
+        check(self.proposals in names, "proposals", self.proposals, f"one of {', '.join(names)}")
+        check_ranges(self)
+        for name in ("grid_scales", "grid_ratios"):
+            check(len(getattr(self, name)) > 0, name, "", "one number or more")
 
     @property
     def cached(self) -> bool:
@@ -66,7 +62,7 @@ class Proposals:
     @property
     def key(self) -> str:
         """The cache key: equal settings give equal boxes."""
-        settings = (_VERSION, self.proposals, self.proposal_size or f"at most {LARGEST_SIDE}")
+        settings = (_VERSION, self.proposals, self.proposal_size or f"at most {LONGER_SIDE}")
         digest = hashlib.blake2b(repr(settings).encode(), digest_size=6).hexdigest()
         return f"{self.proposals}-{digest}"
 
@@ -75,7 +71,7 @@ class Proposals:
         height, width = image.shape[:2]
         if self.proposals == "grid":
             return dense_grid(height, width, self.grid_scales, self.grid_ratios, self.grid_step)
-        longer = self.proposal_size or min(LARGEST_SIDE, max(height, width))
+        longer = self.proposal_size or min(LONGER_SIDE, max(height, width))
         size = tuple(max(1, round(side * longer / max(height, width))) for side in (height, width))
         searched = resize(image, size)
         if self.proposals == "edge_boxes":

@@ -5,6 +5,7 @@ from cnn_jax.data.source import Settings, Split
 from cnn_jax.data.splits import serving
 from cnn_jax.data.text.pairs import Pairs, hold_out, normalize
 from cnn_jax.errors import UserError
+from cnn_jax.reading import decode_text
 
 
 def open_tfds_pairs(name: str, split: Split, settings: Settings) -> Pairs:
@@ -37,7 +38,8 @@ def open_tfds_pairs(name: str, split: Split, settings: Settings) -> Pairs:
     records = list(builder.as_data_source(split=chosen))
 
     def texts(language: str) -> list[str]:
-        return [normalize(record[language].decode("utf-8")).strip() for record in records]
+        texts = (decode_text(record[language], f"tfds:{name} {chosen}") for record in records)
+        return [normalize(text).strip() for text in texts]
 
     sources, targets = texts(source), texts(target)
     rows = [i for i in range(len(records)) if sources[i] and targets[i]]

@@ -13,14 +13,13 @@ A system's task holds a `BoxEvaluation` (hashable), called `evaluation`, and use
 
 from dataclasses import dataclass
 from functools import cached_property, partial, reduce
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from cnn_jax.errors import check
 from cnn_jax.metrics.detection import counts as metrics
 from cnn_jax.metrics.detection.coco import CocoResult, evaluate_coco
 from cnn_jax.metrics.detection.errors import best_count_threshold
@@ -30,6 +29,7 @@ from cnn_jax.metrics.host import in_chunks
 from cnn_jax.metrics.summary import Summary
 from cnn_jax.ops import boxes as box_ops
 from cnn_jax.ops.nms import Detections, detect
+from cnn_jax.ranges import Range, check_ranges
 from cnn_jax.tasks.images import Batch
 
 Rows = dict[str, Any]
@@ -45,21 +45,18 @@ _AT_A_TIME = 64
 class DetectionRule:
     """The rule that turns scored boxes into detections."""
 
-    min_score: float = 0.005
+    min_score: Annotated[float, Range(0, 1)] = 0.005
     """Detections of a lower score are dropped; average precision needs nearly all of them."""
-    nms_threshold: float = 0.5
+    nms_threshold: Annotated[float, Range(0, 1)] = 0.5
     """A box is dropped if it overlaps a better one of its class by an IoU above this."""
-    max_detections: int = 100
+    max_detections: Annotated[int, Range(1, 10_000)] = 100
     """The best detections of an image are kept, at most so many."""
-    score_threshold: float | None = None
+    score_threshold: Annotated[float, Range(0, 1)] | None = None
     """The score from which on detections are counted, drawn and exported; default: chosen on the
     evaluation data for the least count error, and kept with the run."""
 
     def __post_init__(self) -> None:
-        for name in ("min_score", "nms_threshold", "score_threshold"):
-            value = getattr(self, name)
-            check(value is None or 0 <= value <= 1, name, value, "from 0 to 1")
-        check(self.max_detections >= 1, "max_detections", self.max_detections, "1 or more")
+        check_ranges(self)
 
 
 def detections(

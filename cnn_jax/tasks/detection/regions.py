@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from cnn_jax import losses
 from cnn_jax.errors import check
 from cnn_jax.ops import boxes as box_ops
 from cnn_jax.ops.matching import match, sample_balanced
+from cnn_jax.ranges import Range, check_ranges
 from cnn_jax.tasks.detection.evaluation import trained_objects
 from cnn_jax.tasks.images import Batch
 
@@ -25,25 +26,20 @@ Sums = dict[str, Any]
 class RegionSampling:
     """The choice of regions that a step trains on (Girshick 2015, section 2.3)."""
 
-    regions: int = 64
+    regions: Annotated[int, Range(1, 100_000)] = 64
     """Regions of an image."""
-    foreground_fraction: float = 0.25
+    foreground_fraction: Annotated[float, Range(0, 1)] = 0.25
     """The largest share of regions that stand for objects."""
-    foreground_iou: float = 0.5
+    foreground_iou: Annotated[float, Range(0, 1, above=True)] = 0.5
     """From this overlap with an object on, a region stands for it."""
-    background_iou: tuple[float, float] = (0.1, 0.5)
+    background_iou: Annotated[tuple[float, float], Range(0, 1)] = (0.1, 0.5)
     """Regions stand for the background whose largest overlap lies from the first number to below
     the second. The paper's 0.1 leaves out the easy ones; with 0 images without objects count."""
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         low, high = self.background_iou
-        for name, legal, expected in (
-            ("regions", self.regions >= 1, "1 or more"),
-            ("foreground_fraction", 0 <= self.foreground_fraction <= 1, "from 0 to 1"),
-            ("foreground_iou", 0 < self.foreground_iou <= 1, "above 0 and at most 1"),
-            ("background_iou", 0 <= low < high <= 1, "two rising numbers from 0 to 1"),
-        ):
-            check(legal, name, getattr(self, name), expected)
+        check(low < high, "background_iou", self.background_iou, "two rising numbers")
 
 
 @dataclass(frozen=True)
@@ -170,7 +166,7 @@ def region_loss(
         deltas: normalised box outputs by class.
         targets: of the same regions.
     """
-    count = jnp.maximum(jnp.sum(targets.valid), 1)
+    count = jnp.maximum(jnp.sum(targets.valid, dtype=jnp.float32), 1)
     truth = jnp.where(targets.foreground, targets.labels + 1, 0)
     of_class = jax.vmap(losses.cross_entropy)(scores, truth)
     own = jnp.take_along_axis(deltas, targets.labels[:, None, None], axis=1)[:, 0]

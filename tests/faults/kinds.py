@@ -1,0 +1,39 @@
+"""The kinds of cases: what is tried, and what must hold afterwards."""
+
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from cnn_jax.errors import UserError
+from tests.faults import boxes, images, mutations, texts
+from tests.faults.campaign import Kind
+
+Tell = Callable[[str], None]
+
+
+@functools.cache
+def kinds() -> Mapping[str, Kind]:
+    """All kinds of cases by name."""
+    return {"data": Kind(lambda: list(formats()), mutated_data, 3000)}
+
+
+@functools.cache
+def formats() -> Mapping[str, tuple[Callable, Callable]]:
+    """The writer and the reader of each format by name."""
+    return {**images.formats(), **boxes.formats(), **texts.formats()}
+
+
+def mutated_data(target: str, rng: np.random.Generator, folder: Path, tell: Tell) -> None:
+    """Write a data set, change one or two of its files, and read all of it."""
+    write, read = formats()[target]
+    place = folder / "data"
+    place.mkdir()
+    write(place, rng)
+    tell("; ".join(mutations.mutate(place, rng) for _ in range(int(rng.integers(1, 3)))))
+    try:
+        read(place)
+    except UserError as error:
+        assert str(place) in str(error), f"the message names no file: {error}"
+        raise

@@ -1,0 +1,5 @@
+"""Writers."""
+
+
+def formats():
+    return {}
