@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import PurePath
 from typing import Any, NoReturn
@@ -45,12 +45,24 @@ def raised() -> Iterator[None]:
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     left = threading.Event()
-    threading.Thread(target=_watch, args=(reader, left), daemon=True).start()
     # Every signal's number is written to the pipe as it comes, whatever the main thread does.
     earlier = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    asked = False
+
+    def interrupt(number: int, frame: Any) -> None:
+        nonlocal asked
+        asked = True
+        raise KeyboardInterrupt
+
+    arguments = (reader, left, lambda: signal.getsignal(signal.SIGINT) is interrupt)
+    threading.Thread(target=_watch, args=arguments, daemon=True).start()
     try:
-        signal.signal(signal.SIGINT, _raise)
+        signal.signal(signal.SIGINT, interrupt)
         yield
+    except BaseException:
+        if asked:  # some libraries make another exception of it
+            raise KeyboardInterrupt from None
+        raise
     finally:
         signal.signal(signal.SIGINT, previous)
         signal.set_wakeup_fd(earlier)
@@ -75,18 +87,14 @@ def _end(number: int, frame: Any) -> None:
     end()
 
 
-def _raise(number: int, frame: Any) -> None:
-    raise KeyboardInterrupt
-
-
-def _watch(reader: int, left: threading.Event) -> None:
-    """End the process some seconds after a SIGINT that no training handles, or after its second."""
+def _watch(reader: int, left: threading.Event, ends: Callable[[], bool]) -> None:
+    """End the process some seconds after a SIGINT that `ends` it, or after a training's second."""
     handled = 0
     with open(reader, "rb", buffering=0) as pipe:
         while number := pipe.read(1):
             if number[0] != signal.SIGINT:
                 continue
-            if signal.getsignal(signal.SIGINT) is not _raise:
+            if not ends():
                 handled += 1
                 if handled < 2:
                     continue

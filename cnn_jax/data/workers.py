@@ -40,8 +40,18 @@ def worker_processes(
         initializer=_start_worker,
         initargs=(function,),
     )
+
+    def submit(argument: Any) -> Future:
+        # A process is started where one is lacking. It inherits what is blocked, so that Ctrl-C
+        # does not end it in the middle of its imports, before it ignores it.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        try:
+            return pool.submit(_call_in_worker, argument)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
     try:
-        yield lambda argument: pool.submit(_call_in_worker, argument)
+        yield submit
     except BrokenProcessPool:
         raise UserError(
             f"{flag} {workers}: a worker process died, perhaps for lack of memory; "
@@ -61,6 +71,7 @@ def _start_worker(function: Callable[[Any], Any]) -> None:
     _worker_function = function
     # Signals go to whole process groups. The parent handles them, and may still need results.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     signal.signal(signal.SIGTERM, lambda *_: threading.Timer(30, os._exit, (0,)).start())
     # A killed parent cannot end its processes.
     threading.Thread(target=_end_with_parent, daemon=True).start()
