@@ -119,7 +119,8 @@ def read_text(
                 data += part
                 # A file of endless zeros is not read to its end.
                 if encoding is None and not _marked(data) and b"\0" in part:
-                    raise UserError(f"{name}: not text (it holds zero bytes)")
+                    line = data.count(b"\n", 0, data.index(b"\0")) + 1
+                    raise UserError(f"{name}:{line}: not text (it holds zero bytes)")
     except OSError as error:
         raise UserError(f"{name}: cannot be read ({error.strerror})") from None
     return decode_text(data, name, encoding)
