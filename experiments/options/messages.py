@@ -29,7 +29,10 @@ VERBS = ("classify", "annotate", "detect", "segment", "translate")
 
 _REFUSALS = {
     getattr(errno, name)
-    for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO", "EMFILE", "ENFILE")
+    for name in (
+        *("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO", "EMFILE", "ENFILE"),
+        *("ENAMETOOLONG", "ELOOP", "ENOTDIR", "EISDIR"),
+    )
 }
 """The operating system's refusals that are no mistake of the code."""
 

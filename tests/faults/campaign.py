@@ -35,14 +35,15 @@ class Kind:
             exception is a fault.
         count: the number of cases of a whole campaign.
         seconds: the time that one case may take.
-        memory: the bytes that one case may take above what the worker has.
+        memory: the bytes that one case may take above what the worker has; None where it limits
+            the processes that it starts itself.
     """
 
     targets: Callable[[], Sequence[str]]
     run: Callable[[str, np.random.Generator, Path, Callable[[str], None]], None]
     count: int
     seconds: float = 10.0
-    memory: int = 1024 * MIB
+    memory: int | None = 1024 * MIB
 
 
 @dataclass(frozen=True)
@@ -104,9 +105,7 @@ class Worker:
     def _start(self) -> None:
         spawn = multiprocessing.get_context("spawn")
         self._pipe, other = spawn.Pipe()
-        self._process = spawn.Process(
-            target=_work, args=(other, self._kinds, self._seed), daemon=True
-        )
+        self._process = spawn.Process(target=_work, args=(other, self._kinds, self._seed))
         self._process.start()
         other.close()
         assert self._pipe.recv() == "ready"
@@ -125,7 +124,10 @@ def _work(pipe: Any, kinds_of: Callable[[], Mapping[str, Kind]], seed: int) -> N
     kinds = kinds_of()
     pipe.send("ready")
     while True:
-        case = pipe.recv()
+        try:
+            case = pipe.recv()
+        except EOFError:  # the campaign has ended
+            return
         name, target, _ = case.split("/")
         pipe.send(attempt(kinds[name], case, target, seed, pipe.send))
 

@@ -29,8 +29,8 @@ def kinds() -> Mapping[str, Kind]:
     return {
         "flags": Kind(lambda: verbs, flags.parse_odd, 2000),
         "data": Kind(lambda: list(formats()), mutated_data, 3000),
-        "runs": Kind(lambda: list(commands.TINY), run_files.corrupted, 600, seconds=240.0),
-        "starts": Kind(lambda: list(commands.TINY), starts.start, 140, seconds=240.0),
+        "runs": Kind(lambda: list(commands.TINY), run_files.corrupted, 600, 240.0, None),
+        "starts": Kind(lambda: list(commands.TINY), starts.start, 140, 240.0, None),
     }
 
 

@@ -186,7 +186,7 @@ def test_what_is_no_text_ends_with_one_line(tmp_path):
         (tmp_path / name).write_bytes(data)
         return problem(f"pairs:{tmp_path / name}")
 
-    assert "zero.tsv: not text (it holds zero bytes)" in named("zero.tsv", b"a\tb\0\n")
+    assert "zero.tsv:1: not text (it holds zero bytes)" in named("zero.tsv", b"a\tb\0\n")
     late = b"a\tb\n" * 2000 + b"a\tb\0\n"
     assert "late.tsv:2001: not text (it holds zero bytes)" in named("late.tsv", late)
     unmarked = "a\tb\n".encode("utf-16-le")
