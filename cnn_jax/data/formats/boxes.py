@@ -295,7 +295,7 @@ def _settled(item: Annotated, found: Fit | None, repairs: Repairs, *, turned: bo
         area = np.where(np.isnan(area), (boxes[:, 2:] - boxes[:, :2]).prod(axis=1), area)
     crowd = np.zeros(len(boxes), bool) if item.crowd is None else item.crowd
     again = kept & _again(boxes, item.labels, crowd)
-    repairs.count("that stand twice in an image, read once", again, item.where)
+    repairs.count("standing twice in an image, read once", again, item.where)
     kept &= ~again
     return BoxedImage(
         item.path,
@@ -446,11 +446,12 @@ class NameIndex:
         return found
 
     def notices(self, what: str) -> list[str]:
-        """Tell which files of the kind `what` have another name than was asked for."""
+        """Tell which files, each a `what`, have another name than was asked for."""
         if not self._found:
             return []
         (name, found), count = self._found[0], len(self._found)
-        return [f"{count:,} {what} found by Label Studio's names (the first: {name} as {found})"]
+        files = what if count == 1 else f"{what}s"
+        return [f"{count:,} {files} found by Label Studio's names (the first: {name} as {found})"]
 
 
 def plain_forms(name: str) -> list[str]:

@@ -89,7 +89,7 @@ def open_voc(directory: str, split: Split, settings: Settings) -> BoxSource:
             notices.append(f"{pictures}: {' and '.join(choice)} have one name; {file} is read")
         items.append(_annotated(annotation, pictures / file, labels))
     images, repairs = settle(items, keep_bad_images=settings.keep_bad_images)
-    notices += annotated.notices("annotations") + pictured.notices("images")
+    notices += annotated.notices("annotation") + pictured.notices("image")
     return BoxSource(tuple(class_names), images, [*notices, *repairs])
 
 

@@ -264,7 +264,7 @@ class _Labels:
 
     def notices(self) -> list[str]:
         """Tell which labels have other names, and which are no plain boxes."""
-        notices = [line for index in self._folders.values() for line in index.notices("labels")]
+        notices = [line for index in self._folders.values() for line in index.notices("label file")]
         if self._outlines:
             notices.append(
                 f"{self._outlines:,} labels are outlines or oriented boxes: the upright box around "

@@ -126,6 +126,23 @@ class TinyObjects(Tiny):
             yield number, {"image": png(picture(number)), "objects": [one]}
 
 
+class TinyPhotos(Tiny):
+    """One picture that EXIF turns, with a box of its first row of pixels as stored."""
+
+    SPLITS = ("train",)
+    FEATURES = TinyFaces.FEATURES
+
+    def _examples(self, count):
+        box = tfds.features.BBox(0.0, 0.0, 0.25, 1.0)
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        for number in (0, 3):
+            buffer = io.BytesIO()
+            Image.fromarray(picture(number)).save(buffer, "PNG", exif=exif)
+            buffer.seek(0)
+            yield number, {"image": buffer, "faces": [{"bbox": box, "invalid": False}]}
+
+
 class TinyText(Tiny):
     """Nothing to classify."""
 
@@ -164,7 +181,8 @@ class TinyBroken(Tiny):
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
     directory = tmp_path_factory.mktemp("tfds")
-    for builder in (Tiny, TinyTrainOnly, TinyTest, TinyText, TinyMasks, TinyFaces, TinyObjects):
+    for builder in (Tiny, TinyTrainOnly, TinyTest, TinyText, TinyMasks, TinyFaces, TinyObjects,
+                    TinyPhotos):  # fmt: skip
         builder(data_dir=directory, file_format="array_record").download_and_prepare()
     return directory
 
@@ -330,3 +348,13 @@ def test_faces_and_objects(data_dir):
     assert sum(bool(source[i]["crowd"][0]) for i in range(len(source))) == 1
     with pytest.raises(UserError, match=r"tfds:tiny: needs a list of boxes \(objects or faces"):
         opened("tiny")
+
+
+def test_boxes_of_stored_pixels_are_turned(data_dir):
+    """TFDS decodes without EXIF, so its boxes are of the picture as stored."""
+    source = data.open_source("tfds:tiny_photos", "train", formats=data.BOX_FORMATS,
+                              data_dir=data_dir)  # fmt: skip
+    example = source[0]
+    # The first row, of five pixels, becomes the last column.
+    assert example["image"].shape == (5, 4, 3)
+    np.testing.assert_allclose(example["boxes"], [[3, 0, 4, 5]], atol=1e-6)
