@@ -38,7 +38,7 @@ class ProposalSource:
         self.notices = getattr(source, "notices", ())
         if hasattr(source, "object_counts"):
             self.object_counts = source.object_counts
-        self._folder = (cache or default_cache()) / method.key
+        self.folder = (cache or default_cache()) / method.key
 
     def __len__(self) -> int:
         return len(self.source)
@@ -80,7 +80,7 @@ class ProposalSource:
         digest = hashlib.blake2b(repr(image.shape).encode(), digest_size=16)
         digest.update(np.ascontiguousarray(image))
         name = digest.hexdigest()
-        return self._folder / name[:2] / f"{name[2:]}.safetensors"
+        return self.folder / name[:2] / f"{name[2:]}.safetensors"
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,7 @@ def prepare(
     """
     if not source.method.cached or not len(source):
         return 0
+    files.remove_abandoned(source.folder)
     console = console or Console(stderr=True)
     progress = Progress(
         TextColumn("Finding proposals"),
