@@ -383,7 +383,7 @@ def initialized(
         other, _ = restored(task, path)
         return other.params, other.model_state
     variables = {"params": state.params, **state.model_state}
-    variables = dict(weights.load(path, model, variables, head=options.init_head))
+    variables = dict(weights.load(path, model, variables, options.init_head, notify=flags.warn))
     return variables.pop("params"), variables
 
 
