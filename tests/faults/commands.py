@@ -35,6 +35,9 @@ TINY = {
 Tell = Callable[[str], None]
 
 MOST_MEMORY = 4 * 2**30
+"""What a command may take. Where control groups can be made, it sees a machine of this memory."""
+
+_GROUPS = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
@@ -107,14 +110,32 @@ def forked(argv: Sequence[str], folder: Path, seconds: float) -> Ended:
             os.waitpid(child, 0)
             break
         time.sleep(0.05)
+    for group in [
+        *_GROUPS.glob(f"memory/cnn_jax_faults_{child}"),
+        _GROUPS / f"cnn_jax_faults_{child}",
+    ]:
+        with contextlib.suppress(OSError):
+            group.rmdir()
     text = output.read_bytes().decode("utf-8", "replace") if output.exists() else ""
     return Ended(status, text, time.monotonic() - begin, peak)
+
+
+def _join_memory_group() -> None:
+    """Limit the memory of this process and its children, where the system lets us."""
+    first = _GROUPS / "memory"  # of control groups, version 1
+    group = (first if first.is_dir() else _GROUPS) / f"cnn_jax_faults_{os.getpid()}"
+    limit = "memory.limit_in_bytes" if first.is_dir() else "memory.max"
+    with contextlib.suppress(OSError):
+        group.mkdir()
+        (group / limit).write_text(str(MOST_MEMORY))
+        (group / "cgroup.procs").write_text(str(os.getpid()))
 
 
 def _become(argv: Sequence[str], folder: Path, output: Path) -> None:
     """Be the command: its output goes to a file, its exit status is the process's."""
     status = 1
     try:
+        _join_memory_group()
         os.chdir(folder)
         os.environ["JAX_PLATFORMS"] = "cpu"
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(shared() / "compiled")

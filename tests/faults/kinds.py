@@ -1,5 +1,6 @@
 """The kinds of cases: what is tried, and what must hold afterwards."""
 
+import fcntl
 import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from tests.faults import (
     commands,
     flags,
     images,
+    kills,
     mutations,
     run_files,
     starts,
@@ -30,6 +32,7 @@ def kinds() -> Mapping[str, Kind]:
         "flags": Kind(lambda: verbs, flags.parse_odd, 2000),
         "data": Kind(lambda: list(formats()), mutated_data, 3000),
         "runs": Kind(lambda: list(commands.TINY), run_files.corrupted, 600, 240.0, None),
+        "kills": Kind(lambda: list(kills.targets()), killed, 100, 900.0, None),
         "starts": Kind(lambda: list(commands.TINY), starts.start, 140, 240.0, None),
     }
 
@@ -52,3 +55,14 @@ def mutated_data(target: str, rng: np.random.Generator, folder: Path, tell: Tell
     except UserError as error:
         assert str(place) in str(error), f"the message names no file: {error}"
         raise
+
+
+def killed(target: str, rng: np.random.Generator, folder: Path, tell: Tell) -> None:
+    """Stop a run at random moments and resume it: it ends as its uninterrupted reference."""
+    place = commands.shared() / "kills"
+    place.mkdir(exist_ok=True)
+    with (place / f"{target}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # one worker makes the reference
+        reference = kills.reference(target, place)
+    problem = kills.kill_once(target, reference, folder / "killed", rng)
+    assert problem is None, problem
