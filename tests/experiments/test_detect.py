@@ -155,6 +155,31 @@ def test_the_test_split_is_judged_by_the_stored_threshold(photos, trained):
     assert (trained / "threshold.json").read_text() == before
 
 
+def test_boxes_of_larger_copies_are_told_and_evaluated_as_those_of_the_images(
+    photos, trained, tmp_path, capsys
+):
+    content = json.loads((photos / "val.json").read_text())
+    for image in content["images"]:
+        image.update(width=48, height=40)
+    for annotation in content["annotations"]:
+        annotation["bbox"] = [2 * side for side in annotation["bbox"]]
+        annotation["area"] *= 4
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    config = (run / "config.json").read_text()
+    (run / "config.json").write_text(
+        config.replace(str(photos / "val.json"), str(tmp_path / "val.json"))
+    )
+    detect.main(["--out", str(run), "--eval-only"])
+    told = " ".join(capsys.readouterr().err.split())
+    assert "eval: boxes of 7 images are scaled to the image's own size" in told
+    first, second = (json.loads((r / "result.json").read_text()) for r in (trained, run))
+    assert {k: v for k, v in second.items() if k in ("map50", "coco_ap", "loss")} == {
+        k: v for k, v in first.items() if k in ("map50", "coco_ap", "loss")
+    }
+
+
 def test_predictions_are_the_evaluation_s(photos, trained, capsys):
     content = json.loads((photos / "val.json").read_text())
     files = [str(photos / "images" / image["file_name"]) for image in content["images"]]
