@@ -78,7 +78,8 @@ def load(
 
     Raises:
         UserError: the file cannot be read; several places in it fit equally; one of the model's
-            tensors is missing or has another shape; or a tensor is not the model's.
+            tensors is missing, has another shape, or holds whole numbers or values that are not
+            finite; or a tensor is not the model's.
     """
     return _assign(read(path), model, variables, head, str(path), notify)
 
@@ -201,6 +202,8 @@ def _assign(
             loaded[path] = ours
             continue
         tensor, legal = _array(tensors[names[path]]), _torch_shapes(ours.shape)
+        if not jnp.issubdtype(tensor.dtype, jnp.floating):
+            raise UserError(f"{source}: tensor {names[path]} holds {tensor.dtype}, not fractions")
         if tensor.shape not in legal:
             hint = ""
             if _module_of(path) in model.classifiers and tensor.shape[1:] == legal[0][1:]:
@@ -212,13 +215,19 @@ def _assign(
                 f"{source}: tensor {names[path]} has shape {tensor.shape}, "
                 f"the model's is {legal[0]}{hint}"
             )
-        loaded[path] = jnp.asarray(_to_ours(tensor, ours.shape), jnp.float32)
+        values = np.asarray(tensor, np.float32)
+        if not np.isfinite(values).all():
+            raise UserError(f"{source}: tensor {names[path]} has values that are not finite")
+        loaded[path] = jnp.asarray(_to_ours(values, ours.shape))
     return flax.traverse_util.unflatten_dict(loaded, sep=".")
 
 
 def _array(tensor: Any) -> np.ndarray:
     """A tensor of torch as an array; an array as it is."""
-    return tensor if isinstance(tensor, np.ndarray) else tensor.detach().float().numpy()
+    if isinstance(tensor, np.ndarray):
+        return tensor
+    # NumPy has not all of torch's types of fractions.
+    return (tensor.detach().float() if tensor.is_floating_point() else tensor.detach()).numpy()
 
 
 def tensor_name(path: str, rules: NameRules) -> str:

@@ -98,6 +98,14 @@ def test_arrays_of_a_file(tmp_path, resnet20, tensors):
             lambda t: t.update({"fc.weight": normal((7, 16)), "fc.bias": normal(7)}),
             'fc.* the file has 7 classes, the model 10; load with head="reinit"',
         ),
+        (
+            lambda t: t.update({"fc.bias": np.arange(10)}),
+            "tensor fc.bias holds int64, not fractions",
+        ),
+        (
+            lambda t: t.update({"fc.bias": np.full(10, np.nan, np.float32)}),
+            "tensor fc.bias has values that are not finite",
+        ),
         (lambda t: t.clear(), "no tensor has a name that ResNet has in torchvision or timm"),
     ],
 )
