@@ -148,10 +148,11 @@ class _Files:
 
     Attributes:
         root: the folder.
-        labels: the folder of the masks, for messages.
+        labels: the uppermost folder of the masks, for messages.
         images: the images' paths by their keys. A key is the path without the names of the two
             folders, such as `train/a.jpg`; in keys of masks the split is called as its kind.
         masks: the paths of the masks by their keys without ending.
+        expected: the path of each image's mask, for messages.
         notices: what was left out.
     """
 
@@ -159,6 +160,7 @@ class _Files:
     labels: str = LABELS[0]
     images: dict[str, str] = field(default_factory=dict)
     masks: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    expected: dict[str, str] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
 
     def add(self, above: str, images: str, labels: str) -> None:
@@ -171,6 +173,8 @@ class _Files:
                 key, own = os.path.join(above, path), os.path.join(above, name, path)
                 if name == images:
                     self.images[key] = own
+                    stem = os.path.splitext(path)[0]
+                    self.expected[key] = os.path.join(above, labels, f"{stem}.png")
                 else:
                     self.masks[_mask_key(key)].append(own)
 
@@ -198,10 +202,9 @@ class _Files:
                 f"{self.root / found[0]}: a mask in {ending}, which changes the values of pixels; "
                 "save masks as PNG"
             )
-        stem = os.path.splitext(key)[0]
         raise UserError(
-            f"{self.root / self.images[key]}: no mask {self.root / self.labels / stem}.png for "
-            "this image"
+            f"{self.root / self.images[key]}: no mask {self.root / self.expected[key]} for this "
+            "image"
         )
 
 

@@ -1,8 +1,11 @@
 """`tfds:NAME[/CONFIG]`: data sets of the TensorFlow Datasets catalogue, read without TensorFlow."""
 
+import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +14,9 @@ from cnn_jax.data.decode import decode
 from cnn_jax.data.source import Example, Settings, Source, Split, Subset
 from cnn_jax.data.splits import Kind, kind_of, serving
 from cnn_jax.errors import UserError
+from cnn_jax.reading import MIB, list_files, require_file
+
+_MOST_METADATA_BYTES = 64 * MIB
 
 # TFDS's own names of splits. A set may have others of the same meaning beside them (`test2015`).
 _USUAL = ("train", "validation", "test")
@@ -63,13 +69,13 @@ class Records:
 
     Attributes:
         title: the data set's name and its split, for messages.
-        rows: the records.
+        rows: the records, dictionaries by the features' names.
         features: TFDS's own description of the records.
         span: the records of the split.
     """
 
     title: str
-    rows: Sequence[dict[str, Any]]
+    rows: Sequence[Any]
     features: Any
     span: range
 
@@ -140,7 +146,7 @@ def open_records(name: str, split: Split, settings: Settings) -> Records:
     features, found = builder.info.features, found_splits(builder.info.splits)
     chosen = serving(split, found) or found.get("train")
     if chosen is None:
-        available = _list(builder.info.splits)
+        available = _list(builder.info.splits) or "none"
         raise UserError(f"--data tfds:{name}: has no split 'train', only {available}")
     try:
         rows = builder.as_data_source(split=chosen, decoders=_undecoded(tfds, features))
@@ -178,6 +184,7 @@ def builder_of(tfds: Any, name: str, settings: Settings) -> Any:
     Raises:
         UserError: the name or the configuration is unknown, or the prepared files are damaged.
     """
+    _require_files(tfds, name, settings)
     try:
         return tfds.builder(name, data_dir=settings.data_dir)
     except tfds.core.DatasetNotFoundError:
@@ -188,6 +195,21 @@ def builder_of(tfds: Any, name: str, settings: Settings) -> Any:
         # An unknown configuration or version; the last line lists the known ones. Or damaged files.
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"--data tfds:{name}: {reason}") from None
+
+
+def _require_files(tfds: Any, name: str, settings: Settings) -> None:
+    """Raise UserError if a prepared set holds what is no file, which TFDS would read for ever."""
+    data_dir = settings.data_dir or tfds.core.constants.DATA_DIR
+    place = Path(os.path.expanduser(data_dir)) / re.split(r"[/:]", name)[0]
+    if not place.is_dir():
+        return
+    listing = list_files(place)
+    for kind in ("named pipe", "device", "socket"):
+        if listing.left_out[kind]:
+            raise UserError(f"--data tfds:{name}: {place} holds a {kind}, not only files")
+    for file in listing.files:
+        if file.endswith((".json", ".txt")):
+            require_file(place / file, _MOST_METADATA_BYTES)
 
 
 def prepare(builder: Any, name: str, settings: Settings) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import pickle
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from cnn_jax import data
+from cnn_jax.data.formats.tfds import found_splits
 from cnn_jax.errors import UserError
 
 COUNTS = {"train": 20, "test": 6, "validation": 4}
@@ -178,11 +180,30 @@ class TinyBroken(Tiny):
         raise ConnectionError("no route\nto the host")
 
 
+class TinyTurned(Tiny):
+    """Pictures that EXIF turns, and masks that are stored like their pixels."""
+
+    SPLITS = ("train",)
+    FEATURES = TinyMasks.FEATURES
+
+    def _examples(self, count):
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        for number in range(3):
+            mask = np.random.default_rng(number).integers(0, 2, (4, 5), np.uint8)
+            buffer = io.BytesIO()
+            Image.fromarray(np.repeat(mask[..., None] * 100, 3, -1)).save(buffer, "PNG", exif=exif)
+            buffer.seek(0)
+            yield number, {"image": buffer, "segmentation_mask": png(mask)}
+
+
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
     directory = tmp_path_factory.mktemp("tfds")
-    for builder in (Tiny, TinyTrainOnly, TinyTest, TinyText, TinyMasks, TinyFaces, TinyObjects,
-                    TinyPhotos):  # fmt: skip
+    for builder in (
+        *(Tiny, TinyTrainOnly, TinyTest, TinyText, TinyMasks, TinyFaces, TinyObjects),
+        *(TinyPhotos, TinyTurned),
+    ):
         builder(data_dir=directory, file_format="array_record").download_and_prepare()
     return directory
 
@@ -300,6 +321,50 @@ def test_a_set_prepared_as_tfrecord(tmp_path):
     info.write_text(json.dumps(stored | {"fileFormat": "tfrecord"}))
     message = problem("tfds:tiny", data_dir=tmp_path)
     assert "holds tfrecord files" in message and "--file_format=array_record" in message
+
+
+def test_the_usual_split_of_several(data_dir):
+    names = ["test", "test2015", "train", "validation", "unsupervised", "minival"]
+    assert found_splits(names) == {"train": "train", "val": "validation", "test": "test"}
+    assert found_splits(["Training", "dev", "testing"]) == {
+        "train": "Training", "val": "dev", "test": "testing",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "message"),
+    [
+        ("dataset_info.json", lambda path: path.write_text("{" * 10), "Failed to load JSON"),
+        ("dataset_info.json", lambda path: path.write_bytes(b"\xff"), "UnicodeDecodeError"),
+        ("dataset_info.json", lambda path: os.truncate(path, 2**33), "8,589,934,592 bytes"),
+        ("features.json", lambda path: (path.unlink(), os.mkfifo(path)), "holds a named pipe"),
+        ("*record*", lambda path: path.unlink(), "cannot be read"),
+        ("*record*", lambda path: path.write_bytes(bytes(70_000)), "cannot be read"),
+        ("*record*", lambda path: (path.unlink(), path.symlink_to("/dev/zero")), "holds a device"),
+    ],
+)
+def test_damaged_files_end_with_a_line(tmp_path, file, damage, message):
+    builder = TinyTrainOnly(data_dir=tmp_path, file_format="array_record")
+    builder.download_and_prepare()
+    (path,) = Path(builder.data_dir).glob(file)
+    damage(path)
+    with pytest.raises(UserError, match=message) as caught:
+        data.open_source("tfds:tiny_train_only", "train", data_dir=tmp_path)[0]
+    assert "\n" not in str(caught.value)
+
+
+def test_masks_are_laid_on_the_upright_image(data_dir):
+    """The masks of TinyTurned are stored as the image's pixels are, before EXIF turns them."""
+    source = data.open_source(
+        "tfds:tiny_turned", "train", formats=data.MASK_FORMATS, data_dir=data_dir,
+        class_names=("even", "odd"),
+    )  # fmt: skip
+    for index in range(len(source)):
+        example = source[index]
+        assert example["image"].shape[:2] == example["mask"].shape == source.size(index) == (5, 4)
+        np.testing.assert_array_equal(example["mask"], example["image"][..., 0] // 100)
+    (notice,) = source.notices
+    assert "were turned as EXIF turns the image" in notice
 
 
 def test_groups_are_refused(data_dir):
