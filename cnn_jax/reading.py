@@ -118,8 +118,8 @@ def read_text(
             while part := file.read(_PART):
                 data += part
                 # A file of endless zeros is not read to its end.
-                if encoding is None and not _marked(data) and b"\0" in part:
-                    line = data.count(b"\n", 0, data.index(b"\0")) + 1
+                if encoding is None and _zeros(data) in part:
+                    line = data.count(b"\n", 0, data.index(_zeros(data))) + 1
                     raise UserError(f"{name}:{line}: not text (it holds zero bytes)")
     except OSError as error:
         raise UserError(f"{name}: cannot be read ({error.strerror})") from None
@@ -160,6 +160,12 @@ def split_lines(text: str) -> list[str]:
     else:
         lines = text.split("\r")
     return lines[:-1] if not lines[-1] else lines
+
+
+def _zeros(data: bytes | bytearray) -> bytes:
+    """Zero bytes that no text has in a row, in the encoding that its mark declares."""
+    marked = _marked(data) or ""
+    return bytes(8 if "32" in marked else 4 if "16" in marked else 1)
 
 
 def _marked(data: bytes | bytearray) -> str | None:

@@ -23,6 +23,9 @@ from cnn_jax.errors import DivergenceError, UserError
 
 MIB = 2**20
 
+PREPARATION = 120.0
+"""The seconds in which a case says what it does; by then it has written its data."""
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -81,16 +84,16 @@ class Worker:
         self._pipe: Any = None
 
     def attempt(self, case: str, seconds: float) -> Result:
-        """Try a case for at most so many seconds."""
+        """Try a case for at most so many seconds, from when it says what it does."""
         if self._process is None:
             self._start()
         self._pipe.send(case)
-        what, begin = "", time.monotonic()
+        what, begin, most = "", time.monotonic(), PREPARATION
         while True:
-            left = seconds - (time.monotonic() - begin)
+            left = most - (time.monotonic() - begin)
             if left <= 0 or not self._pipe.poll(left):
                 self.close()
-                return Result(case, "fault", what, f"hangs: not done after {seconds:g} s", seconds)
+                return Result(case, "fault", what, f"hangs: not done after {most:g} s", seconds)
             try:
                 message = self._pipe.recv()
             except EOFError:
@@ -100,7 +103,7 @@ class Worker:
                 return Result(case, "fault", what, f"the process died (status {code})")
             if isinstance(message, Result):
                 return message
-            what = message
+            what, begin, most = message, time.monotonic(), seconds
 
     def _start(self) -> None:
         spawn = multiprocessing.get_context("spawn")

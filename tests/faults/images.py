@@ -1,5 +1,6 @@
 """Writers of small data sets of whole images and of masks, in every format, and their openers."""
 
+import contextlib
 import csv
 import functools
 import io
@@ -285,7 +286,8 @@ def _prepared(builder: type[FaultsPictures]) -> tempfile.TemporaryDirectory:
     """A folder with the prepared set, which is removed at the end of the process."""
     tfds.disable_progress_bar()
     place = tempfile.TemporaryDirectory(prefix="faults-tfds-")
-    builder(data_dir=place.name, file_format="array_record").download_and_prepare()
+    with contextlib.redirect_stdout(io.StringIO()):
+        builder(data_dir=place.name, file_format="array_record").download_and_prepare()
     return place
 
 

@@ -404,7 +404,7 @@ def _saved(file: Path, change: Callable[[Image.Image], Image.Image]) -> str:
     try:
         with Image.open(file) as image:
             change(image).save(file)
-    except (OSError, SyntaxError, ValueError):
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return "in vain, as it is damaged"
     return ""
 

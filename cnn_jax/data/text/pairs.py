@@ -1,6 +1,5 @@
 """`pairs:FILE` (tab-separated) and `pairs:PREFIX.en,PREFIX.de` (parallel): sentence pairs."""
 
-import gzip
 import hashlib
 import os
 import re
@@ -29,6 +28,7 @@ from cnn_jax.reading import (
 # A line of more characters is no sentence, and a text that packs tighter than this is none either.
 _MOST_CHARACTERS = 1_000_000
 _MOST_TIMES_SMALLER = 100
+_MAGIC, _GZIP = b"\x1f\x8b", 31  # the first bytes of gzip, and zlib's number for it
 # To compose so many marks in a row takes time that grows with their square.
 _MARKS = regex.compile(r"\p{M}{500}")
 
@@ -244,10 +244,10 @@ def _read_lines(path: Path) -> list[str]:
 
 def _text(path: Path) -> str:
     """Read a text file, compressed or not."""
-    require_file(path)
+    require_file(path, MOST_BYTES)
     try:
         with path.open("rb") as file:
-            packed = file.read(2) == b"\x1f\x8b"
+            packed = file.read(len(_MAGIC)) == _MAGIC
             if not packed:
                 return read_text(path)
             file.seek(0)
@@ -257,17 +257,25 @@ def _text(path: Path) -> str:
 
 
 def _unpacked(file: BinaryIO, path: Path) -> bytes:
-    """Decompress a file, as far as a text can be compressed."""
-    parts, size = [], 0
-    with gzip.GzipFile(fileobj=file) as content:
-        while part := content.read(MIB):
-            parts.append(part)
-            size += len(part)
-            tightly = size > 64 * MIB and size > _MOST_TIMES_SMALLER * file.tell()
-            if tightly or size > MOST_BYTES:
-                raise UserError(
-                    f"{path}: unpacks to more than {size // MIB:,} MiB; no text of this size does"
-                )
+    """Decompress a file, as far as a text can be compressed; what follows its end is padding."""
+    parts, size, read = [], 0, 0
+    unpacker, packed = zlib.decompressobj(_GZIP), b""
+    while packed or (packed := file.read(MIB)):
+        parts.append(unpacker.decompress(packed, MIB))
+        size += len(parts[-1])
+        packed, read = unpacker.unconsumed_tail, file.tell()
+        if size > MOST_BYTES or (size > 64 * MIB and size > _MOST_TIMES_SMALLER * read):
+            raise UserError(
+                f"{path}: unpacks to more than {size // MIB:,} MiB; no text of this size does"
+            )
+        if unpacker.eof:
+            packed = unpacker.unused_data
+            packed += file.read(MIB) if len(packed) < len(_MAGIC) else b""
+            if not packed.startswith(_MAGIC):
+                break
+            unpacker = zlib.decompressobj(_GZIP)
+    if not unpacker.eof:
+        raise EOFError("it is cut off")
     return b"".join(parts)
 
 

@@ -259,7 +259,7 @@ def test_labels_as_label_studio_names_them(place):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"\0" * 10, r"a\.txt: not text \(it holds zero bytes\)"),
+        (b"\0" * 10, r"a\.txt:1: not text \(it holds zero bytes\)"),
         ("0 0.5 0.5 0.5 0.5 é".encode("latin-1"), r"a\.txt:1: not text in utf-8"),
         (b"0 1_0 0.5 0.5 0.5", r"a\.txt:1: '0 1_0 0.5 0.5 0.5' contains words"),
         (b"0 " + b"9" * 5000 + b" 0.5 0.5 0.5", r"a\.txt:1: box .* is not finite"),

@@ -190,7 +190,7 @@ def test_what_is_no_text_ends_with_one_line(tmp_path):
     late = b"a\tb\n" * 2000 + b"a\tb\0\n"
     assert "late.tsv:2001: not text (it holds zero bytes)" in named("late.tsv", late)
     unmarked = "a\tb\n".encode("utf-16-le")
-    assert "wide.tsv: not text (it holds zero bytes)" in named("wide.tsv", unmarked)
+    assert "wide.tsv:1: not text (it holds zero bytes)" in named("wide.tsv", unmarked)
     half = "\ud800".encode("utf-8", "surrogatepass")
     assert "half.tsv:2: not text in utf-8" in named("half.tsv", b"a\tb\n" + half + b"\tb\n")
     odd = b"\xff\xfea\0\t\0b\0\n\0\0\xd8\t\0b\0\n\0"
