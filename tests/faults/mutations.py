@@ -254,7 +254,7 @@ def nest_deeply(file: Path, content: bytes, rng: Random) -> str:
 def lengthen(file: Path, content: bytes, rng: Random) -> str:
     lines = content.split(b"\n")
     number = int(rng.integers(len(lines)))
-    lines[number] *= max(1, 10**7 // max(1, len(lines[number])))
+    lines[number] *= max(1, 10**6 // max(1, len(lines[number])))
     file.write_bytes(b"\n".join(lines))
     return f"line {number + 1}"
 
