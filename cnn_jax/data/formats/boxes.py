@@ -32,7 +32,8 @@ _READERS = 16
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = _REPR.maxlong = 60
 
-_LONGEST_NAME = 4096
+LONGEST_NAME = 4096
+"""The most characters of a path."""
 
 # What Label Studio puts before the name of an uploaded file.
 _UPLOADED = re.compile(r"[0-9a-f]{8}-(?=.)")
@@ -385,7 +386,7 @@ class ImageFinder:
             UserError: another name was already found as the same file, or the name is longer than
                 a path can be.
         """
-        if len(name) > _LONGEST_NAME:
+        if len(name) > LONGEST_NAME:
             raise UserError(f"{place}: the name of an image has {len(name):,} characters")
         path, how = self._locate(name)
         if how is not None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from cnn_jax.data.decode import EXTENSIONS, describe_left_out, list_images
 from cnn_jax.data.formats.boxes import (
+    LONGEST_NAME,
     Annotated,
     BoxSource,
     NameIndex,
@@ -148,6 +149,9 @@ def _listed(folder: Path, split: Split, known: set[str]) -> tuple[Path, list[str
         raise UserError(f"{folder}: has neither {' nor '.join(f'{name}.txt' for name in usual)}")
     path = folder / stems[stem]
     lines = [line.strip() for line in read_lines(path, _MOST_LIST_BYTES)]
+    for row, line in enumerate(lines, start=1):
+        if len(line) > LONGEST_NAME:
+            raise UserError(f"{path}:{row}: the name of an image has {len(line):,} characters")
     names = [_name(line, known) for line in lines if line]
     if not names:
         raise UserError(f"{path}: names no images")

@@ -69,9 +69,12 @@ class ProposalSource:
         try:
             # Not np.load: it parses a file's header with `ast`, which occasionally fails in
             # threads under Python 3.11 (python/cpython#106905).
-            return load(path.read_bytes())["boxes"], False
-        except (OSError, SafetensorError):
-            pass  # Missing or damaged: recomputed and overwritten.
+            boxes = load(path.read_bytes())["boxes"]
+            if boxes.dtype == np.float32 and boxes.ndim == 2 and boxes.shape[1] == 4:
+                return boxes, False
+        except (OSError, SafetensorError, KeyError):
+            pass
+        # Missing or damaged: recomputed and overwritten.
         boxes = self.method.find(image)
         files.replace(path, save({"boxes": np.ascontiguousarray(boxes)}))
         return boxes, True

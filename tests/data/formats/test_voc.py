@@ -172,6 +172,18 @@ def test_a_list_in_another_encoding_is_named(folder):
         open_boxes(folder)
 
 
+def test_names_that_no_file_can_have(folder):
+    listing = folder / "ImageSets/Main/train.txt"
+    for name, message in (
+        ("x" * 5000, r"train\.txt:2: the name of an image has 5,000 characters"),
+        ("x" * 300, r"xxx\.xml: cannot be read: no such file, in .*train\.txt"),
+        ("/dev/zero", r"Annotations//dev/zero\.xml: cannot be read: no such file, in .*train\.txt"),
+    ):
+        listing.write_text(f"a\n{name}\n")
+        with pytest.raises(UserError, match=message):
+            open_boxes(folder)
+
+
 def test_folders_and_lists_in_other_cases_and_forms(folder):
     lists = folder / "ImageSets/Main"
     (folder / "Annotations").rename(folder / "annotations")
