@@ -293,8 +293,9 @@ class Listing:
 def list_files(place: str | os.PathLike[str], below: str = "") -> Listing:
     """List the regular files at any depth below `place`/`below`, relative to `place`.
 
-    Links are followed, each folder once on its path, so a loop of links ends. Hidden entries and
-    those that systems leave behind (`._*`, `.DS_Store`, `Thumbs.db`, `@eaDir`) are passed over.
+    Links are followed, but not to a folder that the link lies in, so a loop of links ends. Hidden
+    entries and those that systems leave behind (`._*`, `.DS_Store`, `Thumbs.db`, `@eaDir`) are
+    passed over.
 
     Raises:
         UserError: a folder cannot be read.
@@ -328,9 +329,19 @@ def list_files(place: str | os.PathLike[str], below: str = "") -> Listing:
             else:
                 listing.left_out[_kind(mode).partition(" ")[2]] += 1
 
-    walk(below, ())
+    walk(below, tuple(_folders_above(os.path.join(place, below))))
     listing.files.sort()
     return listing
+
+
+def _folders_above(place: str | os.PathLike[str]) -> Iterator[tuple[int, int]]:
+    """The folders that `place` lies in, by device and number."""
+    for folder in Path(os.path.realpath(place)).parents:
+        try:
+            found = os.stat(folder)
+        except OSError:
+            continue
+        yield found.st_dev, found.st_ino
 
 
 def folders_in(place: str | os.PathLike[str]) -> list[str]:

@@ -19,6 +19,7 @@ from cnn_jax.data.batches import TrainingBatches
 from cnn_jax.data.proposals import Proposals
 from cnn_jax.data.source import Source
 from cnn_jax.data.surveys import boxes as box_survey
+from cnn_jax.data.surveys import images as image_survey
 from cnn_jax.reports import detection as report
 from cnn_jax.tasks.detection.evaluation import DetectionRule
 from cnn_jax.tasks.detection.regions import RegionSampling
@@ -142,7 +143,8 @@ def build(options: Options) -> Run:
         system = SYSTEMS[options.detector.system](options)
         noticed = box_survey.notices(training, surveyed, options.detector.max_objects)
         held_out_only = [line for line in notices if line.partition(": ")[2] not in noticed]
-        notices = [*noticed, *held_out_only, *lines]
+        equal = image_survey.equal_pictures(training, held_out)
+        notices = [*noticed, *held_out_only, *equal, *lines]
     out = trainer.folder(options)
     threshold = None
     if split == "test" and options.rule.score_threshold is None:

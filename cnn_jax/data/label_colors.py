@@ -66,10 +66,15 @@ class LabelColors:
         found = np.empty(len(flat), np.uint8)
         unknown = np.zeros(0, np.int64)
         for start in range(0, len(flat), _BLOCK):
-            wanted = _codes(flat[start : start + _BLOCK])
+            block = _codes(flat[start : start + _BLOCK])
+            # Pixels of one colour lie beside one another, so only the first of them is looked up.
+            firsts = np.flatnonzero(np.append(True, block[1:] != block[:-1]))
+            lengths = np.diff(np.append(firsts, len(block)))
+            wanted = block[firsts]
             places = np.minimum(np.searchsorted(codes, wanted), len(codes) - 1)
-            found[start : start + _BLOCK] = values[places]
-            unknown = np.concatenate([unknown, wanted[codes[places] != wanted]])
+            found[start : start + _BLOCK] = np.repeat(values[places], lengths)
+            wrong = codes[places] != wanted
+            unknown = np.concatenate([unknown, np.repeat(wanted[wrong], lengths[wrong])])
         if len(unknown):
             raise UserError(
                 f"{name}: {described_colors(unknown)} {'is' if _one(unknown) else 'are'} none of "

@@ -66,7 +66,10 @@ class MaskFiles:
         """
         raw = decode_mask(content, name, self.colors)
         mask = classes_of(raw, self.meaning, name, len(self.class_names))
-        return on_image(mask, image, read_header(content, name=name).orientation, name)
+        # Pillow turns TIFF files itself.
+        tiff = content.startswith((b"II", b"MM"))
+        own_orientation = 1 if tiff else read_header(content, name=name).orientation
+        return on_image(mask, image, own_orientation, name)
 
 
 def read_mask(path: str | os.PathLike[str], colors: LabelColors | None = None) -> Values:
@@ -214,7 +217,7 @@ def on_image(mask: Mask, image: Header, own_orientation: int, name: str) -> tupl
     Args:
         mask: as it is stored.
         image: the header of the image.
-        own_orientation: the EXIF orientation of the mask's file.
+        own_orientation: the EXIF orientation by which the mask's file asks to be turned.
         name: the mask's name, for the message.
 
     Returns:

@@ -8,7 +8,7 @@ from PIL import Image
 
 from cnn_jax.data.decode import Header, decode
 from cnn_jax.data.label_colors import LabelColors
-from cnn_jax.data.mask_files import classes_of, decode_mask, meaning_of, on_image, turned
+from cnn_jax.data.mask_files import MaskFiles, classes_of, decode_mask, meaning_of, on_image, turned
 from cnn_jax.data.source import Settings
 from cnn_jax.errors import UserError
 
@@ -159,6 +159,21 @@ def test_masks_turn_as_images_do(orientation):
     np.testing.assert_array_equal(on_image(MASK, header, orientation, "m")[0], upright)
     if orientation >= 5:
         np.testing.assert_array_equal(on_image(upright, header, orientation, "m")[0], upright)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["TIFF", "PNG"])
+def test_masks_whose_files_say_how_they_are_turned(orientation, kind):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"tiffinfo": {0x0112: orientation}} if kind == "TIFF" else {"exif": exif}
+    content = encoded(Image.fromarray(MASK), kind, **options)
+    upright = decode(content)[..., 0]
+    np.testing.assert_array_equal(turned(MASK, orientation), upright)
+    files = MaskFiles(("a", "b", "c"), meaning_of(3, Settings()))
+    mask, done = files.read(content, Header(*upright.shape, 1), "m")
+    np.testing.assert_array_equal(mask, upright)
+    assert done == ""
 
 
 def test_masks_of_another_size():

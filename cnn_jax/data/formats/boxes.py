@@ -68,6 +68,7 @@ class BoxSource:
     Attributes:
         class_names: the names of the classes.
         notices: the repairs of faulty data, one line each.
+        files: the file of each image.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class BoxSource:
         """Store the images; with `relative`, boxes are in fractions of the image's sides."""
         self.class_names = class_names
         self.notices = tuple(map(one_line, notices))
+        self.files = [image.path for image in images]
         self._images = images
         self._relative = relative
 

@@ -111,6 +111,9 @@ def open_masks(directory: str, split: Split, settings: Settings) -> MaskSource:
     `settings.class_names`, else the lines of `DIR/classes.txt`, else the table's, else the values
     in the training masks. A split for evaluation may lack some of them.
 
+    With `settings.keep_bad_images`, an image without a mask, or with one that cannot be read, stays
+    in the source, to be found when it is read.
+
     Raises:
         UserError: a folder or file is missing, or the settings do not match the data.
     """
@@ -119,7 +122,8 @@ def open_masks(directory: str, split: Split, settings: Settings) -> MaskSource:
     root = user_path(directory)
     files = _files(root, f"--data masks:{directory}")
     chosen, notices = _of_split(files, split, settings)
-    pairs = files.pairs(chosen)
+    missing_stay = settings.keep_bad_images
+    pairs = files.pairs(chosen, missing_stay)
     colors = _colors(root, settings)
     class_names = settings.class_names or _named(root) or (colors.names if colors else ())
     if settings.label_values:
@@ -135,7 +139,7 @@ def open_masks(directory: str, split: Split, settings: Settings) -> MaskSource:
             )
     if not class_names:
         train = chosen if split == "train" else _of_split(files, "train", settings)[0]
-        class_names = _inferred(files, files.pairs(train), settings)
+        class_names = _inferred(files, files.pairs(train, missing_stay), settings)
     if len(set(class_names)) < len(class_names):
         raise UserError(f"{root}: the names of the classes must differ: {', '.join(class_names)}")
     masks = MaskFiles(class_names, meaning_of(len(class_names), settings), colors)
@@ -178,15 +182,19 @@ class _Files:
                 else:
                     self.masks[_mask_key(key)].append(own)
 
-    def pairs(self, keys: Sequence[str]) -> list[tuple[str, str]]:
+    def pairs(self, keys: Sequence[str], missing_stay: bool = False) -> list[tuple[str, str]]:
         """The paths of images and their masks.
+
+        Args:
+            keys: those of the images.
+            missing_stay: whether an image without a mask is paired with one that does not exist.
 
         Raises:
             UserError: an image has no mask or several, or one in a format that changes values.
         """
-        return [(self.images[key], self._mask(key)) for key in keys]
+        return [(self.images[key], self._mask(key, missing_stay)) for key in keys]
 
-    def _mask(self, key: str) -> str:
+    def _mask(self, key: str, missing_stays: bool) -> str:
         found = self.masks.get(_mask_key(key), [])
         exact = [path for path in found if not path.lower().endswith(_LOSSY_ENDINGS)]
         if len(exact) == 1:
@@ -202,6 +210,8 @@ class _Files:
                 f"{self.root / found[0]}: a mask in {ending}, which changes the values of pixels; "
                 "save masks as PNG"
             )
+        if missing_stays:
+            return self.expected[key]
         raise UserError(
             f"{self.root / self.images[key]}: no mask {self.root / self.expected[key]} for this "
             "image"
@@ -351,7 +361,12 @@ def _inferred(
     """Name the values in the training masks: `class 0`, `class 1`, ..."""
 
     def values(pair: tuple[str, str]) -> set[int]:
-        return set(np.unique(read_mask(files.root / pair[1])).tolist())
+        try:
+            return set(np.unique(read_mask(files.root / pair[1])).tolist())
+        except UserError:
+            if settings.keep_bad_images:
+                return set()
+            raise
 
     place = files.root / files.labels
     with ThreadPoolExecutor(os.cpu_count()) as pool:

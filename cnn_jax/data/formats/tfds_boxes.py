@@ -40,8 +40,8 @@ class TfdsBoxes:
         return len(self._records.rows)
 
     def __getitem__(self, index: int) -> Example:
-        record = self._records.rows[index]
         name = self.describe(index)
+        record = self._records.row(index, name)
         image = decode(record[self._image], name=name)
         header = read_header(record[self._image], name=name)
         objects = record[self._listed]
@@ -69,7 +69,7 @@ class TfdsBoxes:
 
     def object_count(self, index: int) -> int:
         """The number of boxes in a record, before those without an area are dropped."""
-        return len(self._records.rows[index][self._listed]["bbox"])
+        return len(self._records.row(index, self.describe(index))[self._listed]["bbox"])
 
     def describe(self, index: int) -> str:
         return f"{self._records.title}[{index}]"

@@ -36,6 +36,7 @@ class ProposalSource:
         self.source, self.method = source, method
         self.class_names = source.class_names
         self.notices = getattr(source, "notices", ())
+        self.files = getattr(source, "files", None)
         if hasattr(source, "object_counts"):
             self.object_counts = source.object_counts
         self.folder = (cache or default_cache()) / method.key

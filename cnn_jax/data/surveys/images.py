@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from cnn_jax.data.source import Source
+from cnn_jax.errors import one_line
 
 MOST_FILES = 100_000
 """The number of files, training and evaluation together, up to which equal ones are looked for."""
@@ -42,9 +43,9 @@ def notices(
     if present is None:
         present = [presence(source) for source in (training, held_out)]
     line = f"data: {_number(len(training), f'training {unit}')}, {len(held_out):,} for evaluation"
-    if present[0] is None or present[1] is None:
-        return [*lines, line, *equal_pictures(training, held_out)]
-    return [*lines, *_counts(line, training, present, unit), *equal_pictures(training, held_out)]
+    known = present[0] is not None and present[1] is not None
+    counted = _counts(line, training, present, unit) if known else [line]
+    return [one_line(each) for each in (*lines, *counted, *equal_pictures(training, held_out))]
 
 
 def presence(source: Source) -> Presence | None:
@@ -104,10 +105,11 @@ def equal_pictures(training: Source, held_out: Source) -> list[str]:
     few, other = pairs[0]
     are = "pictures for evaluation is" if len(pairs) == 1 else "pictures for evaluation are"
     such = "" if few == other else f" ({few} is {other})"
-    return [
-        f"data: {len(pairs):,} of {len(evaluated):,} {are} in the training set too, "
-        f"byte for byte{such}; what is measured on them is too good"
-    ]
+    line = (
+        f"data: {len(pairs):,} of {len(evaluated):,} {are} in the training set too, byte for "
+        f"byte{such}; what is measured on them is too good"
+    )
+    return [one_line(line)]
 
 
 def pairs_of_equal_files(first: Sequence[str], second: Sequence[str]) -> list[tuple[str, str]]:

@@ -1,5 +1,6 @@
 """Folders of images: which files, which classes, which split, and what can be wrong with them."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -310,6 +311,51 @@ def test_every_format_of_images_is_read_whatever_the_ending(tmp_path):
     assert files(source, tmp_path) == [f"{name}/{file}" for name in "xy" for file in sorted(kinds)]
     assert all(source[i]["image"].shape == (4, 6, 3) for i in range(len(source)))
     assert source.notices == ()
+
+
+def test_what_is_no_file_is_left_out_and_told(tmp_path):
+    fill(tmp_path, {"a": 3, "b": 3})
+    os.mkfifo(tmp_path / "a/pipe.png")
+    (tmp_path / "a/zero.png").symlink_to("/dev/zero")
+    (tmp_path / "a/gone.png").symlink_to("nowhere.png")
+    (tmp_path / "a/loop.png").symlink_to("loop.png")
+    (tmp_path / "b/again").symlink_to(tmp_path, target_is_directory=True)
+    os.rename(tmp_path / "a/000.png", os.fsencode(tmp_path) + b"/a/\xff.png")
+    source = data.open_source(f"folder:{tmp_path}", "train", holdout_fraction=0.0)
+    assert [source[i]["label"] for i in range(3)] == [0, 0, 0]
+    assert len(source) == 6
+    assert source.notices[-1].startswith(f"{tmp_path}: 5 files were left out, as no images: ")
+    for kind in ("1 named pipe", "1 device", "2 broken link", "1 link to a folder above it"):
+        assert kind in source.notices[-1]
+    assert len(data.open_source(f"folder:{tmp_path}", "eval")) >= 2
+
+
+@given(data_=st.data())
+@settings(max_examples=20, deadline=None)
+def test_what_is_written_is_read_back(tmp_path_factory, data_):
+    root = tmp_path_factory.mktemp("folder")
+    name = st.text("ab1 -_é猫", min_size=1, max_size=6).filter(lambda n: n == n.strip())
+    names = data_.draw(st.lists(name, min_size=2, max_size=4, unique=True))
+    layouts = (
+        {"train": "Training", "eval": "val", "test": "TEST"},
+        {"train": "training_set", "eval": "dev"},
+        {"train": ""},
+    )
+    splits = {}
+    for split, place in data_.draw(st.sampled_from(layouts)).items():
+        written = {}
+        for class_name in names:
+            for file in data_.draw(st.lists(name, min_size=1, max_size=3, unique=True)):
+                path = write(root / place / class_name / f"{file}.png", len(written))
+                written[str(path)] = (class_name, len(written))
+        splits[split] = written
+    for split, written in splits.items():
+        source = data.open_source(f"folder:{root}", split, holdout_fraction=0.0)
+        for index in range(len(source)):
+            class_name, value = written.pop(source.describe(index))
+            assert source.class_names[source[index]["label"]] == class_name
+            assert source[index]["image"][0, 0, 0] == value
+        assert not written
 
 
 def test_specs_that_name_no_format(tmp_path):

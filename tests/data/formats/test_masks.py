@@ -10,6 +10,7 @@ from PIL import Image
 
 from cnn_jax import data
 from cnn_jax.data.label_colors import voc_colors
+from cnn_jax.data.source import find_bad_images
 from cnn_jax.data.surveys.masks import median_frequency, survey
 from cnn_jax.data.tiles import Tiles, window
 from cnn_jax.data.transforms import MaskTransform
@@ -366,6 +367,20 @@ def test_what_is_written_is_read_back(tmp_path_factory, mask, form):
         image = Image.fromarray(mask.astype(np.uint16) if form == "16 bits" else mask)
     image.save(root / "labels/train/a.png")
     np.testing.assert_array_equal(open_masks(root, **settings)[0]["mask"], mask)
+
+
+def test_missing_and_bad_masks_are_left_out_where_that_is_asked_for(folder):
+    (folder / "labels/train/1.png").unlink()
+    (folder / "labels/train/2.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"no mask .*labels/train/1\.png"):
+        open_masks(folder)
+    source = open_masks(folder, keep_bad_images=True)
+    assert len(source) == 3 and source.class_names == ("class 0", "class 1", "class 2")
+    assert list(find_bad_images(source)) == [1, 2]
+    tags = data.open_source(
+        f"masks:{folder}", "train", formats=data.TAG_FORMATS, patch_size=2, keep_bad_images=True
+    )
+    assert len(tags) == 1 and tags.notices[0].startswith("2 of 3 images left out (the first: ")
 
 
 def test_survey_counts_pixels_and_median_frequency_is_eigen_and_fergus(tmp_path):
