@@ -58,6 +58,11 @@ def test_shares_follow_the_beta_distribution(alpha):
     below = shares[shares < 0.5]
     assert stats.binomtest(len(below), len(shares)).pvalue > 1e-3
     assert stats.kstest(below, lambda x: 2 * exact.cdf(x)).pvalue > 1e-3
+    # The smallest of them too: a table of quantiles would spread them evenly.
+    least = exact.ppf(1 / 1024)
+    tail = below[below < least]
+    assert len(tail) > 20
+    assert stats.kstest(tail, lambda x: 1024 * exact.cdf(x)).pvalue > 1e-3
     # Near one, float32 has few numbers: what rounds to one is counted, the rest follows.
     beside = 1 - shares[shares > 0.5]
     apart, tail = beside[beside > 1e-4], 2 * exact.cdf(1e-4)

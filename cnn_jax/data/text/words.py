@@ -7,8 +7,8 @@ token, English clitics (`'t`) their own, and each character of Chinese and Japan
 Lao, Khmer and Burmese, which have no spaces either, are cut by ICU's dictionaries.
 
 The spacing of most tokens follows from plain rules, such as no space before a full stop. Where a
-sentence differs from them, a token says so at its edge: `GLUE` for no space, or the space itself.
-Punctuation is marked rather than the word beside it, so the vocabulary stays small.
+sentence differs from them, a mark says so: `GLUE` for no space, or the space itself. It is part of
+the punctuation beside it, and a token of its own between two words, so the vocabulary stays small.
 """
 
 import re
@@ -24,7 +24,7 @@ Rules = Literal[1, 2]
 said nothing of spacing."""
 
 GLUE = "\uffed"
-"""Marks a token that has no space on this side, though the rules expect one. In a sentence, this
+"""Marks a place without a space where the rules expect one. In a sentence, this
 character is replaced by U+25A0, which Unicode holds compatible with it."""
 
 # A space of any kind, and the one without width that separates words of Thai or Khmer.
@@ -69,6 +69,7 @@ _NO_SPACE_BEFORE = re.compile(rf"[.,;:!?%)\]}}…»{_CJK}，。！？、；：�
 _NO_SPACE_AFTER = re.compile(rf"[(\[{{«¿¡„“‘{_CJK}，。！？、；：（《]$")
 _RUN_FIRST = regex.compile(_BY_DICTIONARY)
 _RUN_LAST = regex.compile(rf"{_BY_DICTIONARY}\p{{M}}*$")
+_MARK = regex.compile(rf"{GLUE}|{_BLANK}+")
 _MARKED = regex.compile(rf"({GLUE}|{_BLANK}*)(.+?)({GLUE}|{_BLANK}*)", regex.DOTALL)
 
 
@@ -82,33 +83,36 @@ def split(text: str, rules: Rules = 2) -> list[str]:
     """
     if rules == 1:
         return _EARLIER.findall(text)
-    found = list(_pieces(text.replace(GLUE, "\u25a0")))
-    tokens = [token for token, _, _ in found]
-    for i in range(1, len(found)):
-        (left, left_is_word, _), (right, right_is_word, gap) = found[i - 1], found[i]
-        if gap == _expected(left, right):
-            continue
-        mark = gap or GLUE
-        if right_is_word and not left_is_word:
-            tokens[i - 1] += mark
+    tokens: list[str] = []
+    last, last_is_word = "", True
+    for token, is_word, gap in _pieces(text.replace(GLUE, "\u25a0")):
+        mark = "" if not last or gap == _expected(last, token) else gap or GLUE
+        if not is_word:
+            tokens.append(mark + token)
+        elif mark and last_is_word:
+            tokens += [mark, token]
         else:
-            tokens[i] = mark + tokens[i]
+            if mark:
+                tokens[-1] += mark
+            tokens.append(token)
+        last, last_is_word = token, is_word
     return tokens
 
 
 def join(tokens: Sequence[str]) -> str:
     """Join tokens to a sentence, spaced as their marks or else the plain rules say.
 
-    Where two neighbours' marks differ, which no sentence's do, the second token's counts.
+    Where a gap has several marks, which no sentence's has, the last one counts.
     """
-    text, last, last_mark = "", "", ""
+    text, last, mark = "", "", ""
     for token in tokens:
         before, core, after = _parts(token)
+        mark = before or mark
+        if not core:
+            continue
         if last:
-            mark = before or last_mark
-            gap = "" if mark == GLUE else mark or _expected(last, core)
-            text += gap
-        text, last, last_mark = text + core, core, after
+            text += "" if mark == GLUE else mark or _expected(last, core)
+        text, last, mark = text + core, core, after
     return text
 
 
@@ -160,6 +164,8 @@ class _Edges(NamedTuple):
 
 @lru_cache(maxsize=100_000)
 def _parts(token: str) -> tuple[str, str, str]:
-    """The mark before a token, the token itself, and the mark after it."""
+    """The mark before a token, the token itself ("" if it is but a mark), and the mark after it."""
+    if _MARK.fullmatch(token):
+        return token, "", ""
     match = _MARKED.fullmatch(token)
     return (match[1], match[2], match[3]) if match else ("", token, "")

@@ -102,6 +102,13 @@ def test_punctuation_is_marked_rather_than_the_word_beside_it():
     assert words.split("oui ; « non »") == ["oui", " ;", "« ", "non", " »"]
 
 
+def test_a_mark_between_two_words_is_a_token_of_its_own():
+    assert words.split("10\u00a0km") == ["10", "\u00a0", "km"]
+    assert words.split("3.5km Python 是") == ["3.5", words.GLUE, "km", "Python", " ", "是"]
+    # Those that a model makes and no sentence has still give a sentence.
+    assert words.join([" ", "a", words.GLUE, " ", "b", "\u00a0", f"{words.GLUE}.", " "]) == "a b."
+
+
 def test_tokens_of_earlier_runs_are_split_and_joined_as_they_were():
     tokens = ["dogs", "'", "tails", '"', "x", '"', "."]
     assert words.split('dogs\' tails "x".', rules=1) == tokens
