@@ -109,6 +109,7 @@ def warn(message: str) -> None:
 
 def _end(error: Exception | str, status: int) -> None:
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    interrupts.end_within(interrupts.SECONDS, status)
     raise SystemExit(status)
 
 
