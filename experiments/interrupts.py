@@ -20,6 +20,8 @@ from typing import Any, NoReturn
 STATUS = 130  # what a shell reports of a command that SIGINT ended
 SECONDS = 4.0  # from the signal to the end of the process at the latest
 
+_is_command = False  # until `end_at_once`
+
 
 def is_command() -> bool:
     """Tell whether this process is one of this project's commands, whose modules are imported."""
@@ -29,6 +31,8 @@ def is_command() -> bool:
 
 def end_at_once() -> None:
     """Let Ctrl-C end the process at once, until `raised` is entered and after it is left."""
+    global _is_command
+    _is_command = True
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _end)
         sys.unraisablehook = _silent_hook
@@ -68,6 +72,14 @@ def raised() -> Iterator[None]:
         signal.set_wakeup_fd(earlier)
         left.set()
         os.close(writer)
+
+
+def end_within(seconds: float, status: int) -> None:
+    """Let a command end with a status even where threads that nobody waits for do not."""
+    if _is_command:
+        timer = threading.Timer(seconds, os._exit, (status,))
+        timer.daemon = True
+        timer.start()
 
 
 def end() -> NoReturn:

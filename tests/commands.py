@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -27,6 +28,11 @@ def leaves(out, folder="checkpoints", step=None):
             place = place.setdefault(parent, {})
         place[name] = np.zeros(leaf.shape, leaf.dtype)
     return checkpoints.restore(out / folder, nested, step)[0]
+
+
+def heed_interrupts():
+    """Let a new process get SIGINT: the children of a background job ignore it otherwise."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def start(verb, out, *arguments, **variables):

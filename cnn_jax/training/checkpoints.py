@@ -27,6 +27,7 @@ import re
 import shutil
 import sys
 import time
+import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -45,6 +46,10 @@ from cnn_jax.errors import UserError
 
 # The suffix of a folder's name while Orbax writes it.
 _UNFINISHED = ".orbax-checkpoint-tmp"
+
+# What an event loop says that ends with operations that nobody waits for, or is not whole because
+# the process may open no more files.
+_ABANDONED = ("Event loop is closed", "no attribute '_ssock'")
 
 # The top-level entry of the sums that are saved beside the state.
 _INTERVAL = "interval"
@@ -541,6 +546,7 @@ def _quiet_orbax() -> Iterator[None]:
     end later, find their event loop closed, and report this as an exception that nobody can catch.
     Therefore the suppression stays active after a failure.
     """
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     previous_hook = sys.unraisablehook
     if getattr(previous_hook, "func", None) is _report_unraisable:
         yield  # an earlier failure left the suppression active
@@ -563,5 +569,5 @@ def _keep_record(record: logging.LogRecord) -> bool:
 
 def _report_unraisable(report: Callable[[Any], None], unraisable: Any) -> None:
     """Report an uncatchable exception, unless an abandoned read or write raised it."""
-    if "Event loop is closed" not in str(unraisable.exc_value):
+    if not any(text in str(unraisable.exc_value) for text in _ABANDONED):
         report(unraisable)

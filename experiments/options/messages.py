@@ -112,6 +112,7 @@ def warn(message: str) -> None:
 
 def _end(error: Exception | str, status: int) -> None:
     print(f"error: {one_line(' '.join(str(error).split()))}", file=sys.stderr)
+    interrupts.end_within(interrupts.SECONDS, status)
     raise SystemExit(status)
 
 

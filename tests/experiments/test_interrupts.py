@@ -7,6 +7,8 @@ import time
 
 import pytest
 
+from tests.commands import heed_interrupts
+
 # What the command does when the signal comes.
 MOMENTS = {
     "imports": "import cnn_jax.errors; ready(); time.sleep(60)",
@@ -79,6 +81,7 @@ def test_an_interrupt_is_one_line_and_leaves_nothing_half_written(tmp_path, mome
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=heed_interrupts,
     )
     assert process.stdout.readline() == "ready\n", process.communicate()[1]
     time.sleep(0.2)
@@ -93,5 +96,11 @@ def test_an_interrupt_is_one_line_and_leaves_nothing_half_written(tmp_path, mome
 
 def test_only_commands_change_what_an_interrupt_does():
     code = "import signal, experiments; print(signal.getsignal(signal.SIGINT).__name__)"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        preexec_fn=heed_interrupts,
+    )
     assert found.stdout == "default_int_handler\n"

@@ -21,7 +21,7 @@ from PIL import Image
 from cnn_jax.runs.folder import TIMING_KEYS
 from cnn_jax.training import checkpoints
 from tests.checks import assert_same_bits
-from tests.commands import leaves, rows
+from tests.commands import heed_interrupts, leaves, rows
 
 SIZE = 20
 TRAIN, EVALUATED = 16, 8
@@ -231,6 +231,7 @@ def _start(name: str, folder: Path, out: Path) -> subprocess.Popen:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        preexec_fn=heed_interrupts,
     )
 
 
@@ -269,8 +270,11 @@ def _sleep(process: subprocess.Popen, seconds: float) -> None:
 
 def _unlike_an_end(status: int, output: str, signalled: bool) -> str | None:
     """Why a process did not end as it has to, or None."""
-    if "Traceback" in output and ("/cnn_jax/" in output or "/experiments/" in output):
-        return "a traceback"
+    if "Traceback" in output:
+        # Until Python has read a line of the project, an interrupt is Python's own to tell.
+        own = "/cnn_jax/" not in output and "/experiments/" not in output
+        python = signalled and own and output.endswith("KeyboardInterrupt\n")
+        return None if python else "a traceback"
     expected = {0, -signal.SIGKILL, -signal.SIGTERM, 130, -signal.SIGINT} if signalled else {0}
     return None if status in expected else f"status {status}"
 
