@@ -6,11 +6,13 @@ import difflib
 import functools
 import importlib
 import inspect
+import io
 import itertools
 import os
 import re
 import sys
 import textwrap
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -21,6 +23,8 @@ from cnn_jax.errors import DivergenceError, UserError
 from .declare import Conditions, Flag, dashed, declared, in_words
 
 _PACKAGE = __package__.rpartition(".")[0]
+
+_SMALLER = "a smaller --batch-size, image or network needs less"
 
 VERBS = ("classify", "annotate", "detect", "segment", "translate")
 """The commands that train."""
@@ -72,15 +76,34 @@ def as_flags(error: UserError) -> UserError:
 
 def entry(main: Callable[[], None]) -> None:
     """Run an entry point: a user's mistake ends with one line and status 2, divergence with 3."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A terminal of another encoding shows what it lacks as an escape.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         main()
     except UserError as error:
         _end(as_flags(error), 2)
     except DivergenceError as error:
         _end(error, 3)
+    except MemoryError as error:
+        _end(UserError(f"out of memory ({error or 'of this machine'}); {_SMALLER}"), 2)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        if "RESOURCE_EXHAUSTED" in reason:
+            _end(UserError(f"out of memory ({reason}); {_SMALLER}"), 2)
+        if not _raised_in(error, "xla_bridge.py"):
+            raise
+        platforms, reason = os.environ.get("JAX_PLATFORMS", ""), reason or "JAX finds none"
+        _end(UserError(f"JAX_PLATFORMS={platforms}: no such device here ({reason})"), 2)
     except BrokenPipeError:
         # The reader of a pipe left (`| head`): nothing is wrong, and nothing more can be said.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _raised_in(error: BaseException, file: str) -> bool:
+    """Tell whether an error comes from a file of this name."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return Path(frame.f_code.co_filename).name == file
 
 
 def warn(message: str) -> None:
