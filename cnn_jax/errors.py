@@ -27,6 +27,9 @@ class UserError(Exception):
         shown = " ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
         self._value = shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}..."
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return UserError, (*self.args, self.parameter, self._value)
+
     def __str__(self) -> str:
         return self.text()
 

@@ -29,11 +29,8 @@ def available() -> float:
             top = _GROUPS / controllers
             group = top / path.lstrip("/")
             # A container may see its own group at the top; a limit holds for all groups below.
-            left += [
-                _left(folder)
-                for folder in {top, group, *group.parents}
-                if top in (folder, *folder.parents)
-            ]
+            folders = {folder for folder in (group, *group.parents) if top in folder.parents}
+            left += [_left(folder) for folder in (top, *folders)]
     return max(0, min(left))
 
 
@@ -83,7 +80,4 @@ def require(size: int, purpose: str, advice: str, free: float | None = None) -> 
 
 def shown(size: float) -> str:
     """Format bytes for people: `1.5 GB`."""
-    for unit, scale in (("GB", 1e9), ("MB", 1e6)):
-        if size >= scale:
-            return f"{size / scale:,.4g} {unit}"
-    return f"{size:,.0f} bytes"
+    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"

@@ -24,13 +24,14 @@ import jax
 import numpy as np
 import optax
 
-from cnn_jax import files
+from cnn_jax import files, memory
 from cnn_jax.data import FORMATS, Formats
 from cnn_jax.data import open_source as open_data
 from cnn_jax.data.batches import EvaluationBatches, TrainingBatches
 from cnn_jax.data.source import Source, Split, Transform, find_bad_images, without
 from cnn_jax.errors import UserError
 from cnn_jax.models import summary, weights
+from cnn_jax.ranges import LARGEST_INT
 from cnn_jax.runs.claim import claimed
 from cnn_jax.runs.folder import CONFIG_FILE, METRICS_FILE, evaluated, read_rows
 from cnn_jax.runs.log import RunLog
@@ -40,6 +41,7 @@ from cnn_jax.training.recalibration import recalibrated
 from cnn_jax.training.state import TrainState, create
 from cnn_jax.training.step import Task
 
+from . import needs
 from . import options as flags
 from .options import DataOptions, ModelOptions, OptimizerOptions, RunOptions, flat
 
@@ -195,6 +197,14 @@ def train(run: Run) -> bool:
         ema_decay=options.optimizer.ema,
         evaluate_last=run.finish is None,
     )
+    cost = needs.check(
+        run.model,
+        run.inputs,
+        jax.eval_shape(partial(fresh_state, task, optimizer, 0, options.optimizer.ema is not None)),
+        evaluated=evaluation_batch_size(options.data),
+        trained=-(-options.data.batch_size // options.optimizer.accumulate),
+        optimizer=optimizer,
+    )
     state, notices = starting_state(run, optimizer, min(plan.checkpoint_every, total))
     first_process = jax.process_index() == 0
     with RunLog(
@@ -207,7 +217,8 @@ def train(run: Run) -> bool:
         for notice in (*run.notices, *notices):
             log.message(notice)
         if first_process:
-            show_network(run, log, state, optimizer)
+            size = "x".join(map(str, run.inputs[0].shape[1:]))
+            summary.print_summary(cost, log.console, f"{options.model.model}, {size}")
         state = loop.train(
             state,
             loop.Training(task, optimizer, batches, run.evaluation_set, plan, learning_rate),
@@ -225,6 +236,12 @@ def train(run: Run) -> bool:
 def evaluate(run: Run) -> None:
     """Evaluate the newest checkpoint, or `--init-from`; the row joins the run's others."""
     options, task = run.options, run.task
+    needs.check(
+        run.model,
+        run.inputs,
+        jax.eval_shape(partial(fresh_state, run.trained or task, optax.identity(), 0)),
+        evaluated=evaluation_batch_size(options.data),
+    )
     state, notices = evaluated_state(run)
     if options.run.recalibrate:
         batches, examples = run.training_set()
@@ -267,20 +284,6 @@ def describe(run: Run, log: RunLog) -> None:
     if log.enabled:
         for name, content in run.files.items():
             files.replace(run.out / name, content)
-
-
-def show_network(
-    run: Run, log: RunLog, state: TrainState, optimizer: optax.GradientTransformation
-) -> None:
-    """Print the network's modules with their parameters, memory and arithmetic."""
-    counts = summary.summarize(
-        run.model,
-        *run.inputs,
-        variables={"params": state.params, **state.model_state},
-        optimizer=optimizer,
-    )
-    size = "x".join(map(str, run.inputs[0].shape[1:]))
-    summary.print_summary(counts, log.console, f"{run.options.model.model}, {size}")
 
 
 def best_keeper(run: Run, step: int) -> loop.Best | None:
@@ -402,15 +405,16 @@ def total_steps(options: OptimizerOptions, steps_per_epoch: float) -> int:
     """Length of the run in steps: `--steps`, `--epochs`, or 30 epochs.
 
     Raises:
-        UserError: both are given, or nothing would be trained.
+        UserError: both are given, or nothing would be trained, or more than can be counted.
     """
     if options.steps is not None and options.epochs is not None:
         raise UserError("--steps and --epochs: give one of them")
-    steps = options.steps
-    if steps is None:
-        steps = round((options.epochs or DEFAULT_EPOCHS) * steps_per_epoch)
-    if steps < 1:
-        raise UserError(f"--steps {steps}: a run needs at least one step")
+    if options.steps is not None:
+        return options.steps
+    epochs = options.epochs or DEFAULT_EPOCHS
+    steps = round(epochs * steps_per_epoch)
+    if not 1 <= steps <= LARGEST_INT:
+        raise UserError(f"--epochs {epochs:g}: {steps} steps; there must be 1 to {LARGEST_INT}")
     return steps
 
 
@@ -451,15 +455,14 @@ def optimizer_options(options: OptimizerOptions) -> dict[str, Any]:
     named = {"momentum": options.momentum, "nesterov": options.nesterov}
     values: dict[str, Any] = {k: v for k, v in named.items() if k in own}
     for item in options.optimizer_options:
-        name, equals, text = item.partition("=")
+        name, _, text = item.partition("=")
         try:
-            values[name] = {"true": True, "false": False}.get(text.lower())
-            if values[name] is None:
-                values[name] = float(text)
+            switch = {"true": True, "false": False}.get(text.lower())
+            values[name] = float(text) if switch is None else switch
         except ValueError:
-            equals = ""
-        if not equals:
-            raise UserError(f"--optimizer-options {item}: must be NAME=NUMBER or NAME=true|false")
+            raise UserError(
+                f"--optimizer-options {item}: must be NAME=NUMBER or NAME=true|false"
+            ) from None
     return values
 
 
@@ -494,6 +497,14 @@ def open_source(
         **settings: those that a task's own flags add.
     """
     data = options.data
+    # Told before the first image is read or drawn, which takes several arrays of 32 bits; batches
+    # are read ahead. `needs` tells the rest.
+    rows = min(data.batch_size, evaluation_batch_size(data))
+    memory.require(
+        3 * image_size**2 * max(16, 3 * rows),
+        f"reading batches of {rows} images of {image_size} x {image_size} pixels",
+        "a smaller --batch-size or image",
+    )
     source = open_data(
         data.data,
         split,

@@ -14,6 +14,7 @@ from functools import lru_cache
 import grain
 import numpy as np
 
+from cnn_jax import memory
 from cnn_jax.data.source import Example, Source, Transform
 from cnn_jax.data.workers import worker_processes
 from cnn_jax.errors import UserError
@@ -197,7 +198,9 @@ class _Load:
         valid = indices < len(source)
         # A process whose rows are all padding still reads an example, to learn the shapes.
         read = indices[valid].tolist() or [len(source) - 1]
-        examples = [self.examples[index] for index in read]
+        first_example = self.examples[read[0]]
+        _require_memory(first_example, len(indices))
+        examples = [first_example, *(self.examples[index] for index in read[1:])]
         batch = _stack(examples, len(indices), lambda row: source.describe(read[row]))
         for column in batch.values():
             column[~valid] = 0
@@ -206,6 +209,13 @@ class _Load:
             "ordinal": (positions % 2**31).astype(np.int32),
             "valid": valid,
         }
+
+
+def _require_memory(example: Example, rows: int) -> None:
+    """Refuse batches that do not fit: one that is read, one that waits, one on its way."""
+    size = sum(np.asarray(value).nbytes for value in example.values())
+    purpose = f"reading batches of {rows} examples of {memory.shown(size)}"
+    memory.require(3 * rows * size, purpose, "a smaller batch size or image")
 
 
 def _stack(examples: Sequence[Example], count: int, describe: Callable[[int], str]) -> Batch:

@@ -59,6 +59,7 @@ class ModelSummary:
         optimizer_bytes: memory of the optimizer's state; None if no optimizer was given.
         activation_bytes: memory that one example's forward pass leaves to the backward pass. This
             is an estimate: the compiler may keep less by recomputing, or need more as work space.
+        largest_bytes: memory of the largest array in one example's forward pass.
     """
 
     modules: tuple[ModuleSummary, ...]
@@ -68,6 +69,7 @@ class ModelSummary:
     parameter_bytes: int
     optimizer_bytes: int | None
     activation_bytes: int
+    largest_bytes: int
 
 
 def summarize(
@@ -114,14 +116,16 @@ def summarize(
         if name in params or name in costs
     )
     state = None if optimizer is None else jax.eval_shape(optimizer.init, params)
+    activations = _activations(forward, variables, inputs)
     return ModelSummary(
         modules=modules,
         parameters=_count(params),
         batch_statistics=_count(variables.get("batch_stats", ())),
         multiply_adds=sum(costs.values()),
-        parameter_bytes=_bytes(params),
-        optimizer_bytes=None if state is None else _bytes(state),
-        activation_bytes=_residual_bytes(forward, variables, inputs),
+        parameter_bytes=tree_bytes(params),
+        optimizer_bytes=None if state is None else tree_bytes(state),
+        activation_bytes=sum(activations),
+        largest_bytes=max(activations, default=0),
     )
 
 
@@ -245,8 +249,8 @@ def _called(params: dict[str, Any]) -> Iterator[Jaxpr]:
             yield value
 
 
-def _residual_bytes(forward: Any, variables: Any, inputs: tuple[Any, ...]) -> int:
-    """Count the bytes that the forward pass keeps in order to differentiate by the parameters."""
+def _activations(forward: Any, variables: Any, inputs: tuple[Any, ...]) -> list[int]:
+    """List the bytes of each array that the forward pass keeps to differentiate by parameters."""
 
     def pull_back(variables: Any, inputs: tuple[Any, ...]) -> Any:
         def of_params(params: Any) -> Any:
@@ -258,15 +262,15 @@ def _residual_bytes(forward: Any, variables: Any, inputs: tuple[Any, ...]) -> in
     residuals = jax.eval_shape(pull_back, variables, tuple(many))
     # The pullback is a tree whose leaves are the arrays that it keeps: activations, and parameters,
     # which are counted elsewhere. Any axis may be the batch: recurrent states have time first.
-    leaves = [x for x in jax.tree.leaves(residuals) if _MANY in x.shape]
-    return _bytes(leaves) // _MANY
+    return [tree_bytes(x) // _MANY for x in jax.tree.leaves(residuals) if _MANY in x.shape]
 
 
 def _count(tree: Any) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
-def _bytes(tree: Any) -> int:
+def tree_bytes(tree: Any) -> int:
+    """Return the bytes of the arrays of a tree, or of their shapes."""
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 

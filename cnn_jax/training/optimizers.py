@@ -3,16 +3,34 @@
 import difflib
 import functools
 import inspect
+import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax.tree_util import DictKey, keystr
 
-from cnn_jax.errors import UserError
+from cnn_jax.errors import UserError, check
+from cnn_jax.ranges import Range
 
 SCHEDULES = ("constant", "step", "cosine", "polynomial")
+
+_SHARES = ("b1", "b2", "b3", "adam_b1", "adam_b2", "decay", "rho", "momentum", "decay_rate")
+_AMOUNTS = (
+    *("eps", "eps_root", "adam_eps_root", "initial_accumulator_value", "initial_scale"),
+    *("weight_decay", "adam_weight_decay", "l2_norm_clip", "noise_multiplier"),
+)
+OPTION_RANGES = {
+    **dict.fromkeys(_SHARES, Range(0, 1)),
+    **dict.fromkeys(_AMOUNTS, Range(0, 1e6)),
+}
+"""The legal values of the options that many optimizers share; others are any number of sense."""
+
+_ANY = Range(-1e9, 1e9)
+_OPTIONS = "optimizer_options"
 
 # Their updates need the loss's value or another function besides the gradient.
 _MORE_THAN_GRADIENTS = {"lbfgs", "momo", "momo_adam", "sophia", "schedule_free"}
@@ -98,14 +116,11 @@ def optimizer(
 
     Raises:
         UserError: the name or an option is unknown; the message gives the nearest or the legal
-            ones. The returned `init` raises it if no parameter has a prefix of `frozen`.
+            ones. An option is missing or of no use, or the optimizer needs more than a gradient.
+            The returned `init` raises it if no parameter has a prefix of `frozen`.
     """
     build, legal = _named(name), legal_options(name)
-    options = dict(options or {})
-    if unknown := sorted(set(options) - legal):
-        raise UserError(
-            f"--optimizer {name}: has no option {unknown[0]!r}; it has {', '.join(sorted(legal))}"
-        )
+    options = _checked(name, options or {})
     parts = [] if clip_norm is None else [optax.clip_by_global_norm(clip_norm)]
     if "weight_decay" in legal:
         options.setdefault("weight_decay", weight_decay)
@@ -115,7 +130,7 @@ def optimizer(
             options[mask_name] = decay_mask
     elif weight_decay:
         parts.append(optax.add_decayed_weights(weight_decay, decay_mask))
-    parts.append(build(learning_rate, **options))
+    parts.append(_tried(name, lambda: build(learning_rate, **options)))
     if bias_rate != 1:
         parts.append(optax.masked(optax.scale(bias_rate), _biases_only))
     trained = optax.chain(*parts)
@@ -129,13 +144,71 @@ def optimizer(
 
 
 def legal_options(name: str) -> set[str]:
-    """Return the arguments that an optimizer takes besides its learning rate and masks.
+    """Return the arguments that an optimizer takes besides its learning rate, masks and key.
 
     Raises:
         UserError: the name is unknown; the message gives the nearest.
     """
     arguments = set(inspect.signature(_named(name)).parameters)
-    return arguments - {"learning_rate", "mask", "weight_decay_mask"}
+    return arguments - {"learning_rate", "mask", "weight_decay_mask", "key"}
+
+
+def _checked(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of an optimizer, whole numbers where it wants them.
+
+    Raises:
+        UserError: one is unknown, missing, or out of its range.
+    """
+    legal, parameters = legal_options(name), inspect.signature(_named(name)).parameters
+    if unknown := sorted(set(options) - legal):
+        raise UserError(
+            f"has no option {unknown[0]!r}; it has {', '.join(sorted(legal))}", "optimizer", name
+        )
+    needed = [n for n in sorted(legal) if parameters[n].default is inspect.Parameter.empty]
+    if missing := [n for n in needed if n not in options]:
+        raise UserError(
+            f"needs a value of {', '.join(missing)}; optimizer_options gives it", "optimizer", name
+        )
+    values: dict[str, Any] = {}
+    for option, value in options.items():
+        kind, shown = parameters[option].annotation, f"{option}={value}"
+        whole = type(parameters[option].default) is int
+        whole |= re.search(r"\bint\b", str(kind)) is not None and "float" not in str(kind)
+        if kind is bool:
+            check(isinstance(value, bool), _OPTIONS, shown, "true or false")
+        else:
+            limits = OPTION_RANGES.get(option, _ANY)
+            legal = not isinstance(value, bool) and value in limits
+            legal = legal and (not whole or value == int(value))
+            check(legal, _OPTIONS, shown, f"a {'whole ' if whole else ''}number {limits}")
+        values[option] = int(value) if whole else value
+    return values
+
+
+def _tried(
+    name: str, build: Callable[[], optax.GradientTransformation]
+) -> optax.GradientTransformation:
+    """Build an optimizer, and see that it makes updates of gradients and of nothing else.
+
+    Raises:
+        UserError: it does not, for whatever reason.
+    """
+    shapes = {"kernel": (8, 4), "bias": (4,)}
+    params = {key: jax.ShapeDtypeStruct(shape, jnp.float32) for key, shape in shapes.items()}
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            built = build()
+            state = jax.eval_shape(built.init, params)
+            updates, _ = jax.eval_shape(built.update, params, state, params)
+    except Exception as error:
+        # What optax's functions refuse, and how, differs from one to the next.
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"cannot be used so ({reason})", "optimizer", name) from None
+    if {key: update.shape for key, update in updates.items()} != shapes:
+        raise UserError("needs more than the gradient of a batch", "optimizer", name)
+    if any(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in jax.tree.leaves(state)):
+        raise UserError("its state holds a random key, which no checkpoint does", "optimizer", name)
+    return built
 
 
 def kernels_only(params: Any) -> Any:

@@ -7,6 +7,7 @@ told from the other's. The one whose turn it is not waits for a message and cost
 import importlib
 import multiprocessing
 import os
+import signal
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -130,9 +131,13 @@ class Contender:
             answer = self._connection.recv()
         except EOFError:
             self._process.join()
+            code = self._process.exitcode
+            # The kernel kills what takes the last memory; whatever else failed has said so.
+            killed = code == -signal.SIGKILL
+            reason = "out of memory? try a smaller --batch-size" if killed else "see above"
             raise UserError(
-                f"{self._job.model}: the {self._job.work} process ended early (exit code "
-                f"{self._process.exitcode}); out of memory? try a smaller --batch-size"
+                f"{self._job.model}: the {self._job.work} process ended early (exit code {code}); "
+                f"{reason}"
             ) from None
         if isinstance(answer, UserError):
             self.stop()
@@ -205,3 +210,9 @@ def _serve(connection: Connection, module: str, job: Job) -> None:
         connection.send(prepared.memory())
     except UserError as error:
         connection.send(error)
+    except ImportError as error:
+        connection.send(UserError(f"{module.rpartition('.')[2]}: cannot be imported ({error})"))
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)):
+            raise
+        connection.send(UserError(f"{job.model}: out of memory; try a smaller --batch-size"))

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cnn_jax import models
+from cnn_jax import memory, models
 from cnn_jax.data import open_source
 from cnn_jax.data.augment import Augmentation, augment_example, normalize
 from cnn_jax.data.batches import TrainingBatches
@@ -35,6 +35,7 @@ from cnn_jax.training.backend import keep_freed_memory
 from cnn_jax.training.state import TrainState, create
 from cnn_jax.training.step import Task
 
+from .. import needs
 from . import detected, operations, sentences
 from .contest import Job, Prepared
 
@@ -63,10 +64,10 @@ def _network(job: Job) -> Prepared:
     model = models.create(job.model, job.num_classes, dtype=jnp.dtype(job.dtype))
     task = Classification(model, job.num_classes, job.image_size, spec.mean, spec.std)
     optimizer = optax.chain(optax.add_decayed_weights(1e-4), optax.sgd(0.01, momentum=0.9))
-    state = parallel.replicate(create(*task.init(jax.random.key(0)), optimizer))
     parallel.check_batch_size(job.batch_size)
-    _, batch = next(parallel.prefetch([_batch(job)]))
     image = jax.ShapeDtypeStruct((1, job.image_size, job.image_size, 3), jnp.float32)
+    state = _state(job, task, optimizer, image)
+    _, batch = next(parallel.prefetch([_batch(job)]))
     facts = partial(_facts, job, model, image)
     if job.work == "train":
         return Prepared(_training(task, optimizer, state, batch), facts, _peak_memory)
@@ -110,8 +111,9 @@ def _translator(job: Job) -> Prepared:
     optimizer = optax.chain(
         optax.clip_by_global_norm(sentences.CLIP_NORM), optax.adam(sentences.LEARNING_RATE)
     )
-    state = parallel.replicate(create(*task.init(jax.random.key(0)), optimizer))
     parallel.check_batch_size(job.batch_size)
+    sentence = jax.ShapeDtypeStruct((1, sentences.LENGTH), jnp.int32)
+    state = _state(job, task, optimizer, sentence, sentence)
     source, target = sentences.inputs(job.batch_size)
     rows = {
         "source": source,
@@ -120,12 +122,26 @@ def _translator(job: Job) -> Prepared:
         "ordinal": np.arange(job.batch_size, dtype=np.int32),
     }
     _, batch = next(parallel.prefetch([rows]))
-    sentence = jax.ShapeDtypeStruct((1, sentences.LENGTH), jnp.int32)
     return Prepared(
         _training(task, optimizer, state, batch),
         partial(_facts, job, model, sentence, sentence),
         _peak_memory,
     )
+
+
+def _state(
+    job: Job, task: Task, optimizer: optax.GradientTransformation, *inputs: jax.ShapeDtypeStruct
+) -> TrainState:
+    """The first state, on the devices; refused where the job does not fit into memory."""
+
+    def fresh() -> TrainState:
+        return create(*task.init(jax.random.key(0)), optimizer)
+
+    evaluated = job.batch_size if job.work == "inference" else 0
+    trained = 0 if evaluated else job.batch_size
+    shapes = jax.eval_shape(fresh)
+    needs.check(task.model, inputs, shapes, evaluated=evaluated, trained=trained)
+    return parallel.replicate(fresh())
 
 
 def _facts(job: Job, model: nn.Module, *inputs: jax.ShapeDtypeStruct) -> dict[str, Any]:
@@ -182,6 +198,9 @@ def _data(job: Job) -> Prepared:
 
 def _operation(job: Job) -> Prepared:
     """An operation of detection on one image's boxes, compiled."""
+    # Every box is held against every other.
+    size = 4 * job.batch_size**2
+    memory.require(size, f"the overlaps of {job.batch_size} boxes", "a smaller --batch-size")
     given = operations.inputs(job.batch_size)
     boxes, scores, features = map(jnp.asarray, (given.boxes, given.scores, given.features))
     pool = partial(roi_pool, size=operations.BINS, spatial_scale=1 / operations.STRIDE)
@@ -217,6 +236,9 @@ def _operation(job: Job) -> Prepared:
 
 def _evaluation(job: Job) -> Prepared:
     """COCO's evaluation, from detections and objects in rows to the twelve numbers."""
+    # A detection takes about 200 bytes while it is drawn, sorted and matched.
+    rows = job.batch_size * detected.DETECTIONS
+    memory.require(200 * rows, f"evaluating {rows} detections", "a smaller --batch-size")
     detections, objects = detected.inputs(job.batch_size)
 
     def run(steps: int) -> None:

@@ -7,11 +7,13 @@ import errno
 import functools
 import importlib
 import inspect
+import io
 import itertools
 import os
 import re
 import sys
 import textwrap
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -23,6 +25,8 @@ from .. import interrupts
 from .declare import Conditions, Flag, dashed, declared, in_words
 
 _PACKAGE = __package__.rpartition(".")[0]
+
+_SMALLER = "a smaller --batch-size, image or network needs less"
 
 VERBS = ("classify", "annotate", "detect", "segment", "translate")
 """The commands that train."""
@@ -87,6 +91,9 @@ def entry(main: Callable[[], None]) -> None:
     Ctrl-C ends it with one line and status 130. What the operating system refuses (no space, no
     more files, no permission) is the user's to mend, too, wherever it is met.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A terminal of another encoding shows what it lacks as an escape.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with interrupts.raised():
             main()
@@ -96,6 +103,16 @@ def entry(main: Callable[[], None]) -> None:
         _end(as_flags(error), 2)
     except DivergenceError as error:
         _end(error, 3)
+    except MemoryError as error:
+        _end(UserError(f"out of memory ({error or 'of this machine'}); {_SMALLER}"), 2)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        if "RESOURCE_EXHAUSTED" in reason:
+            _end(UserError(f"out of memory ({reason}); {_SMALLER}"), 2)
+        if not _raised_in(error, "xla_bridge.py"):
+            raise
+        platforms, reason = os.environ.get("JAX_PLATFORMS", ""), reason or "JAX finds none"
+        _end(UserError(f"JAX_PLATFORMS={platforms}: no such device here ({reason})"), 2)
     except BrokenPipeError:
         # The reader of a pipe left (`| head`): nothing is wrong, and nothing more can be said.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -103,6 +120,12 @@ def entry(main: Callable[[], None]) -> None:
         if error.errno not in _REFUSALS:
             raise
         _end(": ".join(map(str, filter(None, (error.filename, error.strerror)))), 2)
+
+
+def _raised_in(error: BaseException, file: str) -> bool:
+    """Tell whether an error comes from a file of this name."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return Path(frame.f_code.co_filename).name == file
 
 
 def warn(message: str) -> None:

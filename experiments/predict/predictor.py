@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -78,7 +79,9 @@ def predict(
         if not options.json:
             print(result.line)
     if options.json:
-        print(json.dumps(content, indent=2, ensure_ascii=False))
+        # Elsewhere JSON's own escapes stand for what the encoding lacks.
+        unicode = (sys.stdout.encoding or "").lower().startswith("utf")
+        print(json.dumps(content, indent=2, ensure_ascii=not unicode))
 
 
 def results(
