@@ -30,9 +30,19 @@ def leaves(out, folder="checkpoints", step=None):
     return checkpoints.restore(out / folder, nested, step)[0]
 
 
-def heed_interrupts():
-    """Let a new process get SIGINT: the children of a background job ignore it otherwise."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+_HEEDED = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def heeding_interrupts(*command):
+    """The command, in a process that gets SIGINT: those of a background job ignore it.
+
+    It is a program between, as JAX warns where `preexec_fn` makes `subprocess` fork.
+    """
+    return [sys.executable, "-S", "-c", _HEEDED, *map(str, command)]
 
 
 def start(verb, out, *arguments, **variables):

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tests.commands import heed_interrupts
+from tests.commands import heeding_interrupts
 
 # What the command does when the signal comes.
 MOMENTS = {
@@ -77,11 +77,10 @@ def entry(main):
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_an_interrupt_is_one_line_and_leaves_nothing_half_written(tmp_path, moment):
     process = subprocess.Popen(
-        [sys.executable, "-c", START + MOMENTS[moment], tmp_path],
+        heeding_interrupts(sys.executable, "-c", START + MOMENTS[moment], tmp_path),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=heed_interrupts,
     )
     assert process.stdout.readline() == "ready\n", process.communicate()[1]
     time.sleep(0.2)
@@ -97,10 +96,9 @@ def test_an_interrupt_is_one_line_and_leaves_nothing_half_written(tmp_path, mome
 def test_only_commands_change_what_an_interrupt_does():
     code = "import signal, experiments; print(signal.getsignal(signal.SIGINT).__name__)"
     found = subprocess.run(
-        [sys.executable, "-c", code],
+        heeding_interrupts(sys.executable, "-c", code),
         capture_output=True,
         text=True,
         check=True,
-        preexec_fn=heed_interrupts,
     )
     assert found.stdout == "default_int_handler\n"

@@ -21,7 +21,7 @@ from PIL import Image
 from cnn_jax.runs.folder import TIMING_KEYS
 from cnn_jax.training import checkpoints
 from tests.checks import assert_same_bits
-from tests.commands import heed_interrupts, leaves, rows
+from tests.commands import heeding_interrupts, leaves, rows
 
 SIZE = 20
 TRAIN, EVALUATED = 16, 8
@@ -226,12 +226,11 @@ def _start(name: str, folder: Path, out: Path) -> subprocess.Popen:
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
     return subprocess.Popen(
-        [*(flag.format(**places) for flag in flags), "--out", str(out)],
+        heeding_interrupts(*(flag.format(**places) for flag in flags), "--out", str(out)),
         env={**os.environ, **settings},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        preexec_fn=heed_interrupts,
     )
 
 
