@@ -269,7 +269,13 @@ def _headers(
         return None
 
     with ThreadPoolExecutor(_READERS) as pool:
-        return list(track(pool.map(read, items), "Reading sizes of images", len(items)))
+        # Submitted in slices: one future per image would take more memory than the file names.
+        headers = (
+            header
+            for start in range(0, len(items), 1024)
+            for header in pool.map(read, items[start : start + 1024])
+        )
+        return list(track(headers, "Reading sizes of images", len(items)))
 
 
 def _fit(item: Annotated, header: Header) -> Fit:

@@ -104,12 +104,11 @@ def _class_names(contents: Mapping[Path, dict[str, Any]]) -> tuple[dict[str, str
         for annotation in content["annotations"]
         if isinstance(annotation, dict)
     }
+    above = {heading for _, heading in names.values() if isinstance(heading, str)}
     headings = {
         key
-        for key, (name, above) in names.items()
-        if key not in used
-        and above != name
-        and any(name == heading for other, (_, heading) in names.items() if other != key)
+        for key, (name, own) in names.items()
+        if key not in used and name != own and name in above
     }
     kept = {key: name for key, (name, _) in names.items() if key not in headings}
     if not kept or len(set(kept.values())) < len(kept):

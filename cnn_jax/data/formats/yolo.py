@@ -3,6 +3,7 @@
 import math
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from cnn_jax.data.formats.boxes import (
     short,
 )
 from cnn_jax.data.source import Settings, Split
-from cnn_jax.data.splits import KINDS, by_kind
+from cnn_jax.data.splits import KINDS, by_kind, kind_of
 from cnn_jax.errors import UserError
 from cnn_jax.reading import MIB, existing_below, files_in, read_lines, read_yaml, user_path
 
@@ -162,19 +163,21 @@ def _images(data: _Data, split: Split) -> list[tuple[Path, str]]:
     content, path = data.content, data.path
     given = [key for key in content if content[key]]
     usual = {kind: kind for kind in ("train", "val", "test") if kind in given}
-    keys = {**by_kind([key for key in given if key not in usual], str(path)), **usual}
+    keys = {**usual, **by_kind([key for key in given if kind_of(key) not in usual], str(path))}
     key = next((keys[kind] for kind in KINDS[split] if kind in keys), None)
     if key is None:
         raise UserError(f"{path}: has no {' or '.join(KINDS[split])}: which images are they?")
-    files = []
+    files, guessed = [], False
     for place in _places(data, key):
         found, elsewhere = data.find(place)
         if found is None:
             _refuse_place(path, data.roots[0] / place)
         if elsewhere:
-            _require_own(data, keys.values(), place, found)
             data.notices.append(f"{path}: {key}: {place} is found as {found}")
+        guessed |= elsewhere
         files += _images_of(data, found)
+    if guessed:
+        _require_distinct(data, keys.values())
     if not files:
         raise UserError(
             f"{path}: {key}: {', '.join(_places(data, key))} contains no images "
@@ -194,11 +197,15 @@ def _places(data: _Data, key: str) -> list[str]:
     return places
 
 
-def _require_own(data: _Data, keys: Any, place: str, found: Path) -> None:
-    """Raise UserError if another place of the file was found as the same folder."""
-    for other in (each for key in keys for each in _places(data, key) if each != place):
-        same, _ = data.find(other)
-        if same is not None and os.path.realpath(same) == os.path.realpath(found):
+def _require_distinct(data: _Data, keys: Iterable[str]) -> None:
+    """Raise UserError if two places that are written differently were found as the same one."""
+    written: dict[str, str] = {}
+    for place in (each for key in keys for each in _places(data, key)):
+        found, _ = data.find(place)
+        if found is None:
+            continue
+        other = written.setdefault(os.path.realpath(found), place)
+        if other != place:
             raise UserError(f"{data.path}: {place}: no such folder, and {found} is {other} already")
 
 

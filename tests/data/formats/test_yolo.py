@@ -204,7 +204,7 @@ def test_places_of_another_machine(place):
     (place / "data.yaml").write_text(
         "names: [person, dog]\ntrain: /x/train/images\nval: /x/val/images\n"
     )
-    with pytest.raises(UserError, match=r"/x/train/images: no such folder, and .* is /x/val/"):
+    with pytest.raises(UserError, match=r"/x/val/images: no such folder, and .* is /x/train/"):
         open_boxes(place)
 
 
