@@ -177,7 +177,7 @@ def execute(run: Run) -> None:
 
 
 def train(run: Run) -> bool:
-    """Train from the first state, or the newest checkpoint; return whether the end was reached."""
+    """Train from the first state, or the newest checkpoint; return whether it has ended."""
     options, task = run.options, run.trained or run.task
     batches, examples_per_epoch = run.training_set()
     steps_per_epoch = examples_per_epoch / options.data.batch_size
@@ -208,7 +208,7 @@ def train(run: Run) -> bool:
             log.message(notice)
         if first_process:
             show_network(run, log, state, optimizer)
-        state = loop.train(
+        _, ended = loop.train(
             state,
             loop.Training(task, optimizer, batches, run.evaluation_set, plan, learning_rate),
             loop.Outputs(
@@ -219,7 +219,7 @@ def train(run: Run) -> bool:
             ),
             prng.root(options.run.seed),
         )
-    return int(state.step) == total
+    return ended
 
 
 def evaluate(run: Run) -> None:
