@@ -179,7 +179,7 @@ def execute(run: Run) -> None:
 
 
 def train(run: Run) -> bool:
-    """Train from the first state, or the newest checkpoint; return whether the end was reached."""
+    """Train from the first state, or the newest checkpoint; return whether it has ended."""
     options, task = run.options, run.trained or run.task
     batches, examples_per_epoch = run.training_set()
     steps_per_epoch = examples_per_epoch / options.data.batch_size
@@ -219,7 +219,7 @@ def train(run: Run) -> bool:
         if first_process:
             size = "x".join(map(str, run.inputs[0].shape[1:]))
             summary.print_summary(cost, log.console, f"{options.model.model}, {size}")
-        state = loop.train(
+        _, ended = loop.train(
             state,
             loop.Training(task, optimizer, batches, run.evaluation_set, plan, learning_rate),
             loop.Outputs(
@@ -230,7 +230,7 @@ def train(run: Run) -> bool:
             ),
             prng.root(options.run.seed),
         )
-    return int(state.step) == total
+    return ended
 
 
 def evaluate(run: Run) -> None:

@@ -225,7 +225,9 @@ class Outputs:
     best: Best | None = None
 
 
-def train(state: TrainState, training: Training, outputs: Outputs, key: jax.Array) -> TrainState:
+def train(
+    state: TrainState, training: Training, outputs: Outputs, key: jax.Array
+) -> tuple[TrainState, bool]:
     """Train from `state.step` to the plan's end, or until SIGTERM or Ctrl-C asks to stop.
 
     Args:
@@ -233,6 +235,10 @@ def train(state: TrainState, training: Training, outputs: Outputs, key: jax.Arra
         training: what is trained.
         outputs: where results go.
         key: the run's root key.
+
+    Returns:
+        The last state, and whether the run has ended: it reached the plan's end, and nothing asked
+        it to stop.
 
     Raises:
         DivergenceError: the loss is not finite; the last good checkpoint is left as it is.
@@ -245,6 +251,7 @@ def train(state: TrainState, training: Training, outputs: Outputs, key: jax.Arra
         task, training.optimizer, accumulate=plan.accumulate, ema_decay=plan.ema_decay
     )
     evaluation_step = parallel.compile_evaluation_step(task)
+    watch = None if outputs.report is None else outputs.report.select
     step = int(state.step)
     saved = step  # A fresh state is a function of the seed, a restored one is on disk already.
     state = parallel.replicate(state)
@@ -274,17 +281,9 @@ def train(state: TrainState, training: Training, outputs: Outputs, key: jax.Arra
 
     def evaluate_now(stop: threading.Event) -> None:
         log.phase("evaluating")
-
-        def watch(host: HostBatch, predictions: Any) -> None:
-            if stop.is_set() and parallel.alone():
-                raise _StoppedError
-            if outputs.report is not None:
-                outputs.report.select(host, predictions)
-
+        batches = _UntilStopped(training.evaluation_set, stop)
         try:
-            evaluation = evaluate(
-                task, evaluation_step, state, training.evaluation_set, watch=watch
-            )
+            evaluation = evaluate(task, evaluation_step, state, batches, watch=watch)
         except _StoppedError:
             return
         # The row after the state and the result after all: a resumed run sees what is missing.
@@ -334,7 +333,7 @@ def train(state: TrainState, training: Training, outputs: Outputs, key: jax.Arra
                         stopping = True
         if stopping:
             log.message(f"stopped at step {step} of {plan.total_steps}; --resume continues")
-    return state
+    return state, not stopping
 
 
 class _Interval:
@@ -408,6 +407,20 @@ def _wide(x: Any) -> np.ndarray:
 
 class _StoppedError(Exception):
     """An evaluation ended early because the run is asked to stop."""
+
+
+@dataclass(frozen=True)
+class _UntilStopped:
+    """The batches of a set; raises _StoppedError where a process that is alone is to stop."""
+
+    batches: EvaluationSet
+    stop: threading.Event
+
+    def iterate(self) -> Iterator[HostBatch]:
+        for batch in self.batches.iterate():
+            if self.stop.is_set() and parallel.alone():
+                raise _StoppedError
+            yield batch
 
 
 @contextmanager

@@ -100,7 +100,9 @@ def run(folder, batches, *, resume=False, task=None, report=None, held_out=None,
     ) as log:
         training = loop.Training(task, optimizer, batches, held_out or HeldOut(), plan)
         outputs = loop.Outputs(log, folder / "checkpoints", report)
-        return loop.train(state, training, outputs, prng.root(0))
+        state, ended = loop.train(state, training, outputs, prng.root(0))
+        assert ended == (int(state.step) == STEPS)
+        return state
 
 
 def fail():
