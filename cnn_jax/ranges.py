@@ -55,6 +55,10 @@ class Range:
         return f"in {left}{_shown(self.low)}, {_shown(self.high)}{right}"
 
 
+COUNTED = Annotated[int, Range(0, LARGEST_INT)]
+"""The type of a number of steps."""
+
+
 def _shown(number: int | float) -> str:
     """A number without a superfluous digit: 0.5, 2147483647, 1e9."""
     whole = f"{number:.10g}"

@@ -8,6 +8,7 @@ python -m experiments.annotate --out runs/NAME --eval-only --split test --decisi
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,7 +23,7 @@ from cnn_jax.data.augment import Augmentation
 from cnn_jax.data.batches import TrainingBatches
 from cnn_jax.data.source import Source
 from cnn_jax.errors import UserError
-from cnn_jax.ranges import LARGEST_INT, LARGEST_SIDE
+from cnn_jax.ranges import COUNTED, LARGEST_INT, LARGEST_SIDE
 from cnn_jax.reports import annotation as report
 from cnn_jax.runs.folder import read_object
 from cnn_jax.tasks.annotation import Annotation, Decision, LossName, Thresholds
@@ -288,12 +289,13 @@ def stored_thresholds(run: Path, class_names: Sequence[str]) -> Thresholds:
         raise UserError(f"{path}: no thresholds chosen on evaluation data; {again}")
     content = read_object(path)
     try:
-        names, step = tuple(content["per_label"]), content["step"]
+        step = flags.checked("step", COUNTED, content["step"])
+        names = flags.checked("per_label", tuple[str, ...], tuple(content["per_label"]))
         thresholds = Thresholds(
-            float(content["one"]["score"]),
-            tuple(float(entry["score"]) for entry in content["per_label"].values()),
+            _score(content["one"]),
+            tuple(_score(entry) for entry in content["per_label"].values()),
         )
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError, UserError):
         raise UserError(f"{path}: not what annotate writes; {again}") from None
     newest = max(checkpoints.steps(run / trainer.CHECKPOINTS), default=step)
     if names != tuple(class_names) or step != newest:
@@ -302,6 +304,14 @@ def stored_thresholds(run: Path, class_names: Sequence[str]) -> Thresholds:
             f"step {newest}, the data has {len(class_names)}; {again}"
         )
     return thresholds
+
+
+def _score(entry: Mapping[str, Any]) -> float:
+    """A threshold of a score; infinity where a label is given never."""
+    score = entry["score"]
+    if isinstance(score, bool) or not isinstance(score, int | float) or math.isnan(score):
+        raise ValueError(score)
+    return float(score)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from rich import box
 from rich.console import Console
@@ -22,6 +22,7 @@ from rich.text import Text
 
 from cnn_jax import files
 from cnn_jax.errors import UserError
+from cnn_jax.ranges import COUNTED, Range
 from cnn_jax.reports.curves import Chart, Curves, Line
 from cnn_jax.reports.page import Table, render
 from cnn_jax.reports.translation import LENGTHS_FILE
@@ -236,12 +237,26 @@ def by_length(groups: Sequence[Group]) -> list[Chart]:
         paths = [run.path / LENGTHS_FILE for run in group.runs]
         if not all(path.exists() for path in paths):
             return []
-        series = [
-            {bucket["longest"]: bucket["bleu"] for bucket in read_object(path)["buckets"]}
-            for path in paths
-        ]
-        lines.append(_mean_line(group, series, color))
+        lines.append(_mean_line(group, [_by_longest(path) for path in paths], color))
     return [Chart("bleu", lines, "BLEU against the longest sentence of each length")]
+
+
+def _by_longest(path: Path) -> dict[int, float]:
+    """BLEU by the longest sentence of a bucket, as a run's file has it.
+
+    Raises:
+        UserError: the file holds something else.
+    """
+    buckets = read_object(path).get("buckets")
+    try:
+        return {
+            flags.checked("longest", COUNTED, bucket["longest"]): flags.checked(
+                "bleu", Annotated[float, Range(0, 101)], bucket["bleu"]
+            )
+            for bucket in buckets
+        }
+    except (KeyError, TypeError, UserError) as error:
+        raise UserError(f"{path}: not what translate writes ({error})") from None
 
 
 def picture(charts: Sequence[Chart], columns: int = 3) -> bytes:

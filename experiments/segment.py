@@ -26,9 +26,9 @@ from cnn_jax.data.tiles import Tiles
 from cnn_jax.data.transforms import MaskTransform
 from cnn_jax.errors import UserError
 from cnn_jax.metrics import segmentation as metrics
-from cnn_jax.ranges import LARGEST_SIDE
+from cnn_jax.ranges import LARGEST_SIDE, Range
 from cnn_jax.reports.segmentation import SegmentationReport
-from cnn_jax.runs.folder import CONFIG_FILE, read_object
+from cnn_jax.runs.folder import CONFIG_FILE
 from cnn_jax.runs.names import metric, show
 from cnn_jax.tasks.segmentation import LossName, Segmentation, Size
 
@@ -37,6 +37,12 @@ from . import options as flags
 from .trainer import Run
 
 MEDIAN_FREQUENCY = ("median_frequency",)
+
+_WEIGHTS = Range(0, 1e9, above=True)
+
+# Types of what config.json holds besides the options.
+RECORDED_SIZE = Annotated[tuple[int, int], Range(1, 2**20)]
+RECORDED_WEIGHTS = Annotated[tuple[float, ...], _WEIGHTS]
 
 SURVEYED = 1000
 """Of generated scenes, the first so many are counted for the classes' weights."""
@@ -248,18 +254,20 @@ def class_weights(options: Options, class_names: Sequence[str]) -> tuple[float, 
         weights = tuple(map(float, given))
     except ValueError:
         weights = (-1.0,)
-    if len(weights) not in (0, len(class_names)) or any(not weight > 0 for weight in weights):
+    if len(weights) not in (0, len(class_names)) or any(w not in _WEIGHTS for w in weights):
         raise UserError(
-            f"--class-weights {' '.join(given)}: must be median_frequency, or a number above 0 for "
-            f"each of the {len(class_names)} classes"
+            f"--class-weights {' '.join(given)}: must be median_frequency, or a number {_WEIGHTS} "
+            f"for each of the {len(class_names)} classes"
         )
     return weights
 
 
 def recorded_weights(out: Path) -> tuple[float, ...]:
     """The weights that a run was trained with; none where `--init-from` alone is evaluated."""
-    path = out / CONFIG_FILE
-    return tuple(read_object(path)["weights_by_class"]) if path.exists() else ()
+    if not (out / CONFIG_FILE).exists():
+        return ()
+    (weights,) = flags.recorded(out, weights_by_class=RECORDED_WEIGHTS)
+    return weights
 
 
 def build_task(

@@ -22,7 +22,7 @@ from cnn_jax.data.text.vocabulary import Level, Vocabulary, dumps
 from cnn_jax.errors import UserError
 from cnn_jax.metrics.translation import TextMetrics, bleu_by_length, tokenizer_for
 from cnn_jax.models.seq2seq import AttentionName, EncoderName, Initialization, InitialState, Seq2Seq
-from cnn_jax.ranges import LARGEST_INT
+from cnn_jax.ranges import LARGEST_INT, Range
 from cnn_jax.reports.translation import Sentences, TranslationReport
 from cnn_jax.runs.folder import CONFIG_FILE, read_object
 from cnn_jax.tasks.translation import HeldOut, Translation
@@ -32,6 +32,9 @@ from . import presets, trainer
 from .trainer import Run
 
 VOCABULARY_FILE = "vocabulary.json"
+
+# Types of what a run's files hold besides the options.
+_SHAPE = Annotated[tuple[int, int], Range(1, 10_000)]
 
 
 @dataclass(frozen=True)
@@ -200,7 +203,7 @@ def build(options: Options) -> Run:
         _tell("train", encoded, "left out", chosen.max_length)
         shapes = buckets.bucket_shapes(encoded.lengths, chosen.buckets)
     else:
-        shapes = [tuple(s) for s in read_object(earlier / CONFIG_FILE)["bucket_shapes"]]
+        shapes = recorded_shapes(earlier)
     evaluated = buckets.encode(held_out, source, target, chosen.max_length, cut=True)
     _tell(split, evaluated, "cut off", chosen.max_length)
     task = build_task(options, source, target, held_out)
@@ -237,6 +240,21 @@ def build(options: Options) -> Run:
         files={VOCABULARY_FILE: dumps(source, target)},
         best="bleu",
     )
+
+
+def recorded_shapes(run: Path) -> list[tuple[int, int]]:
+    """The shapes of the buckets that a run was trained with.
+
+    Raises:
+        UserError: its `config.json` has none, or others than numbers of tokens.
+    """
+    path = run / CONFIG_FILE
+    found = read_object(path).get("bucket_shapes")
+    try:
+        pairs = found if isinstance(found, list) and found else [found]
+        return [flags.checked("bucket_shapes", _SHAPE, pair) for pair in pairs]
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def build_vocabularies(options: Options, training: Pairs) -> tuple[Vocabulary, Vocabulary]:

@@ -2,12 +2,14 @@
 
 import json
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cnn_jax.errors import UserError
+from cnn_jax.ranges import LARGEST_INT
 from cnn_jax.reading import read_json, read_text
 
 CONFIG_FILE = "config.json"
@@ -176,11 +178,15 @@ def _row_problem(row: Any) -> str | None:
     """Return the reason why a parsed line is not a report; None if it is one."""
     if not isinstance(row, dict):
         return f"expected an object, found a {type(row).__name__}"
-    if not isinstance(row.get("step"), int):
-        return 'expected "step" to be a whole number'
+    step = row.get("step")
+    if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step <= LARGEST_INT:
+        return 'expected "step" to be a whole number of 0 or more'
     if not isinstance(row.get("split"), str):
         return 'expected "split" to be a name such as "train"'
     for key, value in row.items():
-        if key not in ("step", "split") and not isinstance(value, int | float | None):
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if isinstance(value, int) and abs(value) > sys.float_info.max:
+            number = False
+        if key not in ("step", "split") and not (number or value is None):
             return f'expected "{key}" to be a number or null'
     return None

@@ -172,6 +172,7 @@ class RunLog:
             previous = read_object(path, missing_ok=True)
             earlier = previous.pop("earlier", [])
             environment["resumed_step"] = self._resumed_step
+            earlier = earlier if isinstance(earlier, list) else [earlier]
             environment["earlier"] = [*earlier, previous] if previous else earlier
         _write_json(path, environment)
 

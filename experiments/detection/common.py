@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 import flax.linen as nn
 import jax
@@ -23,6 +23,7 @@ from cnn_jax.data.surveys import boxes as box_survey
 from cnn_jax.data.surveys.boxes import BoxSurvey
 from cnn_jax.data.transforms import BoxTransform
 from cnn_jax.errors import UserError, nearest
+from cnn_jax.ranges import COUNTED, Range
 from cnn_jax.runs.folder import read_object
 from cnn_jax.tasks.detection.evaluation import BoxEvaluation, DetectionRule
 from cnn_jax.training import checkpoints
@@ -208,8 +209,9 @@ def stored_threshold(run: Path) -> float:
         raise UserError(f"{path}: no threshold chosen on evaluation data; {again}")
     content = read_object(path)
     try:
-        step, score = int(content["step"]), float(content["score"])
-    except (KeyError, TypeError, ValueError):
+        step = flags.checked("step", COUNTED, content["step"])
+        score = flags.checked("score", Annotated[float, Range(0, 1)], content["score"])
+    except (KeyError, UserError):
         raise UserError(f"{path}: not what detect writes; {again}") from None
     newest = max(checkpoints.steps(run / trainer.CHECKPOINTS), default=step)
     if step != newest:

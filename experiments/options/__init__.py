@@ -4,8 +4,8 @@ Each group is a frozen dataclass; the options of a command are a dataclass of gr
 flag is its field's, without the group's.
 """
 
-from .command_line import flat, parse, parse_plain, replace, resumable, stored, typed
-from .declare import GIVEN, Declared, Flag, declared, flag, group, idle
+from .command_line import flat, parse, parse_plain, recorded, replace, resumable, stored, typed
+from .declare import GIVEN, Declared, Flag, checked, declared, flag, group, idle
 from .groups import (
     AUGMENTATION,
     BUILT_IN,
@@ -37,6 +37,7 @@ __all__ = [
     "RunOptions",
     "WholeImageOptions",
     "as_flags",
+    "checked",
     "declared",
     "entry",
     "flag",
@@ -48,6 +49,7 @@ __all__ = [
     "network_options",
     "parse",
     "parse_plain",
+    "recorded",
     "replace",
     "resumable",
     "stored",

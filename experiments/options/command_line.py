@@ -12,7 +12,7 @@ from typing import Any, NoReturn, TypeVar
 from cnn_jax.errors import UserError
 from cnn_jax.runs.folder import CONFIG_FILE, read_object
 
-from .declare import Flag, dashed, declared, idle
+from .declare import Flag, checked, dashed, declared, idle
 from .groups import ModelOptions, network_options
 from .messages import (
     Formatter,
@@ -156,6 +156,26 @@ def stored(options: type[T], run: Path) -> T:
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     return _fitting(result)
+
+
+def recorded(run: Path, **kinds: Any) -> list[Any]:
+    """What a run's `config.json` holds besides its options, checked as flags are.
+
+    Args:
+        run: the run's folder.
+        **kinds: the names of the values and their types, as `declare.checked` takes them.
+
+    Raises:
+        UserError: the file lacks one, or it is of another type or out of range.
+    """
+    path = run / CONFIG_FILE
+    content = read_object(path)
+    if missing := [name for name in kinds if name not in content]:
+        raise UserError(f"{path}: has no {missing[0]!r}; it is not whole, or of an earlier version")
+    try:
+        return [checked(name, kind, content[name]) for name, kind in kinds.items()]
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def _settled(

@@ -210,6 +210,22 @@ class Flag:
         return named if self.range is None else f"{named} {self.range}"
 
 
+def checked(name: str, hint: Any, value: Any) -> Any:
+    """A value that is no flag's, of a run's file, checked as a flag of this type would be.
+
+    Args:
+        name: of the value.
+        hint: its type, with its `Range` where it is a number: `tuple[str, ...]`.
+        value: what the file has.
+
+    Raises:
+        UserError: it is of another type, or out of range.
+    """
+    hint, limits = split(hint)
+    flag = Flag(name, "", object, None, *_parts(hint), limits, Declared())
+    return flag.checked(value)
+
+
 def is_text(value: str) -> bool:
     """Check that a text can be written to files and is legal in their names.
 

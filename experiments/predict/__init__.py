@@ -45,6 +45,6 @@ def _verb(values: Mapping[str, Any]) -> str:
         )
     config = Path(values["run"]) / CONFIG_FILE
     verb = read_object(config).get("verb")
-    if verb not in PREDICTORS:
+    if not isinstance(verb, str) or verb not in PREDICTORS:
         raise UserError(f"{config}: verb {verb!r} is none of {', '.join(PREDICTORS)}")
     return verb

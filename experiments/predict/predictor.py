@@ -10,7 +10,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 import numpy as np
 
-from cnn_jax.runs.folder import CONFIG_FILE, read_object
+from cnn_jax.errors import UserError
+from cnn_jax.runs.folder import CONFIG_FILE
 from cnn_jax.training.backend import compile_inference
 from cnn_jax.training.step import Task
 
@@ -142,5 +143,12 @@ def _shape(example: Example) -> tuple[tuple[str, tuple[int, ...]], ...]:
 
 
 def class_names(run: Path) -> tuple[str, ...]:
-    """The names of the classes that a run was trained on."""
-    return tuple(read_object(run / CONFIG_FILE)["class_names"])
+    """The names of the classes that a run was trained on.
+
+    Raises:
+        UserError: the run's `config.json` has none.
+    """
+    (names,) = flags.recorded(run, class_names=tuple[str, ...])
+    if not names:
+        raise UserError(f"{run / CONFIG_FILE}: class_names is empty")
+    return names

@@ -16,13 +16,12 @@ from cnn_jax.data.resize import resize
 from cnn_jax.data.tiles import corners, window
 from cnn_jax.reports import masks as pictures
 from cnn_jax.reports.pictures import save
-from cnn_jax.runs.folder import CONFIG_FILE, read_object
 from cnn_jax.runs.names import show
 
 from .. import options as flags
 from .. import segment
 from .names import output_names, require_other_files
-from .predictor import PICTURES, Example, Result
+from .predictor import PICTURES, Example, Result, class_names
 
 
 class MaskPredictor:
@@ -30,11 +29,9 @@ class MaskPredictor:
 
     def __init__(self, run: Path, options: flags.PredictOptions) -> None:
         self._trained = flags.stored(segment.Options, run)
-        recorded = read_object(run / CONFIG_FILE)
-        self._names = tuple(recorded["class_names"])
-        self.task = segment.build_task(
-            self._trained, self._names, tuple(recorded["evaluated_size"])
-        )
+        self._names = class_names(run)
+        (size,) = flags.recorded(run, evaluated_size=segment.RECORDED_SIZE)
+        self.task = segment.build_task(self._trained, self._names, size)
         self._folder = Path(options.directory) if options.directory else run / PICTURES
         self._write_probabilities = options.probabilities
         self._outputs = deque(self._named(options.images))

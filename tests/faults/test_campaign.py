@@ -44,3 +44,20 @@ def test_a_campaign_goes_on_and_its_status_tells(tmp_path, monkeypatch, capsys):
 def test_a_case_is_the_same_each_time():
     first, second = (campaign.generator(5, "data/voc/7").random(3).tolist() for _ in range(2))
     assert first == second != campaign.generator(6, "data/voc/7").random(3).tolist()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "targets", "count"),
+    [
+        ("flags", None, 320),
+        ("data", None, 160),
+        ("runs", ["classify", "translate"], 8),
+        ("starts", ["classify", "translate", "yolo"], 6),
+    ],
+)
+def test_a_slice_of_the_campaign_finds_no_fault(kind, targets, count, tmp_path, capsys):
+    chosen = [word for target in targets or () for word in ("--target", target)]
+    arguments = ["--seed", "0", "--kind", kind, "--most", str(count), "--workers", "1"]
+    arguments += ["--minutes", "15", "--record", str(tmp_path / "record.jsonl")]
+    assert command.main([*arguments, *chosen]) == 0, capsys.readouterr().out
