@@ -14,7 +14,11 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any
 
+from cnn_jax import memory
 from cnn_jax.errors import UserError
+
+WORKER_BYTES = 200_000_000
+"""The memory that a worker takes before it does anything, most of it for what it imports."""
 
 
 @contextmanager
@@ -32,8 +36,9 @@ def worker_processes(
         A function that submits a call with one argument.
 
     Raises:
-        UserError: a process died.
+        UserError: there is no memory for so many processes, or one died.
     """
+    memory.require(workers * WORKER_BYTES, f"{flag} {workers}", "a smaller number")
     pool = ProcessPoolExecutor(
         workers,
         mp_context=multiprocessing.get_context("spawn"),

@@ -30,11 +30,18 @@ def kinds() -> Mapping[str, Kind]:
     verbs = [*flags.TRAINING, *flags.PLAIN]
     return {
         "flags": Kind(lambda: verbs, flags.parse_odd, 2000),
-        "data": Kind(lambda: list(formats()), mutated_data, 3000),
+        "data": Kind(lambda: _named(prepared=False), mutated_data, 3000),
+        # The threads of array_record reserve address space, which the limit counts.
+        "tfds": Kind(lambda: _named(prepared=True), mutated_data, 200, memory=4 * 2**30),
         "runs": Kind(lambda: list(commands.TINY), run_files.corrupted, 600, 240.0, None),
         "kills": Kind(lambda: list(kills.targets()), killed, 100, 900.0, None),
         "starts": Kind(lambda: list(commands.TINY), starts.start, 140, 240.0, None),
     }
+
+
+def _named(prepared: bool) -> list[str]:
+    """The formats that TFDS has prepared, or the others."""
+    return [name for name in formats() if name.startswith("tfds") == prepared]
 
 
 @functools.cache

@@ -52,8 +52,9 @@ def test_a_case_is_the_same_each_time():
     [
         ("flags", None, 320),
         ("data", None, 160),
-        ("runs", ["classify", "translate"], 8),
-        ("starts", ["classify", "translate", "yolo"], 6),
+        ("tfds", None, 6),
+        ("runs", ["classify", "translate"], 6),
+        ("starts", ["classify", "translate", "yolo"], 5),
     ],
 )
 def test_a_slice_of_the_campaign_finds_no_fault(kind, targets, count, tmp_path, capsys):
