@@ -85,6 +85,14 @@ def entry(main: Callable[[], None]) -> None:
         _end(as_flags(error), 2)
     except DivergenceError as error:
         _end(error, 3)
+    except BrokenPipeError:
+        # The reader of a pipe left (`| head`): nothing is wrong, and nothing more can be said.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        # A name too long for the system, a folder that may not be read, a disk that is gone.
+        if error.filename is None:
+            raise
+        _end(UserError(f"{error.filename}: {error.strerror}"), 2)
     except MemoryError as error:
         _end(UserError(f"out of memory ({error or 'of this machine'}); {_SMALLER}"), 2)
     except (RuntimeError, AssertionError) as error:
@@ -95,9 +103,6 @@ def entry(main: Callable[[], None]) -> None:
             raise
         platforms, reason = os.environ.get("JAX_PLATFORMS", ""), reason or "JAX finds none"
         _end(UserError(f"JAX_PLATFORMS={platforms}: no such device here ({reason})"), 2)
-    except BrokenPipeError:
-        # The reader of a pipe left (`| head`): nothing is wrong, and nothing more can be said.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _raised_in(error: BaseException, file: str) -> bool:
