@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import functools
 import inspect
 import re
 import sys
@@ -246,7 +247,7 @@ def typed(options: type, argv: Sequence[str] | None) -> dict[str, Any]:
     tokens = [_spelled(token) for token in (sys.argv[1:] if argv is None else argv)]
     wanted = [token for token in tokens if token not in ("-h", "--help")]
     known = {name: f for name, f in declared(options).items() if not f.declared.hidden}
-    namespace, rest = _parser(options, known).parse_known_intermixed_args(wanted)
+    namespace, rest = _plain_parser(options).parse_known_intermixed_args(wanted)
     if rest:
         raise UserError(unknown(rest[0], options))
     try:
@@ -262,6 +263,12 @@ def typed(options: type, argv: Sequence[str] | None) -> dict[str, Any]:
         print(_parser(options, shown, described=True).format_help() + examples(options), end="")
         raise SystemExit(0)
     return given
+
+
+@functools.cache
+def _plain_parser(options: type) -> _Parser:
+    """The command line of a verb, without the texts of its help."""
+    return _parser(options, {n: f for n, f in declared(options).items() if not f.declared.hidden})
 
 
 def _parser(options: type, known: Mapping[str, Flag], described: bool = False) -> _Parser:

@@ -163,6 +163,8 @@ class Flag:
             items = tuple(convert(text) for text in texts)
         except ValueError:
             self._fail(tuple(texts))
+        if not self.several and len(items) != 1:  # `--out=--`, which argparse takes for an end
+            self._fail(tuple(texts))
         return self.checked(items if self.several else items[0])
 
     def checked(self, value: Any) -> Any:
