@@ -31,8 +31,9 @@ def leaves(out, folder="checkpoints", step=None):
 
 
 def heed_interrupts():
-    """Let a new process get SIGINT: the children of a background job ignore it otherwise."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    """Let this process get SIGINT, and those that it starts, even if it is a background job."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def start(verb, out, *arguments, **variables):

@@ -76,12 +76,12 @@ def entry(main):
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_an_interrupt_is_one_line_and_leaves_nothing_half_written(tmp_path, moment):
+    heed_interrupts()
     process = subprocess.Popen(
         [sys.executable, "-c", START + MOMENTS[moment], tmp_path],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=heed_interrupts,
     )
     assert process.stdout.readline() == "ready\n", process.communicate()[1]
     time.sleep(0.2)
@@ -96,11 +96,11 @@ def test_an_interrupt_is_one_line_and_leaves_nothing_half_written(tmp_path, mome
 
 def test_only_commands_change_what_an_interrupt_does():
     code = "import signal, experiments; print(signal.getsignal(signal.SIGINT).__name__)"
+    heed_interrupts()
     found = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
         check=True,
-        preexec_fn=heed_interrupts,
     )
     assert found.stdout == "default_int_handler\n"
