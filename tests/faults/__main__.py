@@ -31,6 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--record", type=Path, help="the campaign's file; default: faults-SEED.jsonl"
     )
+    parser.add_argument("--patience", type=float, default=1.0, help="factor of each case's time")
     parser.add_argument("--case", help="repeat this case only, in this process")
     given = parser.parse_args(argv)
     if given.case:
@@ -45,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
         names = case_names(name, targets) if targets else iter(())
         cases = [case for case, _ in zip(names, range(most), strict=False)]
         cases = [case for case in cases if case not in record.results]
-        search(cases, kind.seconds, given.seed, given.workers, deadline, record)
+        search(cases, given.patience * kind.seconds, given.seed, given.workers, deadline, record)
     return summarize(record, chosen)
 
 

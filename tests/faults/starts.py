@@ -9,7 +9,7 @@ from cnn_jax.errors import UserError
 from tests.faults.commands import TINY, Tell, forked
 from tests.faults.flags import odd_value, typeable
 
-SECONDS = 90.0
+SECONDS = 180.0
 """The time of a run; most of it is compilation."""
 
 LONG = {"steps", "epochs"}

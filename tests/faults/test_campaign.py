@@ -60,5 +60,5 @@ def test_a_case_is_the_same_each_time():
 def test_a_slice_of_the_campaign_finds_no_fault(kind, targets, count, tmp_path, capsys):
     chosen = [word for target in targets or () for word in ("--target", target)]
     arguments = ["--seed", "0", "--kind", kind, "--most", str(count), "--workers", "1"]
-    arguments += ["--minutes", "15", "--record", str(tmp_path / "record.jsonl")]
+    arguments += ["--minutes", "15", "--patience", "6", "--record", str(tmp_path / "record.jsonl")]
     assert command.main([*arguments, *chosen]) == 0, capsys.readouterr().out

@@ -26,7 +26,7 @@ from cnn_jax.reading import (
 )
 
 # A line of more characters is no sentence, and a text that packs tighter than this is none either.
-_MOST_CHARACTERS = 1_000_000
+_MOST_CHARACTERS = 100_000
 _MOST_TIMES_SMALLER = 100
 _MAGIC, _GZIP = b"\x1f\x8b", 31  # the first bytes of gzip, and zlib's number for it
 # To compose so many marks in a row takes time that grows with their square.
