@@ -81,10 +81,10 @@ def _samples(
     place = first - 0.5 + (number + 0.5) * (last - first) / jnp.maximum(covered, 1.0)
     # The clipped box's outermost pixels are repeated, not blended with those beyond it.
     place = jnp.clip(place, first, jnp.maximum(last - 1, first))
-    low = jnp.clip(jnp.floor(place), 0, length - 1)
-    high = jnp.minimum(low + 1, jnp.maximum(last - 1, 0))
+    low = jnp.clip(jnp.floor(place), 0, length - 1).astype(jnp.int32)
+    high = jnp.minimum((low + 1).astype(last.dtype), jnp.maximum(last - 1, 0)).astype(jnp.int32)
     inside = (number >= 0) & (number < covered)
-    return _Samples(low.astype(jnp.int32), high.astype(jnp.int32), place - low, inside)
+    return _Samples(low, high, place - low.astype(place.dtype), inside)
 
 
 def _blend(

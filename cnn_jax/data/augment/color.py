@@ -112,7 +112,7 @@ def posterize(image: Image, bits: Int[Array, ""] | int) -> Image:
 
 def solarize(image: Image, threshold: Scalar) -> Image:
     """Invert the values that are at least `threshold`, in 8-bit levels from 0 to 255."""
-    return jnp.where(jnp.round(image * 255.0) >= threshold, 1.0 - image, image)
+    return jnp.where(_levels(image).astype(image.dtype) >= threshold, 1.0 - image, image)
 
 
 def autocontrast(image: Image) -> Image:

@@ -211,9 +211,10 @@ def affine(
         sampled = pixels(jnp.floor(y).astype(jnp.int32), jnp.floor(x).astype(jnp.int32))
     else:
         x, y = x - 0.5, y - 0.5
-        left, top = jnp.floor(x), jnp.floor(y)
-        right_share, lower_share = (x - left)[..., None], (y - top)[..., None]
-        left, top = left.astype(jnp.int32), top.astype(jnp.int32)
+        left, top = jnp.floor(x).astype(jnp.int32), jnp.floor(y).astype(jnp.int32)
+        right_share, lower_share = (
+            (place - first.astype(place.dtype))[..., None] for place, first in ((x, left), (y, top))
+        )
         upper = _blend(pixels(top, left), pixels(top, left + 1), right_share)
         lower = _blend(pixels(top + 1, left), pixels(top + 1, left + 1), right_share)
         sampled = _blend(upper, lower, lower_share)
