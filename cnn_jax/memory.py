@@ -10,7 +10,7 @@ _PROC = Path("/proc")
 _GROUPS = Path("/sys/fs/cgroup")
 
 
-def available() -> float:
+def available() -> int | float:
     """Return the bytes that this process may still allocate; infinity where the system says none.
 
     On Linux it is what the kernel can give without swapping, and what the limits of the process's
@@ -34,7 +34,7 @@ def available() -> float:
     return max(0, min(left))
 
 
-def _left(group: Path) -> float:
+def _left(group: Path) -> int | float:
     """Return the bytes that a control group's limit leaves; infinity without a limit."""
     for limit, used, reclaimed in (
         ("memory.max", "memory.current", "inactive_file"),
@@ -56,7 +56,7 @@ def _pairs(lines: list[str], separator: str) -> list[tuple[str, str]]:
 
 
 @functools.lru_cache(maxsize=1000)
-def require(size: int, purpose: str, advice: str, free: float | None = None) -> None:
+def require(size: int, purpose: str, advice: str, free: int | float | None = None) -> None:
     """Refuse what would not fit into memory, before it is allocated.
 
     The same question is asked once in a process: what passed is in use then.
@@ -78,6 +78,6 @@ def require(size: int, purpose: str, advice: str, free: float | None = None) -> 
         )
 
 
-def shown(size: float) -> str:
+def shown(size: int | float) -> str:
     """Format bytes for people: `1.5 GB`."""
     return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"

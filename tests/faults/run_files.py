@@ -38,9 +38,9 @@ def corruptions(rng: random.Random, run_folder: Path) -> Iterator[tuple[str, Cor
     folders = sorted(p.relative_to(run_folder) for p in run_folder.rglob("*") if p.is_dir())
     verb = json.loads((run_folder / "config.json").read_text())["verb"]
     while True:
-        # What is read back most has most values.
-        yield from _of_config(rng, verb, 4)
-        for file in files:
+        for file in rng.sample(files, len(files)):
+            # A run's options are the most values that are read back.
+            yield from _of_config(rng, verb, 2)
             content = (run_folder / file).read_bytes()
             kinds = [*_of_bytes(rng, file, content)]
             if file.suffix in (".json", ".jsonl"):
@@ -125,6 +125,13 @@ def _of_values(rng: random.Random, file: Path, content: bytes) -> Iterator[tuple
 
 
 _MISSING = object()
+
+
+def odd_contents(value: Any) -> Iterator[Any]:
+    """A JSON value with each of its places taken by each odd value, or missing."""
+    for path in _paths(value):
+        for odd in (*_ODD, _MISSING):
+            yield _replaced(value, path, odd)
 
 
 def _paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

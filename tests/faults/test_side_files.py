@@ -1,0 +1,62 @@
+"""Every reader of a file in a run's folder, with odd values at every place of the file."""
+
+import json
+
+import pytest
+
+from cnn_jax.data.text.vocabulary import Vocabulary, dumps
+from cnn_jax.errors import UserError
+from cnn_jax.runs import folder as runs
+from experiments import annotate, compare, segment, translate
+from experiments.detection.common import stored_threshold
+from experiments.options import recorded
+from experiments.predict.predictor import class_names
+from tests.faults.run_files import odd_contents
+
+WORDS = Vocabulary.build(["a b", "b c"], "word")
+ONE = {"score": 0.5, "probability": 0.6}
+ROW = {"step": 3, "split": "train", "loss": 0.5, "learning_rate": None, "seconds": 2.0}
+
+READERS = {
+    "class_names": ("config.json", {"class_names": ["a", "b"]}, class_names),
+    "evaluated_size": (
+        "config.json",
+        {"evaluated_size": [3, 4]},
+        lambda run: recorded(run, evaluated_size=segment.RECORDED_SIZE),
+    ),
+    "weights_by_class": ("config.json", {"weights_by_class": [1.0, 2]}, segment.recorded_weights),
+    "bucket_shapes": ("config.json", {"bucket_shapes": [[3, 4]]}, translate.recorded_shapes),
+    "vocabulary": (
+        translate.VOCABULARY_FILE,
+        json.loads(dumps(WORDS, WORDS)),
+        translate.read_vocabularies,
+    ),
+    "thresholds": (
+        annotate.THRESHOLDS_FILE,
+        {"step": 2, "f_beta": 2.0, "one": ONE, "per_label": {"a": ONE, "b": ONE}},
+        lambda run: annotate.stored_thresholds(run, ("a", "b")),
+    ),
+    "threshold": ("threshold.json", {"step": 2, "score": 0.5, "count_mae": 1.0}, stored_threshold),
+    "bleu_by_length": (
+        compare.LENGTHS_FILE,
+        {"step": 2, "buckets": [{"shortest": 1, "longest": 5, "sentences": 3, "bleu": 20.5}]},
+        lambda run: compare.by_longest(run / compare.LENGTHS_FILE),
+    ),
+    "rows": ("metrics.jsonl", ROW, lambda run: runs.read_rows(run / "metrics.jsonl")),
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_what_a_reader_cannot_use_is_named_with_its_file(name, tmp_path):
+    file, content, read = READERS[name]
+    (tmp_path / file).write_text(json.dumps(content) + "\n")
+    usual = read(tmp_path)
+    refused = 0
+    for odd in odd_contents(content):
+        (tmp_path / file).write_text(json.dumps(odd) + "\n")
+        try:
+            assert type(read(tmp_path)) is type(usual)
+        except UserError as error:
+            assert str(error).startswith(str(tmp_path / file)) and "\n" not in str(error)
+            refused += 1
+    assert refused > 10
