@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 _LONGEST = 200
-"""The most characters of a value in a message."""
+"""The most characters of a parameter's value in a message."""
+
+_LONGEST_LINE = 1200
 
 
 class UserError(Exception):
@@ -35,14 +37,34 @@ class UserError(Exception):
         """The whole message, with `named(parameter)` in place of the parameter's name."""
         message = super().__str__()
         if self.parameter is None:
-            return message
-        return f"{' '.join(filter(None, (named(self.parameter), self._value)))}: {message}"
+            return one_line(message)
+        shown = " ".join(filter(None, (named(self.parameter), self._value)))
+        return one_line(f"{shown}: {message}")
 
 
 def check(legal: bool, parameter: str, value: Any, expected: str) -> None:
     """Raise UserError with the text `PARAMETER VALUE: must be EXPECTED` unless `legal`."""
     if not legal:
         raise UserError(f"must be {expected}", parameter, value)
+
+
+def one_line(text: str) -> str:
+    """The text as one line for a terminal: without its middle where it is long.
+
+    Line ends, control characters and bytes that are no characters, which names of files and texts
+    of data may hold, are shown as escapes.
+    """
+    shown = "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in _without_middle(text, 4 * _LONGEST_LINE)
+    )
+    return _without_middle(shown, _LONGEST_LINE)
+
+
+def _without_middle(text: str, most: int) -> str:
+    if len(text) <= most:
+        return text
+    return f"{text[: most // 2]} ... {text[-most // 3 :]}"
 
 
 class DivergenceError(Exception):

@@ -2,11 +2,18 @@
 
 import errno
 import os
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cnn_jax.errors import UserError
+
+# The name of a part of a file, which ends in the number of the process that writes it.
+_PART = re.compile(r"\..+\.\w+\.(\d+)")
+
+# The parts that this process is writing.
+_parts: set[Path] = set()
 
 
 @contextmanager
@@ -36,6 +43,7 @@ def replace(path: Path, content: str | bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        _parts.add(temporary)
         try:
             with temporary.open("wb") as file:
                 file.write(data)
@@ -44,3 +52,34 @@ def replace(path: Path, content: str | bytes) -> None:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+            _parts.discard(temporary)
+
+
+def take_back() -> None:
+    """Remove the parts of files that this process is writing; it is about to end at once."""
+    for part in list(_parts):
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def remove_abandoned(directory: Path) -> None:
+    """Remove the parts of files below a folder that ended processes were writing."""
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            match = _PART.fullmatch(name)
+            if match and not _is_another_process(int(match[1])):
+                with suppress(OSError):
+                    Path(folder, name).unlink(missing_ok=True)
+
+
+def _is_another_process(number: int) -> bool:
+    """Tell whether a process with this number runs, other than this one."""
+    if number == os.getpid():
+        return False
+    try:
+        os.kill(number, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return number > 0

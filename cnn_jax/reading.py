@@ -27,8 +27,10 @@ MOST_BYTES = 4096 * MIB
 MOST_YAML_BYTES = MIB
 """The largest YAML file: the names of 21,000 classes take half of it."""
 
+_DEEPEST_YAML = 100
 _MOST_YAML_NODES = 1_000_000
-_START = 4096
+_PART = 16 * MIB
+_LONGEST_PATH = 4096
 
 _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -45,6 +47,11 @@ _KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
     (stat.S_ISCHR, "a device"),
     (stat.S_ISBLK, "a device"),
 )
+
+# What Python calls encodings, but is none of a file; decoding them may take very long.
+_NO_ENCODINGS_OF_FILES = {
+    "idna", "punycode", "undefined", "unicode-escape", "raw-unicode-escape", "utf-7",
+}  # fmt: skip
 
 # What file managers, archives and network drives leave in folders; other names begin with a dot.
 _LEFT_BY_SYSTEMS = {"thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "__macosx", "#recycle"}
@@ -65,16 +72,20 @@ def read_bytes(path: str | os.PathLike[str], most: int = MOST_BYTES) -> bytes:
     Raises:
         UserError: the file is missing, unreadable, larger than `most`, or not a regular file.
     """
-    require_file(path, most)
+    size = require_file(path, most)
     try:
         with open(path, "rb") as file:
-            return file.read(most + 1)
+            return file.read(size)  # `read` takes the memory for what it is told, used or not
     except OSError as error:
         raise UserError(f"{os.fspath(path)}: cannot be read ({error.strerror})") from None
 
 
-def require_file(path: str | os.PathLike[str], most: int | None = None) -> None:
-    """Raise UserError unless `path` is a regular file, of at most `most` bytes."""
+def require_file(path: str | os.PathLike[str], most: int | None = None) -> int:
+    """Return the size of a file in bytes.
+
+    Raises:
+        UserError: `path` is not a regular file, or has more than `most` bytes.
+    """
     name = os.fspath(path)
     try:
         found = os.stat(path)
@@ -87,6 +98,7 @@ def require_file(path: str | os.PathLike[str], most: int | None = None) -> None:
         raise UserError(
             f"{name}: {found.st_size:,} bytes; a file of this kind may have {most:,} at most"
         )
+    return found.st_size
 
 
 def read_text(
@@ -102,19 +114,24 @@ def read_text(
     name = os.fspath(path)
     try:
         with open(path, "rb") as file:
-            start = file.read(_START)
-            if not _marked(start) and encoding is None and b"\0" in start:
-                raise UserError(f"{name}: not text (it holds zero bytes)")
-            data = start + file.read(most + 1)
+            data = bytearray()
+            while part := file.read(_PART):
+                data += part
+                # A file of endless zeros is not read to its end.
+                if encoding is None and _zeros(data) in part:
+                    line = data.count(b"\n", 0, data.index(_zeros(data))) + 1
+                    raise UserError(f"{name}:{line}: not text (it holds zero bytes)")
     except OSError as error:
         raise UserError(f"{name}: cannot be read ({error.strerror})") from None
     return decode_text(data, name, encoding)
 
 
-def decode_text(data: bytes, name: str, encoding: str | None = None) -> str:
+def decode_text(data: bytes | bytearray, name: str, encoding: str | None = None) -> str:
     """Decode bytes as `read_text` does; `name` is for the message."""
     encoding = _marked(data) or encoding or "utf-8"
     try:
+        if codecs.lookup(encoding).name in _NO_ENCODINGS_OF_FILES:
+            raise LookupError
         return data.decode(encoding)
     except LookupError:
         raise UserError(f"{name}: its encoding {encoding!r} is unknown") from None
@@ -145,7 +162,13 @@ def split_lines(text: str) -> list[str]:
     return lines[:-1] if not lines[-1] else lines
 
 
-def _marked(data: bytes) -> str | None:
+def _zeros(data: bytes | bytearray) -> bytes:
+    """Zero bytes that no text has in a row, in the encoding that its mark declares."""
+    marked = _marked(data) or ""
+    return bytes(8 if "32" in marked else 4 if "16" in marked else 1)
+
+
+def _marked(data: bytes | bytearray) -> str | None:
     """The encoding that a byte-order mark declares."""
     return next((name for mark, name in _BYTE_ORDER_MARKS if data.startswith(mark)), None)
 
@@ -201,7 +224,7 @@ def read_yaml(path: str | os.PathLike[str]) -> Any:
     name = os.fspath(path)
     text = read_text(path, MOST_YAML_BYTES)
     try:
-        node = yaml.compose(text, Loader=yaml.BaseLoader)
+        node = yaml.compose(text, Loader=_TextLoader)
         return None if node is None else _yaml_value(node, {}, set())[0]
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -210,6 +233,15 @@ def read_yaml(path: str | os.PathLike[str]) -> Any:
         raise UserError(f"{name}{line}: not YAML ({reason})") from None
     except RecursionError:
         raise UserError(f"{name}: its values are nested too deeply") from None
+
+
+class _TextLoader(yaml.BaseLoader):
+    """Reads all values as texts; its time grows with the square of the depth of brackets."""
+
+    def fetch_flow_collection_start(self, TokenClass: type) -> None:
+        if self.flow_level >= _DEEPEST_YAML:
+            raise RecursionError
+        super().fetch_flow_collection_start(TokenClass)
 
 
 def _yaml_value(
@@ -261,8 +293,9 @@ class Listing:
 def list_files(place: str | os.PathLike[str], below: str = "") -> Listing:
     """List the regular files at any depth below `place`/`below`, relative to `place`.
 
-    Links are followed, each folder once on its path, so a loop of links ends. Hidden entries and
-    those that systems leave behind (`._*`, `.DS_Store`, `Thumbs.db`, `@eaDir`) are passed over.
+    Links are followed, but not to a folder that the link lies in, so a loop of links ends. Hidden
+    entries and those that systems leave behind (`._*`, `.DS_Store`, `Thumbs.db`, `@eaDir`) are
+    passed over.
 
     Raises:
         UserError: a folder cannot be read.
@@ -296,9 +329,19 @@ def list_files(place: str | os.PathLike[str], below: str = "") -> Listing:
             else:
                 listing.left_out[_kind(mode).partition(" ")[2]] += 1
 
-    walk(below, ())
+    walk(below, tuple(_folders_above(os.path.join(place, below))))
     listing.files.sort()
     return listing
+
+
+def _folders_above(place: str | os.PathLike[str]) -> Iterator[tuple[int, int]]:
+    """The folders that `place` lies in, by device and number."""
+    for folder in Path(os.path.realpath(place)).parents:
+        try:
+            found = os.stat(folder)
+        except OSError:
+            continue
+        yield found.st_dev, found.st_ino
 
 
 def folders_in(place: str | os.PathLike[str]) -> list[str]:
@@ -328,15 +371,24 @@ def is_left_by_systems(name: str) -> bool:
     return name.startswith(".") or name.casefold() in _LEFT_BY_SYSTEMS
 
 
+def user_path(text: str) -> Path:
+    """The path that a user wrote, in which `~` is the home folder."""
+    # Unlike `Path.expanduser`, it leaves the name of an unknown user as it is.
+    return Path(os.path.expanduser(text))
+
+
 def existing_below(path: str, root: Path) -> Path | None:
     """Find a file of another machine by the last parts of its path, which exist below `root`.
 
     Both kinds of slashes separate parts. The longest tail that exists counts; None if none does.
     """
+    if len(path) > _LONGEST_PATH:
+        return None
     parts = [part for part in re.split(r"[/\\]+", path) if part not in ("", ".", "..")]
     for first in range(len(parts)):
         candidate = root.joinpath(*parts[first:])
-        if candidate.exists():
+        # Unlike `Path.exists`, it is False for what no file can be called.
+        if os.path.exists(candidate):
             return candidate
     return None
 

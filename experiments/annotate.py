@@ -49,6 +49,17 @@ class TagOptions:
         (), unless={"data": ("shapes", "csv")}, metavar="NAME"
     )
     """Names of the classes of a mask, in the order of their values."""
+    label_values: tuple[int, ...] = flags.flag(
+        (), minimum=0, maximum=65_535, unless={"data": ("shapes", "csv")}
+    )
+    """Values of the classes in the masks. Default: 0, 1, 2, ..."""
+    ignore_labels: tuple[int, ...] = flags.flag(
+        (), minimum=0, maximum=65_535, unless={"data": ("shapes", "csv")}
+    )
+    """Values, besides 255, of pixels that have no class."""
+    label_colors: str | None = flags.flag(None, unless={"data": ("shapes", "csv")}, metavar="FILE")
+    """Which colour is which class in coloured masks: a file with a name, red, green and blue in
+    each line, or `voc`. Default: class_dict.csv beside images/, if it exists."""
     eval_folders: tuple[str, ...] = flags.flag(
         (), unless={"data": ("shapes", "csv")}, metavar="NAME"
     )
@@ -127,17 +138,20 @@ def build(options: Options) -> Run:
     )
     split = trainer.evaluated_split(options)
     held_out = open_split(split, image_size=sizes.resize)
+    training = None
+    if trainer.reads_training_set(options.run):
+        training = open_split("train", image_size=sizes.canvas)
     thresholds = None
     if split == "test" and options.rule.decision in ("tuned", "per-label"):
         thresholds = stored_thresholds(out, held_out.class_names)
     task = build_task(options, held_out.class_names, thresholds)
 
     def training_set() -> tuple[TrainingBatches, int]:
-        source = open_split("train", image_size=sizes.canvas)
         transform = options.training_transform
-        return trainer.training_batches(options, source, transform, held_out), len(source)
+        return trainer.training_batches(options, training, transform, held_out), len(training)
 
     transform = options.evaluation_transform
+    unit = "patch" if options.data.data.startswith("masks:") else "image"
     return Run(
         options=options,
         task=task,
@@ -147,6 +161,7 @@ def build(options: Options) -> Run:
         evaluation_set=trainer.evaluation_batches(options, held_out, transform),
         report=Report(out, held_out, options, task, split),
         recorded={"class_names": held_out.class_names},
+        notices=images.noticed(options, training, held_out, unit),
     )
 
 

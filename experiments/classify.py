@@ -61,13 +61,15 @@ def build(options: Options) -> Run:
     held_out = trainer.open_source(
         options, trainer.evaluated_split(options), image_size=sizes.resize
     )
+    training = None
+    if trainer.reads_training_set(options.run):
+        training = trainer.open_source(options, "train", image_size=sizes.canvas)
     task = build_task(options, held_out.class_names)
     transform = options.evaluation_transform
 
     def training_set() -> tuple[TrainingBatches, int]:
-        source = trainer.open_source(options, "train", image_size=sizes.canvas)
         transform = options.training_transform
-        return trainer.training_batches(options, source, transform, held_out), len(source)
+        return trainer.training_batches(options, training, transform, held_out), len(training)
 
     pictures = dataclasses.replace(transform, ten_crop=False)
     return Run(
@@ -79,6 +81,7 @@ def build(options: Options) -> Run:
         evaluation_set=trainer.evaluation_batches(options, held_out, transform),
         report=ClassificationReport(trainer.folder(options), held_out, pictures),
         recorded={"class_names": held_out.class_names},
+        notices=images.noticed(options, training, held_out),
     )
 
 

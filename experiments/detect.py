@@ -19,6 +19,7 @@ from cnn_jax.data.batches import TrainingBatches
 from cnn_jax.data.proposals import Proposals
 from cnn_jax.data.source import Source
 from cnn_jax.data.surveys import boxes as box_survey
+from cnn_jax.data.surveys import images as image_survey
 from cnn_jax.reports import detection as report
 from cnn_jax.tasks.detection.evaluation import DetectionRule
 from cnn_jax.tasks.detection.regions import RegionSampling
@@ -135,13 +136,15 @@ def build(options: Options) -> Run:
     split = trainer.evaluated_split(options)
     held_out = system.open(split)
     training = system.open("train") if trainer.reads_training_set(options.run) else None
-    notices: list[str] = []
+    notices = [f"{split}: {line}" for line in getattr(held_out, "notices", ())]
     if training is not None and not options.run.eval_only:
         surveyed = box_survey.survey(training)
         options, lines = system.decided_by(surveyed, training, held_out)
         system = SYSTEMS[options.detector.system](options)
         noticed = box_survey.notices(training, surveyed, options.detector.max_objects)
-        notices = [*noticed, *lines]
+        held_out_only = [line for line in notices if line.partition(": ")[2] not in noticed]
+        equal = image_survey.equal_pictures(training, held_out)
+        notices = [*noticed, *held_out_only, *equal, *lines]
     out = trainer.folder(options)
     threshold = None
     if split == "test" and options.rule.score_threshold is None:

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 
 from cnn_jax import models
 from cnn_jax.data.augment import Augmentation
+from cnn_jax.data.source import Source
+from cnn_jax.data.surveys import images as survey
 from cnn_jax.data.transforms import EvaluationTransform, TrainingTransform
 
 from . import options as flags
@@ -67,6 +69,15 @@ class ImageOptions:
         """The host's preparation of an image that the device augments."""
         # A resized crop needs the whole image; other crops the undistorted middle of it.
         return TrainingTransform(self.sizes.canvas, keep_aspect=self.augmentation.crop != "resized")
+
+
+def noticed(
+    options: Any, training: Source | None, held_out: Source, unit: str = "image"
+) -> list[str]:
+    """Notices about the data before the first step; none about generated scenes."""
+    if training is None or options.data.data == flags.BUILT_IN:
+        return []
+    return survey.notices(training, held_out, unit)
 
 
 def model_options(chosen: flags.ModelOptions) -> dict[str, Any]:

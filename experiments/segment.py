@@ -20,6 +20,7 @@ from cnn_jax.data import MASK_FORMATS
 from cnn_jax.data.augment import MaskAugmentation
 from cnn_jax.data.batches import TrainingBatches
 from cnn_jax.data.source import Source
+from cnn_jax.data.surveys import images as image_survey
 from cnn_jax.data.surveys.masks import median_frequency, position_prior, survey
 from cnn_jax.data.tiles import Tiles
 from cnn_jax.data.transforms import MaskTransform
@@ -72,6 +73,9 @@ class MaskOptions:
         (), minimum=0, maximum=65_535, unless={"data": (flags.BUILT_IN,)}
     )
     """Values, besides 255, of pixels that loss and metrics ignore."""
+    label_colors: str | None = flags.flag(None, unless={"data": (flags.BUILT_IN,)}, metavar="FILE")
+    """Which colour is which class in coloured masks: a file with a name, red, green and blue in
+    each line, or `voc`. Default: class_dict.csv beside images/, if it exists."""
     eval_folders: tuple[str, ...] = flags.flag(
         (), unless={"data": ("shapes", "tfds")}, metavar="NAME"
     )
@@ -158,7 +162,9 @@ def build(options: Options) -> Run:
             named = (f"{n} {w:g}" for n, w in zip(names, weights, strict=True))
             notices.append(f"class weights (median frequency): {', '.join(named)}")
         if not generated(options):
-            survey(held_out)
+            evaluated_counts = survey(held_out)
+            present = [pixels > 0 for pixels in (counts, evaluated_counts)]
+            notices = [*image_survey.notices(training, held_out, present=present), *notices]
             notices += floor(options, training, held_out, size)
     task = build_task(options, names, size, weights)
     cut = partial(_cut, tile=options.masks.tile, margin=task.model.margin)
@@ -199,6 +205,7 @@ def open_split(options: Options, split: Literal["train", "eval", "test"]) -> Sou
         class_names=chosen.class_names,
         label_values=chosen.label_values,
         ignore_labels=chosen.ignore_labels,
+        label_colors=chosen.label_colors,
         eval_folders=chosen.eval_folders,
         test_folders=chosen.test_folders,
     )

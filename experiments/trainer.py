@@ -8,6 +8,7 @@
 6. What entry points call to read their data.
 """
 
+import contextlib
 import datetime
 import math
 import os
@@ -31,7 +32,8 @@ from cnn_jax.data.source import Source, Split, Transform, find_bad_images, witho
 from cnn_jax.errors import UserError
 from cnn_jax.models import summary, weights
 from cnn_jax.ranges import LARGEST_INT
-from cnn_jax.runs.folder import CONFIG_FILE, METRICS_FILE, read_rows
+from cnn_jax.runs.claim import claimed
+from cnn_jax.runs.folder import CONFIG_FILE, METRICS_FILE, evaluated, read_rows
 from cnn_jax.runs.log import RunLog
 from cnn_jax.training import checkpoints, loop, optimizers, parallel, prng
 from cnn_jax.training.backend import keep_freed_memory
@@ -137,7 +139,9 @@ def main(
     if not parsed.run.eval_only:
         parallel.check_batch_size(parsed.data.batch_size, parsed.optimizer.accumulate)
     parallel.check_batch_size(evaluation_batch_size(parsed.data), flag="--eval-batch-size")
-    execute(build(parsed))
+    first = jax.process_index() == 0
+    with claimed(folder(parsed)) if first else contextlib.nullcontext():
+        execute(build(parsed))
 
 
 def prepare_devices(run: RunOptions) -> None:
@@ -169,16 +173,30 @@ def execute(run: Run) -> None:
             return
         state, _ = restored(run.trained or run.task, run.out)
         checkpoints.save(run.out / BEST, int(state.step), run.finish(state), keep=1)
-    evaluate(run)
+    # The end of a run: made once, even where the run is killed after it and resumed.
+    if not evaluated(run.out, checkpoints.latest_step(run.out / BEST)):
+        evaluate(run)
 
 
 def train(run: Run) -> bool:
-    """Train from the first state, or the newest checkpoint; return whether the end was reached."""
+    """Train from the first state, or the newest checkpoint; return whether it has ended."""
     options, task = run.options, run.trained or run.task
     batches, examples_per_epoch = run.training_set()
     steps_per_epoch = examples_per_epoch / options.data.batch_size
     total = total_steps(options.optimizer, steps_per_epoch)
     optimizer, learning_rate = build_optimizer(options.optimizer, total, steps_per_epoch)
+    evaluate_every = options.run.eval_every or -(-total // EVALUATIONS)
+    plan = loop.Plan(
+        total_steps=total,
+        batch_size=options.data.batch_size,
+        report_every=options.run.report_every,
+        evaluate_every=evaluate_every,
+        checkpoint_every=options.run.checkpoint_every or evaluate_every,
+        keep=options.run.keep,
+        accumulate=options.optimizer.accumulate,
+        ema_decay=options.optimizer.ema,
+        evaluate_last=run.finish is None,
+    )
     cost = needs.check(
         run.model,
         run.inputs,
@@ -187,7 +205,7 @@ def train(run: Run) -> bool:
         trained=-(-options.data.batch_size // options.optimizer.accumulate),
         optimizer=optimizer,
     )
-    state, notices = starting_state(run, optimizer)
+    state, notices = starting_state(run, optimizer, min(plan.checkpoint_every, total))
     first_process = jax.process_index() == 0
     with RunLog(
         run.out,
@@ -201,19 +219,7 @@ def train(run: Run) -> bool:
         if first_process:
             size = "x".join(map(str, run.inputs[0].shape[1:]))
             summary.print_summary(cost, log.console, f"{options.model.model}, {size}")
-        evaluate_every = options.run.eval_every or -(-total // EVALUATIONS)
-        plan = loop.Plan(
-            total_steps=total,
-            batch_size=options.data.batch_size,
-            report_every=options.run.report_every,
-            evaluate_every=evaluate_every,
-            checkpoint_every=options.run.checkpoint_every or evaluate_every,
-            keep=options.run.keep,
-            accumulate=options.optimizer.accumulate,
-            ema_decay=options.optimizer.ema,
-            evaluate_last=run.finish is None,
-        )
-        state = loop.train(
+        _, ended = loop.train(
             state,
             loop.Training(task, optimizer, batches, run.evaluation_set, plan, learning_rate),
             loop.Outputs(
@@ -224,7 +230,7 @@ def train(run: Run) -> bool:
             ),
             prng.root(options.run.seed),
         )
-    return int(state.step) == total
+    return ended
 
 
 def evaluate(run: Run) -> None:
@@ -251,14 +257,24 @@ def evaluate(run: Run) -> None:
         watch=run.report.select,
     )
     step, first_process = int(state.step), jax.process_index() == 0
-    with RunLog(run.out, total_steps=step, appended=True, enabled=first_process) as log:
+    again = options.run.eval_only
+    with RunLog(
+        run.out,
+        total_steps=step,
+        # The evaluation that ends a run stands once in its rows, one that was asked for each time.
+        resumed_step=None if again else step,
+        appended=again,
+        enabled=first_process,
+    ) as log:
         if not (run.out / CONFIG_FILE).exists():
             describe(run, log)
-        for notice in notices:
+        # After training, those of the data were told at its start.
+        for notice in (*(run.notices if options.run.eval_only else ()), *notices):
             log.message(notice)
         log.report(step, evaluated_split(options), evaluation.metrics)
         if first_process:
             run.report.write(step, evaluation)
+        log.write_result(step, evaluated_split(options), evaluation.metrics)
 
 
 def describe(run: Run, log: RunLog) -> None:
@@ -287,27 +303,38 @@ def best_keeper(run: Run, step: int) -> loop.Best | None:
 
 
 def starting_state(
-    run: Run, optimizer: optax.GradientTransformation
+    run: Run, optimizer: optax.GradientTransformation, first_save: int
 ) -> tuple[TrainState, list[str]]:
     """The state that training goes on from, and notices for the user.
 
     It is fresh from the seed, has the weights of `--init-from`, or with `--resume` is the newest
-    whole checkpoint.
+    whole checkpoint. A run that was killed before `first_save`, the step of its first checkpoint,
+    starts anew.
     """
     options, task = run.options, run.trained or run.task
     ema = options.optimizer.ema is not None
     fresh = partial(fresh_state, task, optimizer, options.run.seed, ema)
-    if options.run.resume:
-        notices: list[str] = []
+    notices: list[str] = []
+    if options.run.resume and not _never_saved(run, first_save):
         state, _ = checkpoints.restore(
             run.out / CHECKPOINTS, jax.eval_shape(fresh), notify=notices.append
         )
         return state, notices
     state = fresh()
+    if options.run.resume:
+        notices.append(f"{run.out}: no checkpoint yet; starting from the first step")
     if options.model.init_from is None:
-        return state, []
+        return state, notices
     params, model_state = initialized(task, run.model, state, options.model)
-    return create(params, model_state, optimizer, ema=ema), []
+    return create(params, model_state, optimizer, ema=ema), notices
+
+
+def _never_saved(run: Run, first_save: int) -> bool:
+    """Tell whether the run was killed before it saved a state; False where checkpoints are lost."""
+    if checkpoints.steps(run.out / CHECKPOINTS):
+        return False
+    rows = read_rows(run.out / METRICS_FILE) if (run.out / METRICS_FILE).exists() else []
+    return all(row["step"] <= first_save for row in rows)
 
 
 def evaluated_state(run: Run) -> tuple[TrainState, list[str]]:
@@ -359,7 +386,7 @@ def initialized(
         other, _ = restored(task, path)
         return other.params, other.model_state
     variables = {"params": state.params, **state.model_state}
-    variables = dict(weights.load(path, model, variables, head=options.init_head))
+    variables = dict(weights.load(path, model, variables, options.init_head, notify=flags.warn))
     return variables.pop("params"), variables
 
 
@@ -486,6 +513,7 @@ def open_source(
         draft_size=image_size,
         holdout_groups=data.holdout_groups,
         holdout_fraction=data.holdout_fraction,
+        keep_bad_images=data.skip_bad_images,
         data_dir=data.data_dir,
         formats=formats,
         **settings,

@@ -17,10 +17,10 @@ import jax.numpy as jnp
 from cnn_jax.conventions import END, SPECIAL
 from cnn_jax.data import text
 from cnn_jax.data.text import buckets
-from cnn_jax.data.text.pairs import Pairs
+from cnn_jax.data.text.pairs import Pairs, seen_in
 from cnn_jax.data.text.vocabulary import Level, Vocabulary, dumps
 from cnn_jax.errors import UserError
-from cnn_jax.metrics.translation import TextMetrics, bleu_by_length
+from cnn_jax.metrics.translation import TextMetrics, bleu_by_length, tokenizer_for
 from cnn_jax.models.seq2seq import AttentionName, EncoderName, Initialization, InitialState, Seq2Seq
 from cnn_jax.ranges import LARGEST_INT, Range
 from cnn_jax.reports.translation import Sentences, TranslationReport
@@ -35,7 +35,6 @@ VOCABULARY_FILE = "vocabulary.json"
 
 # Types of what a run's files hold besides the options.
 _SHAPE = Annotated[tuple[int, int], Range(1, 10_000)]
-_VOCABULARY = {"level": Level, "lowercase": bool, "tokens": tuple[str, ...], "model": str}
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,8 @@ class PairOptions:
     reverse: bool = False
     """Translate from the target language to the source language."""
     vocabulary: Level = "word"
-    """Kind of a token. As words, Chinese and Japanese have their characters."""
+    """Kind of a token. As words, Chinese and Japanese have their characters; Thai, Lao, Khmer and
+    Burmese are cut by a dictionary."""
     min_count: int = flags.flag(
         1, minimum=1, maximum=LARGEST_INT, unless={"vocabulary": ("subword",)}
     )
@@ -148,7 +148,8 @@ class DecodingOptions:
     bleu_tokenize: Literal["13a", "intl", "zh", "char", "none"] | None = flags.flag(
         None, resumable=True
     )
-    """Tokenizer of sacrebleu. Default: 13a, or char for a vocabulary of characters."""
+    """Tokenizer of sacrebleu. Default: 13a; zh for Chinese; char for Japanese, Thai, Lao, Khmer,
+    Burmese and Tibetan, and for a vocabulary of characters."""
 
 
 def _optimizer() -> flags.OptimizerOptions:
@@ -197,6 +198,7 @@ def build(options: Options) -> Run:
         source, target = build_vocabularies(options, training)
     encoded = None
     if training is not None:
+        _tell_seen(split, training, held_out)
         encoded = buckets.encode(training, source, target, chosen.max_length, cut=False)
         _tell("train", encoded, "left out", chosen.max_length)
         shapes = buckets.bucket_shapes(encoded.lengths, chosen.buckets)
@@ -233,7 +235,7 @@ def build(options: Options) -> Run:
         recorded={
             "bucket_shapes": [list(shape) for shape in shapes],
             "vocabulary_sizes": [len(source), len(target)],
-            "signatures": task.held_out.text_metrics.signatures(),
+            "signatures": task.held_out.text_metrics.signatures(held_out.targets),
         },
         files={VOCABULARY_FILE: dumps(source, target)},
         best="bleu",
@@ -275,18 +277,18 @@ def read_vocabularies(run: Path) -> tuple[Vocabulary, Vocabulary]:
     """The vocabularies of a run.
 
     Raises:
-        UserError: the folder has none.
+        UserError: the folder has none, or they are damaged.
     """
     path = run / VOCABULARY_FILE
     stored = read_object(path)
-    try:
-        for side in ("source", "target"):
-            for name, kind in _VOCABULARY.items():
-                if name in ("level", "lowercase") or name in stored[side]:
-                    flags.checked(name, kind, stored[side][name])
-        return Vocabulary.from_json(stored["source"]), Vocabulary.from_json(stored["target"])
-    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError, UserError) as error:
-        raise UserError(f"{path}: not the vocabularies of a run ({error})") from None
+    sides = []
+    for side in ("source", "target"):
+        try:
+            sides.append(Vocabulary.from_json(stored.get(side)))
+        except ValueError as error:
+            raise UserError(f"{path}: {side}: not the vocabulary of a run ({error})") from None
+    source, target = sides
+    return source, target
 
 
 def build_task(
@@ -308,10 +310,12 @@ def build_task(
         initialization=chosen.initialization,
         dtype=jnp.dtype(chosen.dtype),
     )
-    tokenize = decoding.bleu_tokenize or ("char" if target.level == "char" else "13a")
-    metrics = TextMetrics(tokenize, lowercase=options.data.lowercase)
     references = None
     if held_out is not None:
+        tokenize = decoding.bleu_tokenize or (
+            "char" if target.level == "char" else tokenizer_for(held_out.targets)
+        )
+        metrics = TextMetrics(tokenize, lowercase=options.data.lowercase)
         references = HeldOut(held_out, source, target, metrics, decoding.replace_unknown)
     return Translation(
         model=model,
@@ -338,7 +342,7 @@ def _report(out: Path, task: Translation, attends: bool) -> TranslationReport:
         by_length=lambda hypotheses: bleu_by_length(
             held_out.text_metrics, hypotheses, pairs.targets, lengths
         ),
-        signatures=held_out.text_metrics.signatures(),
+        signatures=held_out.text_metrics.signatures(pairs.targets),
     )
     return TranslationReport(out, sentences, attends)
 
@@ -368,6 +372,15 @@ def _tell(split: str, encoded: buckets.Encoded, done: str, maximum: int) -> None
     if encoded.long:
         total = len(encoded) + (encoded.long if done == "left out" else 0)
         flags.warn(f"{split}: {done} {encoded.long} of {total} pairs above --max-length {maximum}")
+
+
+def _tell_seen(split: str, training: Pairs, held_out: Pairs) -> None:
+    seen = seen_in(training, held_out)
+    if seen:
+        flags.warn(
+            f"{split}: {len(seen)} of {len(held_out)} source sentences are in the training data "
+            f"too, such as {held_out.describe(seen[0])}"
+        )
 
 
 def _check(options: Options) -> None:

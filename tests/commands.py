@@ -1,14 +1,10 @@
-"""Helpers that read a run's folder, and that start and kill commands in their own processes."""
+"""Helpers that read a run's folder, and that start commands in their own processes."""
 
-import importlib
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 
-import jax
 import numpy as np
 
 from cnn_jax.runs.folder import TIMING_KEYS
@@ -33,6 +29,21 @@ def leaves(out, folder="checkpoints", step=None):
     return checkpoints.restore(out / folder, nested, step)[0]
 
 
+_HEEDED = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def heeding_interrupts(*command):
+    """The command, in a process that gets SIGINT: those of a background job ignore it.
+
+    It is a program between, as JAX warns where `preexec_fn` makes `subprocess` fork.
+    """
+    return [sys.executable, "-S", "-c", _HEEDED, *map(str, command)]
+
+
 def start(verb, out, *arguments, **variables):
     """`python -m experiments.VERB --out OUT ARGUMENTS` in a process of its own."""
     return subprocess.Popen(
@@ -48,29 +59,3 @@ def finish(process):
     """Wait for a process, which has to end well."""
     output, _ = process.communicate(timeout=500)
     assert process.returncode == 0, output[-3000:]
-
-
-def kill_once_past(process, out, step):
-    """`kill -9`, as soon as the run has a checkpoint of that step or a later one."""
-    deadline = time.monotonic() + 300
-    while max(checkpoints.steps(out / "checkpoints"), default=0) < step:
-        assert process.poll() is None, process.stdout.read()[-3000:]
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-
-
-def run_whole_and_killed(verb, folder, arguments, moments):
-    """Run one command to its end here, and in processes killed past each given step and resumed.
-
-    Returns the folders of both runs.
-    """
-    whole, killed, resume = folder / "whole", folder / "killed", ()
-    importlib.import_module(f"experiments.{verb}").main(["--out", str(whole), *arguments])
-    devices = {"JAX_NUM_CPU_DEVICES": str(jax.local_device_count())}
-    for step in moments:
-        kill_once_past(start(verb, killed, *arguments, *resume, **devices), killed, step)
-        resume = ("--resume",)
-    finish(start(verb, killed, *arguments, *resume, **devices))
-    return whole, killed

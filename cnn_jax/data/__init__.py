@@ -1,8 +1,8 @@
 """Data sources: `open_source` selects the reader for a data spec."""
 
+import os
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any
 
 from cnn_jax.data.formats.coco import open_coco
@@ -87,7 +87,7 @@ def open_source(
 
 def _unknown(spec: str, name: str, formats: Formats) -> str:
     known = ", ".join(formats)
-    if Path(spec).is_dir() and "folder" in formats:
+    if os.path.isdir(spec) and "folder" in formats:
         return f"--data {spec}: a folder of images is given as folder:{spec}"
     nearest = get_close_matches(name, formats, n=1)
     hint = f"did you mean {nearest[0]}? " if nearest else ""

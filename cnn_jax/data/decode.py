@@ -4,6 +4,7 @@ import functools
 import os
 import warnings
 from collections import Counter
+from dataclasses import dataclass
 from io import BytesIO
 
 import numpy as np
@@ -22,7 +23,7 @@ EXTENSIONS = (*_JPEG, ".png", ".webp", ".bmp", ".tif", ".tiff", *_NETPBM, ".gif"
 READ = "JPEG, PNG, WebP, BMP, TIFF, PPM, GIF, JPEG 2000 or AVIF"
 """The formats that are read, in words."""
 
-MOST_IMAGE_BYTES = 1024 * MIB
+MOST_IMAGE_BYTES = 512 * MIB
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "GIF", "JPEG2000", "AVIF")
 
@@ -42,6 +43,10 @@ _UPRIGHT = {
 }
 _ORIENTATION_TAG = 0x0112
 _METADATA = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
+
+# PNG's chunks that may hold an orientation, and how a text among them begins.
+_PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+_PNG_PROFILES = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")
 
 
 def decode(
@@ -95,6 +100,67 @@ def decode(
         # and struct.error. For the user each means that this file is damaged.
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{name}: damaged image ({reason})") from error
+
+
+@dataclass(frozen=True)
+class Header:
+    """What an image file says of itself.
+
+    Attributes:
+        height, width: rows and columns of the upright image, which `decode` gives.
+        orientation: EXIF's number from 1 to 8: how the stored pixels are turned upright.
+    """
+
+    height: int
+    width: int
+    orientation: int
+
+    @property
+    def stored(self) -> tuple[int, int]:
+        """Rows and columns of the pixels before they are turned upright."""
+        swapped = self.orientation >= 5
+        return (self.width, self.height) if swapped else (self.height, self.width)
+
+
+def read_header(file: bytes | str | os.PathLike[str], *, name: str | None = None) -> Header:
+    """Read the size and the orientation of an image as `decode` gives it, without its pixels.
+
+    Raises:
+        UserError: the file cannot be read, or is no image; as `decode`.
+    """
+    try:
+        with open_image(BytesIO(file) if isinstance(file, bytes) else file) as image:
+            if image.format == "TIFF":
+                # Pillow turns TIFF files itself, and gives the upright size from the start.
+                orientation = _known(image.tag_v2.get(_ORIENTATION_TAG, 1))
+                return Header(image.height, image.width, orientation)
+            if image.format == "PNG" and _orientation_follows_pixels(image):
+                image.load()
+            orientation, (width, height) = _orientation(image), image.size
+    except UserError:
+        raise
+    except Exception:
+        # `decode` has the right message for such a file.
+        height, width = decode(file, name=name).shape[:2]
+        return Header(height, width, 1)
+    return Header(*((width, height) if orientation >= 5 else (height, width)), orientation)
+
+
+def _orientation_follows_pixels(image: Image.Image) -> bool:
+    """Whether a PNG file may have its orientation after its pixels, where few programs put it."""
+    file = image.fp
+    place = file.tell()
+    pixels_seen = found = False
+    file.seek(8)
+    while not found and len(head := file.read(8)) == 8:
+        kind = head[4:]
+        pixels_seen |= kind == b"IDAT"
+        length = int.from_bytes(head[:4], "big")
+        start = file.read(min(length, 32)) if kind in _PNG_TEXTS else b""
+        found = pixels_seen and (kind == b"eXIf" or start.startswith(_PNG_PROFILES))
+        file.seek(length - len(start) + 4, os.SEEK_CUR)
+    file.seek(place)
+    return found
 
 
 def open_image(file: BytesIO | str | os.PathLike[str]) -> Image.Image:
@@ -181,10 +247,15 @@ def _orientation(image: Image.Image) -> int:
     if not any(key in image.info for key in _METADATA):
         return 1
     try:
-        return image.getexif().get(_ORIENTATION_TAG, 1)
+        return _known(image.getexif().get(_ORIENTATION_TAG, 1))
     except Exception:
         # Damaged metadata does not affect the pixels.
         return 1
+
+
+def _known(orientation: object) -> int:
+    """The number if EXIF knows it, else 1."""
+    return orientation if orientation in _UPRIGHT else 1
 
 
 def _upright(image: Image.Image, orientation: int) -> Image.Image:

@@ -60,10 +60,15 @@ class Settings:
             of one track. If given, the split `eval` is held out by whole groups.
         holdout_fraction: the fraction of each class's files or groups that is held out of the
             training files if the data set has no evaluation split of its own.
+        keep_bad_images: whether image files that are missing or cannot be read stay in the source,
+            to be found by `find_bad_images`; else they are refused when it is opened, where the
+            format knows them.
         data_dir: the folder of prepared TFDS data sets; None for TFDS's own default.
         class_names: the names of a mask's classes, in the order of their values.
         label_values: the values of the classes in mask files, if not 0, 1, 2, ...
         ignore_labels: the values of ignored pixels, besides 255.
+        label_colors: the table of the colours of coloured masks: a file, or `voc`. The position of
+            a colour is its value.
         eval_folders, test_folders: the folders of masked images that are held out of training.
         test_every: N: rows N, 2N, 3N, ... of a table of tagged images are its split `test`.
         patch_size: the side in pixels of the tagged patches into which masked images are cut.
@@ -75,10 +80,12 @@ class Settings:
     draft_size: int | None = None
     holdout_groups: str | None = None
     holdout_fraction: float = 0.1
+    keep_bad_images: bool = False
     data_dir: str | os.PathLike[str] | None = None
     class_names: tuple[str, ...] = ()
     label_values: tuple[int, ...] = ()
     ignore_labels: tuple[int, ...] = ()
+    label_colors: str | None = None
     eval_folders: tuple[str, ...] = ()
     test_folders: tuple[str, ...] = ()
     test_every: int | None = None
@@ -91,7 +98,12 @@ class Settings:
 
 
 class Subset:
-    """The examples of a source at the given indices, in that order."""
+    """The examples of a source at the given indices, in that order.
+
+    Attributes:
+        notices: the source's, if it has some.
+        labels, files: those of the examples, of sources that know them without reading images.
+    """
 
     def __init__(self, source: Source, indices: Sequence[int]):
         self.source = source
@@ -106,6 +118,20 @@ class Subset:
 
     def describe(self, index: int) -> str:
         return self.source.describe(int(self.indices[index]))
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        return tuple(getattr(self.source, "notices", ()))
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        labels = getattr(self.source, "labels", None)
+        return None if labels is None else labels[self.indices]
+
+    @property
+    def files(self) -> list[str] | None:
+        files = getattr(self.source, "files", None)
+        return None if files is None else [files[index] for index in self.indices.tolist()]
 
     def mask(self, index: int) -> np.ndarray:
         """Return only the mask, for sources that have masks."""

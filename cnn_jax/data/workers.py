@@ -14,7 +14,11 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any
 
+from cnn_jax import memory
 from cnn_jax.errors import UserError
+
+WORKER_BYTES = 200_000_000
+"""The memory that a worker takes before it does anything, most of it for what it imports."""
 
 
 @contextmanager
@@ -32,16 +36,27 @@ def worker_processes(
         A function that submits a call with one argument.
 
     Raises:
-        UserError: a process died.
+        UserError: there is no memory for so many processes, or one died.
     """
+    memory.require(workers * WORKER_BYTES, f"{flag} {workers}", "a smaller number")
     pool = ProcessPoolExecutor(
         workers,
         mp_context=multiprocessing.get_context("spawn"),
         initializer=_start_worker,
         initargs=(function,),
     )
+
+    def submit(argument: Any) -> Future:
+        # A process is started where one is lacking. It inherits what is blocked, so that Ctrl-C
+        # does not end it in the middle of its imports, before it ignores it.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        try:
+            return pool.submit(_call_in_worker, argument)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
     try:
-        yield lambda argument: pool.submit(_call_in_worker, argument)
+        yield submit
     except BrokenProcessPool:
         raise UserError(
             f"{flag} {workers}: a worker process died, perhaps for lack of memory; "
@@ -61,6 +76,7 @@ def _start_worker(function: Callable[[Any], Any]) -> None:
     _worker_function = function
     # Signals go to whole process groups. The parent handles them, and may still need results.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     signal.signal(signal.SIGTERM, lambda *_: threading.Timer(30, os._exit, (0,)).start())
     # A killed parent cannot end its processes.
     threading.Thread(target=_end_with_parent, daemon=True).start()

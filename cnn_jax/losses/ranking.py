@@ -110,7 +110,7 @@ def focal(logits: Scores, labels: Labels, gamma: float = 2.0) -> Float[Array, " 
 def _hinges(logits: Scores, labels: Labels) -> Float[Array, "labels labels"]:
     """Compute ``max(0, 1 - score_i + score_k)`` where label i is present and k absent; else 0."""
     scores = at_least_float32(logits)
-    present = labels > 0
+    present = labels.astype(jnp.float32) > 0
     pairs = present[:, None] & ~present[None, :]
     margins = 1.0 - scores[:, None] + scores[None, :]
     return jnp.where(pairs, jnp.maximum(margins, 0.0), 0.0)
@@ -122,7 +122,8 @@ def _estimated_ranks(
     """Compute floor((labels - 1) / s) for each label; s is the first violating draw. Else 0."""
     count = labels.shape[0]
     # A random order of the absent labels for each label: draws without replacement.
-    chance = jnp.where((labels > 0)[None, :], 2.0, jax.random.uniform(key, violated.shape))
+    present = labels.astype(jnp.float32) > 0
+    chance = jnp.where(present[None, :], 2.0, jax.random.uniform(key, violated.shape))
     order = jnp.argsort(chance, axis=1)
     drawn = jnp.take_along_axis(violated, order, axis=1)
     draws = 1 + jnp.argmax(drawn, axis=1)

@@ -36,7 +36,8 @@ def pixel_cross_entropy(
         per_pixel *= jnp.take(class_weights, labels, mode="clip")
     if pixel_weights is not None:
         per_pixel *= pixel_weights
-    return jnp.sum(per_pixel, where=counted) / jnp.maximum(jnp.sum(counted), 1)
+    pixels = jnp.maximum(jnp.sum(counted), 1).astype(per_pixel.dtype)
+    return jnp.sum(per_pixel, where=counted) / pixels
 
 
 def dice_loss(
@@ -67,5 +68,6 @@ def dice_loss(
     # Only classes in the mask are used; their denominators are at least 1.
     present = pixels > 0
     sizes = jnp.where(present, jnp.sum(probabilities, axis=(0, 1)) + pixels, 1.0)
-    loss = jnp.sum(1.0 - 2.0 * overlap / sizes, where=present) / jnp.maximum(jnp.sum(present), 1)
+    count = jnp.maximum(jnp.sum(present), 1).astype(sizes.dtype)
+    loss = jnp.sum(1.0 - 2.0 * overlap / sizes, where=present) / count
     return jnp.where(legal, loss, jnp.nan)

@@ -16,7 +16,7 @@ Pixel and Rand error are array operations; the Rand error runs in JAX on the hos
 
 References:
     Arganda-Carreras et al., "Crowdsourcing the creation of image segmentation algorithms for
-    connectomics", Frontiers in Neuroanatomy 2015
+    connectomics", Frontiers in Neuroanatomy 2015; its program is in Fiji's Trainable Segmentation
 """
 
 from collections import deque
@@ -38,25 +38,56 @@ def pixel_error(
 def rand_error(
     predicted: Int[Array, "height width"], truth: Int[Array, "height width"]
 ) -> Float[Array, ""]:
-    """Compute one minus the F-score of the pairs of pixels, within the true cells.
+    """Compute the foreground-restricted Rand error: `error_of_pairs` of one image.
 
-    A pair of pixels counts as right where both pixels are of one cell in both. Precision is the
-    share of the pairs of one predicted cell that are of one true cell, recall the other way round.
-    Pixels of the true background are left out; predicted background within a true cell is one
-    segment more, as in scikit-image's `adapted_rand_error`.
+    Args:
+        predicted, truth: the number of each pixel's cell, 0 for the background (see `cells`).
+    """
+    return error_of_pairs(rand_pairs(predicted, truth))
+
+
+def rand_pairs(
+    predicted: Int[Array, "height width"], truth: Int[Array, "height width"]
+) -> Int[Array, " 3"]:
+    """Count the pairs of pixels in one segment, of the pixels within the true cells.
+
+    Pixels of the true background are left out. Each pixel of predicted background within a true
+    cell is a segment of its own, so that a thicker membrane costs as many pairs as it has pixels,
+    not those of a further cell. As in the challenge's program, pairs are ordered, and a pixel is
+    a pair with itself.
 
     Args:
         predicted, truth: the number of each pixel's cell, 0 for the background (see `cells`).
 
     Returns:
-        From 0 to 1; 0 where the truth has no pair of pixels in one cell and neither has the
-        prediction.
+        The pairs in one segment of both, of the prediction, and of the truth. Those of several
+        images add up.
     """
     inside, wide = truth > 0, jnp.result_type(int)
     predicted, truth = predicted.astype(wide), truth.astype(wide)
-    both = _pairs(truth * (jnp.max(predicted) + 1) + predicted, inside)
-    total = _pairs(truth, inside) + _pairs(predicted, inside)
+    alone = jnp.max(predicted) + 1 + jnp.arange(predicted.size, dtype=wide)
+    segments = jnp.where(predicted > 0, predicted, alone.reshape(predicted.shape))
+    both = truth * (jnp.max(segments) + 1) + segments
+    return jnp.stack([_pairs(each, inside) for each in (both, segments, truth)])
+
+
+def error_of_pairs(pairs: Int[Array, " 3"]) -> Float[Array, ""]:
+    """Compute the Rand error of one or several images' `rand_pairs`.
+
+    It is one minus the F-score, with the share of the pairs of one predicted segment that are of
+    one true cell as precision, and the other way round as recall. The challenge takes the best of
+    several thresholds on the probability of a cell; here the prediction is what it is. It is not
+    `adapted_rand_error` of scikit-image, which holds predicted background for one segment.
+
+    Args:
+        pairs: the sum of `rand_pairs` over the images, as the challenge's program adds them.
+
+    Returns:
+        From 0 to 1; 0 where the truth has no cell.
+    """
+    both, predicted, true = pairs
     # 2 P R / (P + R) with P = both / pairs of the prediction and R = both / pairs of the truth.
+    total = predicted + true
     return jnp.where(total > 0, 1 - 2 * both / jnp.maximum(total, 1), 0.0)
 
 
@@ -104,12 +135,15 @@ def cells(foreground: Bool[np.ndarray, "height width"]) -> Int[np.ndarray, "heig
 def _pairs(
     segments: Int[Array, "height width"], counted: Bool[Array, "height width"]
 ) -> Int[Array, ""]:
-    """The number of ordered pairs of different pixels in one segment, of the pixels that count."""
+    """The number of ordered pairs of pixels in one segment, of the pixels that count.
+
+    A pixel is a pair with itself.
+    """
     ordered = jnp.sort(jnp.where(counted, segments, -1).ravel())
     begins = jnp.append(jnp.zeros(1, bool), ordered[1:] != ordered[:-1])
     numbers = jnp.cumsum(begins)
     sizes = jnp.zeros_like(ordered).at[numbers].add((ordered >= 0).astype(ordered.dtype))
-    return jnp.sum(sizes * (sizes - 1))
+    return jnp.sum(sizes * sizes)
 
 
 # The weight of each pixel of a 3 x 3 window in the number of its pattern.

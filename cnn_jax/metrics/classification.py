@@ -99,7 +99,7 @@ def calibration_bins(
     return CalibrationBins(
         count=member,
         confidence=jnp.where(member == 1, confidence, 0.0),
-        correct=member * (jnp.argmax(probabilities) == label),
+        correct=jnp.where(jnp.argmax(probabilities) == label, member, 0),
     )
 
 

@@ -89,8 +89,8 @@ def boundary_f1(
     f1 = jnp.where(in_prediction | in_truth, f1, 1.0)
     classes = jnp.arange(num_classes)[:, None, None]
     present = jnp.any(mask[None] == jnp.broadcast_to(classes, (num_classes, 1, 1)), axis=(1, 2))
-    any_present = jnp.any(present)
-    return jnp.sum(f1, where=present) / jnp.maximum(jnp.sum(present), 1), any_present
+    count = jnp.sum(present, dtype=f1.dtype)
+    return jnp.sum(f1, where=present) / jnp.maximum(count, 1), jnp.any(present)
 
 
 def class_boundaries(

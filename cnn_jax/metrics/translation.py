@@ -3,13 +3,14 @@
 BLEU and chrF count n-grams of text, which are no array operations; sacrebleu does it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import regex
 from jaxtyping import Array, Bool, Float, Int
 from sacrebleu.metrics import BLEU, CHRF
 
@@ -47,13 +48,40 @@ def perplexity(log_probability: float, tokens: float) -> float:
         return float(np.exp(-log_probability / tokens))
 
 
+# Letters of scripts that put no spaces between words, Chinese apart.
+_UNSPACED = regex.compile(r"[\p{Line_Break=Complex_Context}\p{Hiragana}\p{Katakana}\p{Tibetan}]")
+_CHINESE = regex.compile(r"\p{Han}")
+_LETTER = regex.compile(r"\p{Alphabetic}")
+# BLEU counts n-grams of up to this many units.
+_LONGEST = 4
+
+
+def tokenizer_for(references: Iterable[str]) -> str:
+    """Choose sacrebleu's tokenizer by the script of the references, as `TextMetrics.tokenize`.
+
+    `13a`, the field's own for most languages, sees one word in a sentence without spaces. So `zh`
+    serves where most letters are Chinese, and `char` where most are of Japanese (with kana), Thai,
+    Lao, Khmer, Burmese or Tibetan.
+    """
+    letters = chinese = unspaced = 0
+    for text in references:
+        letters += len(_LETTER.findall(text))
+        chinese += len(_CHINESE.findall(text))
+        unspaced += len(_UNSPACED.findall(text))
+    if 2 * (chinese + unspaced) <= letters:
+        return "13a"
+    # Japanese texts have more kana than Chinese characters, or nearly as many; Chinese ones none.
+    return "char" if 5 * unspaced > chinese else "zh"
+
+
 @dataclass(frozen=True)
 class TextMetrics:
     """BLEU (Papineni et al. 2002) and chrF (Popović 2015) of whole texts, by sacrebleu.
 
     Attributes:
         tokenize: the units that BLEU counts: `13a` words of most languages, `zh` Chinese characters
-            beside other languages' words, `char` characters, `none` words between spaces.
+            beside other languages' words, `char` characters, `none` words between spaces. See
+            `tokenizer_for`.
         lowercase: ignores case.
 
     References:
@@ -65,23 +93,30 @@ class TextMetrics:
     lowercase: bool = False
 
     def scores(self, hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-        """Compute `bleu` and `chrf`, from 0 to 100."""
+        """Compute `bleu` and `chrf`, from 0 to 100.
+
+        BLEU counts n-grams of one to four units. Where no reference has four, even a copy would
+        have a BLEU of zero: there it counts the lengths that exist (`eff:yes` in its signature).
+        """
         return {
-            "bleu": self._bleu().corpus_score(hypotheses, [references]).score,
+            "bleu": self._bleu(references).corpus_score(hypotheses, [references]).score,
             "chrf": self._chrf().corpus_score(hypotheses, [references]).score,
         }
 
-    def signatures(self) -> dict[str, str]:
+    def signatures(self, references: Sequence[str]) -> dict[str, str]:
         """The signatures by which sacrebleu says how it counted, by metric."""
         signatures = {}
-        for name, metric in (("bleu", self._bleu()), ("chrf", self._chrf())):
+        for name, metric in (("bleu", self._bleu(references)), ("chrf", self._chrf())):
             metric.corpus_score(["a"], [["a"]])  # The signature exists once it has counted.
             signatures[name] = str(metric.get_signature())
         return signatures
 
-    def _bleu(self) -> BLEU:
+    def _bleu(self, references: Sequence[str]) -> BLEU:
         # `force`: the texts are detokenised already where they should be.
-        return BLEU(tokenize=self.tokenize, lowercase=self.lowercase, force=True)
+        options = {"tokenize": self.tokenize, "lowercase": self.lowercase, "force": True}
+        units = BLEU(**options).tokenizer
+        short = all(len(units(text).split()) < _LONGEST for text in references)
+        return BLEU(**options, effective_order=short)
 
     def _chrf(self) -> CHRF:
         return CHRF(lowercase=self.lowercase)

@@ -92,11 +92,22 @@ class Conv(nn.Module):
 # apart, so that weights of libraries that flatten maps in another order can be told apart too.
 MapDense = partial(nn.DenseGeneral, axis=(-3, -2, -1))
 
-# Batch normalisation (Ioffe & Szegedy 2015), statistics in float32. A momentum of 0.9 for the old
-# statistics is torch's 0.1 for the new ones; the running variance is the batch's own, where torch
-# keeps the unbiased n / (n - 1) of it. Call with `use_running_average=not train` and, to average
-# the batch's statistics over mapped devices, `axis_name`.
-BatchNorm = partial(nn.BatchNorm, momentum=BATCH_NORM_MOMENTUM, epsilon=1e-5)
+
+class BatchNorm(nn.BatchNorm):
+    """Batch normalisation (Ioffe & Szegedy 2015), statistics in float32.
+
+    A momentum of 0.9 for the old statistics is torch's 0.1 for the new ones. The running variance
+    is the batch's own, where torch keeps the unbiased n / (n - 1) of it. Call with
+    `use_running_average=not train` and, to average the batch's statistics over mapped devices,
+    `axis_name`.
+    """
+
+    momentum: float = BATCH_NORM_MOMENTUM
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Array:
+        # flax mixes the input, which may be bfloat16, with its statistics.
+        with jax.numpy_dtype_promotion("standard"):
+            return super().__call__(*args, **kwargs)
 
 
 def on_axis(module: nn.Module, axis_name: str | None) -> nn.Module:

@@ -57,7 +57,8 @@ def masked_softmax(
     peak = jnp.max(scores, axis=-1, keepdims=True, initial=-jnp.inf, where=mask)
     peak = lax.stop_gradient(jnp.where(jnp.isfinite(peak), peak, 0.0))
     # Mask before the exponential too: 0 x inf would give NaN in the gradient.
-    powers = jnp.exp(jnp.where(mask, scores - peak, 0.0)) * mask
+    powers = jnp.exp(jnp.where(mask, scores - peak, 0.0))
+    powers *= mask.astype(powers.dtype)
     # The largest power is 1, so the bound applies only to an empty mask.
     return powers / jnp.maximum(jnp.sum(powers, axis=-1, keepdims=True), 0.5)
 

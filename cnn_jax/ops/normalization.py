@@ -4,6 +4,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from cnn_jax.ops.precision import at_least_float32
+
 
 def local_response_norm(
     x: Float[Array, "batch height width channels"],
@@ -26,6 +28,7 @@ def local_response_norm(
         divide_by_size: whether the window is averaged, as in torch and Caffe, and not summed as in
             the paper; alpha is then `size` times the paper's.
     """
+    wide = at_least_float32(x)
     squares = jnp.square(x.astype(jnp.float32))
     window = lax.reduce_window(
         squares,
@@ -36,4 +39,4 @@ def local_response_norm(
         ((0, 0), (0, 0), (0, 0), (size // 2, (size - 1) // 2)),
     )
     scale = k + (alpha / size if divide_by_size else alpha) * window
-    return (x * scale**-beta).astype(x.dtype)
+    return (wide * (scale**-beta).astype(wide.dtype)).astype(x.dtype)

@@ -6,4 +6,4 @@ from jaxtyping import Array, Float
 
 def at_least_float32(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """Widen bfloat16 and float16 to float32; leave float32 and float64 as they are."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x.astype(jnp.float32) if x.dtype.itemsize < 4 else x

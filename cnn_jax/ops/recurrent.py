@@ -92,4 +92,4 @@ def run(
 
     along = (jnp.moveaxis(inputs, -2, 0), jnp.moveaxis(mask, -1, 0))
     state, states = jax.lax.scan(step, state, along, reverse=reverse)
-    return state, jnp.moveaxis(states, 0, -2) * mask[..., None]
+    return state, jnp.moveaxis(states, 0, -2) * mask[..., None].astype(states.dtype)

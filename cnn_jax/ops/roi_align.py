@@ -70,11 +70,11 @@ def _axis_weights(
     most = sampling_ratio or math.ceil(length / bins)
     # As many samples as torchvision takes: none in a bin without size.
     samples = jnp.clip(jnp.ceil(bin_size), 0, most) if sampling_ratio is None else float(most)
-    steps, divisor = jnp.arange(most), jnp.maximum(samples, 1.0)
+    steps, divisor = jnp.arange(most, dtype=jnp.float32), jnp.maximum(samples, 1.0)
     within = (steps + 0.5) * bin_size / divisor
-    places = start + jnp.arange(bins)[:, None] * bin_size + within[None]
+    places = start + jnp.arange(bins, dtype=jnp.float32)[:, None] * bin_size + within[None]
     counted = (places >= -1) & (places <= length) & (steps < samples)[None]
-    cells = jnp.arange(length)[None, None]
+    cells = jnp.arange(length, dtype=jnp.float32)[None, None]
     distance = jnp.abs(jnp.clip(places, 0, length - 1)[..., None] - cells)
     weights = jnp.where(counted[..., None], jnp.maximum(1.0 - distance, 0.0), 0.0)
     return jnp.sum(weights, axis=1) / divisor

@@ -107,7 +107,7 @@ def beam(step: Step, state: Any, maximum: int, width: int, length_penalty: float
 
     begin = (jnp.zeros((), jnp.int32), states, last, words, weights, scores)
     _, _, last, words, weights, scores = jax.lax.while_loop(going_on, advance, begin)
-    lengths = jnp.sum(words != PAD, axis=-1)
+    lengths = jnp.sum(words != PAD, axis=-1, dtype=scores.dtype)
     ranked = scores / jnp.maximum(lengths, 1) ** length_penalty
     ended = (last == END) & (scores > -jnp.inf)
     ranked = jnp.where(ended | ~jnp.any(ended), ranked, -jnp.inf)

@@ -77,14 +77,14 @@ def _samples(
     before = round_half_away((first - start) * scale)
     # The parts are rounded separately, so they may be a pixel longer than the whole.
     covered = jnp.minimum(round_half_away((last - first) * scale), size - before)
-    number = jnp.arange(size) - before
+    number = jnp.arange(size, dtype=before.dtype) - before
     place = first - 0.5 + (number + 0.5) * (last - first) / jnp.maximum(covered, 1.0)
     # The clipped box's outermost pixels are repeated, not blended with those beyond it.
     place = jnp.clip(place, first, jnp.maximum(last - 1, first))
-    low = jnp.clip(jnp.floor(place), 0, length - 1).astype(jnp.int32)
-    high = jnp.minimum(low + 1, jnp.maximum(last - 1, 0)).astype(jnp.int32)
+    low = jnp.clip(jnp.floor(place), 0, length - 1)
+    high = jnp.minimum(low + 1, jnp.maximum(last - 1, 0))
     inside = (number >= 0) & (number < covered)
-    return _Samples(low, high, place - low, inside)
+    return _Samples(low.astype(jnp.int32), high.astype(jnp.int32), place - low, inside)
 
 
 def _blend(

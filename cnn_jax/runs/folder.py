@@ -151,6 +151,29 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def result_step(directory: Path) -> int:
+    """Read the step of the last complete evaluation; -1 where none is, or its file is damaged."""
+    try:
+        step = read_object(directory / RESULT_FILE, missing_ok=True).get("step")
+    except UserError:
+        return -1
+    return step if isinstance(step, int) else -1
+
+
+def evaluated(directory: Path, step: int, split: str = "eval") -> bool:
+    """Tell whether a run's evaluation of a step is complete: its row, its page and its result.
+
+    The result is written last (see `cnn_jax.runs.log.RunLog`).
+
+    Raises:
+        UserError: the rows cannot be read.
+    """
+    path = directory / METRICS_FILE
+    if not path.exists() or result_step(directory) < step:
+        return False
+    return any((row["step"], row["split"]) == (step, split) for row in read_rows(path))
+
+
 def _row_problem(row: Any) -> str | None:
     """Return the reason why a parsed line is not a report; None if it is one."""
     if not isinstance(row, dict):

@@ -10,7 +10,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -31,6 +31,7 @@ from cnn_jax.runs.folder import (
     RESULT_FILE,
     read_object,
     read_rows,
+    result_step,
 )
 from cnn_jax.runs.names import in_order, metric, show
 
@@ -54,15 +55,16 @@ class RunLog:
                 if step % 100 == 0:
                     log.report(step, "train", {"loss": loss, "examples_per_second": rate})
 
-    A row is on disk when `report` returns. A checkpoint saved after its step's reports is
-    therefore never ahead of the rows.
+    A row is on disk when `report` returns. `write_result` comes last of an evaluation, after its
+    row, pictures and page: `folder.evaluated` then tells a resumed run that nothing is missing.
 
     Args:
         directory: the run's folder; created if missing.
         total_steps: the last step of the run.
         resumed_step: the step of the checkpoint that the run continues from. Later rows and a cut
             last line are removed, so that the file equals that of an uninterrupted run except for
-            the `TIMING_KEYS`. None starts a new run.
+            the `TIMING_KEYS`. A row that is reported again takes the place of the earlier one.
+            None starts a new run.
         appended: whether rows are appended to those of an earlier run, whatever their steps, as
             a repeated evaluation needs.
         console: the console for lines and the bar; standard error by default.
@@ -96,6 +98,7 @@ class RunLog:
         self._events = None
         self._progress = None
         self._task = None
+        self._repeated: set[tuple[int, str]] = set()  # rows that a resumed run may write again
         if not enabled:
             return
         self.console = console or Console(stderr=True)
@@ -105,7 +108,7 @@ class RunLog:
         if resumed_step is not None:
             self._rewind(resumed_step)
         elif appended:
-            self._mend()
+            self._start_from(self._whole_rows())
         elif metrics.exists() and metrics.stat().st_size:
             raise UserError(
                 f"{self.directory}: already holds a run; continue it with --resume, "
@@ -176,8 +179,6 @@ class RunLog:
     def report(self, step: int, split: str, metrics: Mapping[str, Any]) -> None:
         """Append one row to `metrics.jsonl` and TensorBoard, and print it.
 
-        A row of any split but `"train"` is an evaluation and becomes `result.json` too.
-
         Args:
             step: number of updates made so far.
             split: `"train"`, `"eval"` or `"test"`.
@@ -190,15 +191,16 @@ class RunLog:
         row = {"step": int(step), "split": split, **metrics}
         row["seconds"] = round(self._earlier_seconds + self._clock() - self._start, 3)
         path = self.directory / METRICS_FILE
+        if (step, split) in self._repeated:
+            self._repeated.remove((step, split))
+            self._write_rows(kept for kept in self._whole_rows() if _place(kept) != (step, split))
         with files.writing(path), path.open("a", encoding="utf-8") as file:
             file.write(_dump(row) + "\n")
         self._write_events(step, split, metrics)
-        if split != "train":
-            self.write_result(step, split, metrics)
         self._show(step, split, metrics)
 
     def write_result(self, step: int, split: str, metrics: Mapping[str, Any]) -> None:
-        """Replace `result.json`."""
+        """Replace `result.json` by an evaluation whose row, pictures and page are written."""
         if self.enabled:
             result = {"step": int(step), "split": split, **plain(metrics)}
             _write_json(self.directory / RESULT_FILE, result)
@@ -218,19 +220,28 @@ class RunLog:
         if self.enabled:
             self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    def _mend(self, last_step: int | float = math.inf) -> list[dict[str, Any]]:
-        """Keep the whole rows up to a step, and continue the clock from them."""
+    def _whole_rows(self) -> list[dict[str, Any]]:
+        """Read the rows that are there."""
         path = self.directory / METRICS_FILE
-        rows = [row for row in read_rows(path) if row["step"] <= last_step] if path.exists() else []
-        files.replace(path, "".join(_dump(row) + "\n" for row in rows))
+        return read_rows(path) if path.exists() else []
+
+    def _write_rows(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        files.replace(self.directory / METRICS_FILE, "".join(_dump(row) + "\n" for row in rows))
+
+    def _start_from(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write the rows back that are kept, and continue the clock from them."""
+        self._write_rows(rows)
         self._earlier_seconds = max((row.get("seconds", 0.0) for row in rows), default=0.0)
-        return rows
 
     def _rewind(self, step: int) -> None:
         """Restore the rows, the result and the clock of the moment when `step` was saved."""
-        rows = self._mend(step)
-        evaluations = [row for row in rows if row["split"] != "train"]
         result = self.directory / RESULT_FILE
+        complete = result_step(self.directory)
+        rows = [row for row in self._whole_rows() if row["step"] <= step]
+        self._start_from(rows)
+        self._repeated = {_place(row) for row in rows}
+        # An evaluation that was cut short has a row, and no result.
+        evaluations = [row for row in rows if row["split"] != "train" and row["step"] <= complete]
         if evaluations:
             last = {key: value for key, value in evaluations[-1].items() if key != "seconds"}
             _write_json(result, last)
@@ -325,6 +336,10 @@ def plain(value: Any) -> Any:
     if isinstance(value, np.generic) and jnp.issubdtype(value.dtype, jnp.floating):
         return plain(float(str(value)))
     return getattr(value, "__name__", None) or str(value)
+
+
+def _place(row: Mapping[str, Any]) -> tuple[int, str]:
+    return row["step"], row["split"]
 
 
 def _dump(value: Any) -> str:

@@ -12,6 +12,9 @@ altered after the rename. A damaged checkpoint is skipped in favour of the one b
 
 Arrays are stored with their global shape, independent of the number of devices, and placed on
 restore as the caller asks.
+
+Beside the state a checkpoint may hold the sums of an interval of reports that had not ended when it
+was saved, as `interval/...`. They are no part of the state: `restore` and `leaves` pass them over.
 """
 
 import contextlib
@@ -24,6 +27,7 @@ import re
 import shutil
 import sys
 import time
+import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -37,15 +41,23 @@ from flax import traverse_util
 from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
+from cnn_jax import files
 from cnn_jax.errors import UserError
 
 # The suffix of a folder's name while Orbax writes it.
 _UNFINISHED = ".orbax-checkpoint-tmp"
 
+# What an event loop says that ends with operations that nobody waits for, or is not whole because
+# the process may open no more files.
+_ABANDONED = ("Event loop is closed", "no attribute '_ssock'")
+
+# The top-level entry of the sums that are saved beside the state.
+_INTERVAL = "interval"
+
 # The operating system's messages when it refuses to read or write.
 _REFUSALS = tuple(
     os.strerror(getattr(errno, name))
-    for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO")
+    for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO", "EMFILE", "ENFILE")
 )
 
 
@@ -56,12 +68,21 @@ class _DamagedError(Exception):
     """A checkpoint's files do not hold what was saved; the message says what is wrong with them."""
 
 
-def save(directory: str | os.PathLike, step: int, state: PyTree, *, keep: int | None = 3) -> None:
+def save(
+    directory: str | os.PathLike,
+    step: int,
+    state: PyTree,
+    *,
+    keep: int | None = 3,
+    scheduled: Callable[[int], bool] = lambda _: True,
+    interval: PyTree = None,
+) -> None:
     """Write `state` as the checkpoint of `step`, and return when it is whole.
 
     The checkpoint appears under its name in one rename. Only then are others removed: all but the
-    newest `keep`, and those of later steps, which the run abandoned when it went back. The same
-    state saved twice at one step is written once.
+    newest `keep`, those that a stop left between the scheduled ones, and those of later steps,
+    which the run abandoned when it went back. So a run that was stopped ends with the checkpoints
+    of one that was not. The same state saved twice at one step is written once.
 
     With several processes, every process calls this, the first one writes, and all return or raise
     together.
@@ -71,6 +92,9 @@ def save(directory: str | os.PathLike, step: int, state: PyTree, *, keep: int | 
       step: The number of finished training steps, which names the checkpoint.
       state: A pytree of arrays. With several processes, each array must be fully replicated.
       keep: The number of checkpoints to keep, at least 1; None keeps all.
+      scheduled: Tells whether a step is one at which the run saves of itself. Of the other steps
+        only the newest is kept, besides `keep`; by default all are scheduled.
+      interval: The sums since the last report, a pytree of arrays likewise; see `interval`.
 
     Raises:
       UserError: The files cannot be written (full disk, quota, missing permission).
@@ -82,8 +106,12 @@ def save(directory: str | os.PathLike, step: int, state: PyTree, *, keep: int | 
     failure = None
     if jax.process_index() == 0:
         try:
-            _save_locally(directory, step, _leaves_by_path(jax.device_get(state)))
-            _prune(directory, step, keep)
+            arrays = _leaves_by_path(jax.device_get(state))
+            sums = _leaves_by_path(jax.device_get(interval))
+            arrays |= {f"{_INTERVAL}/{path}": array for path, array in sums.items()}
+            _save_locally(directory, step, arrays)
+            with files.writing(directory):
+                _prune(directory, step, keep, scheduled)
         except Exception as error:
             failure = error
     if any(_gather(failure is not None)):
@@ -143,6 +171,47 @@ def restore(
     return jax.tree.unflatten(jax.tree.structure(like), placed), read_step
 
 
+def interval(directory: str | os.PathLike, step: int) -> dict[str, Any]:
+    """Read the sums that were saved beside the state of `step`, as nested dicts of NumPy arrays.
+
+    It is empty where none were saved.
+
+    Raises:
+      UserError: There is no such checkpoint, or it is damaged.
+    """
+
+    def read(path: Path) -> dict[str, np.ndarray]:
+        stored = {name: _spec(entry) for name, entry in _read_manifest(path).items()}
+        wanted = {name: leaf for name, leaf in stored.items() if _of_interval(name)}
+        return _read(path, wanted, only=(_INTERVAL,)) if wanted else {}
+
+    arrays, _, _ = _newest_whole(Path(directory).absolute(), step, read)
+    return _nested(arrays).get(_INTERVAL, {})
+
+
+def tidy(
+    directory: str | os.PathLike,
+    step: int,
+    *,
+    keep: int | None = 3,
+    scheduled: Callable[[int], bool] = lambda _: True,
+) -> None:
+    """Finish the removals that a killed `save` of `step` or an earlier one left undone.
+
+    Only the first process does anything. Damaged checkpoints after `step` are left until the next
+    save.
+
+    Raises:
+      UserError: The folder cannot be written.
+    """
+    directory = Path(directory).absolute()
+    if jax.process_index() == 0 and directory.exists():
+        with files.writing(directory):
+            _remove_leftovers(directory)
+            if steps(directory)[-1:] == (step,):
+                _prune(directory, step, keep, scheduled)
+
+
 def leaves(
     directory: str | os.PathLike, step: int | None = None
 ) -> dict[str, jax.ShapeDtypeStruct]:
@@ -155,7 +224,7 @@ def leaves(
       UserError: There is no such checkpoint, or its manifest is damaged.
     """
     manifest, _, _ = _newest_whole(Path(directory).absolute(), step, _read_manifest)
-    return {path: _spec(entry) for path, entry in manifest.items()}
+    return {path: _spec(entry) for path, entry in manifest.items() if not _of_interval(path)}
 
 
 def steps(directory: str | os.PathLike) -> tuple[int, ...]:
@@ -214,13 +283,14 @@ def _save_locally(directory: Path, step: int, arrays: Mapping[str, np.ndarray]) 
     )
 
 
-def _prune(directory: Path, step: int, keep: int | None) -> None:
-    """Remove the checkpoints after `step` and all but the newest `keep` up to it."""
+def _prune(directory: Path, step: int, keep: int | None, scheduled: Callable[[int], bool]) -> None:
+    """Remove the checkpoints that `save` says, of all but `step`."""
     present = steps(directory)
-    earlier = [other for other in present if other <= step]
-    later = [other for other in present if other > step]
-    for other in later + (earlier[:-keep] if keep is not None else []):
-        _remove(directory / str(other))
+    regular = [other for other in present if other <= step and scheduled(other)]
+    kept = {step, *(regular if keep is None else regular[-keep:])}
+    for other in present:
+        if other not in kept:
+            _remove(directory / str(other))
 
 
 def _remove(path: Path) -> None:
@@ -298,7 +368,8 @@ def _read(
         if only is None or name.split("/")[0] in only
     }
     stored = {name: _spec(entry) for name, entry in manifest.items()}
-    _check_same_leaves(path, stored, wanted)
+    own = {name: leaf for name, leaf in stored.items() if only or not _of_interval(name)}
+    _check_same_leaves(path, own, wanted)
     arrays = _read_arrays(path, stored)
     for name, entry in manifest.items():
         if _manifest_entry(arrays[name]) != entry:
@@ -345,7 +416,8 @@ def _holds(path: Path, manifest: Mapping[str, Any]) -> bool:
     try:
         if _read_manifest(path) != manifest:
             return False
-        _read(path, {name: _spec(entry) for name, entry in manifest.items()}, only=None)
+        own = {name: entry for name, entry in manifest.items() if not _of_interval(name)}
+        _read(path, {name: _spec(entry) for name, entry in own.items()}, only=None)
     except _DamagedError:
         return False
     return True
@@ -428,6 +500,11 @@ def _manifest_checksum(manifest: Mapping[str, Any]) -> int:
     return zlib.crc32(json.dumps(manifest, sort_keys=True).encode())
 
 
+def _of_interval(path: str) -> bool:
+    """Tell whether a leaf belongs to the sums beside the state."""
+    return path.startswith(f"{_INTERVAL}/")
+
+
 def _spec(entry: Mapping[str, Any]) -> jax.ShapeDtypeStruct:
     """Return the shape and dtype of a manifest's entry."""
     return jax.ShapeDtypeStruct(tuple(entry["shape"]), jnp.dtype(entry["dtype"]))
@@ -469,6 +546,7 @@ def _quiet_orbax() -> Iterator[None]:
     end later, find their event loop closed, and report this as an exception that nobody can catch.
     Therefore the suppression stays active after a failure.
     """
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     previous_hook = sys.unraisablehook
     if getattr(previous_hook, "func", None) is _report_unraisable:
         yield  # an earlier failure left the suppression active
@@ -491,5 +569,5 @@ def _keep_record(record: logging.LogRecord) -> bool:
 
 def _report_unraisable(report: Callable[[Any], None], unraisable: Any) -> None:
     """Report an uncatchable exception, unless an abandoned read or write raised it."""
-    if "Event loop is closed" not in str(unraisable.exc_value):
+    if not any(text in str(unraisable.exc_value) for text in _ABANDONED):
         report(unraisable)

@@ -1,7 +1,9 @@
 """The loop: batches in, state and rows of metrics out.
 
-Order at a step's end: report, evaluate, save, stop. A run interrupted at any point and resumed goes
-through the same states as one that was not: batch k and every key are functions of (seed, k).
+Order at a step's end: report, save, evaluate, stop. A run interrupted at any point and resumed goes
+through the same states as one that was not: batch k and every key are functions of (seed, k). It
+writes the same rows too: a checkpoint holds the sums of an interval that has not ended, and what
+was due at its step and is not written is written first.
 """
 
 import math
@@ -9,7 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -19,7 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cnn_jax.errors import DivergenceError, UserError
+from cnn_jax.errors import DivergenceError, UserError, check
+from cnn_jax.runs import folder as run_folder
 from cnn_jax.runs.log import RunLog
 from cnn_jax.training import checkpoints, parallel
 from cnn_jax.training.state import TrainState
@@ -70,6 +73,28 @@ class Plan:
     accumulate: int = 1
     ema_decay: float | None = None
     evaluate_last: bool = True
+
+    def __post_init__(self) -> None:
+        check(self.keep >= 1, "keep", self.keep, "1 or more")
+        for name in ("report_every", "evaluate_every", "checkpoint_every"):
+            check(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+
+    def reports(self, step: int) -> bool:
+        """Tell whether the training metrics are reported after `step` updates."""
+        return self._due(step, self.report_every)
+
+    def evaluates(self, step: int) -> bool:
+        """Tell whether the state after `step` updates is evaluated."""
+        if step == self.total_steps and not self.evaluate_last:
+            return False
+        return self._due(step, self.evaluate_every)
+
+    def saves(self, step: int) -> bool:
+        """Tell whether the state after `step` updates is saved, even if nothing stops the run."""
+        return self._due(step, self.checkpoint_every)
+
+    def _due(self, step: int, every: int) -> bool:
+        return step == self.total_steps or (step > 0 and every > 0 and step % every == 0)
 
 
 @dataclass(frozen=True)
@@ -200,7 +225,9 @@ class Outputs:
     best: Best | None = None
 
 
-def train(state: TrainState, training: Training, outputs: Outputs, key: jax.Array) -> TrainState:
+def train(
+    state: TrainState, training: Training, outputs: Outputs, key: jax.Array
+) -> tuple[TrainState, bool]:
     """Train from `state.step` to the plan's end, or until SIGTERM or Ctrl-C asks to stop.
 
     Args:
@@ -209,9 +236,15 @@ def train(state: TrainState, training: Training, outputs: Outputs, key: jax.Arra
         outputs: where results go.
         key: the run's root key.
 
+    Returns:
+        The last state, and whether the run has ended: it reached the plan's end, and nothing asked
+        it to stop.
+
     Raises:
         DivergenceError: the loss is not finite; the last good checkpoint is left as it is.
-        UserError: the data cannot be read (the state is saved first), or the disk is full.
+        UserError: the data cannot be read, or the disk is full. Whatever fails between two steps,
+            the state after the last one is saved first, where one process has the run to itself.
+            Several cannot agree on a step then; they save before every evaluation instead.
     """
     task, plan, log = training.task, training.plan, outputs.log
     train_step = parallel.compile_train_step(
@@ -222,34 +255,60 @@ def train(state: TrainState, training: Training, outputs: Outputs, key: jax.Arra
     step = int(state.step)
     saved = step  # A fresh state is a function of the seed, a restored one is on disk already.
     state = parallel.replicate(state)
-    interval = _Interval(task, plan.batch_size)
+    stored = outputs.checkpoints
+    resumed = step in checkpoints.steps(stored)
+    interval = _Interval(
+        task, plan.batch_size, checkpoints.interval(stored, step) if resumed else {}
+    )
 
     def save() -> None:
         nonlocal saved
         interval.check(step)
         if saved != step:
-            checkpoints.save(outputs.checkpoints, step, state, keep=plan.keep)
+            sums = interval.sums
+            checkpoints.save(
+                stored, step, state, keep=plan.keep, scheduled=plan.saves, interval=sums
+            )
             saved = step
 
-    def evaluate_now() -> None:
+    def report_now() -> None:
+        row = interval.row(step)
+        if training.learning_rate is not None:
+            row["learning_rate"] = float(training.learning_rate(step - 1))
+        log.report(step, "train", row)
+        # Only now: where the report fails, the sums are saved with the state.
+        interval.restart()
+
+    def evaluate_now(stop: threading.Event) -> None:
         log.phase("evaluating")
-        evaluation = evaluate(task, evaluation_step, state, training.evaluation_set, watch=watch)
+        batches = _UntilStopped(training.evaluation_set, stop)
+        try:
+            evaluation = evaluate(task, evaluation_step, state, batches, watch=watch)
+        except _StoppedError:
+            return
+        # The row after the state and the result after all: a resumed run sees what is missing.
+        if outputs.best is not None:
+            outputs.best.offer(step, state, evaluation.metrics)
         log.report(step, "eval", evaluation.metrics)
         if outputs.report is not None:
             outputs.report.write(step, evaluation)
-        if outputs.best is not None:
-            outputs.best.offer(step, state, evaluation.metrics)
+        log.write_result(step, "eval", evaluation.metrics)
 
-    with _stop_signals() as stop:
+    with _stop_signals() as stop, _saving_on_failure(save):
+        if resumed:
+            checkpoints.tidy(stored, step, keep=plan.keep, scheduled=plan.saves)
+            if interval.sums is not None and plan.reports(step):
+                report_now()
+            evaluated = log.enabled and run_folder.evaluated(log.directory, step)
+            if plan.evaluates(step) and not parallel.as_first(evaluated):
+                with interval.paused():
+                    evaluate_now(stop)
+        stopping = stop.is_set() and parallel.alone()
         previous = None
         examples = parallel.prefetch(training.batches.iterate(step))
-        while step < plan.total_steps:
+        while step < plan.total_steps and not stopping:
             asked = time.perf_counter()
-            try:
-                _, batch = next(examples)
-            except UserError:
-                save()
-                raise
+            _, batch = next(examples)
             # Where the queued step is done too, the device had nothing to do but wait.
             if previous is not None and previous["examples"].is_ready():
                 interval.waited(time.perf_counter() - asked)
@@ -260,35 +319,41 @@ def train(state: TrainState, training: Training, outputs: Outputs, key: jax.Arra
             previous = sums
             interval.add(sums)
             log.advance(step)
-            if _due(step, plan.report_every, plan.total_steps):
-                row = interval.close(step)
-                if training.learning_rate is not None:
-                    row["learning_rate"] = float(training.learning_rate(step - 1))
-                log.report(step, "train", row)
+            if plan.reports(step):
+                report_now()
             stopping = parallel.agreed_stop(stop.is_set(), step)
-            evaluated = step < plan.total_steps or plan.evaluate_last
-            if evaluated and not stopping and _due(step, plan.evaluate_every, plan.total_steps):
-                with interval.paused():
-                    evaluate_now()
-            if stopping or _due(step, plan.checkpoint_every, plan.total_steps):
-                with interval.paused():
+            evaluating = plan.evaluates(step) and not stopping
+            with interval.paused():
+                if stopping or plan.saves(step) or (evaluating and not parallel.alone()):
                     save()
-            if stopping:
-                log.message(f"stopped at step {step} of {plan.total_steps}; --resume continues")
-                break
-    return state
+                if evaluating:
+                    evaluate_now(stop)
+                    if stop.is_set() and parallel.alone():
+                        save()
+                        stopping = True
+        if stopping:
+            log.message(f"stopped at step {step} of {plan.total_steps}; --resume continues")
+    return state, not stopping
 
 
 class _Interval:
-    """Sums and time since the last report. Values stay on the device until the report."""
+    """Sums and time since the last report. Values stay on the device until the report.
 
-    def __init__(self, task: Task, batch_size: int) -> None:
+    Args:
+        task: what computes a row of the sums.
+        batch_size: examples a step.
+        sums: those that were saved with the state; empty where there were none.
+    """
+
+    def __init__(self, task: Task, batch_size: int, sums: Sums) -> None:
         self._task, self._batch_size = task, batch_size
         self._add = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b))
-        self._restart()
+        self.restart()
+        self.sums: Sums | None = sums or None
 
-    def _restart(self) -> None:
-        self._sums, self._steps = None, 0
+    def restart(self) -> None:
+        """Begin the next interval."""
+        self.sums, self._steps = None, 0
         self._started, self._waited = time.perf_counter(), 0.0
 
     def waited(self, seconds: float) -> None:
@@ -296,12 +361,12 @@ class _Interval:
         self._waited += seconds
 
     def add(self, sums: Sums) -> None:
-        self._sums = sums if self._sums is None else self._add(self._sums, sums)
+        self.sums = sums if self.sums is None else self._add(self.sums, sums)
         self._steps += 1
 
     def check(self, step: int) -> None:
         """Raise DivergenceError when the loss of a step since the last report was not finite."""
-        if self._sums is not None and not math.isfinite(float(self._sums["loss"])):
+        if self.sums is not None and not math.isfinite(float(self.sums["loss"])):
             raise DivergenceError(
                 f"the training loss is not finite by step {step}; the last good checkpoint is "
                 "kept; a lower --learning-rate or --clip-norm 1 may help"
@@ -314,15 +379,15 @@ class _Interval:
         yield
         self._started += time.perf_counter() - began
 
-    def close(self, step: int) -> dict[str, float]:
-        sums = jax.tree.map(np.asarray, self._sums)
+    def row(self, step: int) -> dict[str, float]:
+        """Compute the metrics of the interval."""
+        sums = jax.tree.map(np.asarray, self.sums)
         self.check(step)
         elapsed = time.perf_counter() - self._started
         row = self._task.summarize(sums).metrics
         row["gradient_norm"] = float(sums["gradient_norm"] / sums["steps"])
         row["examples_per_second"] = self._steps * self._batch_size / elapsed
         row["data_wait"] = self._waited / elapsed
-        self._restart()
         return row
 
 
@@ -340,8 +405,37 @@ def _wide(x: Any) -> np.ndarray:
     return x.astype(np.int64) if np.issubdtype(x.dtype, np.integer) else x
 
 
-def _due(step: int, every: int, total: int) -> bool:
-    return step == total or (every > 0 and step % every == 0)
+class _StoppedError(Exception):
+    """An evaluation ended early because the run is asked to stop."""
+
+
+@dataclass(frozen=True)
+class _UntilStopped:
+    """The batches of a set; raises _StoppedError where a process that is alone is to stop."""
+
+    batches: EvaluationSet
+    stop: threading.Event
+
+    def iterate(self) -> Iterator[HostBatch]:
+        for batch in self.batches.iterate():
+            if self.stop.is_set() and parallel.alone():
+                raise _StoppedError
+            yield batch
+
+
+@contextmanager
+def _saving_on_failure(save: Callable[[], None]) -> Iterator[None]:
+    """Call `save` where something fails inside, and let the first failure be the one that is told.
+
+    A save of several processes needs all of them, and only one may have failed.
+    """
+    try:
+        yield
+    except Exception:
+        if parallel.alone():
+            with suppress(Exception):
+                save()
+        raise
 
 
 @contextmanager

@@ -194,6 +194,18 @@ def replicas_agree(tree: Any) -> bool:
     return all(map(agree, jax.tree.leaves(tree)))
 
 
+def alone() -> bool:
+    """Tell whether this process has the run to itself."""
+    return jax.process_count() == 1
+
+
+def as_first(value: bool) -> bool:
+    """Return the first process's value on every process; all of them must call this."""
+    if alone():
+        return value
+    return bool(multihost_utils.broadcast_one_to_all(np.bool_(value)))
+
+
 def agreed_stop(requested: bool, step: int) -> bool:
     """Decide whether to stop after this step: at once, or when every process has reached it."""
     if jax.process_count() == 1:

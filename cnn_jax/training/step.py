@@ -116,9 +116,11 @@ def train_step(
         model_state, (grads, sums) = _accumulated(part, state.model_state, batch, accumulate)
     if axis_name is not None:
         grads, sums = jax.lax.psum((grads, sums), axis_name)
-    grads = jax.tree.map(lambda g: g / jnp.maximum(sums["examples"], 1), grads)
+    examples = jnp.maximum(sums["examples"], 1)
+    grads = jax.tree.map(lambda g: g / examples.astype(g.dtype), grads)
 
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    with jax.numpy_dtype_promotion("standard"):  # optax mixes its counts of steps with floats
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema = state.ema
     if ema is not None and ema_decay is not None:

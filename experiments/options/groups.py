@@ -108,7 +108,7 @@ class DataOptions:
     when examples are held out (`(\d+)_` for the frames of one track)."""
     data_dir: str | None = flag(None, only={"data": ("tfds",)}, metavar="DIR")
     """Folder of the prepared TFDS data sets. Default: the one of TFDS."""
-    skip_bad_images: bool = False
+    skip_bad_images: bool = flag(False, resumable=True)
     """Leave out images that cannot be read and list them, instead of stopping."""
     workers: int = flag(0, resumable=True, minimum=0, maximum=MOST_WORKERS, aliases="num-workers")
     """Processes that read ahead; 0 reads in threads."""

@@ -3,6 +3,7 @@
 import argparse
 import ast
 import difflib
+import errno
 import functools
 import importlib
 import inspect
@@ -18,8 +19,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from cnn_jax.errors import DivergenceError, UserError
+from cnn_jax.errors import DivergenceError, UserError, one_line
 
+from .. import interrupts
 from .declare import Conditions, Flag, dashed, declared, in_words
 
 _PACKAGE = __package__.rpartition(".")[0]
@@ -28,6 +30,15 @@ _SMALLER = "a smaller --batch-size, image or network needs less"
 
 VERBS = ("classify", "annotate", "detect", "segment", "translate")
 """The commands that train."""
+
+_REFUSALS = {
+    getattr(errno, name)
+    for name in (
+        *("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO", "EMFILE", "ENFILE"),
+        *("ENAMETOOLONG", "ELOOP", "ENOTDIR", "EISDIR"),
+    )
+}
+"""The operating system's refusals that are no mistake of the code."""
 
 _SHORT = 4
 """Aliases of at most this many letters are shown in the help, one for each flag."""
@@ -75,24 +86,23 @@ def as_flags(error: UserError) -> UserError:
 
 
 def entry(main: Callable[[], None]) -> None:
-    """Run an entry point: a user's mistake ends with one line and status 2, divergence with 3."""
+    """Run an entry point: a user's mistake ends with one line and status 2, divergence with 3.
+
+    Ctrl-C ends it with one line and status 130. What the operating system refuses (no space, no
+    more files, no permission) is the user's to mend, too, wherever it is met.
+    """
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A terminal of another encoding shows what it lacks as an escape.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        main()
+        with interrupts.raised():
+            main()
+    except KeyboardInterrupt:
+        interrupts.end()
     except UserError as error:
         _end(as_flags(error), 2)
     except DivergenceError as error:
         _end(error, 3)
-    except BrokenPipeError:
-        # The reader of a pipe left (`| head`): nothing is wrong, and nothing more can be said.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as error:
-        # A name too long for the system, a folder that may not be read, a disk that is gone.
-        if error.filename is None:
-            raise
-        _end(UserError(f"{error.filename}: {error.strerror}"), 2)
     except MemoryError as error:
         _end(UserError(f"out of memory ({error or 'of this machine'}); {_SMALLER}"), 2)
     except (RuntimeError, AssertionError) as error:
@@ -103,6 +113,13 @@ def entry(main: Callable[[], None]) -> None:
             raise
         platforms, reason = os.environ.get("JAX_PLATFORMS", ""), reason or "JAX finds none"
         _end(UserError(f"JAX_PLATFORMS={platforms}: no such device here ({reason})"), 2)
+    except BrokenPipeError:
+        # The reader of a pipe left (`| head`): nothing is wrong, and nothing more can be said.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if error.errno not in _REFUSALS:
+            raise
+        _end(": ".join(map(str, filter(None, (error.filename, error.strerror)))), 2)
 
 
 def _raised_in(error: BaseException, file: str) -> bool:
@@ -116,11 +133,9 @@ def warn(message: str) -> None:
     print(f"warning: {message}", file=sys.stderr)
 
 
-def _end(error: Exception, status: int) -> None:
-    line = " ".join(str(error).split())
-    # Control characters and bytes that are no text are shown, not sent to the terminal.
-    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
-    print(f"error: {shown}", file=sys.stderr)
+def _end(error: Exception | str, status: int) -> None:
+    print(f"error: {one_line(' '.join(str(error).split()))}", file=sys.stderr)
+    interrupts.end_within(interrupts.SECONDS, status)
     raise SystemExit(status)
 
 

@@ -1,7 +1,6 @@
 """Predictions of a detector: objects drawn, named, counted, cut out, or as data."""
 
 import dataclasses
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from cnn_jax.reports.pictures import save
 from .. import detect
 from .. import options as flags
 from ..detection.common import box_evaluation, stored_threshold
+from .names import folder_name, output_names, require_other_files
 from .predictor import PICTURES, Example, Result, class_names
 
 
@@ -64,8 +64,14 @@ class BoxPredictor:
             self._folder = Path(options.directory)
         elif not (options.json or options.count or options.crops):
             self._folder = run / PICTURES
-        self._stems = Counter(Path(file).stem for file in options.images)
+        self._outputs = output_names(options.images)
+        if self._folder is not None:
+            require_other_files(options.images, map(self._picture, self._outputs))
         self._number = 0
+
+    def _picture(self, name: str) -> Path:
+        """The file that an image's boxes are drawn to."""
+        return self._folder / f"{name}.png"
 
     def examples(self, name: str) -> list[Example]:
         """The image, prepared as for an evaluation."""
@@ -78,15 +84,14 @@ class BoxPredictor:
     def result(self, name: str, predictions: Sequence[Detections]) -> Result:
         """`photo.jpg: circle 0.97 at 10 20 30 40; ...`, or the counts."""
         (row,) = predictions
+        output = self._outputs[self._number]
         self._number += 1
-        stem = Path(name).stem
-        unique = stem if self._stems[stem] == 1 else f"{stem}-{self._number}"
-        every = ImageDetections(name, unique, Detections(*(x[row.valid] for x in row)))
+        every = ImageDetections(name, output, Detections(*(x[row.valid] for x in row)))
         kept = every.above(self._threshold)
         if self._options.crops is not None:
             write_crops(Path(self._options.crops), kept, self._names)
         if self._folder is not None:
-            save(self._folder / f"{unique}.png", drawn(kept, self._names))
+            save(self._picture(output), drawn(kept, self._names))
         if self._options.count:
             counts = counted(kept, self._names)
             line = ", ".join(f"{label} {number}" for label, number in counts.items())
@@ -156,5 +161,4 @@ def write_crops(folder: Path, image: ImageDetections, names: Sequence[str]) -> N
         left, top = (min(int(v), side - 1) for v, side in zip(box[:2], picture.size, strict=True))
         right, bottom = (int(np.ceil(v)) for v in box[2:])
         crop = picture.crop((left, top, max(right, left + 1), max(bottom, top + 1)))
-        place = names[label].replace("/", "_")
-        save(folder / place / f"{image.name}-{number}.png", crop)
+        save(folder / folder_name(names[label]) / f"{image.name}-{number}.png", crop)

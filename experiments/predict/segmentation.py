@@ -1,6 +1,7 @@
 """Predictions of a segmenter: a mask of each image, and the image under it."""
 
 import io
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from cnn_jax.runs.names import show
 
 from .. import options as flags
 from .. import segment
+from .names import output_names, require_other_files
 from .predictor import PICTURES, Example, Result, class_names
 
 
@@ -32,11 +34,25 @@ class MaskPredictor:
         self.task = segment.build_task(self._trained, self._names, size)
         self._folder = Path(options.directory) if options.directory else run / PICTURES
         self._write_probabilities = options.probabilities
-        self._images: dict[str, np.ndarray] = {}
+        self._outputs = deque(self._named(options.images))
+        self._images: deque[np.ndarray] = deque()  # those whose results are still to come
+
+    def _named(self, inputs: Sequence[str]) -> list[dict[str, str]]:
+        """The files that are written for each input, by what they hold."""
+        endings = {"mask": "mask.png", "overlay": "overlay.png"}
+        if self._write_probabilities:
+            endings["probabilities"] = "probabilities.npy"
+        outputs = [
+            {what: f"{self._folder / name}.{ending}" for what, ending in endings.items()}
+            for name in output_names(inputs)
+        ]
+        require_other_files(inputs, (file for files in outputs for file in files.values()))
+        return outputs
 
     def examples(self, name: str) -> list[Example]:
         """The image, resized as in training, or its tiles."""
-        image = self._images[name] = decode(name)
+        image = decode(name)
+        self._images.append(image)
         tile, margin = self._trained.masks.tile, self.task.model.margin
         if tile is not None:
             places = corners(image.shape[:2], tile)
@@ -51,16 +67,13 @@ class MaskPredictor:
 
     def result(self, name: str, predictions: Sequence[np.ndarray]) -> Result:
         """`road 61.0 %; sky 20.1 % -> overlay.png`: the share of each class, largest first."""
-        image = self._images.pop(name)
+        image, written = self._images.popleft(), self._outputs.popleft()
         probabilities = self._whole(predictions, image.shape[:2])
         mask = probabilities.argmax(axis=-1).astype(np.uint8)
-        place = self._folder / Path(name).stem
-        written = {"mask": f"{place}.mask.png", "overlay": f"{place}.overlay.png"}
         save(Path(written["mask"]), pictures.index_image(mask, len(self._names)))
         shown = Image.fromarray(pictures.overlay(image, mask, len(self._names)))
         save(Path(written["overlay"]), shown)
-        if self._write_probabilities:
-            written["probabilities"] = f"{place}.probabilities.npy"
+        if "probabilities" in written:
             content = io.BytesIO()
             np.save(content, probabilities.astype(np.float32))
             files.replace(Path(written["probabilities"]), content.getvalue())

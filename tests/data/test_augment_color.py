@@ -31,6 +31,19 @@ def test_adjustments_equal_torchvision_on_float_images(name):
     np.testing.assert_allclose(result, GOLDEN[name], atol=tolerance)
 
 
+def test_grey_is_pillow_s_and_grey_images_stay_as_they_are():
+    expected = np.asarray(Image.fromarray(PIXELS).convert("L"))
+    np.testing.assert_allclose(255 * color.grayscale(IMAGE)[..., 0], expected, atol=0.51)
+    exact = PIXELS @ np.array([0.299, 0.587, 0.114]) / 255
+    np.testing.assert_allclose(color.grayscale(IMAGE)[..., 0], exact, atol=1e-6)
+    np.testing.assert_allclose(color.adjust_saturation(IMAGE, 0.0)[..., 1], exact, atol=1e-6)
+    np.testing.assert_allclose(color.adjust_contrast(IMAGE, 0.0), exact.mean(), atol=1e-6)
+    grey = jnp.full((3, 3, 3), 0.7)
+    for change in (color.adjust_saturation, color.adjust_contrast):
+        for factor in (0.0, 0.5, 2.0):
+            np.testing.assert_allclose(change(grey, factor), grey, atol=1e-6)
+
+
 def _random_levels(seed, shape=(20, 30)):
     """Images whose channels have few or many levels, or one."""
     rng = np.random.default_rng(seed)

@@ -16,8 +16,8 @@ KEY = jax.random.key(0)
 def example(height=24, width=30, margin=0):
     """A mask of vertical bands with a bright image of the same, so that each tells the other."""
     mask = jnp.asarray(np.add.outer(np.arange(height) // 8 * 5, np.arange(width) // 6), jnp.int32)
-    image = jnp.pad(mask, margin, mode="reflect")[..., None] / 20.0
-    return jnp.repeat(image.astype(jnp.float32), 3, axis=-1), mask
+    image = jnp.pad(mask, margin, mode="reflect")[..., None].astype(jnp.float32) / 20.0
+    return jnp.repeat(image, 3, axis=-1), mask
 
 
 def many(config, count=64, margin=0, **sizes):

@@ -47,13 +47,29 @@ def test_cutmix_pastes_a_rectangle_and_mixes_by_its_area(seed):
     assert share == pytest.approx(float(own.mean()), abs=1e-6)
 
 
-@pytest.mark.parametrize("alpha", [0.2, 1.0, 3.0])
+@pytest.mark.parametrize("alpha", [0.1, 0.2, 0.4, 1.0, 3.0, 8.0])
 def test_shares_follow_the_beta_distribution(alpha):
     def kept(key):
         return mixup(key, IMAGES[:2, :1, :1], TARGETS[:2, :2], alpha)[1][0, 0]
 
-    shares = jax.jit(jax.vmap(kept))(jax.random.split(KEY, 4000))
-    assert stats.kstest(np.asarray(shares, np.float64), stats.beta(alpha, alpha).cdf).pvalue > 1e-3
+    keys = jax.random.split(KEY, 40_000)
+    shares = np.asarray(jax.jit(jax.vmap(kept))(keys), np.float64)
+    exact = stats.beta(alpha, alpha)
+    below = shares[shares < 0.5]
+    assert stats.binomtest(len(below), len(shares)).pvalue > 1e-3
+    assert stats.kstest(below, lambda x: 2 * exact.cdf(x)).pvalue > 1e-3
+    # The smallest of them too: a table of quantiles would spread them evenly.
+    least = exact.ppf(1 / 1024)
+    tail = below[below < least]
+    assert len(tail) > 20
+    assert stats.kstest(tail, lambda x: 1024 * exact.cdf(x)).pvalue > 1e-3
+    # Near one, float32 has few numbers: what rounds to one is counted, the rest follows.
+    beside = 1 - shares[shares > 0.5]
+    apart, tail = beside[beside > 1e-4], 2 * exact.cdf(1e-4)
+    assert stats.binomtest(len(apart), len(beside), 1 - tail).pvalue > 1e-3
+    assert stats.kstest(apart, lambda x: (2 * exact.cdf(x) - tail) / (1 - tail)).pvalue > 1e-3
+    if alpha > 0.2:
+        assert stats.kstest(shares, exact.cdf).pvalue > 1e-3
 
 
 def test_cutmix_rectangles_are_distributed_as_a_plain_loop_draws_them():

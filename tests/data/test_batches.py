@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import cnn_jax
 from cnn_jax.data.batches import EvaluationBatches, TrainingBatches
+from cnn_jax.data.workers import worker_processes
 from cnn_jax.errors import UserError
 
 
@@ -320,3 +321,11 @@ def test_a_program_ends_quietly(tmp_path, workers, close):
     assert ended.returncode == 0
     assert ended.stdout.startswith("done")
     assert ended.stderr == ""
+
+
+def test_more_workers_than_memory_holds_are_refused():
+    with (
+        pytest.raises(UserError, match=r"--workers 1000000 would need about 200,000\.0 GB"),
+        worker_processes(len, 10**6),
+    ):
+        pass

@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 from jaxtyping import TypeCheckError
+from safetensors.numpy import save
 
 from cnn_jax.data.formats.shape_boxes import ShapeBoxesSource
 from cnn_jax.data.proposals import Proposals, dense_grid, edge_boxes, selective_search
@@ -173,7 +174,8 @@ def test_a_damaged_entry_is_recomputed(tmp_path):
     source = ProposalSource(subset(1), Proposals(), tmp_path)
     expected = source[0]["proposals"]
     (path,) = tmp_path.rglob("*.safetensors")
-    for content in (b"", path.read_bytes()[:-7], b"nonsense"):
+    others = [save({"other": expected}), save({"boxes": expected[:, :3].copy()})]
+    for content in (b"", path.read_bytes()[:-7], b"nonsense", *others):
         path.write_bytes(content)
         np.testing.assert_array_equal(source[0]["proposals"], expected)
         assert not source.fill(0)

@@ -47,6 +47,14 @@ def trained(table, tmp_path_factory):
     return out
 
 
+def test_the_data_is_described_before_the_first_step(table, tmp_path):
+    given = ["--data", table, "--out", str(tmp_path / "out"), *SMALL, "--holdout-fraction", "0.25"]
+    options = flags.parse(annotate.Options, given, presets.ANNOTATION)
+    notices = annotate.build(options).notices
+    assert notices[0].startswith("data: 36 training images, 12 for evaluation; 3 classes of ")
+    assert "of the class rare" in notices[-1]
+
+
 def test_a_run_leaves_its_folder_with_thresholds_and_a_page(trained):
     names = {path.name for path in trained.iterdir()}
     assert {"config.json", "metrics.jsonl", "result.json", "report.html", "samples"} <= names

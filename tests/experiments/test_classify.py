@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 from functools import partial
 
 import jax
@@ -49,6 +50,25 @@ def trained(folder, tmp_path_factory):
 def train(folder, out, *extra):
     arguments = [*SMALL, *STEPS, "--learning-rate", "0.05", "--crop", "pad", "--flip", *extra]
     classify.main(["--data", f"folder:{folder}", "--out", str(out), *arguments])
+
+
+def test_the_data_is_described_before_the_first_step(folder, tmp_path, capsys):
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    shutil.rmtree(copy / "val/red")
+    shutil.copy(copy / "train/red/3.png", copy / "val/blue/0.png")
+    (copy / "train/red/notes.txt").write_text("no image")
+    train(copy, tmp_path / "out", "--steps", "1", "--eval-every", "1")
+    lines = capsys.readouterr().err.splitlines()
+    first = next(i for i, line in enumerate(lines) if line.startswith("resnet20"))
+    assert lines[:first] == [
+        f"{copy}/train: 1 file was left out, as no images: 1 .txt",
+        "data: 16 training images, 3 for evaluation; 2 classes of 8 training images (training + "
+        "evaluation: blue 8 + 3, red 8 + 0)",
+        "data: no image for evaluation of the class red",
+        "data: 1 of 3 pictures for evaluation is in the training set too, byte for byte "
+        f"({copy}/val/blue/0.png is {copy}/train/red/3.png); what is measured on them is too good",
+    ]
 
 
 def test_a_run_leaves_the_folder_that_the_contract_names(trained):

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -154,6 +155,31 @@ def test_the_test_split_is_judged_by_the_stored_threshold(photos, trained):
     assert (trained / "threshold.json").read_text() == before
 
 
+def test_boxes_of_larger_copies_are_told_and_evaluated_as_those_of_the_images(
+    photos, trained, tmp_path, capsys
+):
+    content = json.loads((photos / "val.json").read_text())
+    for image in content["images"]:
+        image.update(width=48, height=40)
+    for annotation in content["annotations"]:
+        annotation["bbox"] = [2 * side for side in annotation["bbox"]]
+        annotation["area"] *= 4
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    config = (run / "config.json").read_text()
+    (run / "config.json").write_text(
+        config.replace(str(photos / "val.json"), str(tmp_path / "val.json"))
+    )
+    detect.main(["--out", str(run), "--eval-only"])
+    told = " ".join(capsys.readouterr().err.split())
+    assert "eval: boxes of 7 images are scaled to the image's own size" in told
+    first, second = (json.loads((r / "result.json").read_text()) for r in (trained, run))
+    assert {k: v for k, v in second.items() if k in ("map50", "coco_ap", "loss")} == {
+        k: v for k, v in first.items() if k in ("map50", "coco_ap", "loss")
+    }
+
+
 def test_predictions_are_the_evaluation_s(photos, trained, capsys):
     content = json.loads((photos / "val.json").read_text())
     files = [str(photos / "images" / image["file_name"]) for image in content["images"]]
@@ -209,6 +235,18 @@ def test_predictions_are_drawn_named_counted_and_cut_out(photos, trained, tmp_pa
     # The same name twice is two pictures.
     predict.main([str(trained), files[0], files[0], "--directory", str(tmp_path / "two")])
     assert {p.name for p in (tmp_path / "two").iterdir()} == {"val0-1.png", "val0-2.png"}
+    # So are two images of one name, cut out too.
+    for place in ("x", "y"):
+        (tmp_path / place).mkdir()
+        shutil.copy(files[0], tmp_path / place / "0.png")
+    alike = [str(tmp_path / place / "0.png") for place in ("x", "y")]
+    cut = ["--crops", str(tmp_path / "cut"), "--directory", str(tmp_path / "three"), *everything]
+    predict.main([str(trained), *alike, *cut])
+    assert {p.name for p in (tmp_path / "three").iterdir()} == {"x_0.png", "y_0.png"}
+    names = [p.name for p in (tmp_path / "cut").rglob("*.png")]
+    assert {name.rpartition("-")[0] for name in names} == {"x_0", "y_0"}
+    with pytest.raises(UserError, match=r"x/0\.png: a prediction would replace this input"):
+        predict.main([str(trained), alike[0], "--directory", str(tmp_path / "x")])
 
 
 def test_the_papers_form_trains_and_learns_nothing_from_images_without_objects(photos, tmp_path):

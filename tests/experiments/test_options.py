@@ -534,7 +534,7 @@ def test_a_name_is_text(text, tmp_path):
 def test_a_stored_name_is_text(tmp_path):
     content = {"verb": "classify", **flags.flat(parse()), "data": "folder:\0"}
     (tmp_path / "config.json").write_text(json.dumps(content))
-    with pytest.raises(UserError, match=r"config\.json: data folder:\0: must be a text in UTF-8"):
+    with pytest.raises(UserError, match=r"data folder:\\x00: must be a text in UTF-8"):
         flags.stored(classify.Options, tmp_path)
 
 

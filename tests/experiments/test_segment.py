@@ -113,6 +113,50 @@ def test_predict_writes_masks_of_the_image_s_own_size(trained, photos, tmp_path,
     assert found["shares"]["disc"] == pytest.approx((mask == 1).mean())
 
 
+def test_predictions_of_one_stem_do_not_replace_each_other(trained, tmp_path, capsys):
+    inputs = [tmp_path / name for name in ("x/0001.png", "y/0001.png", "y/0001.jpg", "y/other.png")]
+    for shade, path in enumerate(inputs):
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (SIZE[1] + shade, SIZE[0]), (60 * shade,) * 3).save(path)
+    inputs.append(inputs[-1])  # the same image twice
+    place = tmp_path / "found"
+    arguments = [*map(str, inputs), "--probabilities", "--directory", str(place)]
+    predict.main([str(trained), *arguments, "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert [result["image"] for result in found] == [str(path) for path in inputs]
+    stems = ["x_0001_png", "y_0001_png", "y_0001_jpg", "other-1", "other-2"]
+    assert [result["mask"] for result in found] == [f"{place}/{stem}.mask.png" for stem in stems]
+    assert len(list(place.iterdir())) == 15
+    for shade, result in enumerate(found[:4]):
+        size = (SIZE[0], SIZE[1] + shade)
+        assert pixels(result["mask"]).shape == pixels(result["overlay"]).shape[:2] == size
+        assert np.load(result["probabilities"]).shape == (*size, 2)
+    Image.new("RGB", SIZE).save(tmp_path / "y/other.mask.png")
+    inside = [str(tmp_path / "y" / name) for name in ("other.png", "other.mask.png")]
+    with pytest.raises(UserError, match=r"other\.mask\.png: a prediction would replace this input"):
+        predict.main([str(trained), *inside, "--directory", str(tmp_path / "y")])
+
+
+def test_what_is_noticed_of_the_data_is_told_before_the_first_step(photos, tmp_path, capsys):
+    copy = tmp_path / "copy"
+    shutil.copytree(photos, copy)
+    shutil.copy(copy / "images/train/3.png", copy / "images/val/0.png")
+    half = copy / "labels/train/2.png"
+    with Image.open(half) as image:
+        image.resize((11, 9), Image.Resampling.NEAREST).save(half)
+    train(copy, tmp_path / "out", "--steps", "1", "--eval-every", "1")
+    lines = capsys.readouterr().err.splitlines()
+    told = [line for line in lines if line.startswith(("1 mask", "data: "))]
+    assert told == [
+        f"1 mask was scaled to the image's size (the first: {half})",
+        "data: 12 training images, 4 for evaluation; 2 classes of 12 training images (training + "
+        "evaluation: ground 12 + 4, disc 12 + 4)",
+        f"data: 1 of 4 pictures for evaluation is in the training set too, byte for byte "
+        f"({copy}/images/val/0.png is {copy}/images/train/3.png); what is measured on them is too "
+        "good",
+    ]
+
+
 def test_tiles_cover_images_of_any_size(photos, tmp_path, capsys):
     out = tmp_path / "tiles"
     train(photos, out, "--tile", "16", "--crop-size", "16", "16")

@@ -56,10 +56,10 @@ def test_a_run_leaves_what_the_contract_names(trained):
     keys = {"exact_match", "token_accuracy", "perplexity", "bleu", "chrf", "loss"}
     assert keys <= result.keys()
     config = json.loads((trained / "config.json").read_text())
-    assert "tok:13a" in config["signatures"]["bleu"]
+    assert "tok:zh" in config["signatures"]["bleu"]
     assert (trained / "samples" / "alignment_0.png").exists()
     page = (trained / "report.html").read_text()
-    for text in ("Attention", "BLEU against length", "一", "tok:13a"):
+    for text in ("Attention", "BLEU against length", "一", "tok:zh"):
         assert text in page
 
 
@@ -122,7 +122,7 @@ def test_a_run_starts_from_another_s_weights_and_words(file, trained, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--data", "pairs:/nowhere"], r"/nowhere: no such file"),
+        (["--data", "pairs:/nowhere"], r"/nowhere: cannot be read \(No such file"),
         (["--data", "shapes"], r"unknown format 'shapes'.*dates"),
         (["--attention", "dot"], r"attention dot: .*general"),
         (["--beam", "0"], r"--beam 0: must be a whole number in \[1, 1000\]"),
@@ -147,3 +147,31 @@ def test_presets_are_made_of_flags_that_exist():
         parsed = options.parse(translate.Options, ["--preset", name], presets.TRANSLATION)
         assert parsed.run.preset == name
     assert options.parse(translate.Options, [], presets.TRANSLATION).run.preset == "dates"
+
+
+def test_damaged_vocabularies_end_with_one_line(trained, tmp_path):
+    whole = json.loads((trained / "vocabulary.json").read_text())
+    path = tmp_path / "vocabulary.json"
+    for content, problem in (
+        ('{"source":', "not JSON"),
+        ("[]", "expected a JSON object"),
+        ("{}", "source: not the vocabulary of a run"),
+        (json.dumps({**whole, "target": 3}), "target: not the vocabulary of a run (level"),
+        (json.dumps({**whole, "target": {**whole["target"], "tokens": "x"}}), "no list of texts"),
+        ('{"source": "\\ud800"}', "half of a surrogate pair"),
+    ):
+        path.write_text(content)
+        with pytest.raises(UserError) as caught:
+            translate.read_vocabularies(tmp_path)
+        assert str(path) in str(caught.value)
+        assert problem in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_sentences_that_training_has_as_well_are_told(file, tmp_path, capsys):
+    part = tmp_path / "part.tsv"
+    part.write_text("".join(file.read_text().splitlines(keepends=True)[:9]))
+    train(file, tmp_path / "run", "--steps", "1", "--eval-data", f"pairs:{part}")
+    assert f"eval: 9 of 9 source sentences are in the training data too, such as {part}:1" in (
+        capsys.readouterr().err
+    )

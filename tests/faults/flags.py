@@ -1,146 +1,144 @@
-"""Odd values for every declared flag of every verb, drawn from its declaration.
+"""Odd values of every declared flag, drawn from its declaration; command lines made of them."""
 
-A flag that is added is covered by being declared, and so is a verb that is added to `VERBS`.
-"""
+import contextlib
+import importlib
+import io
+import json
+import math
+from pathlib import Path
+from typing import Any
 
-import random
-from collections.abc import Iterator
+import numpy as np
 
-from cnn_jax.errors import UserError
-from experiments import annotate, classify, compare, detect, presets, segment, translate
-from experiments import options as flags
-from experiments.benchmark import __main__ as benchmark
-from experiments.options.declare import is_text
+from experiments import options as options_of
+from experiments import presets
+from experiments.options import Flag, declared
 
-TRAINING = {v.Options.verb: v.Options for v in (classify, annotate, detect, segment, translate)}
-VERBS = {
-    **TRAINING,
-    "predict": flags.PredictOptions,
-    "compare": compare.Options,
-    "benchmark": benchmark.Options,
-}
-"""The options of each verb."""
-
-PRESETS = {
+TRAINING = {
     "classify": presets.CLASSIFICATION,
     "annotate": presets.ANNOTATION,
     "detect": presets.DETECTION,
     "segment": presets.SEGMENTATION,
     "translate": presets.TRANSLATION,
 }
+PLAIN = ("predict", "compare", "benchmark")
 
-_NO_NUMBERS = (
-    "nan",
-    "NaN",
-    "-nan",
-    "inf",
-    "-inf",
-    "infinity",
-    "1e400",
-    "-1e400",
-    "x",
-    "1 2",
-    "0x10",
-)
-_TEXTS = (
-    "",
-    "\0",
-    "a\0b",
-    "\udcff",
-    "\udc80/\udcff",
-    "\x1b[31m",
-    "x" * 5000,
-    "-",
-    "--",
-    "é/ü",
-    "%s",
-)
+ODD_TEXTS = (
+    "", " ", "nan", "0", "-1", "None", "list", "a\0b", "\udcff\udcfe", "x" * 5000, "नमस्ते", "a b",
+    "../..", "/dev/zero", "/nowhere/at/all", "--help", "-", "a,b", "a=b=c", "\x1b[31m", "%s%n",
+    "a\nb",
+)  # fmt: skip
+ODD_NUMBERS = (
+    "nan", "inf", "-inf", "0", "-0.0", "-1", "1", "2", "1e400", "1e-400", "-1e-3", "1e30",
+    "9" * 400,
+    "2147483647", "2147483648", "-2147483649", "18446744073709551616", "1_000", "0x10", "1.5", "",
+    "x", "١٢", "½", "1e5", "16384", "True", "None",
+)  # fmt: skip
 
 
-def exposed(verb: str) -> list[flags.Flag]:
-    """The flags of a verb that can be typed."""
-    return [f for f in flags.declared(VERBS[verb]).values() if not f.declared.hidden]
+def options(verb: str) -> type:
+    """The options of a command."""
+    if verb == "predict":
+        return options_of.PredictOptions
+    module = f"experiments.{verb}"
+    return importlib.import_module(f"{module}.__main__" if verb == "benchmark" else module).Options
 
 
-def odd_values(flag: flags.Flag, rng: random.Random) -> list[str]:
-    """Texts to type as one value of a flag: at its ends, beyond them, and no value at all."""
+def odd_texts(flag: Flag, rng: np.random.Generator) -> str:
+    """One odd text for a flag: near the ends of its range, of another type, or no choice."""
     if flag.range is not None:
         low, high = flag.range.low, flag.range.high
-        span = high - low
-        inside = rng.uniform(low, high)
-        numbers = [0, -1, 1, low, high, low - 1, high + 1, low - span, 10 * high + 10, 2**31, 2**63]
-        numbers += [-(10**30), 10**30, int(inside)]
-        numbers += [inside, 0.5, 1e-320, -1e-9, 1e300, low - 1e-9, high + 1e-6] if span else []
-        return [*map(str, numbers), *_NO_NUMBERS, *_TEXTS, "9" * 5000, "1" * 400, "None", "true"]
-    if flag.choices:
-        wrong = [flag.choices[0].upper(), f"{rng.choice(flag.choices)}x", "None", "0"]
-        return [*flag.choices, *wrong, *_TEXTS]
-    if flag.type is bool:
-        return ["true", "false", "maybe", "1", "None", *_TEXTS]
-    return [*_TEXTS, "nan", "-1", "0", "None", "x"]
+        step = 1 if flag.type is int else (high - low) * 1e-6
+        ends = [low, high, low - step, high + step, low + step, high - step, (low + high) / 2]
+        ends += [math.nextafter(float(end), way) for end in (low, high) for way in (-1e300, 1e300)]
+        drawn = float(rng.uniform(low, high))
+        ends = [int(e) if flag.type is int else e for e in [*ends, drawn]]
+        choices = [*map(str, ends), *ODD_NUMBERS]
+    elif flag.choices:
+        choices = [*flag.choices, *ODD_TEXTS, flag.choices[0].upper()]
+    elif flag.type is bool:
+        choices = ["true", "false", *ODD_TEXTS, *ODD_NUMBERS]
+    else:
+        choices = [*ODD_TEXTS, *ODD_NUMBERS, str(flag.default)]
+    return choices[rng.integers(len(choices))]
 
 
-def command_lines(rng: random.Random) -> Iterator[tuple[str, list[str]]]:
-    """Command lines of one to three flags with odd values, without end: (verb, arguments)."""
-    while True:
-        verb = rng.choice(list(VERBS))
-        known = exposed(verb)
-        argv: list[str] = []
-        for flag in rng.sample(known, min(len(known), rng.choice((1, 1, 2, 3)))):
-            argv += typed(flag, rng)
-        yield verb, argv
+def odd_value(flag: Flag, rng: np.random.Generator) -> list[str]:
+    """What is typed after a flag: one text, or several, or a wrong number of them."""
+    usual = flag.length or (int(rng.integers(4)) if flag.several else 1)
+    count = usual if rng.random() < 0.9 else int(rng.integers(4))
+    return [odd_texts(flag, rng) for _ in range(count)]
 
 
-def typed(flag: flags.Flag, rng: random.Random) -> list[str]:
-    """One flag as somebody may type it, with odd values; now and then with too many or none."""
-    count = 1
-    if flag.several:
-        count = flag.length or rng.randint(0, 4)
-        count += rng.choice((0, 0, 0, 0, 1, -1)) if flag.length else 0
-    values = [rng.choice(odd_values(flag, rng)) for _ in range(count)]
-    if flag.declared.positional:
-        return values
-    names = [flag.dashed, *(f"--{alias}" for alias in flag.declared.aliases.split())]
-    name = rng.choice(names)
-    if flag.type is bool:
-        return rng.choice(([name], [f"--no-{name[2:]}"], [f"{name}={values[0]}"]))
-    if len(values) == 1 and rng.random() < 0.5:
-        return [f"{name}={values[0]}"]
-    return [name, *values]
+def typeable(verb: str) -> list[Flag]:
+    """The flags of a command that can be typed."""
+    return [f for f in declared(options(verb)).values() if not f.declared.hidden]
 
 
-def parsed(verb: str, argv: list[str]) -> object:
-    """The options of a command line, as the command itself reads them.
+def command_line(verb: str, rng: np.random.Generator) -> list[str]:
+    """One to three flags of a command with odd values."""
+    known = typeable(verb)
+    argv: list[str] = []
+    for number in rng.choice(
+        len(known), size=min(int(rng.integers(1, 4)), len(known)), replace=False
+    ):
+        flag = known[number]
+        value = odd_value(flag, rng)
+        if flag.type is bool:
+            argv += [flag.dashed if rng.random() < 0.5 else f"--no-{flag.dashed[2:]}"]
+            argv += value if rng.random() < 0.1 else []
+        elif flag.declared.positional:
+            argv += value
+        else:
+            spelled = rng.random() < 0.2 and flag.declared.aliases.split()
+            argv += [f"--{spelled[0]}" if spelled else flag.dashed, *value]
+    return argv
 
-    Raises:
-        UserError: they are refused.
-    """
+
+def parsed(verb: str, argv: list[str]) -> Any:
+    """The options that a command line gives, as the command reads them."""
     if verb in TRAINING:
-        return flags.parse(VERBS[verb], argv, PRESETS[verb], "system" if verb == "detect" else None)
-    facts = {"predict": lambda values: {"verb": "segment"}}.get(verb)
-    return flags.parse_plain(VERBS[verb], argv, facts)
+        variant = "system" if verb == "detect" else None
+        return options_of.parse(options(verb), argv, TRAINING[verb], variant)
+    return options_of.parse_plain(options(verb), argv)
 
 
-def problem(verb: str, argv: list[str]) -> str | None:
-    """What is wrong with the outcome of a command line; None if nothing is.
-
-    It is right if the command line is refused in one line, or if it is accepted and each value lies
-    in the range that its flag declares.
-    """
+def parse_odd(verb: str, rng: np.random.Generator, folder: Path, tell: Any) -> None:
+    """Parse a command line of odd values; what is accepted lies in its declared range."""
+    argv = command_line(verb, rng)
+    tell(f"{verb} {json.dumps(argv)}"[:500])
     try:
-        options = parsed(verb, argv)
-    except UserError as error:
-        return None if "\n" not in str(error).strip() else f"several lines: {error}"
-    except SystemExit as end:  # --help, --preset list
-        return f"ends with status {end.code}" if end.code else None
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    values = flags.flat(options)
-    for name, flag in flags.declared(VERBS[verb]).items():
-        several = isinstance(values[name], tuple)
-        for value in values[name] if several else (values[name],):
-            if flag.range is not None and value is not None and value not in flag.range:
-                return f"{flag.dashed} {value!r} is accepted, and must be {flag.range}"
-            if isinstance(value, str) and not is_text(value):
-                return f"{flag.dashed} {value!r} is accepted, and is no text"
-    return None
+        with contextlib.redirect_stdout(io.StringIO()):
+            accepted = options_of.flat(parsed(verb, argv))
+    except SystemExit as end:
+        assert end.code in (0, None), f"status {end.code}"
+        return
+    for name, flag in declared(options(verb)).items():
+        require_legal(flag, accepted[name])
+
+
+def require_legal(flag: Flag, value: Any) -> None:
+    """Fail unless a value is of the flag's type and in its range, judged without its own check."""
+    if value is None:
+        assert flag.optional, f"{flag.dashed} is None"
+        return
+    items = value if flag.several else (value,)
+    for item in items:
+        assert type(item) is flag.type, f"{flag.dashed} {item!r} is no {flag.type.__name__}"
+        if flag.range is not None:
+            inside = flag.range.low <= item <= flag.range.high
+            assert inside and math.isfinite(item), f"{flag.dashed} {item!r} is not {flag.range}"
+        if flag.choices:
+            assert item in flag.choices, f"{flag.dashed} {item!r} is no choice"
+
+
+def odd_config(verb: str, rng: np.random.Generator, config: dict[str, Any]) -> str:
+    """Give a key of a run's configuration a value of another type or out of its range."""
+    values = (
+        None, True, -1, 0, 1e308, 10**400, "", "x", "\ud800", [], {}, [None], [[1]], 0.5, "nan",
+        ["a"] * 3, [1.0] * 3, {"a": 1}, 2**63, -0.5,
+    )  # fmt: skip
+    keys = sorted(config)
+    key = keys[rng.integers(len(keys))]
+    config[key] = values[rng.integers(len(values))]
+    return f"{key} = {str(config[key])[:40]!r}"

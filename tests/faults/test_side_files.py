@@ -11,7 +11,40 @@ from experiments import annotate, compare, segment, translate
 from experiments.detection.common import stored_threshold
 from experiments.options import recorded
 from experiments.predict.predictor import class_names
-from tests.faults.run_files import odd_contents
+
+ODD = (
+    *(None, True, False, 0, -1, 1.5, 1e30, 10**40, "", "x", "1", "\0", "\udcff", [], {}, [[]]),
+    *([None], ["x"], [1, 2, 3], {"a": 1}, [[1, 2], [3]], float("nan"), float("inf")),
+)
+MISSING = object()
+
+
+def odd_contents(value):
+    """A JSON value with each of its places taken by each odd value, or missing."""
+    for path in places(value):
+        for odd in (*ODD, MISSING):
+            yield replaced(value, path, odd)
+
+
+def places(value, path=()):
+    """The places of all values within a JSON value, its own among them."""
+    yield path
+    items = value.items() if isinstance(value, dict) else ()
+    for key, item in enumerate(value[:3]) if isinstance(value, list) else items:
+        yield from places(item, (*path, key))
+
+
+def replaced(value, path, new):
+    """A JSON value with another one at a place within, or without the one there."""
+    if not path:
+        return None if new is MISSING else new
+    key, *rest = path
+    copy = dict(value) if isinstance(value, dict) else list(value)
+    copy[key] = replaced(value[key], rest, new) if rest else new
+    if copy[key] is MISSING:
+        del copy[key]
+    return copy
+
 
 WORDS = Vocabulary.build(["a b", "b c"], "word")
 ONE = {"score": 0.5, "probability": 0.6}

@@ -92,7 +92,7 @@ def test_the_estimated_rank_is_floor_of_labels_over_draws(violating):
 def test_estimated_ranks_of_known_draws(draw, rank, monkeypatch):
     """A fixed order of draws: label k is drawn as number k."""
     monkeypatch.setattr(
-        jax.random, "uniform", lambda key, shape: jnp.broadcast_to(jnp.arange(17) / 17.0, shape)
+        jax.random, "uniform", lambda key, shape: jnp.broadcast_to(jnp.arange(17.0) / 17.0, shape)
     )
     logits = jnp.full(17, -50.0).at[0].set(0.0).at[draw].set(1.0)
     value = ranking.warp(logits, jnp.arange(17) == 0, jax.random.key(0))

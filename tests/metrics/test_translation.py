@@ -14,6 +14,7 @@ from cnn_jax.metrics.translation import (
     exact_match,
     perplexity,
     token_log_probabilities,
+    tokenizer_for,
     tokens_correct,
 )
 
@@ -61,10 +62,44 @@ def test_texts_are_scored_by_sacrebleu(tokenize, lowercase):
     bleu = sacrebleu.corpus_bleu(HYPOTHESES, [REFERENCES], **options)
     assert scores["bleu"] == pytest.approx(bleu.score)
     assert 0 < scores["chrf"] < 100
-    signature = metrics.signatures()["bleu"]
+    signature = metrics.signatures(REFERENCES)["bleu"]
     assert f"tok:{tokenize}" in signature
     assert f"case:{'lc' if lowercase else 'mixed'}" in signature
     assert signature.endswith(sacrebleu.__version__)
+
+
+@pytest.mark.parametrize(
+    ("references", "tokenizer"),
+    [
+        (REFERENCES, "13a"),
+        (["वह हमेशा पानी चाहता है।"], "13a"),
+        (["서울은 한국의 수도이다."], "13a"),
+        (["新加坡MRT不稳定。"], "zh"),
+        (["I like 北京 and 上海 very much."], "13a"),
+        (["私は東京に行きます。", "東京特許許可局"], "char"),
+        (["ฉันรักประเทศไทย"], "char"),
+        (["ພາສາລາວ"], "char"),
+        (["ខ្ញុំស្រឡាញ់អ្នក។"], "char"),
+        (["မြန်မာဘာသာစကား။"], "char"),
+        (["བོད་སྐད་ཡིན།"], "char"),
+        ([], "13a"),
+        (["", "12"], "13a"),
+    ],
+)
+def test_the_references_script_decides_what_bleu_counts(references, tokenizer):
+    assert tokenizer_for(references) == tokenizer
+
+
+def test_short_references_have_a_bleu_where_a_copy_is_best():
+    """BLEU of four units is no more defined where no reference has four of them."""
+    metrics, short = TextMetrics(), ["Go on", "Stop"]
+    assert metrics.scores(short, short)["bleu"] == pytest.approx(100)
+    assert "eff:yes" in metrics.signatures(short)["bleu"]
+    # One with four is enough for the field's own definition, though few are right.
+    longer = [*short, "Go on and stop"]
+    assert "eff:no" in metrics.signatures(longer)["bleu"]
+    expected = sacrebleu.corpus_bleu([*short, "Go on and"], [longer], force=True).score
+    assert metrics.scores([*short, "Go on and"], longer)["bleu"] == pytest.approx(expected)
 
 
 def test_bleu_by_length_holds_every_sentence_once():

@@ -1,5 +1,8 @@
 """Pretrained weights: what is read, what is refused, and how the message says it."""
 
+import argparse
+import json
+import os
 import sys
 
 import flax.traverse_util
@@ -95,6 +98,14 @@ def test_arrays_of_a_file(tmp_path, resnet20, tensors):
             lambda t: t.update({"fc.weight": normal((7, 16)), "fc.bias": normal(7)}),
             'fc.* the file has 7 classes, the model 10; load with head="reinit"',
         ),
+        (
+            lambda t: t.update({"fc.bias": np.arange(10)}),
+            "tensor fc.bias holds int64, not fractions",
+        ),
+        (
+            lambda t: t.update({"fc.bias": np.full(10, np.nan, np.float32)}),
+            "tensor fc.bias has values that are not finite",
+        ),
         (lambda t: t.clear(), "no tensor has a name that ResNet has in torchvision or timm"),
     ],
 )
@@ -172,15 +183,50 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, resnet20):
     text = tmp_path / "weights.txt"
     text.touch()
     for path, message in (
-        (tmp_path / "absent.safetensors", "no such file"),
+        (tmp_path / "absent.safetensors", r"cannot be read \(No such file"),
+        (tmp_path, "is a folder, not a file"),
         (broken, "not a readable safetensors file"),
         (empty, "not a readable safetensors file"),
-        (text, "read from .safetensors, .pth, .pt and .bin files"),
+        (text, "read from .safetensors, .pth, .pt, .bin and .ckpt files"),
     ):
         with pytest.raises(UserError, match=message) as caught:
             weights.load(path, resnet20, {})
         assert str(path) in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+def test_damaged_files_end_with_one_line(tmp_path, resnet20, tensors):
+    path = tmp_path / "resnet20.safetensors"
+    save_file({name: np.ascontiguousarray(x) for name, x in tensors.items()}, path)
+    whole = path.read_bytes()
+    length = int.from_bytes(whole[:8], "little")
+    header = json.loads(whole[8 : 8 + length])
+    rng = np.random.default_rng(0)
+
+    def with_header(**change):
+        written = json.dumps({**header, "conv1.weight": {**header["conv1.weight"], **change}})
+        return len(written).to_bytes(8, "little") + written.encode() + whole[8 + length :]
+
+    damaged = [
+        whole[:-7],
+        whole[: len(whole) // 3],
+        b"\xff" * 8 + whole[8:],
+        with_header(dtype="F8_E4M3"),
+        with_header(dtype="nonsense"),
+        with_header(shape=[10**12, 10**12]),
+        with_header(shape=[-1]),
+        with_header(data_offsets=[10**9, 2 * 10**9]),
+        *(whole[:8] + rng.bytes(length) + whole[8 + length :] for _ in range(3)),
+    ]
+    for content in damaged:
+        path.write_bytes(content)
+        with pytest.raises(UserError) as caught:
+            weights.load(path, resnet20, shapes_of(resnet20))
+        assert str(path) in str(caught.value)
+        assert "\n" not in str(caught.value)
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    with pytest.raises(UserError, match="is a named pipe, not a file"):
+        weights.load(tmp_path / "pipe.safetensors", resnet20, {})
 
 
 def test_a_torch_file_without_torch(tmp_path, resnet20, monkeypatch):
@@ -191,12 +237,108 @@ def test_a_torch_file_without_torch(tmp_path, resnet20, monkeypatch):
         weights.load(path, resnet20, {})
 
 
-@pytest.mark.parametrize("wrapper", [None, "state_dict", "model"])
-def test_a_torch_file(tmp_path, resnet20, tensors, wrapper):
+def wrapped(tensors, keys, prefix, wrap=np.array):
+    """The content of a file with the tensors below keys and their names after a prefix."""
+    content = {f"{prefix}{name}": wrap(x) for name, x in tensors.items()}
+    for key in reversed(keys):
+        content = {key: content}
+    return content
+
+
+# What tools wrap weights in: the keys above them, the beginning of their names, and how it is told.
+WRAPPINGS = [
+    ((), "", None),
+    (("state_dict",), "", "those of 'state_dict'"),
+    (("model",), "module.", "those of 'model', 'module.*'"),
+    ((), "module._orig_mod.", "those of 'module._orig_mod.*'"),
+    ((), "_orig_mod.module.", "those of '_orig_mod.module.*'"),
+    (("state_dict",), "model.", "those of 'state_dict', 'model.*'"),
+    (("state_dict",), "net.backbone.", "those of 'state_dict', 'net.backbone.*'"),
+    (("model_ema",), "module.", "those of 'model_ema', 'module.*'"),
+    (("state_dict_ema",), "", "those of 'state_dict_ema'"),
+    (("ema", "module"), "", "those of 'ema.module'"),
+    (("params_ema",), "", "those of 'params_ema'"),
+]
+
+
+@pytest.mark.parametrize(("keys", "prefix", "told"), WRAPPINGS)
+def test_wrapped_weights_are_recognised_by_what_fits(resnet20, tensors, keys, prefix, told):
+    """Beside them lies what training keeps: an optimizer's tensors, arguments, counters."""
+    content = wrapped(tensors, keys, prefix)
+    if keys:
+        content |= {
+            "optimizer": {"state": {0: {"exp_avg": normal(3)}}, "weight": normal(3)},
+            "hyper_parameters": {"lr": 0.1},
+            "epoch": 3,
+        }
+    groups = dict(weights._groups(content, lambda x: isinstance(x, np.ndarray)))
+    notices = []
+    shapes = shapes_of(resnet20)
+    loaded = weights._assign(groups, resnet20, shapes, "keep", "file.pth", notices.append)
+    expected = weights.assign(tensors, resnet20, shapes)
+    jax.tree.map(np.testing.assert_array_equal, loaded, expected)
+    assert notices == ([f"file.pth: the weights are {told}"] if told else [])
+
+
+def test_a_file_of_arrays_has_beginnings_of_names_too(tmp_path, resnet20, tensors):
+    path = tmp_path / "lightning.safetensors"
+    content = {f"model.{name}": np.ascontiguousarray(x) for name, x in tensors.items()}
+    save_file({**content, "criterion.weight": normal(10)}, path)
+    notices = []
+    loaded = weights.load(path, resnet20, shapes_of(resnet20), notify=notices.append)
+    expected = weights.assign(tensors, resnet20, shapes_of(resnet20))
+    jax.tree.map(np.testing.assert_array_equal, loaded, expected)
+    (notice,) = notices
+    assert notice == (
+        f"{path}: the weights are those of 'model.*'; left out 1 others, such as criterion.weight"
+    )
+
+
+def test_of_two_places_the_moving_average_is_taken_or_none(resnet20, tensors):
+    averaged = {name: x + 1 for name, x in tensors.items()}
+    shapes, notices = shapes_of(resnet20), []
+
+    def load(**groups):
+        return weights._assign(groups, resnet20, shapes, "keep", "file.pth", notices.append)
+
+    loaded = load(model=tensors, model_ema={f"module.{n}": x for n, x in averaged.items()})
+    expected = weights.assign(averaged, resnet20, shapes)
+    jax.tree.map(np.testing.assert_array_equal, loaded, expected)
+    assert notices == [
+        "file.pth: the weights are those of 'model_ema', 'module.*' rather than those of 'model'"
+    ]
+    both = {**tensors, **{f"ema.{name}": x for name, x in averaged.items()}}
+    loaded = weights.assign(both, resnet20, shapes)
+    jax.tree.map(np.testing.assert_array_equal, loaded, expected)
+    # The average of a part only is not what fits most.
+    part = {name: averaged[name] for name in list(averaged)[:5]}
+    loaded = load(model=tensors, ema=part)
+    plain = weights.assign(tensors, resnet20, shapes)
+    jax.tree.map(np.testing.assert_array_equal, loaded, plain)
+    with pytest.raises(UserError, match=r"'student' and those of 'teacher' fit ResNet equally"):
+        load(student=tensors, teacher=averaged)
+    with pytest.raises(UserError, match="fit ResNet equally; keep one of them"):
+        load(model=tensors, ema=averaged, model_ema=averaged)
+
+
+def test_what_is_missing_or_too_much_in_a_wrapping_is_named(resnet20, tensors):
+    content = wrapped(tensors, (), "module.")
+    del content["module.fc.bias"]
+    with pytest.raises(UserError, match=r"tensor fc.bias is missing in those of 'module.\*'$"):
+        weights.assign(content, resnet20, shapes_of(resnet20))
+    content = wrapped({**tensors, "extra": normal(1)}, (), "module.")
+    with pytest.raises(UserError, match=r"extra is not the model's, of those of 'module.\*'$"):
+        weights.assign(content, resnet20, shapes_of(resnet20))
+
+
+@pytest.mark.parametrize(("keys", "prefix", "told"), WRAPPINGS)
+def test_a_torch_file(tmp_path, resnet20, tensors, keys, prefix, told):
     torch = pytest.importorskip("torch")
     path = tmp_path / "resnet20.pth"
-    content = {name: torch.from_numpy(np.array(x)) for name, x in tensors.items()}
-    torch.save({wrapper: content, "epoch": 3} if wrapper else content, path)
+    content = wrapped(tensors, keys, prefix, lambda x: torch.from_numpy(np.array(x)))
+    if keys:
+        content |= {"epoch": 3, "args": argparse.Namespace(lr=0.1)}
+    torch.save(content, path)
     shapes = shapes_of(resnet20)
     jax.tree.map(
         np.testing.assert_array_equal,
@@ -212,7 +354,7 @@ class Surprise:
         return (open, ("surprise", "w"))
 
 
-@pytest.mark.parametrize("content", [Surprise(), "a string", {"conv1.weight": 1}])
+@pytest.mark.parametrize("content", [Surprise(), "a string", {"conv1.weight": 1}, {"model": {}}])
 def test_a_torch_file_of_something_else(tmp_path, resnet20, content, monkeypatch):
     torch = pytest.importorskip("torch")
     monkeypatch.chdir(tmp_path)

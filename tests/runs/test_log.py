@@ -16,7 +16,7 @@ from rich.console import Console
 
 from cnn_jax.errors import UserError
 from cnn_jax.runs import log as logs
-from cnn_jax.runs.folder import TIMING_KEYS, read_run
+from cnn_jax.runs.folder import TIMING_KEYS, evaluated, read_run
 from cnn_jax.runs.log import RunLog, plain
 
 
@@ -44,6 +44,7 @@ def report_until(log: RunLog, first: int, last: int) -> None:
         log.report(step, "train", {"loss": 1 / step, "examples_per_second": 100.0 + first})
         if step % 20 == 0:
             log.report(step, "eval", {"top1": step / 100})
+            log.write_result(step, "eval", {"top1": step / 100})
 
 
 def lines(directory: Path) -> list[dict]:
@@ -70,6 +71,7 @@ def test_rows_hold_exactly_what_was_reported(tmp_path):
 def test_metrics_that_are_not_finite_are_null_and_nothing_else(tmp_path, value):
     with make_log(tmp_path) as log:
         log.report(1, "eval", {"loss": jnp.float32(value), "top1": value})
+        log.write_result(1, "eval", {"loss": jnp.float32(value), "top1": value})
 
     def refuse(name: str) -> None:
         raise AssertionError(f"{name} is not JSON")
@@ -120,6 +122,28 @@ def test_resuming_takes_back_the_result_of_a_later_step(tmp_path):
     make_log(tmp_path, resumed_step=10).close()
     assert not (tmp_path / "result.json").exists()
     assert [row["step"] for row in lines(tmp_path)] == [10]
+
+
+def test_an_evaluation_without_its_result_counts_as_missing_and_is_reported_once(tmp_path):
+    with make_log(tmp_path) as log:
+        report_until(log, 10, 30)
+        log.report(40, "train", {"loss": 0.1})
+        log.report(40, "eval", {"top1": 0.3})  # killed before its page was written
+    for _ in range(2):  # once more, killed before anything was done
+        assert evaluated(tmp_path, 20)
+        assert not evaluated(tmp_path, 40)
+        make_log(tmp_path, resumed_step=40).close()
+        assert json.loads((tmp_path / "result.json").read_text())["step"] == 20
+    with make_log(tmp_path, resumed_step=40) as log:
+        log.report(40, "train", {"loss": 0.2})
+        log.report(40, "eval", {"top1": 0.4})
+        log.write_result(40, "eval", {"top1": 0.4})
+    assert [(row["step"], row["split"]) for row in lines(tmp_path)] == [
+        *[(10, "train"), (20, "train"), (20, "eval"), (30, "train"), (40, "train"), (40, "eval")]
+    ]
+    assert [row.get("loss", row.get("top1")) for row in lines(tmp_path)][-2:] == [0.2, 0.4]
+    assert evaluated(tmp_path, 40)
+    assert not evaluated(tmp_path, 40, "test")
 
 
 def test_the_clock_of_a_resumed_run_goes_on(tmp_path):
@@ -348,6 +372,7 @@ def test_an_evaluation_made_again_joins_the_rows(tmp_path):
         file.write('{"step": 50, "sp')
     with make_log(tmp_path, appended=True) as log:
         log.report(20, "test", {"top1": 0.5})
+        log.write_result(20, "test", {"top1": 0.5})
     rows = lines(tmp_path)
     assert [(row["step"], row["split"]) for row in rows[-2:]] == [(40, "eval"), (20, "test")]
     assert len(rows) == 7

@@ -108,8 +108,8 @@ def test_the_summary_is_that_of_the_predicted_masks():
     assert summary["pixel_accuracy"] == pytest.approx(np.mean((predicted == mask)[known]))
     assert summary["mean_iou"] == pytest.approx(metrics.mean_iou(confusion))
     pairs = [(p == 1, m == 1) for p, m in zip(predicted, mask, strict=True)]
-    rand = [on_host(cells.rand_error, *map(cells.cells, pair)) for pair in pairs]
-    assert summary["rand_error"] == np.mean(rand) > 0
+    rand = sum(on_host(cells.rand_pairs, *map(cells.cells, pair)) for pair in pairs)
+    assert summary["rand_error"] == 1 - 2 * rand[0] / (rand[1] + rand[2]) > 0
     assert summary["pixel_error"] == np.mean((predicted == 1) != (mask == 1))
     assert summary["warping_error"] == np.mean([cells.warping_error(*pair) for pair in pairs])
 

@@ -85,7 +85,7 @@ class HeldOut:
             yield make_batch(1000 + number, valid=np.arange(ROWS) + 8 * number < 19)
 
 
-def run(folder, batches, *, resume=False, task=None, report=None, **plan):
+def run(folder, batches, *, resume=False, task=None, report=None, held_out=None, **plan):
     task, optimizer = task or Linear(), optax.adam(0.05)
     plan = loop.Plan(
         **{"total_steps": STEPS, "batch_size": ROWS, "report_every": 2, "evaluate_every": 4}
@@ -98,9 +98,11 @@ def run(folder, batches, *, resume=False, task=None, report=None, **plan):
     with RunLog(
         folder, total_steps=plan.total_steps, resumed_step=int(state.step) if resume else None
     ) as log:
-        training = loop.Training(task, optimizer, batches, HeldOut(), plan)
+        training = loop.Training(task, optimizer, batches, held_out or HeldOut(), plan)
         outputs = loop.Outputs(log, folder / "checkpoints", report)
-        return loop.train(state, training, outputs, prng.root(0))
+        state, ended = loop.train(state, training, outputs, prng.root(0))
+        assert ended == (int(state.step) == STEPS)
+        return state
 
 
 def fail():
@@ -126,9 +128,108 @@ def test_unreadable_data_ends_the_run_without_losing_a_step(tmp_path):
     assert checkpoints.latest_step(broken / "checkpoints") == 5
     resumed = run(broken, Batches(), resume=True)
     assert_same_bits(resumed, whole)
-    # Step 5 is no step of reports: the row of step 6 is of its own step alone.
-    ends = [row for row in rows(tmp_path / "whole") if row["step"] != 6]
-    assert [row for row in rows(broken) if row["step"] != 6] == ends
+    # Step 5 is no step of reports: the sums of its interval are kept with the state.
+    assert rows(broken) == rows(tmp_path / "whole")
+    assert checkpoints.steps(broken / "checkpoints") == (4, 6, 8)
+
+
+class Failing:
+    """A report that fails once, at a step's evaluation."""
+
+    def __init__(self, step, error=None, action=None):
+        self.step, self.error, self.action = step, error, action
+
+    def select(self, batch, predictions):
+        pass
+
+    def write(self, step, evaluation):
+        if step == self.step:
+            if self.action is not None:
+                self.action()
+            if self.error is not None:
+                raise self.error
+
+
+@pytest.mark.parametrize("checkpoint_every", [2, 0])
+@pytest.mark.parametrize("error", [UserError("page: the disk is full"), ZeroDivisionError()])
+def test_what_fails_after_a_step_costs_no_step(tmp_path, checkpoint_every, error):
+    every = {"checkpoint_every": checkpoint_every}
+    whole = run(tmp_path / "whole", Batches(), **every)
+    broken = tmp_path / "broken"
+    with pytest.raises(type(error)):
+        run(broken, Batches(), report=Failing(4, error), **every)
+    assert checkpoints.latest_step(broken / "checkpoints") == 4
+    assert_same_bits(run(broken, Batches(), resume=True, **every), whole)
+    assert rows(broken) == rows(tmp_path / "whole")
+    result = json.loads((broken / "result.json").read_text())
+    assert result["correct"] == rows(tmp_path / "whole")[-1]["correct"]
+    kept = checkpoints.steps(tmp_path / "whole" / "checkpoints")
+    assert checkpoints.steps(broken / "checkpoints") == kept
+
+
+@pytest.mark.parametrize("split", ["train", "eval"])
+@pytest.mark.parametrize("half", [False, True])
+def test_a_row_that_could_not_be_written_is_written_by_the_resumed_run(
+    tmp_path, monkeypatch, split, half
+):
+    run(tmp_path / "whole", Batches(), checkpoint_every=0)
+    report = RunLog.report
+
+    def full(log, step, kind, metrics):
+        if (step, kind) == (4, split):
+            with (log.directory / "metrics.jsonl").open("a") as file:
+                file.write('{"step": 4, "spl' if half else "")
+            raise UserError("metrics.jsonl: the disk is full")
+        report(log, step, kind, metrics)
+
+    broken = tmp_path / "broken"
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="disk is full"):
+        patch.setattr(RunLog, "report", full)
+        run(broken, Batches(), checkpoint_every=0)
+    assert checkpoints.steps(broken / "checkpoints") == (4,)
+    run(broken, Batches(), resume=True, checkpoint_every=0)
+    assert rows(broken) == rows(tmp_path / "whole")
+
+
+def test_a_failed_save_after_a_failure_does_not_hide_it(tmp_path):
+    def full_disk():
+        (tmp_path / "checkpoints").rmdir()
+        (tmp_path / "checkpoints").write_text("in the way")
+
+    (tmp_path / "checkpoints").mkdir()
+    failing = Failing(4, UserError("page: the disk is full"), full_disk)
+    with pytest.raises(UserError, match="page: the disk is full"):
+        run(tmp_path, Batches(), report=failing, checkpoint_every=0)
+
+
+@pytest.mark.parametrize("moment", ["before", "during"])
+def test_an_evaluation_that_a_stop_prevents_or_ends_is_made_up_for(tmp_path, moment):
+    """SIGTERM while step 4 is under way, and between the batches of its evaluation."""
+    whole = run(tmp_path / "whole", Batches())
+    stopped = tmp_path / "stopped"
+
+    class Stopping(HeldOut):
+        count = 0
+
+        def iterate(self):
+            for batch in super().iterate():
+                yield batch
+                Stopping.count += 1
+                if moment == "during" and Stopping.count == 1:
+                    terminate()
+
+    batches = Batches({5: terminate} if moment == "before" else {})
+    half = run(stopped, batches, held_out=Stopping(), checkpoint_every=3)
+    assert int(half.step) == 4
+    assert [row["step"] for row in rows(stopped) if row["split"] == "eval"] == []
+    assert_same_bits(run(stopped, Batches(), resume=True), whole)
+    assert rows(stopped) == rows(tmp_path / "whole")
+
+
+def test_a_plan_is_refused_before_the_first_step():
+    for name, value in (("keep", 0), ("keep", -1), ("checkpoint_every", -1), ("report_every", -2)):
+        with pytest.raises(UserError, match=rf"{name} {value}: must be [01] or more"):
+            loop.Plan(total_steps=4, batch_size=2, **{name: value})
 
 
 def test_sigterm_saves_and_ends_and_a_resumed_run_equals_an_uninterrupted_one(tmp_path, capsys):
@@ -141,6 +242,9 @@ def test_sigterm_saves_and_ends_and_a_resumed_run_equals_an_uninterrupted_one(tm
     assert checkpoints.latest_step(stopped / "checkpoints") == int(half.step)
     assert "--resume continues" in capsys.readouterr().err
     assert_same_bits(run(stopped, Batches(), resume=True), whole)
+    assert rows(stopped) == rows(tmp_path / "whole")
+    kept = checkpoints.steps(tmp_path / "whole" / "checkpoints")
+    assert checkpoints.steps(stopped / "checkpoints") == kept
 
 
 def test_divergence_keeps_the_last_good_checkpoint(tmp_path):

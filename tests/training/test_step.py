@@ -101,7 +101,9 @@ def test_the_update_is_that_of_the_mean_loss():
     )
     assert_close(new.params, expected, rtol=1e-5, atol=1e-7)
     assert int(new.step) == 1
-    np.testing.assert_allclose(sums["loss"] / sums["examples"], mean_loss(state.params), rtol=1e-6)
+    np.testing.assert_allclose(
+        float(sums["loss"]) / int(sums["examples"]), mean_loss(state.params), rtol=1e-6
+    )
 
 
 def test_rows_that_are_not_valid_count_for_nothing():

@@ -71,6 +71,7 @@ def crop_and_resize(
         box: top, left, height and width in pixels of the image, not necessarily whole numbers.
         size: the height and the width of the result.
     """
+    box = box.astype(jnp.float32)
     rows = _resampling_weights(image.shape[0], size[0], box[0], box[2])
     columns = _resampling_weights(image.shape[1], size[1], box[1], box[3])
     # Full precision: by default, accelerators would round pixels to 8 or 10 bits.
@@ -79,12 +80,12 @@ def crop_and_resize(
 
 
 def _resampling_weights(
-    pixels: int, samples: int, start: Num[Array, ""], extent: Num[Array, ""]
+    pixels: int, samples: int, start: Float[Array, ""], extent: Float[Array, ""]
 ) -> Float[Array, "{samples} {pixels}"]:
     """Compute each pixel's weight in each sample of `[start, start + extent)`; rows sum to one."""
     step = extent / samples
-    centers = start + (jnp.arange(samples) + 0.5) * step
-    lower_edges = jnp.arange(pixels)
+    centers = start + (jnp.arange(samples, dtype=jnp.float32) + 0.5) * step
+    lower_edges = jnp.arange(pixels, dtype=jnp.float32)
     distance = jnp.abs(lower_edges[None, :] + 0.5 - centers[:, None])
     weights = jnp.maximum(0.0, 1.0 - distance / jnp.maximum(step, 1.0))
     inside = (lower_edges + 1 > start) & (lower_edges < start + extent)
@@ -194,7 +195,9 @@ def affine(
         fill: the value of pixels whose centres come from outside the image.
     """
     height, width, _ = image.shape
-    y_out, x_out = jnp.meshgrid(jnp.arange(height) + 0.5, jnp.arange(width) + 0.5, indexing="ij")
+    y_out, x_out = jnp.meshgrid(
+        *(jnp.arange(side, dtype=jnp.float32) + 0.5 for side in (height, width)), indexing="ij"
+    )
     x = matrix[0, 0] * x_out + matrix[0, 1] * y_out + matrix[0, 2]
     y = matrix[1, 0] * x_out + matrix[1, 1] * y_out + matrix[1, 2]
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
@@ -208,8 +211,9 @@ def affine(
         sampled = pixels(jnp.floor(y).astype(jnp.int32), jnp.floor(x).astype(jnp.int32))
     else:
         x, y = x - 0.5, y - 0.5
-        left, top = jnp.floor(x).astype(jnp.int32), jnp.floor(y).astype(jnp.int32)
+        left, top = jnp.floor(x), jnp.floor(y)
         right_share, lower_share = (x - left)[..., None], (y - top)[..., None]
+        left, top = left.astype(jnp.int32), top.astype(jnp.int32)
         upper = _blend(pixels(top, left), pixels(top, left + 1), right_share)
         lower = _blend(pixels(top + 1, left), pixels(top + 1, left + 1), right_share)
         sampled = _blend(upper, lower, lower_share)
@@ -335,7 +339,7 @@ def rectangle(
     right: Num[Array, ""],
 ) -> Bool[Array, "{height} {width}"]:
     """Build the mask of the pixels in `[top, bottom) x [left, right)`."""
-    rows, columns = jnp.arange(height), jnp.arange(width)
+    rows, columns = (jnp.arange(side, dtype=top.dtype) for side in (height, width))
     in_rows = (rows >= top) & (rows < bottom)
     in_columns = (columns >= left) & (columns < right)
     return in_rows[:, None] & in_columns[None, :]

@@ -97,6 +97,7 @@ def augment_with_mask(
 
     if config.resamples:
         # From the window's pixels to the image's, relative to the mask's corner.
+        corner = corner.astype(jnp.float32)
         rows, columns = _coordinates(keys, size, image_size, corner, config)
         offset = jnp.array(margins, jnp.float32)
         image = _bilinear(image, rows + offset[0], columns + offset[1])
@@ -130,7 +131,7 @@ def _coordinates(
     keys: dict[str, Key[Array, ""]],
     size: tuple[int, int],
     image_size: tuple[int, int],
-    corner: Int[Array, "2"],
+    corner: Float[Array, "2"],
     config: MaskAugmentation,
 ) -> tuple[Float[Array, "rows columns"], Float[Array, "rows columns"]]:
     """Compute the source row and column of each pixel of the window and its surroundings.

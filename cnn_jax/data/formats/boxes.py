@@ -1,19 +1,42 @@
 """Images with boxes around their objects: the parts shared by all readers of such data."""
 
 import os
-from collections.abc import Callable, Sequence
+import re
+import reprlib
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from cnn_jax.data.decode import decode, open_image
+from cnn_jax.data.decode import Header, decode, read_header
+from cnn_jax.data.formats.frames import Fit, Size, drawn_before_turning, fit
 from cnn_jax.data.source import Example
-from cnn_jax.errors import UserError
+from cnn_jax.errors import UserError, one_line
+from cnn_jax.progress import track
+from cnn_jax.reading import existing_below, require_file
 
 # A box may extend this many pixels beyond the image, for rounding, without a notice.
 _SLACK = 1.0
+
+# Fractions are rounded to six digits, so this distance beyond the border is no mistake.
+_RELATIVE_SLACK = 2e-3
+
+# Headers are read by this many threads: on a network drive each waits for its answer.
+_READERS = 16
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = _REPR.maxlong = 60
+
+LONGEST_NAME = 4096
+"""The most characters of a path."""
+
+# What Label Studio puts before the name of an uploaded file.
+_UPLOADED = re.compile(r"[0-9a-f]{8}-(?=.)")
 
 
 @dataclass(frozen=True)
@@ -45,6 +68,7 @@ class BoxSource:
     Attributes:
         class_names: the names of the classes.
         notices: the repairs of faulty data, one line each.
+        files: the file of each image.
     """
 
     def __init__(
@@ -57,7 +81,8 @@ class BoxSource:
     ):
         """Store the images; with `relative`, boxes are in fractions of the image's sides."""
         self.class_names = class_names
-        self.notices = tuple(notices)
+        self.notices = tuple(map(one_line, notices))
+        self.files = [image.path for image in images]
         self._images = images
         self._relative = relative
 
@@ -146,11 +171,16 @@ class Repairs:
             ("with swapped corners, put in order", kept & swapped),
             ("beyond the image's border, cut off there", kept & moved),
         ):
-            if np.any(chosen):
-                first = where(int(np.argmax(chosen)))
-                count, place = self.counts.get(what, (0, first))
-                self.counts[what] = (count + int(chosen.sum()), place)
+            self.count(what, chosen, where)
         return clipped, kept
+
+    def count(
+        self, what: str, chosen: Bool[np.ndarray, " boxes"], where: Callable[[int], str]
+    ) -> None:
+        """Add the chosen boxes of an image to those that were repaired in one way."""
+        if np.any(chosen):
+            count, place = self.counts.get(what) or (0, where(int(np.argmax(chosen))))
+            self.counts[what] = (count + int(chosen.sum()), place)
 
     def notices(self) -> list[str]:
         """Describe each kind of repair in one line."""
@@ -161,25 +191,303 @@ class Repairs:
         ]
 
 
-def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Read height and width of an image file as `decode` gives it, mostly from its header.
+@dataclass(frozen=True)
+class Annotated:
+    """What a file says about an image, before it is compared with the image.
+
+    Attributes:
+        path: the image's file.
+        place: where the file speaks of it, for messages: `FILE` or `FILE: images[3]`.
+        boxes: [x1, y1, x2, y2] in pixels of an image of `size`, or in fractions of the sides.
+        labels: the positions in the class names.
+        where: names the place of an object by its number.
+        size: rows and columns that the file states for the image; None if it states none.
+        difficult, crowd, area: as in `BoxedImage`; `area` in pixels of an image of `size`, NaN
+            where it is that of the box.
+    """
+
+    path: str
+    place: str
+    boxes: Float[np.ndarray, "objects 4"]
+    labels: Int[np.ndarray, " objects"]
+    where: Callable[[int], str]
+    size: Size | None = None
+    difficult: Bool[np.ndarray, " objects"] | None = None
+    crowd: Bool[np.ndarray, " objects"] | None = None
+    area: Float[np.ndarray, " objects"] | None = None
+
+
+def settle(
+    items: Sequence[Annotated], *, relative: bool = False, keep_bad_images: bool = False
+) -> tuple[list[BoxedImage], list[str]]:
+    """Bring the boxes of a set onto their images, and repair them.
+
+    The size of each image is read from its header. Boxes of an image of another size and the same
+    ratio are scaled, boxes of the stored pixels are turned as EXIF turns the image. Boxes outside
+    the image or without area, and those that stand twice in it, are left out.
+
+    Args:
+        items: what the files say.
+        relative: whether boxes are in fractions of the upright image's sides, whatever its size.
+        keep_bad_images: whether images that are missing or cannot be read are kept, without
+            objects, to be found when they are read.
+
+    Returns:
+        The images, and notices about what was changed.
 
     Raises:
-        UserError: the file is missing or not an image.
+        UserError: an image is missing or unreadable, or is of another size and ratio than its file
+            of boxes states, or a coordinate is not finite.
     """
-    try:
-        with open_image(path) as image:
-            orientation = image.getexif().get(0x0112, 1)
-            width, height = image.size
-    except (OSError, SyntaxError, ValueError):
-        # `decode` has the right message for such a file.
-        height, width = decode(path).shape[:2]
-        return height, width
-    return (width, height) if orientation in (5, 6, 7, 8) else (height, width)
+    checked = _headers(items, relative, keep_bad_images)
+    fits = [None if header is None else _fit(item, header)
+            for item, header in zip(items, checked, strict=True)]  # fmt: skip
+    turned = drawn_before_turning(found for found in fits if found is not None)
+    repairs = Repairs()
+    images = [
+        BoxedImage(item.path, np.zeros((0, 4)), np.zeros(0, np.int32))
+        if header is None and not relative
+        else _settled(item, found, repairs, turned=turned)
+        for item, header, found in zip(items, checked, fits, strict=True)
+    ]
+    return images, [*_fit_notices(items, fits, turned=turned), *repairs.notices()]
+
+
+def _headers(
+    items: Sequence[Annotated], relative: bool, keep_bad_images: bool
+) -> list[Header | None]:
+    """Read the header of each image with boxes in pixels; find that all images exist."""
+
+    def read(item: Annotated) -> Header | None:
+        try:
+            if len(item.boxes) and not relative:
+                return read_header(item.path)
+            require_file(item.path)
+        except UserError as error:
+            if not keep_bad_images:
+                raise UserError(f"{item.place}: {error}") from None
+        return None
+
+    with ThreadPoolExecutor(_READERS) as pool:
+        # Submitted in slices: one future per image would take more memory than the file names.
+        headers = (
+            header
+            for start in range(0, len(items), 1024)
+            for header in pool.map(read, items[start : start + 1024])
+        )
+        return list(track(headers, "Reading sizes of images", len(items)))
+
+
+def _fit(item: Annotated, header: Header) -> Fit:
+    found = fit(item.size, header)
+    if found is None:
+        raise UserError(
+            f"{item.place}: its size is {_by(item.size)}, but {item.path} has "
+            f"{_by((header.height, header.width))}: are these the boxes of another image?"
+        )
+    return found
+
+
+def _by(size: Size) -> str:
+    """Name a size as people do, columns first."""
+    return f"{size[1]:g} x {size[0]:g}"
+
+
+def _settled(item: Annotated, found: Fit | None, repairs: Repairs, *, turned: bool) -> BoxedImage:
+    size, boxes, area, slack = (1.0, 1.0), item.boxes, item.area, _RELATIVE_SLACK
+    if found is not None:
+        size, slack = (found.header.height, found.header.width), _SLACK
+        boxes, scale = found.place(boxes, turned=turned)
+        area = None if area is None else area * (scale[0] * scale[1])
+    boxes, kept = repairs.repair(boxes, size, item.where, slack)
+    if area is not None:
+        area = np.where(np.isnan(area), (boxes[:, 2:] - boxes[:, :2]).prod(axis=1), area)
+    crowd = np.zeros(len(boxes), bool) if item.crowd is None else item.crowd
+    again = kept & _again(boxes, item.labels, crowd)
+    repairs.count("standing twice in an image, read once", again, item.where)
+    kept &= ~again
+    return BoxedImage(
+        item.path,
+        boxes[kept],
+        item.labels[kept],
+        *(None if flags is None else flags[kept] for flags in (item.difficult, item.crowd, area)),
+    )
+
+
+def _again(
+    boxes: Float[np.ndarray, "boxes 4"],
+    labels: Int[np.ndarray, " boxes"],
+    crowd: Bool[np.ndarray, " boxes"],
+) -> Bool[np.ndarray, " boxes"]:
+    """Whether an earlier box has the same corners and class."""
+    seen: set[tuple[float, ...]] = set()
+    again = np.zeros(len(boxes), bool)
+    for row, key in enumerate(zip(*boxes.T.tolist(), labels.tolist(), crowd.tolist(), strict=True)):
+        again[row] = key in seen
+        seen.add(key)
+    return again
+
+
+def _fit_notices(
+    items: Sequence[Annotated], fits: Sequence[Fit | None], *, turned: bool
+) -> list[str]:
+    """Tell which images are not of the size that their files state."""
+    pairs = [(item, found) for item, found in zip(items, fits, strict=True) if found is not None]
+    turns = [item for item, found in pairs if found.turned]
+    unknown = [item for item, found in pairs if found.turned is None]
+    scaled = [
+        (item, found) for item, found in pairs
+        if (found.stored if found.turned else found.upright) != (1.0, 1.0)
+    ]  # fmt: skip
+    notices = []
+    if turns:
+        notices.append(
+            f"boxes of {_images(len(turns))} are turned with the picture, as its EXIF orientation "
+            f"says: they count the pixels before that (the first: {turns[0].path})"
+        )
+    if unknown:
+        taken = (
+            "before EXIF turns it, as those of the other turned images" if turned
+            else "as it is shown upright"
+        )  # fmt: skip
+        notices.append(
+            f"{_images(len(unknown))} with an EXIF orientation: the stated size is the same before "
+            f"and after it, so boxes are taken as of the image {taken} (the first: "
+            f"{unknown[0].path})"
+        )
+    if scaled:
+        item, found = scaled[0]
+        notices.append(
+            f"boxes of {_images(len(scaled))} are scaled to the image's own size (the first: "
+            f"{item.path} has {_by((found.header.height, found.header.width))}, {item.place} says "
+            f"{_by(item.size)})"
+        )
+    return notices
+
+
+def _images(count: int) -> str:
+    return f"{count:,} {'image' if count == 1 else 'images'}"
+
+
+class ImageFinder:
+    """Finds images by the names that a file gives them, written on another machine perhaps.
+
+    A path of which only the last parts exist is found by those, and a name to which Label Studio
+    added eight digits or percent signs by the name without them.
+    """
+
+    def __init__(self, *folders: Path):
+        """Look below these folders, the first first."""
+        self._folders = folders
+        self._names: dict[Path, str] = {}
+        self._found: dict[str, list[tuple[str, Path]]] = {}
+        self._guessed: set[Path] = set()
+
+    def find(self, name: str, place: str) -> str:
+        """Return the path of an image; one in the first folder if there is none.
+
+        Args:
+            name: the name or path as written.
+            place: where it is written, for messages.
+
+        Raises:
+            UserError: another name was already found as the same file, or the name is longer than
+                a path can be.
+        """
+        if len(name) > LONGEST_NAME:
+            raise UserError(f"{place}: the name of an image has {len(name):,} characters")
+        path, how = self._locate(name)
+        if how is not None:
+            self._found.setdefault(how, []).append((name, path))
+            self._guessed.add(path)
+        other = self._names.setdefault(path, name)
+        if other != name and path in self._guessed:
+            raise UserError(
+                f"{place}: {name}: no such image, and {path} is that of {other} already"
+            )
+        return os.fspath(path)
+
+    def _locate(self, name: str) -> tuple[Path, str | None]:
+        for folder in self._folders:
+            if os.path.exists(folder / name):
+                return folder / name, None
+        start = max(name.rfind("/"), name.rfind("\\")) + 1
+        ways = [("the last parts of their paths", name)]
+        ways += [
+            ("their names without what Label Studio adds", name[:start] + form)
+            for form in plain_forms(name[start:])
+        ]
+        for how, form in ways:
+            for folder in self._folders:
+                if (path := existing_below(form, folder)) is not None:
+                    return path, how
+        return self._folders[0] / name, None
+
+    def notices(self) -> list[str]:
+        """Tell by what else than their paths images were found."""
+        return [
+            f"{_images(len(found))} found by {how} (the first: {found[0][0]} as {found[0][1]})"
+            for how, found in self._found.items()
+        ]
+
+
+class NameIndex:
+    """Names of files without their endings, also as they were before Label Studio changed them."""
+
+    def __init__(self, names: Iterable[str]):
+        """Take the names that exist."""
+        self._names = set(names)
+        self._plain: dict[str, list[str]] = {}
+        for name in sorted(self._names):
+            for form in plain_forms(name):
+                self._plain.setdefault(form, []).append(name)
+        self._found: list[tuple[str, str]] = []
+
+    def find(self, name: str) -> str | None:
+        """Return the existing name that is meant, or None."""
+        if name in self._names:
+            return name
+        changed = self._plain.get(name, ())
+        found = next((form for form in plain_forms(name) if form in self._names), None)
+        found = found or (changed[0] if len(changed) == 1 else None)
+        if found is not None:
+            self._found.append((name, found))
+        return found
+
+    def notices(self, what: str) -> list[str]:
+        """Tell which files, each a `what`, have another name than was asked for."""
+        if not self._found:
+            return []
+        (name, found), count = self._found[0], len(self._found)
+        files = what if count == 1 else f"{what}s"
+        return [f"{count:,} {files} found by Label Studio's names (the first: {name} as {found})"]
+
+
+def plain_forms(name: str) -> list[str]:
+    """The other names of a file before Label Studio put digits before it and percent signs in."""
+    forms = (unquote(name), _UPLOADED.sub("", name), _UPLOADED.sub("", unquote(name)))
+    return [form for form in dict.fromkeys(forms) if form != name]
+
+
+def number(text: str) -> float:
+    """Read a number as files of boxes have it; it may not be finite.
+
+    Raises:
+        ValueError: it is none.
+    """
+    value = float(text)
+    if "_" in text:  # Python's own way to write 1000 as 1_000
+        raise ValueError(f"{text!r} is no number")
+    return value
+
+
+def short(value: Any) -> str:
+    """A value of a file as it is written in Python, cut where it is long or deep."""
+    return _REPR.repr(value)
 
 
 def require_folder(path: Path, spec: str) -> None:
     """Raise `UserError` unless the path is a folder."""
-    if not path.is_dir():
-        problem = "is not a folder" if path.exists() else "no such folder"
+    if not os.path.isdir(path):
+        problem = "is not a folder" if os.path.exists(path) else "no such folder"
         raise UserError(f"--data {spec}: {path}: {problem}")

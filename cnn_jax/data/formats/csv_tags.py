@@ -1,10 +1,14 @@
 """`csv:FILE,IMAGES`: a table of image files with their labels, and the images' folder."""
 
+import ast
 import csv
+import io
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import unquote
 
 import numpy as np
 from jaxtyping import Bool
@@ -13,8 +17,17 @@ from cnn_jax.data.decode import EXTENSIONS, decode
 from cnn_jax.data.formats.folder import hold_out
 from cnn_jax.data.source import Example, Settings, Split
 from cnn_jax.errors import UserError
+from cnn_jax.reading import existing_below, read_text, user_path
 
-Labels = Bool[np.ndarray, "examples labels"]
+Labels = Bool[np.ndarray, "_ labels"]
+
+_FIELD_SEPARATORS = ",;\t|"
+_TAG_SEPARATORS = {",": "commas", "|": "vertical bars", ";": "semicolons"}
+
+_WORDS = {"true": True, "false": False, "yes": True, "no": False}
+
+_QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
+_ITEM = re.compile(rf"\s*({_QUOTED}|[^,'\"\[\]]+)\s*(,|$)", re.DOTALL)
 
 
 class CsvTagsSource:
@@ -22,40 +35,52 @@ class CsvTagsSource:
 
     Attributes:
         class_names: the labels' names, in the table's order, or sorted if it lists tags.
+        labels: the labels of each image.
+        files: the file of each image.
+        notices: how the table was read, one line each.
     """
 
     def __init__(
         self,
-        images: Path,
-        names: Sequence[str],
+        files: Sequence[str],
         labels: Labels,
         class_names: tuple[str, ...],
         draft_size: int | None = None,
+        notices: Sequence[str] = (),
     ):
-        """Store the files, relative to `images`, and the labels of each."""
+        """Store the files and the labels of each."""
         self.class_names = class_names
-        self._images = images
-        self._names = names
-        self._labels = labels
+        self.files = files
+        self.labels = labels
+        self.notices = tuple(notices)
         self._draft_size = draft_size
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self.files)
 
     def __getitem__(self, index: int) -> Example:
         image = decode(self.describe(index), draft_size=self._draft_size)
-        return {"image": image, "labels": self._labels[index]}
+        return {"image": image, "labels": self.labels[index]}
 
     def describe(self, index: int) -> str:
-        return os.path.join(self._images, self._names[index])
+        return self.files[index]
 
 
 def open_csv_tags(argument: str, split: Split, settings: Settings) -> CsvTagsSource:
     """Open one split of a table: a header row, then a row per image that begins with its file name.
 
-    The other columns are either one for each label, with 0 or 1, or a single column of tags
-    separated by spaces or commas (as in the Planet contest's `train_v2.csv`). The extension of a
-    file name may be omitted.
+    Fields are separated by what first separates the header's: a comma, a semicolon, a tab or a
+    vertical bar. The other columns are either one for each label, or a single column of tags.
+
+    - A column for each label holds 1, 1.0, true or yes where the label holds, in any case, else 0,
+      0.0, false or no. In a table without 0, -1 stands for it (as in CelebA's).
+    - Tags are separated by commas if a comma occurs in any row, else by vertical bars, else by
+      semicolons, else by blanks (as in the Planet contest's `train_v2.csv`). So a tag may contain
+      blanks where something else separates. Lists in brackets, as Python and JSON write them, are
+      read as such. A table that mixes these is refused.
+
+    The extension of a file name may be omitted. Absolute paths of other machines, and
+    percent-encoded names, are looked for below the images' folder.
 
     The splits are the same in every run, for any seed. With `settings.test_every` N, `test` is the
     rows N, 2N, ... (counted from 1, without the header). Of the other rows,
@@ -69,18 +94,23 @@ def open_csv_tags(argument: str, split: Split, settings: Settings) -> CsvTagsSou
     table, comma, folder = argument.partition(",")
     if not comma or not table or not folder:
         raise UserError(f"--data csv:{argument}: give csv:FILE,IMAGES")
-    path, images = Path(table).expanduser(), Path(folder).expanduser()
+    path, images = user_path(table), user_path(folder)
     if not images.is_dir():
         raise UserError(f"--data csv:{argument}: no such folder of images: {images}")
-    names, labels, class_names = _read(path)
+    content = _read(path)
+    labels, class_names, notices = _labels(content, path)
+    names = [row.fields[0] for row in content.rows]
     rows = _rows(names, split, settings)
     if not rows:
         raise UserError(
             f"{path}: no rows for the split {split}; give --test-every or a larger "
             "--holdout-fraction"
         )
-    files = [_file(images, names[row], path, row) for row in rows]
-    return CsvTagsSource(images, files, labels[rows], class_names, settings.draft_size)
+    missing_stay = settings.keep_bad_images
+    files = [
+        _file(images, names[row], path, content.rows[row].number, missing_stay) for row in rows
+    ]
+    return CsvTagsSource(files, labels[rows], class_names, settings.draft_size, notices)
 
 
 def _rows(names: Sequence[str], split: Split, settings: Settings) -> list[int]:
@@ -100,58 +130,200 @@ def _rows(names: Sequence[str], split: Split, settings: Settings) -> list[int]:
     return sorted(chosen)
 
 
-def _read(path: Path) -> tuple[list[str], Labels, tuple[str, ...]]:
-    """Read file names, labels and label names of a table."""
+# The table
+
+
+class _Row(NamedTuple):
+    """A row of a table: the number of its last line in the file, and its fields without blanks."""
+
+    number: int
+    fields: list[str]
+
+
+class _Table(NamedTuple):
+    heading: list[str]
+    rows: list[_Row]
+
+
+def _read(path: Path) -> _Table:
+    """Read a table whose rows have as many fields as its header, each for another file."""
+    text = read_text(path)
+    if "\0" in text:
+        raise UserError(f"{path}: not text (it holds zero bytes)")
+    # An open quotation mark would make one field of many rows, unless the reader is strict.
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_separator(text), strict=True)
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            heading, *rows = [row for row in csv.reader(file) if row] or [[]]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path}: cannot be read as a table ({reason})") from None
-    if len(heading) < 2 or not rows:
+        rows = [_Row(reader.line_num, [field.strip() for field in row]) for row in reader]
+    except csv.Error as error:
+        raise UserError(
+            f"{path}: cannot be read as a table (row {reader.line_num}: {error})"
+        ) from None
+    rows = [row for row in rows if any(row.fields)]
+    if len(rows) < 2 or len(rows[0].fields) < 2:
         raise UserError(
             f"{path}: needs a header and at least one more row, each with a file name and labels"
         )
-    for number, row in enumerate(rows, start=2):
-        if len(row) != len(heading):
+    heading = rows.pop(0).fields
+    if heading[0].lower().endswith(EXTENSIONS):
+        raise UserError(
+            f"{path}: its first row is for the image {heading[0]}; put a header above it, such as "
+            "file,tags"
+        )
+    for number, fields in rows:
+        if len(fields) != len(heading):
             raise UserError(
-                f"{path}: row {number} has {len(row)} fields, the header {len(heading)}"
+                f"{path}: row {number} has {len(fields)} fields, the header {len(heading)}"
             )
-    names = [row[0].strip() for row in rows]
+    table = _without_empty_columns(_Table(heading, rows))
     seen: dict[str, int] = {}
-    for number, name in enumerate(names, start=2):
+    for number, (name, *_) in table.rows:
+        if not name:
+            raise UserError(f"{path}: row {number} has no file name")
         if name in seen:
             raise UserError(f"{path}: rows {seen[name]} and {number} are both for {name}")
         seen[name] = number
-    if len(heading) == 2 and not {row[1].strip() for row in rows} <= {"0", "1"}:
-        return names, *_listed([row[1] for row in rows], path)
-    class_names = tuple(cell.strip() for cell in heading[1:])
+    return table
+
+
+def _separator(text: str) -> str:
+    """What separates fields: what first does in the header."""
+    header = re.sub(r'"[^"]*"', "", re.split(r"[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0])
+    return next((char for char in header if char in _FIELD_SEPARATORS), ",")
+
+
+def _without_empty_columns(table: _Table) -> _Table:
+    """Leave out the index that pandas writes first, and empty columns that Excel writes last."""
+    heading, rows = table
+    index = [str(number) for number in range(len(rows))]
+    first = int(len(heading) > 2 and not heading[0] and [row.fields[0] for row in rows] == index)
+    last = len(heading)
+    while last > 2 and not heading[last - 1] and not any(row.fields[last - 1] for row in rows):
+        last -= 1
+    return _Table(heading[first:last], [_Row(n, fields[first:last]) for n, fields in rows])
+
+
+# Labels
+
+
+def _labels(table: _Table, path: Path) -> tuple[Labels, tuple[str, ...], list[str]]:
+    """The labels of each row, their names, and notices."""
+    cells = [row.fields[1:] for row in table.rows]
+    truths = {cell: _truth(cell) for row in cells for cell in row}
+    if False not in truths.values():
+        truths |= {cell: False for cell in truths if re.fullmatch(r"-1(\.0*)?", cell)}
+    if len(table.heading) == 2 and None in truths.values():
+        return _listed(table, path)
+    class_names = tuple(table.heading[1:])
     if len(set(class_names)) != len(class_names) or "" in class_names:
         raise UserError(f"{path}: the header's labels must be named and distinct: {class_names}")
-    for number, row in enumerate(rows, start=2):
-        for name, cell in zip(class_names, row[1:], strict=True):
-            if cell.strip() not in ("0", "1"):
+    for number, (_, *row) in table.rows:
+        for name, cell in zip(class_names, row, strict=True):
+            if truths[cell] is None:
                 raise UserError(f"{path}: row {number}, column {name}: {cell!r} is not 0 or 1")
-    labels = np.array([[cell.strip() == "1" for cell in row[1:]] for row in rows])
-    return names, labels, class_names
+    labels = np.array([[truths[cell] for cell in row] for row in cells], bool)
+    return labels, class_names, []
 
 
-def _listed(cells: Sequence[str], path: Path) -> tuple[Labels, tuple[str, ...]]:
+def _truth(cell: str) -> bool | None:
+    """Whether a cell says that its label holds; None if it says neither."""
+    if re.fullmatch(r"\+?[01](\.0*)?", cell):
+        return float(cell) == 1
+    return _WORDS.get(cell.casefold())
+
+
+def _listed(table: _Table, path: Path) -> tuple[Labels, tuple[str, ...], list[str]]:
     """Parse a column of tags into labels and their sorted names."""
-    tags = [[tag for tag in re.split(r"[,\s]+", cell) if tag] for cell in cells]
+    cells = [(row.number, row.fields[1]) for row in table.rows]
+    first = {mark: number for number, cell in reversed(cells) for mark in _marks(cell)}
+    if "[" in first:
+        plain = next((number for number, cell in cells if cell and "[" not in _marks(cell)), None)
+        if plain is not None:
+            raise UserError(
+                f"{path}: the tags of row {first['[']} are a list in brackets, those of row "
+                f"{plain} are not; write them alike"
+            )
+        tags, by = [_items(cell, path, number) for number, cell in cells], "lists in brackets"
+    elif len(first) > 1:
+        (one, row), (other, other_row) = sorted(first.items(), key=lambda item: item[1])[:2]
+        raise UserError(
+            f"{path}: {_TAG_SEPARATORS[one]} in the tags of row {row}, {_TAG_SEPARATORS[other]} in "
+            f"those of row {other_row}; one of them must separate tags in all rows"
+        )
+    else:
+        mark = next(iter(first), None)
+        tags = [[tag.strip() for tag in cell.split(mark)] for _, cell in cells]
+        by = "separated by " + (_TAG_SEPARATORS[mark] if mark else "blanks")
+    tags = [[tag for tag in row if tag] for row in tags]
+    for (number, _), row in zip(cells, tags, strict=True):
+        for tag in row:
+            if not tag.isprintable() or ("[" not in first and _torn(tag)):
+                raise UserError(
+                    f"{path}: row {number}: {tag[:60]!r} is no tag; separate tags by commas, or "
+                    "write lists as ['car', 'stop sign']"
+                )
     class_names = tuple(sorted({tag for row in tags for tag in row}))
     if not class_names:
         raise UserError(f"{path}: its column of tags is empty")
-    return np.array([[name in row for name in class_names] for row in map(set, tags)]), class_names
+    places = {name: place for place, name in enumerate(class_names)}
+    labels = np.zeros((len(tags), len(class_names)), bool)
+    for number, row in enumerate(tags):
+        labels[number, [places[tag] for tag in row]] = True
+    return labels, class_names, [f"{path}: {len(class_names):,} tags, {by}"]
 
 
-def _file(images: Path, name: str, table: Path, row: int) -> str:
-    """Return the name of an existing file, with its extension."""
-    if os.path.splitext(name)[1].lower() in EXTENSIONS:
-        if (images / name).is_file():
-            return name
-    else:
-        for ending in EXTENSIONS:
-            if (images / (name + ending)).is_file():
-                return name + ending
-    raise UserError(f"{table}: row {row + 2}: no image {images / name}")
+def _marks(cell: str) -> set[str]:
+    """What separates tags in a cell: `[` if it is a list in brackets."""
+    if cell.startswith("[") and cell.endswith("]"):
+        return {"["}
+    return {mark for mark in _TAG_SEPARATORS if mark in cell}
+
+
+def _torn(tag: str) -> bool:
+    """Whether a tag is a part of a list that is written in another way."""
+    unequal = any(tag.count(left) != tag.count(right) for left, right in ("()", "[]", "{}"))
+    return unequal or tag[0] in "[{'\"" or tag.startswith(("('", '("'))
+
+
+def _items(cell: str, path: Path, number: int) -> list[str]:
+    """The tags of a list in brackets, as Python or JSON writes it, or with bare words."""
+    rest, tags = cell.removeprefix("[").removesuffix("]").strip(), []
+    while rest:
+        match = _ITEM.match(rest)
+        if match is None:
+            raise UserError(f"{path}: row {number}: {cell[:60]!r} is not a list of tags")
+        item = match[1].strip()
+        try:
+            tags.append(str(ast.literal_eval(item)).strip() if item[0] in "'\"" else item)
+        except (ValueError, SyntaxError):
+            raise UserError(f"{path}: row {number}: {item[:60]!r} is not a tag") from None
+        rest = rest[match.end() :]
+    return tags
+
+
+# Files
+
+
+def _file(images: Path, name: str, table: Path, row: int, missing_stays: bool) -> str:
+    """Find the file of a name.
+
+    Args:
+        images: the folder of images.
+        name: as the table has it: perhaps without ending, percent-encoded, or a path of another
+            machine.
+        table, row: the place of the name, for the message.
+        missing_stays: whether to return a path in any case.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    for written in dict.fromkeys((name, unquote(name))):
+        for ending in ("", *EXTENSIONS, *(ending.upper() for ending in EXTENSIONS)):
+            path = os.path.join(images, written + ending)
+            if os.path.isfile(path):
+                return path
+        found = existing_below(written, images)
+        if found is not None and found.is_file():
+            return str(found)
+    if missing_stays:
+        return os.path.join(images, name)
+    raise UserError(f"{table}: row {row}: no image {images / name}")

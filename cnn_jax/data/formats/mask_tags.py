@@ -1,5 +1,6 @@
 """`masks:DIR` for multi-label classification: patches of large images, tagged by their masks."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -26,6 +27,9 @@ class MaskTagsSource:
 
     Attributes:
         class_names: the masks' classes.
+        labels: the classes of each patch.
+        notices: those of the masks.
+        files: the image that each patch is cut from.
     """
 
     def __init__(
@@ -33,11 +37,14 @@ class MaskTagsSource:
         masked: MaskSource,
         patches: list[Patch],
         labels: Bool[np.ndarray, "patches labels"],
+        notices: Sequence[str] = (),
     ):
         self.class_names = masked.class_names
+        self.labels = labels
+        self.notices = tuple(notices)
+        self.files = [masked.describe(patch.image) for patch in patches]
         self._masked = masked
         self._patches = patches
-        self._labels = labels
 
     def __len__(self) -> int:
         return len(self._patches)
@@ -47,7 +54,7 @@ class MaskTagsSource:
         image = _decoded(self._masked.describe(number))
         return {
             "image": image[top : top + size, left : left + size],
-            "labels": self._labels[index],
+            "labels": self.labels[index],
         }
 
     def describe(self, index: int) -> str:
@@ -65,7 +72,8 @@ def open_mask_tags(directory: str, split: Split, settings: Settings) -> MaskTags
     Images are split, not patches, because patches of one scene resemble each other.
 
     Raises:
-        UserError: `open_masks` raised it, a mask is invalid, or the settings leave no patch.
+        UserError: `open_masks` raised it, a mask is invalid (unless `settings.keep_bad_images`,
+            where its image is left out), or the settings leave no patch.
     """
     size, share = settings.patch_size, settings.min_area
     if size < 1:
@@ -74,18 +82,29 @@ def open_mask_tags(directory: str, split: Split, settings: Settings) -> MaskTags
         raise UserError(f"--min-area {share}: must be in [0, 1)")
     masked = open_masks(directory, split, settings)
     classes = len(masked.class_names)
-    patches, labels = [], []
+    patches, labels, bad = [], [], []
     for number in range(len(masked)):
-        mask = masked.mask(number)
+        try:
+            mask = masked.mask(number)
+        except UserError as error:
+            if not settings.keep_bad_images:
+                raise
+            bad.append(str(error))
+            continue
         for top in range(0, mask.shape[0] - size + 1, size):
             for left in range(0, mask.shape[1] - size + 1, size):
                 window = mask[top : top + size, left : left + size]
                 pixels = np.bincount(window.ravel(), minlength=256)[:classes]
                 patches.append(Patch(number, top, left, size))
                 labels.append(pixels > share * window.size)
+    if not patches and bad:
+        raise UserError(f"all images of the split {split!r} are bad; {bad[0]}")
     if not patches:
         raise UserError(f"--patch-size {size}: larger than every image of the split {split!r}")
-    return MaskTagsSource(masked, patches, np.stack(labels))
+    notices = list(masked.notices)
+    if bad:
+        notices.append(f"{len(bad):,} of {len(masked):,} images left out (the first: {bad[0]})")
+    return MaskTagsSource(masked, patches, np.stack(labels), notices)
 
 
 @lru_cache(maxsize=128)

@@ -1,22 +1,25 @@
 """`tfds:NAME[/CONFIG]`: data sets of the TensorFlow Datasets catalogue, read without TensorFlow."""
 
-from collections.abc import Sequence
+import os
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cnn_jax.data.decode import decode
 from cnn_jax.data.source import Example, Settings, Source, Split, Subset
+from cnn_jax.data.splits import Kind, kind_of, serving
 from cnn_jax.errors import UserError
+from cnn_jax.reading import MIB, list_files, require_file
 
-# The names of a split in TFDS, of which the first existing one counts.
-SPLITS: dict[Split, tuple[str, ...]] = {
-    "train": ("train",),
-    "eval": ("validation", "test"),
-    "test": ("test", "validation"),
-}
+_MOST_METADATA_BYTES = 64 * MIB
+
+# TFDS's own names of splits. A set may have others of the same meaning beside them (`test2015`).
+_USUAL = ("train", "validation", "test")
 
 
 class TfdsSource:
@@ -28,8 +31,7 @@ class TfdsSource:
 
     def __init__(
         self,
-        name: str,
-        records: Sequence[dict[str, Any]],
+        records: "Records",
         image_feature: str,
         label_feature: str,
         class_names: tuple[str, ...],
@@ -37,17 +39,16 @@ class TfdsSource:
     ):
         """Store the records, which allow random access and hold encoded images."""
         self.class_names = class_names
-        self._name = name
         self._records = records
         self._image_feature = image_feature
         self._label_feature = label_feature
         self._draft_size = draft_size
 
     def __len__(self) -> int:
-        return len(self._records)
+        return len(self._records.rows)
 
     def __getitem__(self, index: int) -> Example:
-        record = self._records[index]
+        record = self._records.row(index, self.describe(index))
         label = record[self._label_feature]
         if label < 0:
             raise UserError(
@@ -59,7 +60,7 @@ class TfdsSource:
         return {"image": image, "label": np.int32(label)}
 
     def describe(self, index: int) -> str:
-        return f"{self._name}[{index}]"
+        return f"{self._records.title}[{index}]"
 
 
 @dataclass(frozen=True)
@@ -68,18 +69,37 @@ class Records:
 
     Attributes:
         title: the data set's name and its split, for messages.
-        rows: the records.
+        rows: the records, dictionaries by the features' names.
         features: TFDS's own description of the records.
         span: the records of the split.
     """
 
     title: str
-    rows: Sequence[dict[str, Any]]
+    rows: Sequence[Any]
     features: Any
     span: range
 
+    def row(self, index: int, name: str) -> dict[str, Any]:
+        """Read a record, called `name` in messages.
+
+        Raises:
+            UserError: its file is damaged or missing.
+        """
+        try:
+            return self.rows[index]
+        except IndexError:
+            raise
+        except Exception as error:
+            raise UserError(f"{name}: cannot be read ({_reason(error)})") from error
+
     def part(self, source: Source) -> Source:
-        """Return the split's examples from a source of all rows."""
+        """Return the split's examples from a source of all rows.
+
+        Raises:
+            UserError: there are none.
+        """
+        if not self.span:
+            raise UserError(f"{self.title}: no examples are left for this split")
         return source if len(self.span) == len(self.rows) else Subset(source, self.span)
 
 
@@ -96,7 +116,7 @@ def open_tfds(name: str, split: Split, settings: Settings) -> Source:
     image = only_feature(records, features.Image, "image", name, why)
     label = only_feature(records, features.ClassLabel, "label", name, why)
     names = tuple(records.features[label].names)
-    source = TfdsSource(records.title, records.rows, image, label, names, settings.draft_size)
+    source = TfdsSource(records, image, label, names, settings.draft_size)
     return records.part(source)
 
 
@@ -123,37 +143,73 @@ def open_records(name: str, split: Split, settings: Settings) -> Records:
 
     builder = builder_of(tfds, name, settings)
     prepare(builder, name, settings)
-    features = builder.info.features
-    available = set(builder.info.splits)
-    chosen = next((place for place in SPLITS[split] if place in available), "train")
-    if chosen not in available:
-        raise UserError(f"--data tfds:{name}: has no split {chosen!r}, only {_list(available)}")
+    features, found = builder.info.features, found_splits(builder.info.splits)
+    chosen = serving(split, found) or found.get("train")
+    if chosen is None:
+        available = _list(builder.info.splits) or "none"
+        raise UserError(f"--data tfds:{name}: has no split 'train', only {available}")
     try:
         rows = builder.as_data_source(split=chosen, decoders=_undecoded(tfds, features))
+        count = len(rows)
     except NotImplementedError:
         raise UserError(
             f"--data tfds:{name}: {builder.data_dir} holds {builder.info.file_format.value} files; "
             f"prepare it elsewhere and give that --data-dir: {_command(name, 'DIR')}"
         ) from None
-    span = range(len(rows))
-    if chosen == "train" and not available & {*SPLITS["eval"]}:
-        boundary = len(rows) - max(1, round(len(rows) * settings.holdout_fraction))
-        span = range(boundary) if split == "train" else range(boundary, len(rows))
+    except Exception as error:
+        # Damaged or missing files, on which TFDS raises almost anything.
+        raise UserError(
+            f"--data tfds:{name}: {builder.data_dir} cannot be read ({_reason(error)})"
+        ) from error
+    span = range(count)
+    if serving("eval", found) is None:
+        fraction = settings.holdout_fraction
+        boundary = count - (max(1, round(count * fraction)) if fraction else 0)
+        span = range(boundary) if split == "train" else range(boundary, count)
     return Records(f"tfds:{name} {chosen}", rows, features, span)
 
 
+def found_splits(names: Iterable[str]) -> dict[Kind, str]:
+    """The split of each kind; of several the one that is called as usual in TFDS."""
+    found: dict[Kind, str] = {}
+    for name in sorted(names, key=lambda name: (name not in _USUAL, name)):
+        if (kind := kind_of(name)) is not None:
+            found.setdefault(kind, name)
+    return found
+
+
 def builder_of(tfds: Any, name: str, settings: Settings) -> Any:
-    """Return TFDS's own object for a data set, prepared or not."""
+    """Return TFDS's own object for a data set, prepared or not.
+
+    Raises:
+        UserError: the name or the configuration is unknown, or the prepared files are damaged.
+    """
+    _require_files(tfds, name, settings)
     try:
         return tfds.builder(name, data_dir=settings.data_dir)
     except tfds.core.DatasetNotFoundError:
         nearest = get_close_matches(name, tfds.list_builders(with_community_datasets=False))
         hint = f"; nearest: {', '.join(nearest)}" if nearest else ""
         raise UserError(f"--data tfds:{name}: no data set of this name{hint}") from None
-    except ValueError as error:
-        # An unknown configuration or version; the last line lists the known ones.
-        reason = " ".join(str(error).split())
+    except Exception as error:
+        # An unknown configuration or version; the last line lists the known ones. Or damaged files.
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"--data tfds:{name}: {reason}") from None
+
+
+def _require_files(tfds: Any, name: str, settings: Settings) -> None:
+    """Raise UserError if a prepared set holds what is no file, which TFDS would read for ever."""
+    data_dir = settings.data_dir or tfds.core.constants.DATA_DIR
+    place = Path(os.path.expanduser(data_dir)) / re.split(r"[/:]", name)[0]
+    if not place.is_dir():
+        return
+    listing = list_files(place)
+    for kind in ("named pipe", "device", "socket"):
+        if listing.left_out[kind]:
+            raise UserError(f"--data tfds:{name}: {place} holds a {kind}, not only files")
+    for file in listing.files:
+        if file.endswith((".json", ".txt")):
+            require_file(place / file, _MOST_METADATA_BYTES)
 
 
 def prepare(builder: Any, name: str, settings: Settings) -> None:
@@ -164,7 +220,7 @@ def prepare(builder: Any, name: str, settings: Settings) -> None:
         builder.download_and_prepare(file_format="array_record")
     except Exception as error:
         # This call uses the network, the disk and arbitrary code.
-        reason = (" ".join(str(error).split()) or type(error).__name__)[:200]
+        reason = _reason(error)
         raise UserError(
             f"--data tfds:{name}: not in {builder.data_dir}, and preparing it here failed "
             f"({reason}); where there is a network and TensorFlow "
@@ -201,6 +257,10 @@ def _undecoded(tfds: Any, features: Any) -> dict[str, Any]:
         for name in features
         if isinstance(features[name], tfds.features.Image)
     }
+
+
+def _reason(error: Exception) -> str:
+    return (" ".join(str(error).split()) or type(error).__name__)[:200]
 
 
 def _list(names: Any) -> str:

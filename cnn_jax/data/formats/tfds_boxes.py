@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from cnn_jax.data.decode import decode
+from cnn_jax.data.decode import decode, read_header
 from cnn_jax.data.formats.boxes import Repairs
+from cnn_jax.data.formats.frames import turn
 from cnn_jax.data.formats.tfds import Records, only_feature, open_records
 from cnn_jax.data.source import Example, Settings, Source, Split
 from cnn_jax.errors import UserError
@@ -22,7 +23,8 @@ _CROWD = ("is_crowd",)
 class TfdsBoxes:
     """Detection; the keys of its examples are those of `cnn_jax.data.formats.boxes.BoxSource`.
 
-    TFDS gives boxes as [y1, x1, y2, x2] in fractions of the image's sides.
+    TFDS gives boxes as [y1, x1, y2, x2] in fractions of the sides of the stored image: it decodes
+    without regard to EXIF. Boxes are turned with images that EXIF turns.
 
     Attributes:
         class_names: the names of the objects' classes; `face` if there are only faces.
@@ -38,14 +40,17 @@ class TfdsBoxes:
         return len(self._records.rows)
 
     def __getitem__(self, index: int) -> Example:
-        record = self._records.rows[index]
-        image = decode(record[self._image], name=self.describe(index))
+        name = self.describe(index)
+        record = self._records.row(index, name)
+        image = decode(record[self._image], name=name)
+        header = read_header(record[self._image], name=name)
         objects = record[self._listed]
-        height, width = image.shape[:2]
+        height, width = header.stored
         boxes = np.asarray(objects["bbox"], np.float64).reshape(-1, 4)[:, [1, 0, 3, 2]]
+        boxes = boxes * np.array([width, height, width, height])
         boxes, kept = Repairs().repair(
-            boxes * np.array([width, height, width, height]),
-            (height, width),
+            turn(boxes, header.stored, header.orientation),
+            (header.height, header.width),
             lambda number: f"{self.describe(index)}: {self._listed}[{number}]",
         )
         boxes = boxes[kept].astype(np.float32)
@@ -64,7 +69,7 @@ class TfdsBoxes:
 
     def object_count(self, index: int) -> int:
         """The number of boxes in a record, before those without an area are dropped."""
-        return len(self._records.rows[index][self._listed]["bbox"])
+        return len(self._records.row(index, self.describe(index))[self._listed]["bbox"])
 
     def describe(self, index: int) -> str:
         return f"{self._records.title}[{index}]"

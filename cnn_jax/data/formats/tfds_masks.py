@@ -1,12 +1,11 @@
 """`tfds:NAME[/CONFIG]` for segmentation: data sets with a mask for each image."""
 
-from io import BytesIO
+from collections import defaultdict
 
-import numpy as np
-
-from cnn_jax.data.decode import decode, open_image
-from cnn_jax.data.formats.masks import Mask, classes_of, decode_mask, meaning_of
+from cnn_jax.data.decode import decode, read_header
+from cnn_jax.data.formats.masks import label_colors
 from cnn_jax.data.formats.tfds import Records, open_records
+from cnn_jax.data.mask_files import Mask, MaskFiles, fitted, meaning_of
 from cnn_jax.data.source import Example, Settings, Source, Split
 from cnn_jax.errors import UserError
 
@@ -27,20 +26,21 @@ class TfdsMasks:
         records: Records,
         image: str,
         mask: str,
-        class_names: tuple[str, ...],
-        meaning: np.ndarray,
+        masks: MaskFiles,
     ):
-        """Store the records and the names of their features; `meaning` as in `masks:DIR`."""
-        self.class_names = class_names
+        """Store the records, the names of their features, and how masks are read."""
+        self.class_names = masks.class_names
         self._records = records
         self._image, self._mask = image, mask
-        self._meaning = meaning
+        self._masks = masks
+        self._mended: dict[str, set[int]] = defaultdict(set)
 
     def __len__(self) -> int:
         return len(self._records.rows)
 
     def __getitem__(self, index: int) -> Example:
-        image = decode(self._records.rows[index][self._image], name=self.describe(index))
+        name = self.describe(index)
+        image = decode(self._records.row(index, name)[self._image], name=name)
         return {"image": image, "mask": self.mask(index)}
 
     def describe(self, index: int) -> str:
@@ -50,16 +50,27 @@ class TfdsMasks:
         """Read only the mask: a class for each pixel, or `IGNORED`.
 
         Raises:
-            UserError: it has several channels, or a value without a class.
+            UserError: it cannot be read, or has a value without a class or another shape than the
+                image.
         """
-        name = f"{self.describe(index)} {self._mask}"
-        raw = decode_mask(self._records.rows[index][self._mask], name)
-        return classes_of(raw, self._meaning, name, len(self.class_names))
+        name = self.describe(index)
+        row = self._records.row(index, name)
+        header = read_header(row[self._image], name=name)
+        mask, done = self._masks.read(row[self._mask], header, f"{name} {self._mask}")
+        if done:
+            self._mended[done].add(index)
+        return mask
 
     def size(self, index: int) -> tuple[int, int]:
-        """Read the mask's rows and columns."""
-        with open_image(BytesIO(self._records.rows[index][self._mask])) as image:
-            return image.size[::-1]
+        """Read the image's rows and columns."""
+        name = self.describe(index)
+        header = read_header(self._records.row(index, name)[self._image], name=name)
+        return header.height, header.width
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """Which of the masks that were read so far had to be fitted to their images."""
+        return tuple(fitted(self._mended, self.describe))
 
 
 def open_tfds_masks(name: str, split: Split, settings: Settings) -> Source:
@@ -83,8 +94,8 @@ def open_tfds_masks(name: str, split: Split, settings: Settings) -> Source:
             f"--data tfds:{name}: needs an image ({', '.join(IMAGE_FEATURES)}) and a mask "
             f"({', '.join(MASK_FEATURES)}), has {', '.join(sorted(features))}"
         )
-    values = settings.label_values
-    known = getattr(features[mask], "names", None)
+    values, colors = settings.label_values, label_colors(settings)
+    known = getattr(features[mask], "names", None) or (colors.names if colors else None)
     class_names = settings.class_names or tuple(known or map(str, values))
     if not class_names:
         raise UserError(
@@ -93,5 +104,5 @@ def open_tfds_masks(name: str, split: Split, settings: Settings) -> Source:
         )
     if values and len(values) != len(class_names):
         raise UserError(f"--label-values: {len(values)} values for {len(class_names)} classes")
-    meaning = meaning_of(len(class_names), settings)
-    return records.part(TfdsMasks(records, image, mask, class_names, meaning))
+    masks = MaskFiles(class_names, meaning_of(len(class_names), settings), colors)
+    return records.part(TfdsMasks(records, image, mask, masks))

@@ -36,9 +36,10 @@ class ProposalSource:
         self.source, self.method = source, method
         self.class_names = source.class_names
         self.notices = getattr(source, "notices", ())
+        self.files = getattr(source, "files", None)
         if hasattr(source, "object_counts"):
             self.object_counts = source.object_counts
-        self._folder = (cache or default_cache()) / method.key
+        self.folder = (cache or default_cache()) / method.key
 
     def __len__(self) -> int:
         return len(self.source)
@@ -69,9 +70,12 @@ class ProposalSource:
         try:
             # Not np.load: it parses a file's header with `ast`, which occasionally fails in
             # threads under Python 3.11 (python/cpython#106905).
-            return load(path.read_bytes())["boxes"], False
-        except (OSError, SafetensorError):
-            pass  # Missing or damaged: recomputed and overwritten.
+            boxes = load(path.read_bytes())["boxes"]
+            if boxes.dtype == np.float32 and boxes.ndim == 2 and boxes.shape[1] == 4:
+                return boxes, False
+        except (OSError, SafetensorError, KeyError):
+            pass
+        # Missing or damaged: recomputed and overwritten.
         boxes = self.method.find(image)
         files.replace(path, save({"boxes": np.ascontiguousarray(boxes)}))
         return boxes, True
@@ -80,7 +84,7 @@ class ProposalSource:
         digest = hashlib.blake2b(repr(image.shape).encode(), digest_size=16)
         digest.update(np.ascontiguousarray(image))
         name = digest.hexdigest()
-        return self._folder / name[:2] / f"{name[2:]}.safetensors"
+        return self.folder / name[:2] / f"{name[2:]}.safetensors"
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,7 @@ def prepare(
     """
     if not source.method.cached or not len(source):
         return 0
+    files.remove_abandoned(source.folder)
     console = console or Console(stderr=True)
     progress = Progress(
         TextColumn("Finding proposals"),

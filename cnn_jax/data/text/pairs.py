@@ -1,23 +1,38 @@
 """`pairs:FILE` (tab-separated) and `pairs:PREFIX.en,PREFIX.de` (parallel): sentence pairs."""
 
-import gzip
 import hashlib
+import os
+import re
 import unicodedata
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
+import regex
+
+from cnn_jax.data import splits
 from cnn_jax.data.source import Settings, Split
 from cnn_jax.errors import UserError
+from cnn_jax.reading import (
+    MIB,
+    MOST_BYTES,
+    decode_text,
+    files_in,
+    read_text,
+    require_file,
+    split_lines,
+)
 
-# The names of a split's files, of which the first existing ones count, if training's have `train`.
-_VALIDATION = ("val", "valid", "validation", "dev")
-_SPLIT_NAMES: dict[Split, tuple[str, ...]] = {
-    "train": ("train",),
-    "eval": (*_VALIDATION, "test"),
-    "test": ("test", *_VALIDATION),
-}
+# A line of more characters is no sentence, and a text that packs tighter than this is none either.
+_MOST_CHARACTERS = 100_000
+_MOST_TIMES_SMALLER = 100
+_MAGIC, _GZIP = b"\x1f\x8b", 31  # the first bytes of gzip, and zlib's number for it
+# To compose so many marks in a row takes time that grows with their square.
+_MARKS = regex.compile(r"\p{M}{500}")
+
+_TRAINING = re.compile("|".join(sorted(splits.NAMES["train"], key=len, reverse=True)), re.I)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,33 +71,42 @@ class Pairs:
 
 
 def open_pairs(argument: str, split: Split, settings: Settings) -> Pairs:
-    """Open one split of sentence pairs in files of UTF-8 text, gzip-compressed or not.
+    """Open one split of sentence pairs in files of text, gzip-compressed or not.
 
-    - `FILE`: a line is `SOURCE TAB TARGET`; further columns (an attribution) are ignored.
+    - `FILE`: a line is `SOURCE TAB TARGET`; further columns (an attribution) are ignored. Tatoeba's
+      four columns, in which each sentence follows its number, are recognised.
     - `SOURCE_FILE,TARGET_FILE`: line i of one is the translation of line i of the other.
 
+    Text is UTF-8, or what a byte-order mark says. Lines end as on any system.
+
     If a file does not exist, its name with `.gz` is tried. If `train` is part of the files' names,
-    the split `eval` is the files with `val`, `valid`, `validation` or `dev` instead, else `test`;
-    the split `test` is `test`, else those. If there are none, both splits are held out of the
-    pairs. Each has `settings.holdout_fraction` of the distinct source sentences, selected by a
-    hash of the sentence. So all translations of a sentence are in one split, which is the same in
-    every run with any seed.
+    the split `eval` is the files with another name of `cnn_jax.data.splits` in its place: one of
+    validation's, else of test's; the split `test` the other way round. If there are none, both
+    splits are held out of the pairs. Each has `settings.holdout_fraction` of the distinct source
+    sentences, selected by a hash of the sentence. So all translations of a sentence are in one
+    split, which is the same in every run with any seed.
 
     Raises:
-        UserError: a file is missing, empty or not UTF-8, a line has no tab, the files have
-            different numbers of lines, or there is nothing to hold out. The message names the file
-            and the line.
+        UserError: a file is missing, empty, damaged or not text, a line has no tab or is no
+            sentence by its length, the files have different numbers of lines, two files are the
+            same split, or there is nothing to hold out. The message names the file and the line.
     """
     if not argument:
         raise UserError("--data pairs: lacks a file, give pairs:FILE or pairs:SOURCE,TARGET")
-    paths = [Path(part).expanduser() for part in argument.split(",")]
+    whole = Path(os.path.expanduser(argument))
+    # A name may have a comma of its own.
+    paths = (
+        [whole]
+        if _find(whole)
+        else [Path(os.path.expanduser(part)) for part in argument.split(",")]
+    )
     if len(paths) > 2:
         raise UserError(f"--data pairs:{argument}: give one file, or two with a comma between")
-    evaluation = _split_files(paths, "eval")
-    if split != "train" and evaluation is not None:
-        return _read(_split_files(paths, split))
+    own = _files_of(paths, split) if split != "train" else None
+    if own is not None:
+        return _read(own)
     pairs = _read([_existing(path) for path in paths])
-    if evaluation is not None:
+    if split == "train" and _files_of(paths, "eval") is not None:
         return pairs
     part = hold_out(pairs, split, settings.holdout_fraction)
     if not len(part):
@@ -103,9 +127,8 @@ def hold_out(pairs: Pairs, split: Split, fraction: float) -> Pairs:
     """
 
     def place(source: str) -> Split:
-        # Sentences that differ only in case or spacing stay together.
-        key = " ".join(source.casefold().split()).encode()
-        share = int.from_bytes(hashlib.sha256(key).digest()[:8]) / 2**64
+        digest = hashlib.sha256(_key(source).encode()).digest()
+        share = int.from_bytes(digest[:8]) / 2**64
         if share < fraction:
             return "eval"
         return "test" if share < 2 * fraction else "train"
@@ -113,20 +136,52 @@ def hold_out(pairs: Pairs, split: Split, fraction: float) -> Pairs:
     return pairs.take([i for i, source in enumerate(pairs.sources) if place(source) == split])
 
 
-def _split_files(paths: Sequence[Path], split: Split) -> list[Path] | None:
+def seen_in(training: Pairs, pairs: Pairs) -> list[int]:
+    """Find the pairs whose source sentence is in the training data as well."""
+    known = {_key(source) for source in training.sources}
+    return [i for i, source in enumerate(pairs.sources) if _key(source) in known]
+
+
+def _key(source: str) -> str:
+    """What sentences that differ only in case or spacing have in common."""
+    return " ".join(source.casefold().split())
+
+
+def _files_of(paths: Sequence[Path], split: Split) -> list[Path] | None:
     """Find a split's own files beside those of training; None if there are none."""
-    if any("train" not in path.name for path in paths):
-        return None
-    for name in _SPLIT_NAMES[split]:
-        existing = [_find(p.with_name(p.name.replace("train", name))) for p in paths]
-        if all(existing):
-            return existing
-    return None
+    found = [_beside(path) for path in paths]
+    complete = {kind: kind for kind in splits.NAMES if all(kind in files for files in found)}
+    kind = splits.serving(split, complete)
+    return None if kind is None else [files[kind] for files in found]
+
+
+def _beside(path: Path) -> dict[splits.Kind, Path]:
+    """Find the files named like one of training's but for the split, by kind of split.
+
+    Raises:
+        UserError: two files are the same split, or the folder cannot be read.
+    """
+    if not path.parent.is_dir():
+        return {}
+    names = {name.removesuffix(".gz") for name in files_in(path.parent)}
+    for match in _TRAINING.finditer(path.name):
+        start, end = path.name[: match.start()], path.name[match.end() :].removesuffix(".gz")
+        middles = (
+            name[len(start) : len(name) - len(end)]
+            for name in names
+            if len(name) > len(start + end) and name.startswith(start) and name.endswith(end)
+        )
+        usual = {name for kind in ("val", "test") for name in splits.NAMES[kind]}
+        legal = [middle for middle in middles if middle.casefold() in usual]
+        found = splits.by_kind(legal, f"{path.parent}{os.sep}{start}*{end}")
+        if found:
+            return {k: _existing(path.with_name(start + m + end)) for k, m in found.items()}
+    return {}
 
 
 def _find(path: Path) -> Path | None:
     for candidate in (path, path.with_name(path.name + ".gz")):
-        if candidate.is_file():
+        if os.path.isfile(candidate):
             return candidate
     return None
 
@@ -134,9 +189,8 @@ def _find(path: Path) -> Path | None:
 def _existing(path: Path) -> Path:
     existing = _find(path)
     if existing is None:
-        problem = "is a folder, not a file" if path.is_dir() else "no such file"
-        raise UserError(f"--data pairs: {path}: {problem}")
-    return existing
+        require_file(path)
+    return existing or path
 
 
 def _read(paths: Sequence[Path]) -> Pairs:
@@ -151,12 +205,7 @@ def _read(paths: Sequence[Path]) -> Pairs:
             )
         rows = list(zip(*columns, strict=True))
     else:
-        rows = []
-        for number, line in enumerate(columns[0], start=1):
-            if "\t" not in line:
-                raise UserError(f"{name}:{number}: no tab; a line is SOURCE, a tab, TARGET")
-            source, target, *_ = line.split("\t")
-            rows.append((source, target))
+        rows = _columns(columns[0], name)
     lines = [i for i, row in enumerate(rows, start=1) if all(side.strip() for side in row)]
     if not lines:
         raise UserError(f"{name}: contains no sentence pairs")
@@ -165,29 +214,69 @@ def _read(paths: Sequence[Path]) -> Pairs:
     return Pairs(sources, targets, name, lines, len(rows) - len(lines))
 
 
-def _read_lines(path: Path) -> list[str]:
-    """Read the lines of a text file, Unicode-normalised; only a newline ends a line."""
-    try:
-        data = path.read_bytes()
-        if data[:2] == b"\x1f\x8b":
-            data = gzip.decompress(data)
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
-    if not data.strip():
-        raise UserError(f"{path}: is empty")
-    lines = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    if not lines[-1]:
-        lines.pop()
-    texts = []
+def _columns(lines: Sequence[str], name: str) -> list[tuple[str, str]]:
+    """The source and the target of each line of a table."""
+    table = []
     for number, line in enumerate(lines, start=1):
-        try:
-            texts.append(normalize(line.decode("utf-8").removesuffix("\r")))
-        except UnicodeDecodeError as error:
+        if "\t" not in line:
+            raise UserError(f"{name}:{number}: no tab; a line is SOURCE, a tab, TARGET")
+        table.append(line.split("\t"))
+    numbered = all(len(row) == 4 and row[0].isdecimal() and row[2].isdecimal() for row in table)
+    source, target = (1, 3) if numbered else (0, 1)
+    return [(row[source], row[target]) for row in table]
+
+
+def _read_lines(path: Path) -> list[str]:
+    """Read the lines of a text file, Unicode-normalised."""
+    text = _text(path)
+    if not text.strip():
+        raise UserError(f"{path}: is empty")
+    lines = split_lines(text)
+    for number, line in enumerate(lines, start=1):
+        if len(line) > _MOST_CHARACTERS:
+            raise UserError(f"{path}:{number}: {len(line):,} characters are no sentence")
+        if len(line) > 500 and _MARKS.search(line):
+            raise UserError(f"{path}:{number}: 500 combining marks in a row are no text")
+        if "\0" in line:
+            raise UserError(f"{path}:{number}: not text (it holds zero bytes)")
+    return [normalize(line) for line in lines]
+
+
+def _text(path: Path) -> str:
+    """Read a text file, compressed or not."""
+    require_file(path, MOST_BYTES)
+    try:
+        with path.open("rb") as file:
+            packed = file.read(len(_MAGIC)) == _MAGIC
+            if not packed:
+                return read_text(path)
+            file.seek(0)
+            return decode_text(_unpacked(file, path), str(path))
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from None
+
+
+def _unpacked(file: BinaryIO, path: Path) -> bytes:
+    """Decompress a file, as far as a text can be compressed; what follows its end is padding."""
+    parts, size, read = [], 0, 0
+    unpacker, packed = zlib.decompressobj(_GZIP), b""
+    while packed or (packed := file.read(MIB)):
+        parts.append(unpacker.decompress(packed, MIB))
+        size += len(parts[-1])
+        packed, read = unpacker.unconsumed_tail, file.tell()
+        if size > MOST_BYTES or (size > 64 * MIB and size > _MOST_TIMES_SMALLER * read):
             raise UserError(
-                f"{path}:{number}: not UTF-8 (byte {error.start + 1} of the line); convert the "
-                "file, for example with iconv"
-            ) from None
-    return texts
+                f"{path}: unpacks to more than {size // MIB:,} MiB; no text of this size does"
+            )
+        if unpacker.eof:
+            packed = unpacker.unused_data
+            packed += file.read(MIB) if len(packed) < len(_MAGIC) else b""
+            if not packed.startswith(_MAGIC):
+                break
+            unpacker = zlib.decompressobj(_GZIP)
+    if not unpacker.eof:
+        raise EOFError("it is cut off")
+    return b"".join(parts)
 
 
 def normalize(text: str) -> str:

@@ -1,9 +1,11 @@
 """`tfds:NAME[/CONFIG]`: translation sets of TensorFlow Datasets, read without TensorFlow."""
 
-from cnn_jax.data.formats.tfds import SPLITS, builder_of, prepare
+from cnn_jax.data.formats.tfds import builder_of, found_splits, prepare
 from cnn_jax.data.source import Settings, Split
+from cnn_jax.data.splits import serving
 from cnn_jax.data.text.pairs import Pairs, hold_out, normalize
 from cnn_jax.errors import UserError
+from cnn_jax.reading import decode_text
 
 
 def open_tfds_pairs(name: str, split: Split, settings: Settings) -> Pairs:
@@ -28,14 +30,16 @@ def open_tfds_pairs(name: str, split: Split, settings: Settings) -> Pairs:
     if not isinstance(features, tfds.features.Translation):
         raise UserError(f"--data tfds:{name}: contains no translations, only {', '.join(features)}")
     source, target = builder.info.supervised_keys or features.languages[:2]
-    available = set(builder.info.splits)
-    chosen = next((place for place in SPLITS[split] if place in available), "train")
-    if chosen not in available:
-        raise UserError(f"--data tfds:{name}: has no split {chosen!r}, only {sorted(available)}")
+    found = found_splits(builder.info.splits)
+    chosen = serving(split, found) or found.get("train")
+    if chosen is None:
+        available = sorted(builder.info.splits)
+        raise UserError(f"--data tfds:{name}: has no split 'train', only {available}")
     records = list(builder.as_data_source(split=chosen))
 
     def texts(language: str) -> list[str]:
-        return [normalize(record[language].decode("utf-8")).strip() for record in records]
+        texts = (decode_text(record[language], f"tfds:{name} {chosen}") for record in records)
+        return [normalize(text).strip() for text in texts]
 
     sources, targets = texts(source), texts(target)
     rows = [i for i in range(len(records)) if sources[i] and targets[i]]
@@ -45,6 +49,6 @@ def open_tfds_pairs(name: str, split: Split, settings: Settings) -> Pairs:
         f"tfds:{name} {chosen}",
         empty=len(records) - len(rows),
     )
-    if chosen != "train" or available & {*SPLITS["eval"]}:
+    if serving("eval", found) is not None:
         return pairs
     return hold_out(pairs, split, settings.holdout_fraction)

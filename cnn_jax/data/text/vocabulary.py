@@ -1,34 +1,21 @@
-# ruff: noqa: RUF001 (punctuation of many scripts is meant as it stands)
 """Vocabularies of words, characters or subwords: sentences to token indices and back."""
 
 import base64
 import io
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from cnn_jax.conventions import BEGIN, END, PAD, SPECIAL, UNKNOWN
+from cnn_jax.data.text import words
 from cnn_jax.data.text.pairs import normalize
 from cnn_jax.errors import UserError
 
 Level = Literal["word", "char", "subword"]
 
-# Scripts without spaces between words: each character is a word.
-_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-_LETTERS = rf"[^\W{_CJK}]+"
-_WORDS = re.compile(
-    rf"[{_CJK}]"
-    r"|\d+(?:[.,:]\d+)+"
-    rf"|(?<=\w)['’]{_LETTERS}"
-    rf"|{_LETTERS}(?:-{_LETTERS})*"
-    r"|[^\w\s]"
-)
-_NO_SPACE_BEFORE = re.compile(rf"[.,;:!?%)\]}}…»{_CJK}，。！？、；：）》”’]|['’]\w")
-_NO_SPACE_AFTER = re.compile(rf"[(\[{{«¿¡„“‘{_CJK}，。！？、；：（《]$")
 # Sentencepiece's character for a space.
 _SPACE = "\u2581"
 
@@ -42,12 +29,14 @@ class Vocabulary:
         tokens: the tokens by index; the first are `cnn_jax.conventions.SPECIAL`.
         lowercase: whether sentences are lowercased first.
         model: the trained sentencepiece model, for subwords.
+        rules: of which words consist, see `cnn_jax.data.text.words`.
     """
 
     level: Level
     tokens: tuple[str, ...]
     lowercase: bool = False
     model: bytes | None = None
+    rules: words.Rules = 2
 
     @classmethod
     def build(
@@ -75,7 +64,7 @@ class Vocabulary:
         if level == "subword":
             model = _train_subwords(texts, max_size)
             return cls(level, _pieces_of(model), lowercase, model)
-        counts = Counter(token for text in texts for token in _split(text, level))
+        counts = Counter(token for text in texts for token in _split(text, level, 2))
         ranked = sorted(
             (t for t in counts if counts[t] >= min_count), key=lambda t: (-counts[t], t)
         )
@@ -90,7 +79,7 @@ class Vocabulary:
         text = text.lower() if self.lowercase else text
         if self.level == "subword":
             return self._processor.encode(text, out_type=str)
-        return _split(text, self.level)
+        return _split(text, self.level, self.rules)
 
     def encode(self, text: str) -> list[int]:
         """Convert a sentence to token indices, `END` included."""
@@ -121,11 +110,7 @@ class Vocabulary:
             return "".join(tokens)
         if self.level == "subword":
             return "".join(tokens).replace(_SPACE, " ").strip()
-        text = ""
-        for token in tokens:
-            glued = not text or _NO_SPACE_BEFORE.match(token) or _NO_SPACE_AFTER.search(text)
-            text += token if glued else f" {token}"
-        return text
+        return words.join(tokens)
 
     def as_json(self) -> dict[str, Any]:
         """Return the JSON value for a run's folder."""
@@ -135,15 +120,40 @@ class Vocabulary:
                 "lowercase": self.lowercase,
                 "model": base64.b64encode(self.model).decode(),
             }
-        return {"level": self.level, "lowercase": self.lowercase, "tokens": list(self.tokens)}
+        value = {"level": self.level, "lowercase": self.lowercase}
+        if self.level == "word":
+            value["rules"] = self.rules
+        return {**value, "tokens": list(self.tokens)}
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> "Vocabulary":
-        """Build a vocabulary from the value of `as_json`."""
-        if "model" in value:
-            model = base64.b64decode(value["model"])
-            return cls(value["level"], _pieces_of(model), value["lowercase"], model)
-        return cls(value["level"], tuple(value["tokens"]), value["lowercase"])
+    def from_json(cls, value: Any) -> "Vocabulary":
+        """Build a vocabulary from the value of `as_json`.
+
+        Raises:
+            ValueError: it is none; the message says what is wrong.
+            UserError: subwords need sentencepiece, which is not installed.
+        """
+        fields = value if isinstance(value, dict) else {}
+        level, lowercase = fields.get("level"), fields.get("lowercase")
+        _require(level in get_args(Level), f"level is none of {', '.join(get_args(Level))}")
+        _require(isinstance(lowercase, bool), "lowercase is neither true nor false")
+        if level == "subword":
+            model = _decoded(fields.get("model"))
+            return cls(level, _pieces_of(model), lowercase, model)
+        tokens = fields.get("tokens")
+        _require(
+            isinstance(tokens, list) and all(isinstance(t, str) and t for t in tokens),
+            "tokens are no list of texts",
+        )
+        _require(tuple(tokens[: len(SPECIAL)]) == SPECIAL, f"tokens do not begin with {SPECIAL}")
+        ordinary = tokens[len(SPECIAL) :]
+        _require(len(set(ordinary)) == len(ordinary), "a token is there twice")
+        rules = fields.get("rules", 1)
+        _require(
+            type(rules) is int and rules in get_args(words.Rules),
+            f"rules {rules!r} are unknown to this version",
+        )
+        return cls(level, tuple(tokens), lowercase, rules=rules)
 
     @cached_property
     def _indices(self) -> dict[str, int]:
@@ -160,8 +170,19 @@ def dumps(source: Vocabulary, target: Vocabulary) -> str:
     return json.dumps(both, ensure_ascii=False, indent=0) + "\n"
 
 
-def _split(text: str, level: Level) -> list[str]:
-    return list(text) if level == "char" else _WORDS.findall(text)
+def _split(text: str, level: Level, rules: words.Rules) -> list[str]:
+    return list(text) if level == "char" else words.split(text, rules)
+
+
+def _require(legal: bool, problem: str) -> None:
+    if not legal:
+        raise ValueError(problem)
+
+
+def _decoded(model: Any) -> bytes:
+    """The bytes of a stored sentencepiece model."""
+    _require(isinstance(model, str) and bool(model), "model is no text")
+    return base64.b64decode(model, validate=True)  # binascii.Error is a ValueError.
 
 
 def _train_subwords(texts: Sequence[str], max_size: int) -> bytes:
@@ -190,7 +211,11 @@ def _train_subwords(texts: Sequence[str], max_size: int) -> bytes:
 
 
 def _pieces_of(model: bytes) -> tuple[str, ...]:
-    processor = _sentencepiece().SentencePieceProcessor(model_proto=model)
+    try:
+        processor = _sentencepiece().SentencePieceProcessor(model_proto=model)
+    except RuntimeError as error:
+        raise ValueError(f"model is not sentencepiece's: {error}") from None
+    _require(processor.get_piece_size() > len(SPECIAL), "model has no pieces")
     pieces = (processor.id_to_piece(i) for i in range(processor.get_piece_size()))
     return (*SPECIAL, *list(pieces)[len(SPECIAL) :])
 

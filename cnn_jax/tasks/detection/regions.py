@@ -166,7 +166,7 @@ def region_loss(
         deltas: normalised box outputs by class.
         targets: of the same regions.
     """
-    count = jnp.maximum(jnp.sum(targets.valid), 1)
+    count = jnp.maximum(jnp.sum(targets.valid, dtype=jnp.float32), 1)
     truth = jnp.where(targets.foreground, targets.labels + 1, 0)
     of_class = jax.vmap(losses.cross_entropy)(scores, truth)
     own = jnp.take_along_axis(deltas, targets.labels[:, None, None], axis=1)[:, 0]

@@ -14,7 +14,8 @@ from cnn_jax.data.augment import BoxAugmentation, augment_boxes
 from cnn_jax.data.augment.boxes import flip_boxes
 from cnn_jax.data.augment.color import adjust_hsv
 from cnn_jax.data.batches import EvaluationBatches
-from cnn_jax.data.formats.boxes import Repairs, image_size
+from cnn_jax.data.decode import Header, read_header
+from cnn_jax.data.formats.boxes import Repairs
 from cnn_jax.data.formats.shapes import scene
 from cnn_jax.data.source import Subset
 from cnn_jax.data.surveys.boxes import most_objects
@@ -47,11 +48,11 @@ def test_image_sizes_are_those_of_the_upright_image(tmp_path):
     exif[0x0112] = 6
     image.save(tmp_path / "turned.jpg", exif=exif)
     image.save(tmp_path / "plain.png")
-    assert image_size(tmp_path / "plain.png") == (30, 40)
-    assert image_size(tmp_path / "turned.jpg") == (40, 30)
+    assert read_header(tmp_path / "plain.png") == Header(30, 40, 1)
+    assert read_header(tmp_path / "turned.jpg") == Header(40, 30, 6)
     (tmp_path / "text.jpg").write_text("no image")
     with pytest.raises(UserError, match=r"text\.jpg: not an image"):
-        image_size(tmp_path / "text.jpg")
+        read_header(tmp_path / "text.jpg")
 
 
 def example(boxes, crowd=None):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import pickle
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from cnn_jax import data
+from cnn_jax.data.formats.tfds import found_splits
 from cnn_jax.errors import UserError
 
 COUNTS = {"train": 20, "test": 6, "validation": 4}
@@ -126,6 +128,23 @@ class TinyObjects(Tiny):
             yield number, {"image": png(picture(number)), "objects": [one]}
 
 
+class TinyPhotos(Tiny):
+    """One picture that EXIF turns, with a box of its first row of pixels as stored."""
+
+    SPLITS = ("train",)
+    FEATURES = TinyFaces.FEATURES
+
+    def _examples(self, count):
+        box = tfds.features.BBox(0.0, 0.0, 0.25, 1.0)
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        for number in (0, 3):
+            buffer = io.BytesIO()
+            Image.fromarray(picture(number)).save(buffer, "PNG", exif=exif)
+            buffer.seek(0)
+            yield number, {"image": buffer, "faces": [{"bbox": box, "invalid": False}]}
+
+
 class TinyText(Tiny):
     """Nothing to classify."""
 
@@ -161,10 +180,30 @@ class TinyBroken(Tiny):
         raise ConnectionError("no route\nto the host")
 
 
+class TinyTurned(Tiny):
+    """Pictures that EXIF turns, and masks that are stored like their pixels."""
+
+    SPLITS = ("train",)
+    FEATURES = TinyMasks.FEATURES
+
+    def _examples(self, count):
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        for number in range(3):
+            mask = np.random.default_rng(number).integers(0, 2, (4, 5), np.uint8)
+            buffer = io.BytesIO()
+            Image.fromarray(np.repeat(mask[..., None] * 100, 3, -1)).save(buffer, "PNG", exif=exif)
+            buffer.seek(0)
+            yield number, {"image": buffer, "segmentation_mask": png(mask)}
+
+
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
     directory = tmp_path_factory.mktemp("tfds")
-    for builder in (Tiny, TinyTrainOnly, TinyTest, TinyText, TinyMasks, TinyFaces, TinyObjects):
+    for builder in (
+        *(Tiny, TinyTrainOnly, TinyTest, TinyText, TinyMasks, TinyFaces, TinyObjects),
+        *(TinyPhotos, TinyTurned),
+    ):
         builder(data_dir=directory, file_format="array_record").download_and_prepare()
     return directory
 
@@ -284,6 +323,50 @@ def test_a_set_prepared_as_tfrecord(tmp_path):
     assert "holds tfrecord files" in message and "--file_format=array_record" in message
 
 
+def test_the_usual_split_of_several(data_dir):
+    names = ["test", "test2015", "train", "validation", "unsupervised", "minival"]
+    assert found_splits(names) == {"train": "train", "val": "validation", "test": "test"}
+    assert found_splits(["Training", "dev", "testing"]) == {
+        "train": "Training", "val": "dev", "test": "testing",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "message"),
+    [
+        ("dataset_info.json", lambda path: path.write_text("{" * 10), "Failed to load JSON"),
+        ("dataset_info.json", lambda path: path.write_bytes(b"\xff"), "UnicodeDecodeError"),
+        ("dataset_info.json", lambda path: os.truncate(path, 2**33), "8,589,934,592 bytes"),
+        ("features.json", lambda path: (path.unlink(), os.mkfifo(path)), "holds a named pipe"),
+        ("*record*", lambda path: path.unlink(), "cannot be read"),
+        ("*record*", lambda path: path.write_bytes(bytes(70_000)), "cannot be read"),
+        ("*record*", lambda path: (path.unlink(), path.symlink_to("/dev/zero")), "holds a device"),
+    ],
+)
+def test_damaged_files_end_with_a_line(tmp_path, file, damage, message):
+    builder = TinyTrainOnly(data_dir=tmp_path, file_format="array_record")
+    builder.download_and_prepare()
+    (path,) = Path(builder.data_dir).glob(file)
+    damage(path)
+    with pytest.raises(UserError, match=message) as caught:
+        data.open_source("tfds:tiny_train_only", "train", data_dir=tmp_path)[0]
+    assert "\n" not in str(caught.value)
+
+
+def test_masks_are_laid_on_the_upright_image(data_dir):
+    """The masks of TinyTurned are stored as the image's pixels are, before EXIF turns them."""
+    source = data.open_source(
+        "tfds:tiny_turned", "train", formats=data.MASK_FORMATS, data_dir=data_dir,
+        class_names=("even", "odd"),
+    )  # fmt: skip
+    for index in range(len(source)):
+        example = source[index]
+        assert example["image"].shape[:2] == example["mask"].shape == source.size(index) == (5, 4)
+        np.testing.assert_array_equal(example["mask"], example["image"][..., 0] // 100)
+    (notice,) = source.notices
+    assert "were turned as EXIF turns the image" in notice
+
+
 def test_groups_are_refused(data_dir):
     assert "--holdout-groups" in problem("tfds:tiny", data_dir=data_dir, holdout_groups="(.)")
 
@@ -330,3 +413,13 @@ def test_faces_and_objects(data_dir):
     assert sum(bool(source[i]["crowd"][0]) for i in range(len(source))) == 1
     with pytest.raises(UserError, match=r"tfds:tiny: needs a list of boxes \(objects or faces"):
         opened("tiny")
+
+
+def test_boxes_of_stored_pixels_are_turned(data_dir):
+    """TFDS decodes without EXIF, so its boxes are of the picture as stored."""
+    source = data.open_source("tfds:tiny_photos", "train", formats=data.BOX_FORMATS,
+                              data_dir=data_dir)  # fmt: skip
+    example = source[0]
+    # The first row, of five pixels, becomes the last column.
+    assert example["image"].shape == (5, 4, 3)
+    np.testing.assert_allclose(example["boxes"], [[3, 0, 4, 5]], atol=1e-6)

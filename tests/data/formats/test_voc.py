@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from cnn_jax import data
+from cnn_jax.data.source import find_bad_images
 from cnn_jax.errors import UserError
 
 WIDTH, HEIGHT = 40, 30
@@ -143,6 +144,187 @@ def test_missing_parts_are_named(folder, tmp_path_factory):
     listing.unlink()
     with pytest.raises(UserError, match=r"has neither train\.txt nor trainval\.txt"):
         open_boxes(folder)
+
+
+def test_a_mark_of_a_class_is_no_part_of_a_name_but_a_blank_may_be(folder):
+    for name in ("img", "img 2", "img 1"):
+        (folder / "Annotations" / f"{name}.xml").write_text(annotation(("dog", (1, 1, 9, 9), 0)))
+        Image.new("RGB", (WIDTH, HEIGHT)).save(folder / "JPEGImages" / f"{name}.jpg")
+    listing = folder / "ImageSets/Main/train.txt"
+    listing.write_text("img\nimg 2\nimg 1\na -1\nb  1\nc\t0\na.jpg\n")
+    source = open_boxes(folder)
+    names = [Path(source.describe(i)).stem for i in range(len(source))]
+    assert names == ["img", "img 2", "img 1", "a", "b", "c", "a"] and source.notices == ()
+
+
+@pytest.mark.parametrize(
+    "content", [b"\xef\xbb\xbfa\r\nb\r\n\r\n", b"a\rb\r", b"a\nb", "a\nb\n".encode("utf-16")]
+)
+def test_lists_of_other_systems(folder, content):
+    (folder / "ImageSets/Main/train.txt").write_bytes(content)
+    source = open_boxes(folder)
+    assert [Path(source.describe(i)).stem for i in range(len(source))] == ["a", "b"]
+
+
+def test_a_list_in_another_encoding_is_named(folder):
+    (folder / "ImageSets/Main/train.txt").write_bytes("a\ncafé\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"train\.txt:2: not text in utf-8 \(byte 0xe9\)"):
+        open_boxes(folder)
+
+
+def test_names_that_no_file_can_have(folder):
+    listing = folder / "ImageSets/Main/train.txt"
+    for name, message in (
+        ("x" * 5000, r"train\.txt:2: the name of an image has 5,000 characters"),
+        ("x" * 300, r"xxx\.xml: cannot be read: no such file, in .*train\.txt"),
+        ("/dev/zero", r"Annotations//dev/zero\.xml: cannot be read: no such file, in .*train\.txt"),
+    ):
+        listing.write_text(f"a\n{name}\n")
+        with pytest.raises(UserError, match=message):
+            open_boxes(folder)
+
+
+def test_folders_and_lists_in_other_cases_and_forms(folder):
+    lists = folder / "ImageSets/Main"
+    (folder / "Annotations").rename(folder / "annotations")
+    (folder / "JPEGImages").rename(folder / "Images")
+    (lists / "train.txt").rename(lists / "Training.TXT")
+    (lists / "val.txt").rename(lists / "validation_set.txt")
+    lists.rename(folder / "ImageSets/main")
+    (folder / "ImageSets").rename(folder / "imagesets")
+    assert [len(open_boxes(folder, split)) for split in ("train", "eval", "test")] == [2, 1, 1]
+    (folder / "imagesets/main/test.txt").write_text("b\na\n")
+    assert [len(open_boxes(folder, split)) for split in ("eval", "test")] == [1, 2]
+    (folder / "imagesets/main/Training.TXT").rename(folder / "imagesets/main/TrainVal.txt")
+    assert len(open_boxes(folder)) == 2
+    for name in ("Train.txt", "training.txt"):
+        (folder / "imagesets/main" / name).write_text("a\n")
+    with pytest.raises(UserError, match="Train and training both mean the split 'train'"):
+        open_boxes(folder)
+
+
+def test_what_systems_leave_is_passed_over_and_the_rest_is_told(folder):
+    (folder / "Annotations/._a.xml").write_bytes(b"\0\5\26\7")
+    (folder / "ImageSets/Main/._train.txt").write_bytes(b"\0\5\26\7")
+    (folder / "JPEGImages/Thumbs.db").write_bytes(b"x")
+    (folder / "JPEGImages/._a.jpg").write_bytes(b"x")
+    assert open_boxes(folder).notices == ()
+    (folder / "JPEGImages/notes.csv").write_text("x")
+    (notice,) = open_boxes(folder).notices
+    assert "1 file was left out, as no images: 1 .csv" in notice
+
+
+def test_of_two_images_of_one_name_one_is_read_and_told(folder):
+    Image.new("RGB", (WIDTH, HEIGHT)).save(folder / "JPEGImages" / "a.png")
+    source = open_boxes(folder)
+    assert source.describe(0).endswith("a.jpg")
+    assert source.notices == (f"{folder}/JPEGImages: a.jpg and a.png have one name; a.jpg is read",)
+    path = folder / "Annotations/a.xml"
+    path.write_text(path.read_text().replace("<size>", "<filename>a.png</filename><size>"))
+    assert open_boxes(folder).describe(0).endswith("a.png")
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("", False),
+        ("0", False),
+        ("1", True),
+        ("true", True),
+        ("False", False),
+        ("Unspecified", False),
+    ],
+)
+def test_marks_as_tools_write_them(folder, written, expected):
+    text = annotation(("dog", (1, 1, 10, 20), "MARK"))
+    mark = f"<difficult>{written}</difficult>" if written else "<difficult/>"
+    text = text.replace("<difficult>MARK</difficult>", mark)
+    (folder / "Annotations/a.xml").write_text(text)
+    assert open_boxes(folder)[0]["difficult"].tolist() == [expected]
+
+
+def test_an_unknown_size_is_that_of_the_image_and_a_strange_one_is_named(folder):
+    path = folder / "Annotations/a.xml"
+    text = annotation(("dog", (1, 1, 100, 20), 0))
+    for empty in ("<width/>", "<width>0</width>", "<width> </width>"):
+        path.write_text(text.replace(f"<width>{WIDTH}</width>", empty))
+        np.testing.assert_array_equal(open_boxes(folder)[0]["boxes"], [[0, 0, WIDTH, 20]])
+    for odd in ("nan", "inf", "1e400", "9" * 5000):
+        path.write_text(text.replace(f"<width>{WIDTH}</width>", f"<width>{odd}</width>"))
+        with pytest.raises(UserError, match=r"a\.xml:2: <width> is (nan|inf), expected pixels"):
+            open_boxes(folder)
+    for odd in ("1_0", "wide", "0x10"):
+        path.write_text(text.replace(f"<width>{WIDTH}</width>", f"<width>{odd}</width>"))
+        with pytest.raises(UserError, match=f"a.xml:2: <width> is '{odd}', expected a number"):
+            open_boxes(folder)
+
+
+def test_boxes_of_the_stored_pixels_and_of_a_resized_copy(folder):
+    """The photo's object is at [35, 50, 50, 70] of the upright 60 x 80 picture."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (80, 60)).save(folder / "JPEGImages/a.jpg", exif=exif)
+    Image.new("RGB", (WIDTH // 2, HEIGHT // 2)).save(folder / "JPEGImages/b.jpg")
+    stored = annotation(("dog", (51, 11, 70, 25), 0)).replace(str(WIDTH), "80")
+    (folder / "Annotations/a.xml").write_text(stored.replace(str(HEIGHT), "60"))
+    (folder / "Annotations/b.xml").write_text(annotation(("cat", (11, 21, 30, 28), 0)))
+    source = open_boxes(folder)
+    np.testing.assert_array_equal(source[0]["boxes"], [[35, 50, 50, 70]])
+    assert source[0]["image"].shape == (80, 60, 3)
+    np.testing.assert_array_equal(source[1]["boxes"], [[5, 10, 15, 14]])
+    np.testing.assert_array_equal(source[1]["area"], [40])
+    assert [n.partition(" (")[0] for n in source.notices] == [
+        "boxes of 1 image are turned with the picture, as its EXIF orientation says: they count "
+        "the pixels before that",
+        "boxes of 1 image are scaled to the image's own size",
+    ]
+    (folder / "Annotations/b.xml").write_text(
+        annotation(("cat", (1, 2, 3, 4), 0)).replace(str(WIDTH), "300")
+    )
+    with pytest.raises(UserError, match=r"b\.xml: its size is 300 x 30, but .*b\.jpg has 20 x 15"):
+        open_boxes(folder)
+
+
+def test_a_box_that_stands_twice_is_read_once(folder):
+    path = folder / "Annotations/a.xml"
+    path.write_text(
+        annotation(
+            ("dog", (1, 1, 9, 9), 0),
+            ("cat", (1, 1, 9, 9), 0),
+            ("dog", (1, 1, 9, 9), 1),
+            ("dog", (2, 1, 9, 9), 0),
+        )
+    )
+    source = open_boxes(folder)
+    np.testing.assert_array_equal(source[0]["labels"], [1, 0, 1])
+    assert source.notices == (f"1 box standing twice in an image, read once (in {path}:13)",)
+
+
+def test_names_as_label_studio_changes_them(folder):
+    (folder / "Annotations/a.xml").rename(folder / "Annotations/0123abcd-a.xml")
+    (folder / "JPEGImages/b.jpg").rename(folder / "JPEGImages/ü b.jpg")
+    (folder / "Annotations/b.xml").rename(folder / "Annotations/89abcdef-%C3%BC%20b.xml")
+    (folder / "ImageSets/Main/train.txt").write_text("a\n89abcdef-%C3%BC%20b\n")
+    source = open_boxes(folder)
+    assert [Path(source.describe(i)).name for i in range(2)] == ["a.jpg", "ü b.jpg"]
+    assert source.object_count(0) == 2
+    assert source.notices == (
+        "1 annotation found by Label Studio's names (the first: a as 0123abcd-a)",
+        "1 image found by Label Studio's names (the first: 89abcdef-%C3%BC%20b as ü b)",
+    )
+
+
+def test_missing_and_unreadable_images_are_found_at_once_or_kept_to_be_left_out(folder):
+    image = folder / "JPEGImages/a.jpg"
+    image.write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"a\.xml: .*a\.jpg: not an image"):
+        open_boxes(folder)
+    image.unlink()
+    os.mkfifo(image)
+    with pytest.raises(UserError, match=r"a\.jpg: no such image, train lists it"):
+        open_boxes(folder)
+    source = open_boxes(folder, keep_bad_images=True)
+    assert len(source) == 2 and list(find_bad_images(source)) == [0]
 
 
 @pytest.mark.skipif(DATA is None, reason="CNN_JAX_DATA does not say where data lies")

@@ -2,7 +2,6 @@
 """Vocabularies: what a token is, what is kept, and sentences there and back."""
 
 import json
-import re
 
 import pytest
 from hypothesis import given
@@ -66,12 +65,6 @@ def test_characters_of_any_text_come_back(text):
     assert vocabulary.decode(vocabulary.encode(text)) == normalize(text)
 
 
-@given(st.text())
-def test_words_hold_every_character_but_spaces(text):
-    words = Vocabulary.build([], "word").split(text)
-    assert "".join(words) == re.sub(r"\s", "", normalize(text))
-
-
 def test_a_run_s_file_brings_them_back():
     word, char = Vocabulary.build(SENTENCES, "word"), Vocabulary.build(SENTENCES, "char")
     stored = json.loads(dumps(word, char))
@@ -79,6 +72,53 @@ def test_a_run_s_file_brings_them_back():
         again = Vocabulary.from_json(stored[name])
         assert again.tokens == original.tokens
         assert again.encode(SENTENCES[0]) == original.encode(SENTENCES[0])
+        assert again.as_json() == original.as_json()
+
+
+def test_a_file_of_an_earlier_version_means_what_it_meant():
+    """Its tokens hold no spacing, and marks tear its words."""
+    tokens = [*SPECIAL, '"', "प", "ा", "न", "ी"]
+    stored = {"level": "word", "lowercase": False, "tokens": tokens}
+    vocabulary = Vocabulary.from_json(stored)
+    assert vocabulary.encode('"पानी"') == [4, 5, 6, 7, 8, 4, END]
+    assert Vocabulary.from_json(vocabulary.as_json()).rules == 1
+    assert UNKNOWN in Vocabulary.from_json({**stored, "rules": 2}).encode('"पानी"')
+
+
+WHOLE = {"level": "word", "lowercase": False, "rules": 2, "tokens": [*SPECIAL, "a"]}
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"level": "words"}, "level is none of word, char, subword"),
+        ({"level": ["word"]}, "level is none of"),
+        ({"lowercase": "no"}, "lowercase is neither true nor false"),
+        ({"lowercase": None}, "lowercase is neither"),
+        ({"tokens": "abc"}, "tokens are no list of texts"),
+        ({"tokens": None}, "tokens are no list of texts"),
+        ({"tokens": [*SPECIAL, 1]}, "tokens are no list of texts"),
+        ({"tokens": [*SPECIAL, ""]}, "tokens are no list of texts"),
+        ({"tokens": ["a", *SPECIAL]}, "tokens do not begin with"),
+        ({"tokens": [*SPECIAL, "a", "a"]}, "a token is there twice"),
+        ({"rules": 3}, "rules 3 are unknown"),
+        ({"rules": "2"}, "rules '2' are unknown"),
+        ({"rules": True}, "rules True are unknown"),
+        ({"level": "subword"}, "model is no text"),
+        ({"level": "subword", "model": "ä"}, "only ASCII"),
+        ({"level": "subword", "model": "AAAA"}, "model is not sentencepiece's"),
+        ({"level": "subword", "model": ""}, "model is no text"),
+    ],
+)
+def test_a_damaged_file_says_what_is_wrong(change, problem):
+    with pytest.raises(ValueError, match=problem):
+        Vocabulary.from_json({**WHOLE, **change})
+
+
+@pytest.mark.parametrize("value", [None, 3, "x", [], [WHOLE], {}])
+def test_what_is_no_vocabulary_is_refused(value):
+    with pytest.raises(ValueError, match="level is none of"):
+        Vocabulary.from_json(value)
 
 
 def test_subwords():

@@ -15,6 +15,7 @@ from cnn_jax.ops import boxes as box_ops
 from cnn_jax.tasks.detection.evaluation import BoxEvaluation, DetectionRule
 from cnn_jax.tasks.detection.fast_rcnn import FLIP_ONLY, FastRCNN, _prepared
 from cnn_jax.tasks.detection.regions import BoxStatistics, RegionSampling, draw, region_loss
+from cnn_jax.tasks.images import floating
 
 pytestmark = pytest.mark.optimized  # Compares bits between different programs.
 
@@ -101,7 +102,7 @@ def test_the_loss_is_that_of_the_regions_drawn_by_hand():
             system.sampling,
             system.statistics,
         )
-        image = normalize(given["image"][row : row + 1] / 255.0, system.mean, system.std)
+        image = normalize(floating(given["image"][row : row + 1]), system.mean, system.std)
         scores, deltas = system.model.apply({"params": params}, image, regions[index][None], False)
         parts = region_loss(scores[0], deltas[0], targets)
         assert targets.foreground.any()
@@ -171,7 +172,7 @@ def test_proposals_are_mirrored_with_the_image():
     for ordinal in range(8):
         one = example | {"ordinal": jnp.int32(ordinal)}
         image, objects, proposals, kept = _prepared(KEYS["augment"], one, FLIP_ONLY)
-        original = example["image"] / 255.0
+        original = floating(example["image"])
         if np.allclose(image, original):
             np.testing.assert_array_equal(proposals, example["proposals"])
             mirrored.append(False)
@@ -194,7 +195,7 @@ def test_detections_are_the_moved_proposals_in_the_original_image():
     params, _ = system.init(jax.random.key(2))
     found, losses = jax.jit(system.predict)(params, {}, given)
     assert losses.classes.shape == (ROWS,)
-    image = normalize(given["image"] / 255.0, system.mean, system.std)
+    image = normalize(floating(given["image"]), system.mean, system.std)
     scores, deltas = system.model.apply({"params": params}, image, given["proposals"], False)
     scores = np.asarray(jax.nn.softmax(scores))[..., 1:]
     scores = np.where(np.asarray(given["proposal_valid"])[..., None], scores, 0)

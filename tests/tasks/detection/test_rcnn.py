@@ -15,6 +15,7 @@ from cnn_jax.ops.warping import warp_crops
 from cnn_jax.tasks.detection import rcnn
 from cnn_jax.tasks.detection.evaluation import BoxEvaluation, DetectionRule
 from cnn_jax.tasks.detection.rcnn import RCNN, FineTuning, paper_context
+from cnn_jax.tasks.images import floating
 
 CLASSES, SIDE, CROP, REGIONS, ROWS = 3, 20, 9, 11, 2
 
@@ -67,7 +68,7 @@ def batch(seed=0):
 
 
 def crops_by_hand(task, image, boxes):
-    return warp_crops(normalize(image / 255.0, task.mean, task.std), boxes, CROP, 1)
+    return warp_crops(normalize(floating(image), task.mean, task.std), boxes, CROP, 1)
 
 
 def test_the_loss_is_that_of_every_warped_region():
@@ -87,7 +88,7 @@ def test_the_loss_is_that_of_every_warped_region():
         crop = crops_by_hand(task, rows["image"][i], rows["box"][i : i + 1])
         logits = np.asarray(task.model.apply({"params": params}, crop, train=False)[0][0])
         expected += np.log(np.exp(logits).sum()) - logits[int(rows["label"][i])]
-        right += logits.argmax() == rows["label"][i]
+        right += logits.argmax() == int(rows["label"][i])
     assert float(total) == pytest.approx(expected, rel=1e-4)
     figures = task.summarize(jax.tree.map(np.asarray, sums)).metrics
     assert figures == {

@@ -113,7 +113,8 @@ def test_the_loss_is_the_paper_s():
         valid=jnp.array([True, True, True, True, True, False]),
     )
     found = jax.jit(region_loss)(jnp.array(scores), jnp.array(deltas), targets)
-    classes = boxes = right = 0.0
+    classes = boxes = 0.0
+    right = 0
     for i in range(5):
         truth = int(targets.labels[i]) + 1 if targets.foreground[i] else 0
         classes -= scores[i, truth] - np.log(np.exp(scores[i]).sum())

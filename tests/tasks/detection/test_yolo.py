@@ -163,7 +163,8 @@ def test_a_few_examples_are_learnt(softmax):
     def step(carry, _):
         params, opt = carry
         gradient = jax.grad(lambda p: detector.loss(p, state, arrays, keys())[0])(params)
-        updates, opt = optimizer.update(gradient, opt, params)
+        with jax.numpy_dtype_promotion("standard"):  # optax mixes its count of steps with floats
+            updates, opt = optimizer.update(gradient, opt, params)
         return (optax.apply_updates(params, updates), opt), None
 
     (params, _), _ = jax.lax.scan(step, (params, optimizer.init(params)), length=400)
