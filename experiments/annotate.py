@@ -23,7 +23,7 @@ from cnn_jax.data.augment import Augmentation
 from cnn_jax.data.batches import TrainingBatches
 from cnn_jax.data.source import Source
 from cnn_jax.errors import UserError
-from cnn_jax.ranges import COUNTED, LARGEST_INT, LARGEST_SIDE
+from cnn_jax.ranges import COUNTED
 from cnn_jax.reports import annotation as report
 from cnn_jax.runs.folder import read_object
 from cnn_jax.tasks.annotation import Annotation, Decision, LossName, Thresholds
@@ -41,7 +41,7 @@ class TagOptions:
     """Labels and splits. `--data` is `shapes`, `csv:FILE,IMAGES` or `masks:DIR`."""
 
     test_every: int | None = flags.flag(
-        None, minimum=2, maximum=LARGEST_INT, unless={"data": ("shapes", "masks")}
+        None, range=flags.DATA_RANGES["test_every"], unless={"data": ("shapes", "masks")}
     )
     """Rows N, 2N, 3N, ... of a table are its test split. The rest is for training and, if
     --holdout-fraction is above 0, for evaluation."""
@@ -69,10 +69,12 @@ class TagOptions:
     )
     """Folders of masked images that `--split test` evaluates."""
     patch_size: int = flags.flag(
-        128, minimum=1, maximum=LARGEST_SIDE, unless={"data": ("shapes", "csv")}
+        128, range=flags.DATA_RANGES["patch_size"], unless={"data": ("shapes", "csv")}
     )
     """Pixels on a side of the patches that masked images are cut into."""
-    min_area: float = flags.flag(0.01, minimum=0, below=1, unless={"data": ("shapes", "csv")})
+    min_area: float = flags.flag(
+        0.01, range=flags.DATA_RANGES["min_area"], unless={"data": ("shapes", "csv")}
+    )
     """A class is a label of a patch if it covers more than this share of it."""
 
 

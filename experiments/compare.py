@@ -237,11 +237,11 @@ def by_length(groups: Sequence[Group]) -> list[Chart]:
         paths = [run.path / LENGTHS_FILE for run in group.runs]
         if not all(path.exists() for path in paths):
             return []
-        lines.append(_mean_line(group, [_by_longest(path) for path in paths], color))
+        lines.append(_mean_line(group, [by_longest(path) for path in paths], color))
     return [Chart("bleu", lines, "BLEU against the longest sentence of each length")]
 
 
-def _by_longest(path: Path) -> dict[int, float]:
+def by_longest(path: Path) -> dict[int, float]:
     """BLEU by the longest sentence of a bucket, as a run's file has it.
 
     Raises:

@@ -58,7 +58,7 @@ def check(
     return counts
 
 
-def _devices() -> tuple[int, float, float | None]:
+def _devices() -> tuple[int, float, int | float | None]:
     """Copies of the state in one memory, the share of a batch there, and the bytes free in it.
 
     The devices of a CPU share the machine's memory; an accelerator has its own.

@@ -97,7 +97,9 @@ class PairOptions:
     training and cut off at evaluation."""
     buckets: int = flags.flag(4, minimum=1, maximum=100)
     """Number of shapes that sentences are batched in by their lengths."""
-    holdout_fraction: float = flags.flag(0.05, minimum=0, below=1, unless={"data": ("dates",)})
+    holdout_fraction: float = flags.flag(
+        0.05, range=flags.DATA_RANGES["holdout_fraction"], unless={"data": ("dates",)}
+    )
     """Share of the distinct source sentences in each of eval and test, where the data has none."""
     data_dir: str | None = flags.flag(
         None, only={"data|eval_data|test_data": ("tfds",)}, metavar="DIR"

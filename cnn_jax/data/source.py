@@ -4,12 +4,13 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
 from cnn_jax.errors import UserError
 from cnn_jax.progress import track
+from cnn_jax.ranges import LARGEST_INT, LARGEST_SIDE, Range, check_ranges
 
 Split = Literal["train", "eval", "test"]
 
@@ -79,7 +80,7 @@ class Settings:
     image_size: int = 64
     draft_size: int | None = None
     holdout_groups: str | None = None
-    holdout_fraction: float = 0.1
+    holdout_fraction: Annotated[float, Range(0, 1, below=True)] = 0.1
     keep_bad_images: bool = False
     data_dir: str | os.PathLike[str] | None = None
     class_names: tuple[str, ...] = ()
@@ -88,13 +89,12 @@ class Settings:
     label_colors: str | None = None
     eval_folders: tuple[str, ...] = ()
     test_folders: tuple[str, ...] = ()
-    test_every: int | None = None
-    patch_size: int = 128
-    min_area: float = 0.01
+    test_every: Annotated[int, Range(2, LARGEST_INT)] | None = None
+    patch_size: Annotated[int, Range(1, LARGEST_SIDE)] = 128
+    min_area: Annotated[float, Range(0, 1, below=True)] = 0.01
 
     def __post_init__(self):
-        if not 0 <= self.holdout_fraction < 1:
-            raise UserError(f"--holdout-fraction {self.holdout_fraction}: must be in [0, 1)")
+        check_ranges(self)
 
 
 class Subset:

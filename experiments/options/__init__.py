@@ -9,6 +9,7 @@ from .declare import GIVEN, Declared, Flag, checked, declared, flag, group, idle
 from .groups import (
     AUGMENTATION,
     BUILT_IN,
+    DATA_RANGES,
     LARGEST_BATCH,
     MOST_WORKERS,
     DataOptions,
@@ -25,6 +26,7 @@ from .messages import as_flags, entry, help_text, warn
 __all__ = [
     "AUGMENTATION",
     "BUILT_IN",
+    "DATA_RANGES",
     "GIVEN",
     "LARGEST_BATCH",
     "MOST_WORKERS",

@@ -287,7 +287,7 @@ def _parser(options: type, known: Mapping[str, Flag], described: bool = False) -
         allow_abbrev=False,
         add_help=False,
     )
-    parser._negative_number_matcher = re.compile(r"-\.?\d")  # argparse's own knows no -1e-3
+    parser._negative_number_matcher = re.compile(r"-(\.?\d|inf|nan)")  # argparse's knows no -1e-3
     for title, text, flags, shared in sections(options, known):
         section = parser.add_argument_group(title, text)
         for flag in flags:

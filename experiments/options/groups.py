@@ -4,11 +4,15 @@ import dataclasses
 from collections.abc import Collection, Mapping
 from typing import Any, ClassVar, Literal
 
+from cnn_jax.data.source import Settings
 from cnn_jax.models import Option, option_table
-from cnn_jax.ranges import LARGEST_INT, LARGEST_SIDE, split
+from cnn_jax.ranges import LARGEST_INT, LARGEST_SIDE, ranges, split
 from cnn_jax.training import optimizers
 
 from .declare import GIVEN, Declared, flag, group
+
+DATA_RANGES = ranges(Settings)
+"""The ranges of what the readers of data declare, by name."""
 
 BUILT_IN = "shapes"
 """The data that every task of images has without a download, and the preset that suits it."""
@@ -100,7 +104,7 @@ class DataOptions:
     )
     """Examples in a step of an evaluation. Default: the batch size."""
     holdout_fraction: float = flag(
-        0.1, minimum=0, below=1, unless={"data": ("shapes", "voc", "yolo")}
+        0.1, range=DATA_RANGES["holdout_fraction"], unless={"data": ("shapes", "voc", "yolo")}
     )
     """Share of the training examples that is held out where the data has no evaluation split."""
     holdout_groups: str | None = flag(None, unless={"data": ("shapes",)}, metavar="REGEX")

@@ -1,6 +1,9 @@
 """The benchmark's arithmetic, its contest of processes, and the networks that it compares."""
 
+import importlib
 import json
+import os
+import signal
 import time
 
 import jax.numpy as jnp
@@ -8,7 +11,7 @@ import numpy as np
 import pytest
 
 from cnn_jax.conventions import PAD
-from cnn_jax.errors import UserError
+from cnn_jax.errors import UserError, check
 from cnn_jax.metrics.detection.coco import evaluate_coco
 from cnn_jax.models.seq2seq import Seq2Seq
 from experiments.benchmark import __main__ as benchmark
@@ -22,8 +25,16 @@ def prepare(job):
     """A contender that sleeps: this module stands in for a framework."""
     if job.model == "unknown":
         raise UserError("has no unknown")
+    if job.model == "range":
+        check(False, "width", 3, "in [0, 1]")
     if job.model == "dies":
         raise SystemExit(7)
+    if job.model == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if job.model == "imports":
+        importlib.import_module("nothing")
+    if job.model == "allocates":
+        raise MemoryError
     pause = 0.002 if job.work == "train" else 0.004
     facts = {"parameters": 1, "flops_per_image": 10, "matmul_flops": 1e4}
     return Prepared(lambda steps: time.sleep(pause * steps), lambda: facts, lambda: 10**9)
@@ -72,7 +83,15 @@ def test_contenders_work_in_turn_in_processes_of_their_own(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("model", "message"), [("unknown", "has no unknown"), ("dies", r"ended early \(exit code 7\)")]
+    ("model", "message"),
+    [
+        ("unknown", "has no unknown"),
+        ("dies", r"ended early \(exit code 7\); see above"),
+        ("killed", r"ended early \(exit code -9\); out of memory\? try a smaller --batch-size"),
+        ("imports", r"test_benchmark: cannot be imported \(No module named 'nothing'\)"),
+        ("allocates", "allocates: out of memory; try a smaller --batch-size"),
+        ("range", r"^width 3: must be in \[0, 1\]$"),
+    ],
 )
 def test_a_contender_that_cannot_is_an_error_of_one_line(model, message):
     job = Job(work="train", model=model, batch_size=2, image_size=8)

@@ -49,3 +49,35 @@ def test_frozen_parameters_stay_and_have_no_state():
 def test_a_frozen_name_that_no_parameter_has():
     with pytest.raises(UserError, match="--frozen backbone/cov1: no parameter has this prefix"):
         optimizer("sgd", 0.1, frozen=["backbone/cov1"]).init(PARAMS)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("dpsgd", {}, "optimizer dpsgd: needs a value of l2_norm_clip, noise_multiplier, seed; "),
+        (
+            "dpsgd",
+            {"l2_norm_clip": 1.0, "noise_multiplier": 1.0, "seed": 0.0},
+            "optimizer dpsgd: cannot be used so",
+        ),
+        ("noisy_sgd", {}, "optimizer noisy_sgd: its state holds a random key"),
+        ("adam", {"mu_dtype": 1.0}, "optimizer adam: cannot be used so"),
+        ("adam", {"b1": float("nan")}, "optimizer_options b1=nan: must be a number in [0, 1]"),
+        ("adam", {"b1": 5.0}, "optimizer_options b1=5.0: must be a number in [0, 1]"),
+        ("adam", {"eps": float("inf")}, "optimizer_options eps=inf: must be a number in [0, 1e6]"),
+        ("adam", {"nesterov": 3.0}, "optimizer_options nesterov=3.0: must be true or false"),
+        ("sgd", {"momentum": True}, "optimizer_options momentum=True: must be a number in [0, 1]"),
+        ("muon", {"ns_steps": 1.5}, "optimizer_options ns_steps=1.5: must be a whole number in "),
+        ("sgd", {"key": 0.0}, "optimizer sgd: has no option 'key'; it has "),
+    ],
+)
+def test_optimizers_and_options_that_cannot_be_used_are_told_when_they_are_built(
+    name, options, message
+):
+    with pytest.raises(UserError) as caught:
+        optimizer(name, 0.1, options=options)
+    assert str(caught.value).startswith(message)
+
+
+def test_an_option_that_counts_is_whole():
+    assert optimizer("muon", 0.1, options={"ns_steps": 5.0})

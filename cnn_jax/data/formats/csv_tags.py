@@ -116,8 +116,6 @@ def open_csv_tags(argument: str, split: Split, settings: Settings) -> CsvTagsSou
 def _rows(names: Sequence[str], split: Split, settings: Settings) -> list[int]:
     """Return the rows of a split, in the table's order."""
     every = settings.test_every
-    if every is not None and every < 2:
-        raise UserError(f"--test-every {every}: must be 2 or more")
     test = set() if every is None else set(range(every - 1, len(names), every))
     rest = [name for row, name in enumerate(names) if row not in test]
     held = hold_out(rest, settings) if rest else set()

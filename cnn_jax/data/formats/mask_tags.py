@@ -76,10 +76,6 @@ def open_mask_tags(directory: str, split: Split, settings: Settings) -> MaskTags
             where its image is left out), or the settings leave no patch.
     """
     size, share = settings.patch_size, settings.min_area
-    if size < 1:
-        raise UserError(f"--patch-size {size}: must be 1 or more")
-    if not 0 <= share < 1:
-        raise UserError(f"--min-area {share}: must be in [0, 1)")
     masked = open_masks(directory, split, settings)
     classes = len(masked.class_names)
     patches, labels, bad = [], [], []

@@ -268,7 +268,7 @@ def test_requests_that_cannot_be_meant(tmp_path):
     assert "give csv:FILE,IMAGES" in problem("csv:x.csv")
     assert "no such folder of images" in problem(f"{spec}x")
     assert "nothing.csv: cannot be read" in problem(f"csv:nothing.csv,{tmp_path / 'images'}")
-    assert "--test-every 1: must be 2 or more" in problem(spec, test_every=1)
+    assert "test_every 1: must be in [2, 2147483647]" in problem(spec, test_every=1)
     assert "no rows for the split eval" in problem(spec, "eval", holdout_fraction=0.0)
     assert "known: shapes, csv, masks" in problem("folder:x")
 
@@ -320,8 +320,8 @@ def test_patches_are_tagged_by_area(aerial):
 def test_patches_that_cannot_be_cut(aerial):
     spec, request = f"masks:{aerial}", {"eval_folders": ("tile_2",)}
     assert "--patch-size 14: larger than every image" in problem(spec, patch_size=14, **request)
-    assert "--patch-size 0" in problem(spec, patch_size=0, **request)
-    assert "--min-area 1" in problem(spec, patch_size=4, min_area=1.0, **request)
+    assert "patch_size 0: must be in [1, " in problem(spec, patch_size=0, **request)
+    assert "min_area 1.0: must be in [0, 1)" in problem(spec, patch_size=4, min_area=1.0, **request)
     result = problem(spec, patch_size=4, class_names=("a", "b"), **request)
     assert "a.png: value 2" in result
     assert "--eval-folders tile_9" in problem(spec, eval_folders=("tile_9",))
