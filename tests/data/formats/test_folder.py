@@ -127,7 +127,9 @@ def test_no_share_is_held_out(tmp_path):
     fill(tmp_path, {"a": 4, "b": 1})
     assert len(data.open_source(f"folder:{tmp_path}", "train", holdout_fraction=0.0)) == 5
     assert f"add {tmp_path}/val/" in problem(f"folder:{tmp_path}", "eval", holdout_fraction=0.0)
-    assert "holdout_fraction 1.0: must be in [0, 1)" in problem(f"folder:{tmp_path}", holdout_fraction=1.0)
+    assert "holdout_fraction 1.0: must be in [0, 1)" in problem(
+        f"folder:{tmp_path}", holdout_fraction=1.0
+    )
 
 
 def test_nothing_to_hold_out(tmp_path):
