@@ -367,7 +367,7 @@ def _entries(place: str | os.PathLike[str], wanted: Callable[[Any], bool]) -> It
 
 
 def is_left_by_systems(name: str) -> bool:
-    """Whether a file or folder of this name is hidden, or made by a file manager or an archive."""
+    """Tell whether a name is hidden, or is left by a file manager or an archive."""
     return name.startswith(".") or name.casefold() in _LEFT_BY_SYSTEMS
 
 

@@ -104,7 +104,7 @@ def decode(
 
 @dataclass(frozen=True)
 class Header:
-    """What an image file says of itself.
+    """The size and the orientation of an image file, from its header.
 
     Attributes:
         height, width: rows and columns of the upright image, which `decode` gives.
@@ -147,7 +147,7 @@ def read_header(file: bytes | str | os.PathLike[str], *, name: str | None = None
 
 
 def _orientation_follows_pixels(image: Image.Image) -> bool:
-    """Whether a PNG file may have its orientation after its pixels, where few programs put it."""
+    """Tell whether a PNG file may have its orientation after its pixels, as few programs do."""
     file = image.fp
     place = file.tell()
     pixels_seen = found = False
@@ -177,7 +177,7 @@ def open_image(file: BytesIO | str | os.PathLike[str]) -> Image.Image:
 
 
 def is_image(path: str | os.PathLike[str]) -> bool:
-    """Whether a file's content begins as an image does, whatever its name."""
+    """Tell whether a file's content begins as an image does, whatever its name."""
     try:
         with open_image(path):
             return True

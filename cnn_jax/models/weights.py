@@ -243,7 +243,7 @@ def tensor_name(path: str, rules: NameRules) -> str:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where in a file the tensors of a model may be.
+    """A place in a file where the tensors of a model may be.
 
     Attributes:
         group: the keys above them.

@@ -36,7 +36,7 @@ def claimed(directory: str | Path) -> Iterator[None]:
                 "give another folder with --out"
             ) from None
         except OSError:
-            pass  # no locks here
+            pass  # a file system without locks
         files.remove_abandoned(directory)
         yield
     finally:

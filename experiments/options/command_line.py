@@ -160,7 +160,7 @@ def stored(options: type[T], run: Path) -> T:
 
 
 def recorded(run: Path, **kinds: Any) -> list[Any]:
-    """What a run's `config.json` holds besides its options, checked as flags are.
+    """Read values of a run's `config.json` besides its options, checked as flags are.
 
     Args:
         run: the run's folder.

@@ -51,7 +51,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a case: `accepted`, `refused`, or `fault` with its problem."""
+    """The outcome of a case: `accepted`, `refused`, or `fault` with its problem."""
 
     case: str
     outcome: str
@@ -168,7 +168,7 @@ def attempt(
 
 
 def message_fault(message: str) -> str | None:
-    """What is wrong with an error message for a user; None if nothing is."""
+    """Find a fault in an error message for a user; None if it has none."""
     try:
         message.encode()
     except UnicodeEncodeError:

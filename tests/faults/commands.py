@@ -42,7 +42,7 @@ _GROUPS = Path("/sys/fs/cgroup")
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended: its status (None if it was killed for a limit), output and peak."""
+    """The end of a command: status (None if it was killed for a limit), output and peak."""
 
     status: int | None
     output: str
@@ -51,7 +51,7 @@ class Ended:
 
     @property
     def fault(self) -> str | None:
-        """What is wrong with the end; None if it ended well, or with one line and its status."""
+        """The fault of the end; None if it ended well, or with one line and its status."""
         last = self.output.strip().splitlines()[-1:] or [""]
         if self.peak > MOST_MEMORY:
             return f"took {self.peak / 2**30:.1f} GiB"

@@ -64,7 +64,7 @@ def odd_texts(flag: Flag, rng: np.random.Generator) -> str:
 
 
 def odd_value(flag: Flag, rng: np.random.Generator) -> list[str]:
-    """What is typed after a flag: one text, or several, or a wrong number of them."""
+    """Draw what is typed after a flag: one text, or several, or a wrong number of them."""
     usual = flag.length or (int(rng.integers(4)) if flag.several else 1)
     count = usual if rng.random() < 0.9 else int(rng.integers(4))
     return [odd_texts(flag, rng) for _ in range(count)]

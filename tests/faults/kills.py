@@ -155,7 +155,7 @@ def kill_once(
 
 
 def difference(out: Path, reference: Path) -> str | None:
-    """What a run's folder has otherwise than its reference, or None."""
+    """Find what a run's folder has otherwise than its reference; None if nothing."""
     ours, theirs = _files(out), _files(reference)
     if ours.keys() != theirs.keys():
         return f"files that only one run has: {sorted(ours.keys() ^ theirs.keys())}"
@@ -270,7 +270,7 @@ def _sleep(process: subprocess.Popen, seconds: float) -> None:
 
 
 def _unlike_an_end(status: int, output: str, signalled: bool) -> str | None:
-    """Why a process did not end as it has to, or None."""
+    """Tell why a process did not end as it has to; None if it did."""
     if "Traceback" in output:
         # Until Python has read a line of the project, an interrupt is Python's own to tell.
         own = "/cnn_jax/" not in output and "/experiments/" not in output

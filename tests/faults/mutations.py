@@ -53,7 +53,7 @@ def mutate(folder: Path, rng: Random) -> str:
 
 
 def is_text(content: bytes) -> bool:
-    """Whether a file holds text."""
+    """Tell whether a file holds text."""
     try:
         return "\0" not in content.decode()
     except UnicodeDecodeError:

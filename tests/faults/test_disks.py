@@ -104,7 +104,7 @@ def fill(disk, free):
 def test_a_disk_that_is_full_from_the_start_or_fills_by_itself(
     kilobytes, data, whole, small_disk, capsys
 ):
-    """What does not fit is a first file, a checkpoint, a picture or a page."""
+    """A first file, a checkpoint, a picture or a page does not fit."""
     out = small_disk / "run"
     ballast = fill(small_disk, 1024 * kilobytes)
     line = refused(data, out, capsys)
@@ -240,7 +240,7 @@ options.entry(classify.main)
 
 
 def test_a_limit_of_open_files(data, whole, tmp_path):
-    """What opens most files is a checkpoint; a limit so low ends the run with one line."""
+    """A checkpoint opens most files; a limit so low ends the run with one line."""
     out = tmp_path / "run"
     arguments = ["--out", str(out), *(flag.format(data=data) for flag in FLAGS)]
     ended = subprocess.run(

@@ -263,7 +263,7 @@ WRAPPINGS = [
 
 @pytest.mark.parametrize(("keys", "prefix", "told"), WRAPPINGS)
 def test_wrapped_weights_are_recognised_by_what_fits(resnet20, tensors, keys, prefix, told):
-    """Beside them lies what training keeps: an optimizer's tensors, arguments, counters."""
+    """An optimizer's tensors, arguments and counters lie beside them in a file of training."""
     content = wrapped(tensors, keys, prefix)
     if keys:
         content |= {

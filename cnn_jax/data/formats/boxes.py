@@ -193,7 +193,7 @@ class Repairs:
 
 @dataclass(frozen=True)
 class Annotated:
-    """What a file says about an image, before it is compared with the image.
+    """An image and its boxes as a file states them, before they are compared with the image.
 
     Attributes:
         path: the image's file.
@@ -319,7 +319,7 @@ def _again(
     labels: Int[np.ndarray, " boxes"],
     crowd: Bool[np.ndarray, " boxes"],
 ) -> Bool[np.ndarray, " boxes"]:
-    """Whether an earlier box has the same corners and class."""
+    """Mark the boxes of which an earlier one has the same corners and class."""
     seen: set[tuple[float, ...]] = set()
     again = np.zeros(len(boxes), bool)
     for row, key in enumerate(zip(*boxes.T.tolist(), labels.tolist(), crowd.tolist(), strict=True)):

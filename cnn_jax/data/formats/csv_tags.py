@@ -184,7 +184,7 @@ def _read(path: Path) -> _Table:
 
 
 def _separator(text: str) -> str:
-    """What separates fields: what first does in the header."""
+    """Find the separator of fields: the first one in the header."""
     header = re.sub(r'"[^"]*"', "", re.split(r"[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0])
     return next((char for char in header if char in _FIELD_SEPARATORS), ",")
 
@@ -223,7 +223,7 @@ def _labels(table: _Table, path: Path) -> tuple[Labels, tuple[str, ...], list[st
 
 
 def _truth(cell: str) -> bool | None:
-    """Whether a cell says that its label holds; None if it says neither."""
+    """Read a cell that says whether its label holds; None if it says neither."""
     if re.fullmatch(r"\+?[01](\.0*)?", cell):
         return float(cell) == 1
     return _WORDS.get(cell.casefold())
@@ -270,14 +270,14 @@ def _listed(table: _Table, path: Path) -> tuple[Labels, tuple[str, ...], list[st
 
 
 def _marks(cell: str) -> set[str]:
-    """What separates tags in a cell: `[` if it is a list in brackets."""
+    """Find the separator of tags in a cell: `[` if it is a list in brackets."""
     if cell.startswith("[") and cell.endswith("]"):
         return {"["}
     return {mark for mark in _TAG_SEPARATORS if mark in cell}
 
 
 def _torn(tag: str) -> bool:
-    """Whether a tag is a part of a list that is written in another way."""
+    """Tell whether a tag is a part of a list that is written in another way."""
     unequal = any(tag.count(left) != tag.count(right) for left, right in ("()", "[]", "{}"))
     return unequal or tag[0] in "[{'\"" or tag.startswith(("('", '("'))
 

@@ -252,7 +252,7 @@ def _surprises(place: Path, images: Mapping[str, Listing]) -> list[str]:
 
 
 def _direct(listing: Listing) -> bool:
-    """Whether a file lies directly in the class's folder."""
+    """Tell whether a file lies directly in the class's folder."""
     return any(name.count(os.sep) == 1 for name in listing.files)
 
 
@@ -263,7 +263,7 @@ def _folders_below(listing: Listing) -> list[str]:
 
 
 def _looks_like_split(name: str) -> bool:
-    """Whether one of a name's words is a split's, as in `seg_train`."""
+    """Tell whether one of a name's words is a split's, as in `seg_train`."""
     return not _KNOWN.isdisjoint(re.split(r"[^a-z]+", name.casefold()))
 
 

@@ -25,7 +25,7 @@ _MIRROR_ROWS = (3, 4, 6, 7)
 
 @dataclass(frozen=True)
 class Fit:
-    """How the boxes of a file lie on its image.
+    """The ways in which the boxes of a file can lie on its image.
 
     Attributes:
         header: the image's own size and orientation.
@@ -39,7 +39,7 @@ class Fit:
 
     @property
     def turned(self) -> bool | None:
-        """Whether EXIF turns the boxes too; None where the size is the same before and after."""
+        """True if EXIF turns the boxes too; None where the size is the same before and after."""
         if self.header.orientation == 1 or self.stored is None:
             return False
         # A size that is met exactly explains more than a similar ratio.
@@ -120,7 +120,7 @@ def turn(
 
 
 def drawn_before_turning(fits: Iterable[Fit]) -> bool:
-    """Whether boxes whose images' sizes do not tell count pixels before EXIF turns them.
+    """Tell whether boxes whose images' sizes leave it open count pixels before EXIF turns them.
 
     The other turned images of the set tell. Without any, the boxes are of the upright image: tools
     have shown photos upright for years (browsers since 2020, LabelImg, labelme), and Detectron2

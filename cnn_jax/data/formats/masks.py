@@ -89,7 +89,7 @@ class MaskSource:
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """What was left out, and which of the masks that were read so far had to be fitted."""
+        """Tell what was left out, and which of the masks read so far had to be fitted."""
         return (*self._notices, *fitted(self._mended, lambda index: self._mask_files[index]))
 
 

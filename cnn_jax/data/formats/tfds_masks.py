@@ -69,7 +69,7 @@ class TfdsMasks:
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """Which of the masks that were read so far had to be fitted to their images."""
+        """Tell which of the masks read so far had to be fitted to their images."""
         return tuple(fitted(self._mended, self.describe))
 
 

@@ -49,7 +49,7 @@ def notices(
 
 
 def presence(source: Source) -> Presence | None:
-    """Which classes each example has, if the source knows its `labels`."""
+    """Mark the classes that each example has, if the source knows its `labels`."""
     labels = getattr(source, "labels", None)
     if labels is None:
         return None

@@ -143,7 +143,7 @@ def seen_in(training: Pairs, pairs: Pairs) -> list[int]:
 
 
 def _key(source: str) -> str:
-    """What sentences that differ only in case or spacing have in common."""
+    """Reduce a sentence to what those that differ only in case or spacing have in common."""
     return " ".join(source.casefold().split())
 
 

@@ -139,7 +139,7 @@ def _expected(left: str, right: str) -> str:
 
 
 class _Edges(NamedTuple):
-    """What the plain rules need to know of a token.
+    """The properties of a token that the plain rules use.
 
     Attributes:
         hugs_left, hugs_right: no space is expected on this side.

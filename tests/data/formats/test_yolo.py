@@ -113,7 +113,7 @@ def test_missing_files(place):
 
 
 def test_fractions_are_of_the_upright_image(place):
-    """As Ultralytics reads them: it turns images by EXIF and measures them so."""
+    """Ultralytics turns images by EXIF and measures the fractions on the upright ones."""
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (40, 20)).save(place / "images/train/a.jpg", exif=exif)
