@@ -1,12 +1,17 @@
 """Progress bars: shown on a terminal, silent where the output is a file or a pipe."""
 
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import track as rich_track
 
 T = TypeVar("T")
+R = TypeVar("R")
+
+_SLICE = 1024
 
 
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterable[T]:
@@ -26,3 +31,24 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
         transient=True,
         disable=not console.is_terminal,
     )
+
+
+def in_threads(
+    function: Callable[[T], R], items: Sequence[T], description: str, threads: int = 0
+) -> Iterator[R]:
+    """Call a function for each item in threads, and yield its results in order, with a bar.
+
+    Args:
+        function: what is called; it should spend its time outside of Python's lock.
+        items: its arguments.
+        description: the text before the bar.
+        threads: the number of threads; 0 for one per core.
+    """
+    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+        # Submitted in slices: one future per item may take more memory than the items.
+        results = (
+            result
+            for start in range(0, len(items), _SLICE)
+            for result in pool.map(function, items[start : start + _SLICE])
+        )
+        yield from track(results, description, len(items))

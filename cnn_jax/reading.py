@@ -30,7 +30,9 @@ MOST_YAML_BYTES = MIB
 _DEEPEST_YAML = 100
 _MOST_YAML_NODES = 1_000_000
 _PART = 16 * MIB
-_LONGEST_PATH = 4096
+LONGEST_PATH = 4096
+"""The most characters of a path."""
+
 
 _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -382,7 +384,7 @@ def existing_below(path: str, root: Path) -> Path | None:
 
     Both kinds of slashes separate parts. The longest tail that exists counts; None if none does.
     """
-    if len(path) > _LONGEST_PATH:
+    if len(path) > LONGEST_PATH:
         return None
     parts = [part for part in re.split(r"[/\\]+", path) if part not in ("", ".", "..")]
     for first in range(len(parts)):

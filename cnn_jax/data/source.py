@@ -2,14 +2,13 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
 from cnn_jax.errors import UserError
-from cnn_jax.progress import track
+from cnn_jax.progress import in_threads
 from cnn_jax.ranges import LARGEST_INT, LARGEST_SIDE, Range, check_ranges
 
 Split = Literal["train", "eval", "test"]
@@ -178,12 +177,5 @@ def find_bad_images(source: Source, workers: int = 0) -> dict[int, str]:
             return str(error)
         return None
 
-    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-        # Submitted in slices: one future per image would take more memory than the file names.
-        problems = (
-            reason
-            for start in range(0, len(source), 1024)
-            for reason in pool.map(problem, range(start, min(start + 1024, len(source))))
-        )
-        progress = track(problems, "Checking images", len(source))
-        return {index: reason for index, reason in enumerate(progress) if reason is not None}
+    problems = in_threads(problem, range(len(source)), "Checking images", workers)
+    return {index: reason for index, reason in enumerate(problems) if reason is not None}

@@ -1,14 +1,11 @@
 """Images with boxes around their objects: the parts shared by all readers of such data."""
 
 import os
-import re
 import reprlib
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -17,8 +14,8 @@ from cnn_jax.data.decode import Header, decode, read_header
 from cnn_jax.data.formats.frames import Fit, Size, drawn_before_turning, fit
 from cnn_jax.data.source import Example
 from cnn_jax.errors import UserError, one_line
-from cnn_jax.progress import track
-from cnn_jax.reading import existing_below, require_file
+from cnn_jax.progress import in_threads
+from cnn_jax.reading import require_file
 
 # A box may extend this many pixels beyond the image, for rounding, without a notice.
 _SLACK = 1.0
@@ -31,12 +28,6 @@ _READERS = 16
 
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = _REPR.maxlong = 60
-
-LONGEST_NAME = 4096
-"""The most characters of a path."""
-
-# What Label Studio puts before the name of an uploaded file.
-_UPLOADED = re.compile(r"[0-9a-f]{8}-(?=.)")
 
 
 @dataclass(frozen=True)
@@ -192,7 +183,7 @@ class Repairs:
 
 
 @dataclass(frozen=True)
-class Annotated:
+class StatedImage:
     """An image and its boxes as a file states them, before they are compared with the image.
 
     Attributes:
@@ -218,7 +209,7 @@ class Annotated:
 
 
 def settle(
-    items: Sequence[Annotated], *, relative: bool = False, keep_bad_images: bool = False
+    items: Sequence[StatedImage], *, relative: bool = False, keep_bad_images: bool = False
 ) -> tuple[list[BoxedImage], list[str]]:
     """Bring the boxes of a set onto their images, and repair them.
 
@@ -254,11 +245,11 @@ def settle(
 
 
 def _headers(
-    items: Sequence[Annotated], relative: bool, keep_bad_images: bool
+    items: Sequence[StatedImage], relative: bool, keep_bad_images: bool
 ) -> list[Header | None]:
     """Read the header of each image with boxes in pixels; find that all images exist."""
 
-    def read(item: Annotated) -> Header | None:
+    def read(item: StatedImage) -> Header | None:
         try:
             if len(item.boxes) and not relative:
                 return read_header(item.path)
@@ -268,17 +259,10 @@ def _headers(
                 raise UserError(f"{item.place}: {error}") from None
         return None
 
-    with ThreadPoolExecutor(_READERS) as pool:
-        # Submitted in slices: one future per image would take more memory than the file names.
-        headers = (
-            header
-            for start in range(0, len(items), 1024)
-            for header in pool.map(read, items[start : start + 1024])
-        )
-        return list(track(headers, "Reading sizes of images", len(items)))
+    return list(in_threads(read, items, "Reading sizes of images", _READERS))
 
 
-def _fit(item: Annotated, header: Header) -> Fit:
+def _fit(item: StatedImage, header: Header) -> Fit:
     found = fit(item.size, header)
     if found is None:
         raise UserError(
@@ -293,7 +277,7 @@ def _by(size: Size) -> str:
     return f"{size[1]:g} x {size[0]:g}"
 
 
-def _settled(item: Annotated, found: Fit | None, repairs: Repairs, *, turned: bool) -> BoxedImage:
+def _settled(item: StatedImage, found: Fit | None, repairs: Repairs, *, turned: bool) -> BoxedImage:
     size, boxes, area, slack = (1.0, 1.0), item.boxes, item.area, _RELATIVE_SLACK
     if found is not None:
         size, slack = (found.header.height, found.header.width), _SLACK
@@ -329,7 +313,7 @@ def _again(
 
 
 def _fit_notices(
-    items: Sequence[Annotated], fits: Sequence[Fit | None], *, turned: bool
+    items: Sequence[StatedImage], fits: Sequence[Fit | None], *, turned: bool
 ) -> list[str]:
     """Tell which images are not of the size that their files state."""
     pairs = [(item, found) for item, found in zip(items, fits, strict=True) if found is not None]
@@ -367,106 +351,6 @@ def _fit_notices(
 
 def _images(count: int) -> str:
     return f"{count:,} {'image' if count == 1 else 'images'}"
-
-
-class ImageFinder:
-    """Finds images by the names that a file gives them, written on another machine perhaps.
-
-    A path of which only the last parts exist is found by those, and a name to which Label Studio
-    added eight digits or percent signs by the name without them.
-    """
-
-    def __init__(self, *folders: Path):
-        """Look below these folders, the first first."""
-        self._folders = folders
-        self._names: dict[Path, str] = {}
-        self._found: dict[str, list[tuple[str, Path]]] = {}
-        self._guessed: set[Path] = set()
-
-    def find(self, name: str, place: str) -> str:
-        """Return the path of an image; one in the first folder if there is none.
-
-        Args:
-            name: the name or path as written.
-            place: where it is written, for messages.
-
-        Raises:
-            UserError: another name was already found as the same file, or the name is longer than
-                a path can be.
-        """
-        if len(name) > LONGEST_NAME:
-            raise UserError(f"{place}: the name of an image has {len(name):,} characters")
-        path, how = self._locate(name)
-        if how is not None:
-            self._found.setdefault(how, []).append((name, path))
-            self._guessed.add(path)
-        other = self._names.setdefault(path, name)
-        if other != name and path in self._guessed:
-            raise UserError(
-                f"{place}: {name}: no such image, and {path} is that of {other} already"
-            )
-        return os.fspath(path)
-
-    def _locate(self, name: str) -> tuple[Path, str | None]:
-        for folder in self._folders:
-            if os.path.exists(folder / name):
-                return folder / name, None
-        start = max(name.rfind("/"), name.rfind("\\")) + 1
-        ways = [("the last parts of their paths", name)]
-        ways += [
-            ("their names without what Label Studio adds", name[:start] + form)
-            for form in plain_forms(name[start:])
-        ]
-        for how, form in ways:
-            for folder in self._folders:
-                if (path := existing_below(form, folder)) is not None:
-                    return path, how
-        return self._folders[0] / name, None
-
-    def notices(self) -> list[str]:
-        """Tell by what else than their paths images were found."""
-        return [
-            f"{_images(len(found))} found by {how} (the first: {found[0][0]} as {found[0][1]})"
-            for how, found in self._found.items()
-        ]
-
-
-class NameIndex:
-    """Names of files without their endings, also as they were before Label Studio changed them."""
-
-    def __init__(self, names: Iterable[str]):
-        """Take the names that exist."""
-        self._names = set(names)
-        self._plain: dict[str, list[str]] = {}
-        for name in sorted(self._names):
-            for form in plain_forms(name):
-                self._plain.setdefault(form, []).append(name)
-        self._found: list[tuple[str, str]] = []
-
-    def find(self, name: str) -> str | None:
-        """Return the existing name that is meant, or None."""
-        if name in self._names:
-            return name
-        changed = self._plain.get(name, ())
-        found = next((form for form in plain_forms(name) if form in self._names), None)
-        found = found or (changed[0] if len(changed) == 1 else None)
-        if found is not None:
-            self._found.append((name, found))
-        return found
-
-    def notices(self, what: str) -> list[str]:
-        """Tell which files, each a `what`, have another name than was asked for."""
-        if not self._found:
-            return []
-        (name, found), count = self._found[0], len(self._found)
-        files = what if count == 1 else f"{what}s"
-        return [f"{count:,} {files} found by Label Studio's names (the first: {name} as {found})"]
-
-
-def plain_forms(name: str) -> list[str]:
-    """The other names of a file before Label Studio put digits before it and percent signs in."""
-    forms = (unquote(name), _UPLOADED.sub("", name), _UPLOADED.sub("", unquote(name)))
-    return [form for form in dict.fromkeys(forms) if form != name]
 
 
 def number(text: str) -> float:

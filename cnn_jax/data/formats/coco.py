@@ -8,15 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from cnn_jax.data.formats.boxes import (
-    Annotated,
-    BoxSource,
-    ImageFinder,
-    number,
-    require_folder,
-    settle,
-    short,
-)
+from cnn_jax.data.finding import ImageFinder
+from cnn_jax.data.formats.boxes import BoxSource, StatedImage, number, require_folder, settle, short
 from cnn_jax.data.formats.frames import Size
 from cnn_jax.data.formats.run_lengths import Shape, box_of_outlines, box_of_runs, decode_counts
 from cnn_jax.data.source import Settings, Split
@@ -148,7 +141,7 @@ def _read(
     finder: ImageFinder,
     classes: Sequence[str],
     wanted: Sequence[bool],
-) -> list[Annotated]:
+) -> list[StatedImage]:
     """Read the wanted images with their objects; the objects of all images are checked."""
     labels = {key: label for label, key in enumerate(classes)}
     by_image: dict[str, list[int]] = {}
@@ -181,7 +174,7 @@ def _read(
             continue
         boxes = np.array([box for box, _ in shapes], np.float64).reshape(-1, 4)
         items.append(
-            Annotated(
+            StatedImage(
                 finder.find(file, place),
                 place,
                 boxes,

@@ -8,12 +8,12 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import unquote
 
 import numpy as np
 from jaxtyping import Bool
 
 from cnn_jax.data.decode import EXTENSIONS, decode
+from cnn_jax.data.finding import plain_forms
 from cnn_jax.data.formats.folder import hold_out
 from cnn_jax.data.source import Example, Settings, Split
 from cnn_jax.errors import UserError
@@ -306,15 +306,15 @@ def _file(images: Path, name: str, table: Path, row: int, missing_stays: bool) -
 
     Args:
         images: the folder of images.
-        name: as the table has it: perhaps without ending, percent-encoded, or a path of another
-            machine.
+        name: as the table has it: perhaps without ending, changed by Label Studio, or a path of
+            another machine.
         table, row: the place of the name, for the message.
         missing_stays: whether to return a path in any case.
 
     Raises:
         UserError: there is no such file.
     """
-    for written in dict.fromkeys((name, unquote(name))):
+    for written in (name, *plain_forms(name)):
         for ending in ("", *EXTENSIONS, *(ending.upper() for ending in EXTENSIONS)):
             path = os.path.join(images, written + ending)
             if os.path.isfile(path):

@@ -9,22 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from cnn_jax.data.decode import EXTENSIONS, describe_left_out, list_images
-from cnn_jax.data.formats.boxes import (
-    LONGEST_NAME,
-    Annotated,
-    BoxSource,
-    NameIndex,
-    number,
-    require_folder,
-    settle,
-    short,
-)
+from cnn_jax.data.finding import NameIndex
+from cnn_jax.data.formats.boxes import BoxSource, StatedImage, number, require_folder, settle, short
 from cnn_jax.data.formats.frames import Size
 from cnn_jax.data.formats.xml import Element, read_xml
 from cnn_jax.data.source import Settings, Split
 from cnn_jax.data.splits import KINDS, by_kind, kind_of
 from cnn_jax.errors import UserError
-from cnn_jax.reading import MIB, files_in, folders_in, read_lines, user_path
+from cnn_jax.reading import LONGEST_PATH, MIB, files_in, folders_in, read_lines, user_path
 
 # The folders, and other names that tools give them; in any case.
 _FOLDERS = {
@@ -150,7 +142,7 @@ def _listed(folder: Path, split: Split, known: set[str]) -> tuple[Path, list[str
     path = folder / stems[stem]
     lines = [line.strip() for line in read_lines(path, _MOST_LIST_BYTES)]
     for row, line in enumerate(lines, start=1):
-        if len(line) > LONGEST_NAME:
+        if len(line) > LONGEST_PATH:
             raise UserError(f"{path}:{row}: the name of an image has {len(line):,} characters")
     names = [_name(line, known) for line in lines if line]
     if not names:
@@ -231,9 +223,9 @@ def _read(path: Path) -> _Annotation:
     return _Annotation(path, "" if file is None else file.text.strip(), stated, objects)
 
 
-def _annotated(annotation: _Annotation, file: Path, labels: dict[str, int]) -> Annotated:
+def _annotated(annotation: _Annotation, file: Path, labels: dict[str, int]) -> StatedImage:
     objects = annotation.objects
-    return Annotated(
+    return StatedImage(
         str(file),
         str(annotation.path),
         np.array([item.box for item in objects], np.float64).reshape(-1, 4),

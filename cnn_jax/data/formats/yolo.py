@@ -11,15 +11,8 @@ from typing import Any
 import numpy as np
 
 from cnn_jax.data.decode import EXTENSIONS, describe_left_out, list_images
-from cnn_jax.data.formats.boxes import (
-    Annotated,
-    BoxSource,
-    ImageFinder,
-    NameIndex,
-    number,
-    settle,
-    short,
-)
+from cnn_jax.data.finding import ImageFinder, NameIndex
+from cnn_jax.data.formats.boxes import BoxSource, StatedImage, number, settle, short
 from cnn_jax.data.source import Settings, Split
 from cnn_jax.data.splits import KINDS, by_kind, kind_of
 from cnn_jax.errors import UserError
@@ -252,7 +245,7 @@ class _Labels:
         self._folders: dict[Path, NameIndex] = {}
         self._outlines, self._first_outline = 0, ""
 
-    def read(self, image: Path, place: str) -> Annotated:
+    def read(self, image: Path, place: str) -> StatedImage:
         """Read the labels of an image, which `place` names."""
         path = self._find(_label_file(image))
         lines = read_lines(path, _MOST_LABEL_BYTES) if path is not None else []
@@ -261,7 +254,7 @@ class _Labels:
             for row, line in enumerate(lines, start=1)
             if line.strip()
         ]
-        return Annotated(
+        return StatedImage(
             os.fspath(image),
             place,
             np.array([box for _, _, box in rows], np.float64).reshape(-1, 4),

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cnn_jax.data.decode import Header, decode, read_header
-from cnn_jax.data.formats.boxes import Annotated, settle
+from cnn_jax.data.formats.boxes import StatedImage, settle
 from cnn_jax.data.formats.frames import fit, turn
 from cnn_jax.errors import UserError
 
@@ -33,7 +33,7 @@ def seen(path):
 
 
 def annotated(path, box, size, area=None):
-    return Annotated(
+    return StatedImage(
         str(path), "boxes.xml", np.array([box], np.float64), np.zeros(1, np.int32),
         lambda number: f"boxes.xml:{number}", size,
         area=None if area is None else np.array([area], np.float64),
@@ -90,7 +90,7 @@ def test_boxes_of_another_image_are_refused_with_both_sizes(tmp_path):
 
 
 def test_without_objects_no_size_matters(tmp_path):
-    item = Annotated(
+    item = StatedImage(
         str(photo(tmp_path / "a.png", 1)), "x", np.zeros((0, 4)), np.zeros(0, np.int32), str, (9, 1)
     )
     assert settle([item])[1] == []
