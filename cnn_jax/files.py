@@ -9,6 +9,12 @@ from pathlib import Path
 
 from cnn_jax.errors import UserError
 
+REFUSALS = frozenset(
+    getattr(errno, name)
+    for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO", "EMFILE", "ENFILE")
+)
+"""The numbers of the errors with which a system refuses to read or write."""
+
 # The name of a part of a file, which ends in the number of the process that writes it.
 _PART = re.compile(r"\..+\.\w+\.(\d+)")
 

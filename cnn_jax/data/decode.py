@@ -88,7 +88,7 @@ def decode(
             if draft_size is not None:
                 image.draft(None, (draft_size, draft_size))
             image.load()
-            return np.asarray(_upright(_to_rgb(image), _orientation(image)))
+            return np.asarray(upright(_to_rgb(image), _orientation(image)))
     except Image.UnidentifiedImageError:
         raise UserError(f"{name}: not an image ({_looks_like(content)}), expected {READ}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -258,7 +258,8 @@ def _known(orientation: object) -> int:
     return orientation if orientation in _UPRIGHT else 1
 
 
-def _upright(image: Image.Image, orientation: int) -> Image.Image:
+def upright(image: Image.Image, orientation: int) -> Image.Image:
+    """Turn an image by an EXIF orientation (EXIF 2.32, 4.6.4 A)."""
     method = _UPRIGHT.get(orientation)
     return image if method is None else image.transpose(method)
 

@@ -11,7 +11,7 @@ from jaxtyping import Integer, UInt8
 from PIL import Image, UnidentifiedImageError
 
 from cnn_jax.conventions import IGNORED
-from cnn_jax.data.decode import MOST_IMAGE_BYTES, Header, open_image, read_header
+from cnn_jax.data.decode import MOST_IMAGE_BYTES, Header, open_image, read_header, upright
 from cnn_jax.data.label_colors import LabelColors, color_codes, described_colors
 from cnn_jax.data.resize import resize_mask
 from cnn_jax.data.source import Settings
@@ -253,22 +253,7 @@ def _difference(one: tuple[int, int], other: tuple[int, int]) -> float:
 
 def turned(mask: Mask, orientation: int) -> Fitted:
     """Turn a mask upright by an EXIF orientation (EXIF 2.32, 4.6.4 A)."""
-    match orientation:
-        case 2:
-            mask = mask[:, ::-1]
-        case 3:
-            mask = mask[::-1, ::-1]
-        case 4:
-            mask = mask[::-1]
-        case 5:
-            mask = mask.T
-        case 6:
-            mask = np.rot90(mask, -1)
-        case 7:
-            mask = mask[::-1, ::-1].T
-        case 8:
-            mask = np.rot90(mask)
-    return np.ascontiguousarray(mask)
+    return np.asarray(upright(Image.fromarray(mask), orientation))
 
 
 def fitted(mended: Mapping[str, Collection[int]], name_of: Callable[[int], str]) -> list[str]:

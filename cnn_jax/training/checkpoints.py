@@ -18,7 +18,6 @@ was saved, as `interval/...`. They are no part of the state: `restore` and `leav
 """
 
 import contextlib
-import errno
 import functools
 import json
 import logging
@@ -55,10 +54,7 @@ _ABANDONED = ("Event loop is closed", "no attribute '_ssock'")
 _INTERVAL = "interval"
 
 # The operating system's messages when it refuses to read or write.
-_REFUSALS = tuple(
-    os.strerror(getattr(errno, name))
-    for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO", "EMFILE", "ENFILE")
-)
+_REFUSALS = tuple(map(os.strerror, files.REFUSALS))
 
 
 _T = TypeVar("_T")

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from cnn_jax import files
 from cnn_jax.errors import DivergenceError, UserError, one_line
 
 from .. import interrupts
@@ -31,14 +32,8 @@ _SMALLER = "a smaller --batch-size, image or network needs less"
 VERBS = ("classify", "annotate", "detect", "segment", "translate")
 """The commands that train."""
 
-_REFUSALS = {
-    getattr(errno, name)
-    for name in (
-        *("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO", "EMFILE", "ENFILE"),
-        *("ENAMETOOLONG", "ELOOP", "ENOTDIR", "EISDIR"),
-    )
-}
-"""The operating system's refusals that are no mistake of the code."""
+_REFUSALS = files.REFUSALS | {errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR}
+"""The operating system's refusals that are no mistake of the code, those of odd names included."""
 
 _SHORT = 4
 """Aliases of at most this many letters are shown in the help, one for each flag."""
