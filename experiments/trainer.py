@@ -50,6 +50,16 @@ BEST = "best"  # as CHECKPOINTS, for tasks that keep the state with the best eva
 DEFAULT_EPOCHS = 30
 EVALUATIONS = 10  # a run, unless --eval-every says otherwise
 
+# What helps where the device waits, by activity of `cnn_jax.training.clock`.
+ADVICE = {
+    "data": "--workers N reads with more processes; --cache-gb keeps decoded examples",
+    "transfer": "a larger --batch-size needs fewer copies",
+    "launch": "a larger --batch-size gives each step more to do; --workers N frees the interpreter",
+    "evaluation": "--eval-every N evaluates less often",
+    "saving": "--checkpoint-every N saves less often",
+    "reporting": "--report-every N reports less often",
+}
+
 T = TypeVar("T")
 
 
@@ -227,6 +237,7 @@ def train(run: Run) -> bool:
                 run.out / CHECKPOINTS,
                 run.report if first_process else None,
                 best_keeper(run, int(state.step)),
+                ADVICE,
             ),
             prng.root(options.run.seed),
         )

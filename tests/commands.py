@@ -7,14 +7,14 @@ import sys
 
 import numpy as np
 
-from cnn_jax.runs.folder import TIMING_KEYS
+from cnn_jax.runs.folder import is_timing
 from cnn_jax.training import checkpoints
 
 
 def rows(out):
     """The rows of a run's metrics, without what no two runs have alike."""
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k not in TIMING_KEYS} for row in lines]
+    return [{k: v for k, v in row.items() if not is_timing(k)} for row in lines]
 
 
 def leaves(out, folder="checkpoints", step=None):

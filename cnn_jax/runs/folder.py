@@ -17,8 +17,8 @@ ENVIRONMENT_FILE = "environment.json"
 METRICS_FILE = "metrics.jsonl"
 RESULT_FILE = "result.json"
 
-# Keys of times and speeds. Two runs of the same config and seed differ only in these.
-TIMING_KEYS = ("examples_per_second", "data_wait", "seconds")
+# The keys that say where the time since the last row went, in seconds, begin so.
+TIME_PREFIX = "time_"
 # Keys of a row that are not measurements.
 ROW_KEYS = ("step", "split", "seconds")
 
@@ -52,7 +52,7 @@ class Run:
     def keys(self, split: str) -> list[str]:
         """Return the metric keys reported for a split, in order of first appearance."""
         keys = dict.fromkeys(key for row in self.rows if row["split"] == split for key in row)
-        return [key for key in keys if key not in ROW_KEYS]
+        return [key for key in keys if not (key in ROW_KEYS or key.startswith(TIME_PREFIX))]
 
     def last(self, split: str) -> Row | None:
         """Return the last report of a split, or None."""
@@ -81,6 +81,11 @@ class Run:
     def seconds(self) -> int | float | None:
         """Wall time up to the last report, over all resumptions; None if unknown."""
         return max((row["seconds"] for row in self.rows if "seconds" in row), default=None)
+
+
+def is_timing(key: str) -> bool:
+    """Tell a time or speed: two runs of the same config and seed differ only in these."""
+    return key in ("examples_per_second", "device_busy", "seconds") or key.startswith(TIME_PREFIX)
 
 
 def read_run(path: str | Path) -> Run:

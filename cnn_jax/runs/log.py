@@ -29,6 +29,7 @@ from cnn_jax.runs.folder import (
     ENVIRONMENT_FILE,
     METRICS_FILE,
     RESULT_FILE,
+    TIME_PREFIX,
     read_object,
     read_rows,
     result_step,
@@ -63,7 +64,7 @@ class RunLog:
         total_steps: the last step of the run.
         resumed_step: the step of the checkpoint that the run continues from. Later rows and a cut
             last line are removed, so that the file equals that of an uninterrupted run except for
-            the `TIMING_KEYS`. A row that is reported again takes the place of the earlier one.
+            times and speeds. A row that is reported again takes the place of the earlier one.
             None starts a new run.
         appended: whether rows are appended to those of an earlier run, whatever their steps, as
             a repeated evaluation needs.
@@ -243,7 +244,7 @@ class RunLog:
         # An evaluation that was cut short has a row, and no result.
         evaluations = [row for row in rows if row["split"] != "train" and row["step"] <= complete]
         if evaluations:
-            last = {key: value for key, value in evaluations[-1].items() if key != "seconds"}
+            last = {key: value for key, value in evaluations[-1].items() if _in_result(key)}
             _write_json(result, last)
         else:
             with files.writing(result):
@@ -275,7 +276,7 @@ class RunLog:
     def _line(self, step: int, split: str, metrics: Mapping[str, int | float | None]) -> str:
         width = len(f"{self.total_steps:,}")
         cells = [f"{step:>{width},}/{self.total_steps:,}", f"{split:5}"]
-        for key in in_order(metrics):
+        for key in in_order(key for key in metrics if not key.startswith(TIME_PREFIX)):
             value = show(key, metrics[key])
             is_rate = key == "examples_per_second"
             cells.append(f"{value} examples/s" if is_rate else f"{metric(key).label} {value}")
@@ -340,6 +341,11 @@ def plain(value: Any) -> Any:
 
 def _place(row: Mapping[str, Any]) -> tuple[int, str]:
     return row["step"], row["split"]
+
+
+def _in_result(key: str) -> bool:
+    """Tell whether a key of an evaluation's row stands in `result.json` too."""
+    return key != "seconds" and not key.startswith(TIME_PREFIX)
 
 
 def _dump(value: Any) -> str:

@@ -77,7 +77,7 @@ METRICS: dict[str, Metric] = {
     "learning_rate": Metric("learning rate", higher_is_better=None),
     "gradient_norm": Metric("gradient norm", higher_is_better=None),
     "examples_per_second": Metric("examples/s", "rate", None),
-    "data_wait": Metric("waiting for data", "fraction", False),
+    "device_busy": Metric("device busy", "fraction"),
 }
 
 

@@ -96,25 +96,54 @@ def save(
       UserError: The files cannot be written (full disk, quota, missing permission).
         The earlier checkpoints are untouched.
     """
-    if keep is not None and keep < 1:
-        raise ValueError(f"keep must be at least 1, got {keep}")
-    directory = Path(directory).absolute()
     failure = None
     if jax.process_index() == 0:
         try:
-            arrays = _leaves_by_path(jax.device_get(state))
-            sums = _leaves_by_path(jax.device_get(interval))
-            arrays |= {f"{_INTERVAL}/{path}": array for path, array in sums.items()}
-            _save_locally(directory, step, arrays)
-            with files.writing(directory):
-                _prune(directory, step, keep, scheduled)
+            write(directory, step, state, keep=keep, scheduled=scheduled, interval=interval)
         except Exception as error:
             failure = error
+    raise_together(directory, failure)
+
+
+def write(
+    directory: str | os.PathLike,
+    step: int,
+    state: PyTree,
+    *,
+    keep: int | None = 3,
+    scheduled: Callable[[int], bool] = lambda _: True,
+    interval: PyTree = None,
+) -> None:
+    """Do what `save` does on the first process, without a word to the others.
+
+    A thread may call it beside a training, with arrays `on_host`.
+    """
+    if keep is not None and keep < 1:
+        raise ValueError(f"keep must be at least 1, got {keep}")
+    directory = Path(directory).absolute()
+    arrays = _leaves_by_path(jax.device_get(state))
+    sums = _leaves_by_path(jax.device_get(interval))
+    arrays |= {f"{_INTERVAL}/{path}": array for path, array in sums.items()}
+    _save_locally(directory, step, arrays)
+    with files.writing(directory):
+        _prune(directory, step, keep, scheduled)
+
+
+def raise_together(directory: str | os.PathLike, failure: Exception | None) -> None:
+    """Raise the failure of the first process's `write` on every process; all must call this."""
     if any(_gather(failure is not None)):
         raise failure or UserError(
-            f"{directory}: the first process could not save step {step}; the earlier checkpoints "
+            f"{os.fspath(directory)}: the first process could not save; the earlier checkpoints "
             "are kept"
         )
+
+
+def on_host(tree: PyTree) -> PyTree:
+    """Copy arrays to NumPy arrays, which keep their values when a step reuses the memory."""
+    for leaf in jax.tree.leaves(tree):
+        if isinstance(leaf, jax.Array):
+            leaf.copy_to_host_async()
+    return jax.tree.map(np.array, tree)
 
 
 def restore(

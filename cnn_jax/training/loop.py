@@ -4,17 +4,23 @@ Order at a step's end: report, save, evaluate, stop. A run interrupted at any po
 through the same states as one that was not: batch k and every key are functions of (seed, k). It
 writes the same rows too: a checkpoint holds the sums of an interval that has not ended, and what
 was due at its step and is not written is written first.
+
+A thread writes checkpoints, and computes the metrics of an evaluation and draws its pictures, while
+the next steps run. Rows keep their order: those of steps made meanwhile wait for it, and no newer
+state is saved before they are written.
 """
 
 import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -25,9 +31,12 @@ from cnn_jax.errors import DivergenceError, UserError, check
 from cnn_jax.runs import folder as run_folder
 from cnn_jax.runs.log import RunLog
 from cnn_jax.training import checkpoints, parallel
+from cnn_jax.training.background import Background
+from cnn_jax.training.clock import DeviceClock, Times, busy, in_row, main_cause, summary, warning
 from cnn_jax.training.state import TrainState
 from cnn_jax.training.step import Rows, Sums, Task
 
+T = TypeVar("T")
 HostBatch = dict[str, np.ndarray]
 Watcher = Callable[[HostBatch, Any], None]
 
@@ -168,9 +177,24 @@ def evaluate(
     Raises:
         UserError: the set holds no example.
     """
+    return collect(task, step_function, state, batches, DeviceClock(), watch)()
+
+
+def collect(
+    task: Task,
+    step_function: Callable[[TrainState, Any], tuple[Sums, Rows, Any]],
+    state: TrainState,
+    batches: EvaluationSet,
+    clock: DeviceClock,
+    watch: Watcher | None = None,
+) -> Callable[[], Evaluation]:
+    """Do the part of `evaluate` that needs the device; return the rest as a function."""
     total, collected, started, examples = None, [], time.perf_counter(), 0
-    for host, batch in parallel.prefetch(batches.iterate()):
-        sums, rows, predictions = step_function(state, batch)
+    running = _one_behind(
+        (host, clock.step(step_function, state, batch, ends_with=0))
+        for host, batch in parallel.prefetch(batches.iterate(), during=clock.during)
+    )
+    for host, (sums, rows, predictions) in running:
         if watch is not None:
             watch(host, parallel.merge(predictions))
         sums = jax.tree.map(_wide, sums)
@@ -182,9 +206,24 @@ def evaluate(
             collected.append(jax.tree.map(lambda x, valid=valid: x[valid], rows))
     if not examples:
         raise UserError("--data: the evaluation set holds no example")
-    metrics, details = task.summarize(total, _in_set_order(collected))
-    metrics["examples_per_second"] = examples / (time.perf_counter() - started)
-    return Evaluation(metrics, total, details)
+    rate = examples / (time.perf_counter() - started)
+
+    def summarize() -> Evaluation:
+        metrics, details = task.summarize(total, _in_set_order(collected))
+        metrics["examples_per_second"] = rate
+        return Evaluation(metrics, total, details)
+
+    return summarize
+
+
+def _one_behind(items: Iterator[T]) -> Iterator[T]:
+    """Yield each item when the next one has been made: the device works on that meanwhile."""
+    previous = next(items, None)
+    for item in items:
+        yield previous
+        previous = item
+    if previous is not None:
+        yield previous
 
 
 @dataclass(frozen=True)
@@ -217,12 +256,14 @@ class Outputs:
         checkpoints: the folder of the states that are saved.
         report: pictures and pages, or None.
         best: keeps the state with the best evaluation, or None.
+        advice: by activity of `cnn_jax.training.clock`, what helps where the device waits for it.
     """
 
     log: RunLog
     checkpoints: Path
     report: Report | None = None
     best: Best | None = None
+    advice: Mapping[str, str] = field(default_factory=dict)
 
 
 def train(
@@ -260,41 +301,82 @@ def train(
     interval = _Interval(
         task, plan.batch_size, checkpoints.interval(stored, step) if resumed else {}
     )
+    background, clock = Background(), DeviceClock()
+    waiting: list[tuple[int, dict[str, float]]] = []  # rows of training, for an evaluation's
+    finishing = False  # whether an evaluation's metrics and pictures are being made
+    told: set[str] = set()  # causes of lost time
+
+    def settle() -> None:
+        """Wait for the work in the background, and write the rows that waited for it."""
+        nonlocal finishing
+        background.join()
+        checkpoints.raise_together(stored, background.failure)
+        finishing = False
+        while waiting:
+            log.report(waiting[0][0], "train", waiting[0][1])
+            del waiting[0]
 
     def save() -> None:
         nonlocal saved
         interval.check(step)
-        if saved != step:
-            sums = interval.sums
-            checkpoints.save(
-                stored, step, state, keep=plan.keep, scheduled=plan.saves, interval=sums
-            )
-            saved = step
+        if saved == step:
+            return
+        with clock.during("saving"):
+            settle()
+            if log.enabled:
+                job = partial(
+                    checkpoints.write,
+                    stored,
+                    step,
+                    checkpoints.on_host(state),
+                    keep=plan.keep,
+                    scheduled=plan.saves,
+                    interval=checkpoints.on_host(interval.sums),
+                )
+                background.submit(job)
+        saved = step
 
     def report_now() -> None:
-        row = interval.row(step)
-        if training.learning_rate is not None:
-            row["learning_rate"] = float(training.learning_rate(step - 1))
-        log.report(step, "train", row)
-        # Only now: where the report fails, the sums are saved with the state.
-        interval.restart()
+        with clock.during("reporting"):
+            row = interval.row(step)
+            if training.learning_rate is not None:
+                row["learning_rate"] = float(training.learning_rate(step - 1))
+            times = clock.take()
+            row |= {"device_busy": busy(times), **in_row(times)}
+            if finishing:
+                waiting.append((step, row))
+            else:
+                log.report(step, "train", row)
+            # Only now: where the report fails, the sums are saved with the state.
+            interval.restart()
+        cause = main_cause(clock.total)
+        if cause is not None and cause not in told:
+            told.add(cause)
+            log.message(warning(clock.total, cause, outputs.advice.get(cause)))
 
     def evaluate_now(stop: threading.Event) -> None:
+        nonlocal finishing
         log.phase("evaluating")
         batches = _UntilStopped(training.evaluation_set, stop)
-        try:
-            evaluation = evaluate(task, evaluation_step, state, batches, watch=watch)
-        except _StoppedError:
-            return
-        # The row after the state and the result after all: a resumed run sees what is missing.
-        if outputs.best is not None:
-            outputs.best.offer(step, state, evaluation.metrics)
-        log.report(step, "eval", evaluation.metrics)
-        if outputs.report is not None:
-            outputs.report.write(step, evaluation)
-        log.write_result(step, "eval", evaluation.metrics)
+        with clock.during("evaluation"):
+            if finishing:
+                settle()
+            try:
+                summarize = collect(task, evaluation_step, state, batches, clock, watch)
+            except _StoppedError:
+                return
+        # Where the state is saved, what fails later leads back to it. Several processes would have
+        # to agree on that.
+        finishing = saved == step and parallel.alone()
+        kept = checkpoints.on_host(state) if finishing and outputs.best is not None else state
+        finish = partial(_finish, outputs, step, kept, summarize, clock.take())
+        if finishing:
+            background.submit(finish)
+        else:
+            with clock.during("evaluation"):
+                finish()
 
-    with _stop_signals() as stop, _saving_on_failure(save):
+    with _stop_signals() as stop, closing(clock), background, _saving_on_failure(save):
         if resumed:
             checkpoints.tidy(stored, step, keep=plan.keep, scheduled=plan.saves)
             if interval.sums is not None and plan.reports(step):
@@ -304,23 +386,24 @@ def train(
                 with interval.paused():
                     evaluate_now(stop)
         stopping = stop.is_set() and parallel.alone()
-        previous = None
-        examples = parallel.prefetch(training.batches.iterate(step))
+        queued: deque[Any] = deque()
+        examples = parallel.prefetch(training.batches.iterate(step), during=clock.during)
         while step < plan.total_steps and not stopping:
-            asked = time.perf_counter()
             _, batch = next(examples)
-            # Where the queued step is done too, the device had nothing to do but wait.
-            if previous is not None and previous["examples"].is_ready():
-                interval.waited(time.perf_counter() - asked)
-            state, sums = train_step(state, batch, key)
+            state, sums = clock.step(train_step, state, batch, key, ends_with=1)
             step += 1
-            # At most one step is queued: batches do not pile up on the device.
-            jax.block_until_ready(previous)
-            previous = sums
+            # At most two steps are queued: batches do not pile up on the device.
+            queued.append(sums)
+            if len(queued) > 2:
+                jax.block_until_ready(queued.popleft())
             interval.add(sums)
             log.advance(step)
             if plan.reports(step):
                 report_now()
+            # Several processes learn of a failure together, when they save.
+            ended = finishing and background.idle
+            if parallel.alone() and (ended or background.failure is not None):
+                settle()
             stopping = parallel.agreed_stop(stop.is_set(), step)
             evaluating = plan.evaluates(step) and not stopping
             with interval.paused():
@@ -331,9 +414,31 @@ def train(
                     if stop.is_set() and parallel.alone():
                         save()
                         stopping = True
+        with clock.during("saving"):
+            settle()
+        clock.take()
+        log.message(summary(clock.total))
         if stopping:
             log.message(f"stopped at step {step} of {plan.total_steps}; --resume continues")
     return state, not stopping
+
+
+def _finish(
+    outputs: Outputs,
+    step: int,
+    state: TrainState,
+    summarize: Callable[[], Evaluation],
+    times: Times,
+) -> None:
+    """Compute the metrics of an evaluation, and write all that comes of it."""
+    evaluation = summarize()
+    # The row after the state and the result after all: a resumed run sees what is missing.
+    if outputs.best is not None:
+        outputs.best.offer(step, state, evaluation.metrics)
+    outputs.log.report(step, "eval", {**evaluation.metrics, **in_row(times)})
+    if outputs.report is not None:
+        outputs.report.write(step, evaluation)
+    outputs.log.write_result(step, "eval", evaluation.metrics)
 
 
 class _Interval:
@@ -354,11 +459,7 @@ class _Interval:
     def restart(self) -> None:
         """Begin the next interval."""
         self.sums, self._steps = None, 0
-        self._started, self._waited = time.perf_counter(), 0.0
-
-    def waited(self, seconds: float) -> None:
-        """Note time in which there was no batch to work on."""
-        self._waited += seconds
+        self._started = time.perf_counter()
 
     def add(self, sums: Sums) -> None:
         self.sums = sums if self.sums is None else self._add(self.sums, sums)
@@ -387,7 +488,6 @@ class _Interval:
         row = self._task.summarize(sums).metrics
         row["gradient_norm"] = float(sums["gradient_norm"] / sums["steps"])
         row["examples_per_second"] = self._steps * self._batch_size / elapsed
-        row["data_wait"] = self._waited / elapsed
         return row
 
 

@@ -5,10 +5,10 @@ along its leading axis. JAX does not check that an output declared the same ever
 (`out_axes=None`) really is, so a test compares the replicas on every architecture.
 """
 
-import itertools
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -140,9 +140,18 @@ def split(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def prefetch(
-    batches: Iterable[dict[str, np.ndarray]], ahead: int = 2
+    batches: Iterable[dict[str, np.ndarray]],
+    ahead: int = 2,
+    during: Callable[[Any], AbstractContextManager[Any]] = nullcontext,
 ) -> Iterator[tuple[dict[str, np.ndarray], Any]]:
-    """Each host batch with its copy on the devices, the copying begun `ahead` batches early."""
+    """Each host batch with its copy on the devices, the copying begun `ahead` batches early.
+
+    Args:
+        batches: the batches of this process.
+        ahead: the number of batches that are copied before they are asked for.
+        during: told "data" around the reading of a batch and "transfer" around its copying; see
+            `cnn_jax.training.clock.DeviceClock.during`.
+    """
 
     def place(batch: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], Any]:
         if jax.process_count() > 1:
@@ -151,12 +160,19 @@ def prefetch(
         return batch, jax.device_put(split(batch), sharding)
 
     iterator, waiting = iter(batches), deque()
-    for batch in itertools.islice(iterator, ahead):
-        waiting.append(place(batch))
+
+    def advance() -> None:
+        with during("data"):
+            batch = next(iterator, None)
+        if batch is not None:
+            with during("transfer"):
+                waiting.append(place(batch))
+
+    for _ in range(ahead):
+        advance()
     while waiting:
         current = waiting.popleft()
-        if (batch := next(iterator, None)) is not None:
-            waiting.append(place(batch))
+        advance()
         yield current
 
 

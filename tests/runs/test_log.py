@@ -16,7 +16,7 @@ from rich.console import Console
 
 from cnn_jax.errors import UserError
 from cnn_jax.runs import log as logs
-from cnn_jax.runs.folder import TIMING_KEYS, evaluated, read_run
+from cnn_jax.runs.folder import evaluated, is_timing, read_run
 from cnn_jax.runs.log import RunLog, plain
 
 
@@ -52,7 +52,7 @@ def lines(directory: Path) -> list[dict]:
 
 
 def without_timing(rows: list[dict]) -> list[dict]:
-    return [{k: v for k, v in row.items() if k not in TIMING_KEYS} for row in rows]
+    return [{k: v for k, v in row.items() if not is_timing(k)} for row in rows]
 
 
 def test_rows_hold_exactly_what_was_reported(tmp_path):

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import threading
 import time
 
 import jax
@@ -346,9 +347,43 @@ def test_a_device_that_waits_for_data_is_reported(tmp_path):
     slow = {step: lambda: time.sleep(0.05) for step in range(STEPS + 2)}
     run(tmp_path / "slow", Batches(slow))
     lines = (tmp_path / "slow" / "metrics.jsonl").read_text().splitlines()
-    waits = [row["data_wait"] for row in map(json.loads, lines) if row["split"] == "train"]
-    assert waits[-1] > 0.1
-    assert all(0 <= wait <= 1 for wait in waits)
+    waits = [row["time_data"] for row in map(json.loads, lines) if row["split"] == "train"]
+    assert waits[-1] > 0.1  # Two steps, of which each waited for a batch.
+    busy = [row["device_busy"] for row in map(json.loads, lines) if row["split"] == "train"]
+    assert all(0 <= share <= 0.9 for share in busy)
+
+
+class Slow(Failing):
+    """Pictures that are not ready before training has gone on."""
+
+    def __init__(self, step, error=None):
+        super().__init__(step, error)
+        self.reached = threading.Event()
+
+    def write(self, step, evaluation):
+        if step == self.step:
+            assert self.reached.wait(30), "training waited for the pictures"
+        super().write(step, evaluation)
+
+
+def test_steps_go_on_while_an_evaluation_is_finished_and_rows_keep_their_order(tmp_path):
+    whole = run(tmp_path / "whole", Batches(), checkpoint_every=4)
+    slow = Slow(4)
+    # Batch 8 is asked for when step 6 is done: after a row of training that has to wait.
+    batches = Batches({8: slow.reached.set})
+    assert_same_bits(run(tmp_path / "slow", batches, report=slow, checkpoint_every=4), whole)
+    assert rows(tmp_path / "slow") == rows(tmp_path / "whole")
+
+
+def test_pictures_that_fail_late_lead_back_to_their_evaluation(tmp_path):
+    whole = run(tmp_path / "whole", Batches(), evaluate_every=2)
+    broken = tmp_path / "broken"
+    failing = Slow(4, UserError("page: the disk is full"))
+    with pytest.raises(UserError, match="disk is full"):
+        run(broken, Batches({7: failing.reached.set}), report=failing, evaluate_every=2)
+    assert checkpoints.latest_step(broken / "checkpoints") == 4
+    assert_same_bits(run(broken, Batches(), resume=True, evaluate_every=2), whole)
+    assert rows(broken) == rows(tmp_path / "whole")
 
 
 def test_nothing_is_compiled_twice(tmp_path):
