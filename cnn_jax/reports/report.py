@@ -37,6 +37,8 @@ def write_report(directory: str | Path, *, sections: Sequence[Section] = ()) -> 
     run = read_run(directory)
     grown = curves.of_run(run)
     parts = [results_table(run), *([grown] if grown.charts else []), *sections]
+    if run.times:
+        parts.append(times_table(run))
     parts.append(Folded(settings_table("Settings", run.config)))
     if run.environment:
         parts.append(Folded(settings_table("Environment", run.environment)))
@@ -90,6 +92,19 @@ def results_table(run: Run) -> Table:
     if not any(best.values()):
         header, *rows = (row[:-1] for row in (header, *rows))
     return Table("Results", header, rows)
+
+
+def times_table(run: Run) -> Table:
+    """Tabulate where the time went: steps on the device, and what it waited for."""
+    total = sum(run.times.values()) or 1.0
+    largest = sorted(run.times.items(), key=lambda item: -item[1])
+    rows = [
+        [metric(key).label, f"{seconds:,.1f}", f"{100 * seconds / total:.1f} %"]
+        for key, seconds in largest
+        if seconds
+    ]
+    note = "Steps is the time in which the device worked on a step; all other time it waited."
+    return Table("Time", ["", "seconds", "share"], rows, note)
 
 
 def _best(run: Run, key: str) -> str:

@@ -73,6 +73,16 @@ class Run:
         return steps, [values[step] for step in steps]
 
     @property
+    def times(self) -> dict[str, float]:
+        """The seconds up to the last report by what they went into, as `time_steps`."""
+        times: dict[str, float] = {}
+        for row in self.rows:
+            for key, seconds in row.items():
+                if key.startswith(TIME_PREFIX):
+                    times[key] = times.get(key, 0.0) + (seconds or 0.0)
+        return times
+
+    @property
     def steps(self) -> int:
         """The last step reported."""
         return max((row["step"] for row in self.rows), default=0)

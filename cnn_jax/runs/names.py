@@ -78,6 +78,15 @@ METRICS: dict[str, Metric] = {
     "gradient_norm": Metric("gradient norm", higher_is_better=None),
     "examples_per_second": Metric("examples/s", "rate", None),
     "device_busy": Metric("device busy", "fraction"),
+    "time_steps": Metric("steps", higher_is_better=None),
+    "time_compiling": Metric("compiling", higher_is_better=None),
+    "time_data": Metric("data", higher_is_better=None),
+    "time_transfer": Metric("transfer to the device", higher_is_better=None),
+    "time_launch": Metric("launching steps", higher_is_better=None),
+    "time_evaluation": Metric("evaluation on the host", higher_is_better=None),
+    "time_saving": Metric("checkpoints", higher_is_better=None),
+    "time_reporting": Metric("reports", higher_is_better=None),
+    "time_other": Metric("other work", higher_is_better=None),
 }
 
 

@@ -21,7 +21,7 @@ from typing import Any, Literal, get_args
 import jax
 
 from cnn_jax.runs.folder import TIME_PREFIX
-from cnn_jax.runs.names import duration
+from cnn_jax.runs.names import duration, metric
 
 Activity = Literal[
     "compiling", "data", "transfer", "launch", "evaluation", "saving", "reporting", "other"
@@ -32,17 +32,6 @@ Activity = Literal[
 ACTIVITIES: tuple[Activity, ...] = get_args(Activity)
 
 Seconds = int | float
-
-_LABELS: dict[Activity, str] = {
-    "compiling": "compiling",
-    "data": "data",
-    "transfer": "transfer to the device",
-    "launch": "launching steps",
-    "evaluation": "evaluation on the host",
-    "saving": "checkpoints",
-    "reporting": "reports",
-    "other": "other work",
-}
 
 # A cause is worth a line when it costs more than this share, after so many seconds of training.
 _MUCH, _SETTLED = 0.1, 20.0
@@ -231,7 +220,7 @@ def main_cause(total: Times) -> Activity | None:
 def warning(total: Times, cause: Activity, advice: str | None) -> str:
     """A line about time that the device loses."""
     share = total[cause] / sum(total.values())
-    line = f"the device waits {_percent(share)} of the time for {_LABELS[cause]}"
+    line = f"the device waits {_percent(share)} of the time for {_label(cause)}"
     return f"{line}; {advice}" if advice else line
 
 
@@ -240,12 +229,16 @@ def summary(total: Times) -> str:
     passed = sum(total.values())
     causes = sorted(ACTIVITIES, key=lambda name: -total[name])
     lost = [
-        f"{_LABELS[name]} {_percent(total[name] / passed)}"
+        f"{_label(name)} {_percent(total[name] / passed)}"
         for name in causes
         if total[name] >= 0.001 * passed > 0
     ]
     line = f"device busy {_percent(busy(total))} of {duration(passed)}"
     return f"{line}; the rest: {', '.join(lost)}" if lost else line
+
+
+def _label(activity: Activity) -> str:
+    return metric(TIME_PREFIX + activity).label
 
 
 def _percent(share: float) -> str:
