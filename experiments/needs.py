@@ -66,7 +66,14 @@ def _devices() -> tuple[int, float, int | float | None]:
     local, every = jax.local_device_count(), jax.device_count()
     if jax.default_backend() == "cpu":
         return local, local / every, None
+    return 1, 1 / every, free_on_device()
+
+
+def free_on_device() -> int | float:
+    """The bytes that are free in the memory of a device; infinity where it does not say."""
+    if jax.default_backend() == "cpu":
+        return memory.available() / jax.local_device_count()
     found = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" not in found:
-        return 1, 1 / every, float("inf")
-    return 1, 1 / every, found["bytes_limit"] - found.get("bytes_in_use", 0)
+        return float("inf")
+    return found["bytes_limit"] - found.get("bytes_in_use", 0)

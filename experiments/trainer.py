@@ -37,6 +37,7 @@ from cnn_jax.runs.folder import CONFIG_FILE, METRICS_FILE, evaluated, read_rows
 from cnn_jax.runs.log import RunLog
 from cnn_jax.training import checkpoints, loop, optimizers, parallel, prng
 from cnn_jax.training.backend import keep_freed_memory
+from cnn_jax.training.feeding import WholeSet
 from cnn_jax.training.recalibration import recalibrated
 from cnn_jax.training.state import TrainState, create
 from cnn_jax.training.step import Task
@@ -52,9 +53,9 @@ EVALUATIONS = 10  # a run, unless --eval-every says otherwise
 
 # What helps where the device waits, by activity of `cnn_jax.training.clock`.
 ADVICE = {
-    "data": "--workers N reads with more processes; --cache-gb keeps decoded examples",
-    "transfer": "a larger --batch-size needs fewer copies",
-    "launch": "a larger --batch-size gives each step more to do; --workers N frees the interpreter",
+    "data": "--workers N reads with more processes; --cache keeps decoded examples",
+    "transfer": "--cache device keeps the examples there",
+    "launch": "--cache device makes several steps at once; --workers N frees the interpreter",
     "evaluation": "--eval-every N evaluates less often",
     "saving": "--checkpoint-every N saves less often",
     "reporting": "--report-every N reports less often",
@@ -216,6 +217,7 @@ def train(run: Run) -> bool:
         optimizer=optimizer,
     )
     state, notices = starting_state(run, optimizer, min(plan.checkpoint_every, total))
+    on_device = lies_on_device(options.data, batches)
     first_process = jax.process_index() == 0
     with RunLog(
         run.out,
@@ -224,6 +226,8 @@ def train(run: Run) -> bool:
         enabled=first_process,
     ) as log:
         describe(run, log)
+        if on_device:
+            notices.append(f"examples: {memory.shown(batches.nbytes)}, kept on the device")
         for notice in (*run.notices, *notices):
             log.message(notice)
         if first_process:
@@ -231,7 +235,9 @@ def train(run: Run) -> bool:
             summary.print_summary(cost, log.console, f"{options.model.model}, {size}")
         _, ended = loop.train(
             state,
-            loop.Training(task, optimizer, batches, run.evaluation_set, plan, learning_rate),
+            loop.Training(
+                task, optimizer, batches, run.evaluation_set, plan, learning_rate, on_device
+            ),
             loop.Outputs(
                 log,
                 run.out / CHECKPOINTS,
@@ -587,7 +593,29 @@ def check_same_classes(options: Any, source: Source, held_out: Source) -> None:
 
 def batch_readers(data: DataOptions) -> dict[str, int]:
     """The arguments of image batches that say which process reads which rows, and keeps what."""
-    return {"workers": data.workers, "cache_bytes": int(data.cache_gb * 1e9), **processes()}
+    share = {"none": 0.0, "host": 1.0}.get(data.cache or "", 0.25) / max(1, data.workers)
+    kept = int(share * min(memory.available(), sys.maxsize))
+    return {"workers": data.workers, "cache_bytes": kept, **processes()}
+
+
+def lies_on_device(data: DataOptions, batches: loop.Batches) -> bool:
+    """Tell whether the training examples are kept on the devices.
+
+    Raises:
+        UserError: they are asked to be, and are no fixed set, or too large.
+    """
+    asked = data.cache == "device"
+    if not (asked or (data.cache is None and jax.default_backend() != "cpu")):
+        return False
+    if not isinstance(batches, WholeSet) or not batches.keeps:
+        if asked:
+            raise UserError("--cache device: these examples are no fixed set; use --cache host")
+        return False
+    free = needs.free_on_device()
+    if asked:
+        purpose = f"--cache device with examples of {memory.shown(batches.nbytes)}"
+        memory.require(batches.nbytes, purpose, "--cache host", free)
+    return asked or batches.nbytes <= free / 3
 
 
 def processes() -> dict[str, int]:

@@ -18,6 +18,7 @@ from cnn_jax import memory
 from cnn_jax.data.source import Example, Source, Transform
 from cnn_jax.data.workers import worker_processes
 from cnn_jax.errors import UserError
+from cnn_jax.progress import in_threads
 
 Batch = dict[str, np.ndarray]
 """Arrays by name, `index`, `ordinal` and `valid` included; their first axis is the batch."""
@@ -86,6 +87,27 @@ class TrainingBatches:
         """Yield the batches from `start_step` on, read ahead; close the iterator to stop."""
         return self._reader.read_ahead(start_step)
 
+    def everything(self) -> Batch:
+        """Read all examples, stacked in the order of the source, and a row of zeros for padding."""
+        return self._reader.load.examples.stacked()
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of `everything`; one example is read to learn that."""
+        return self._reader.load.examples.nbytes
+
+    @property
+    def keeps(self) -> bool:
+        """Whether the examples are kept in memory where they fit."""
+        return self._reader.load.examples.keeps
+
+    def places(self, step: int) -> Batch:
+        """Return a batch without its examples: `index`, `ordinal`, `valid`, and `row`.
+
+        `row` int32 [rows] is where each example is among `everything`.
+        """
+        return self._reader.load.places(step)
+
 
 class EvaluationBatches:
     """Batches of every example once, in order; the last batch is padded.
@@ -151,6 +173,31 @@ class KeptRows:
             self._kept[index] = example
         return example
 
+    @property
+    def keeps(self) -> bool:
+        """Whether any number of bytes is kept."""
+        return self._cache_bytes > 0
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of `stacked`; one example is read to learn that."""
+        sizes = (np.asarray(value).nbytes for value in self[0].values())
+        return (len(self.source) + 1) * sum(sizes)
+
+    def stacked(self) -> Batch:
+        """Read all examples into arrays, with a row of zeros after the last."""
+        count = len(self.source)
+        arrays = _allocate(self[0], count + 1)
+        for column in arrays.values():
+            column[count] = 0
+
+        def read(index: int) -> None:
+            _put(arrays, index, self._transform(self.source[index]), self.source.describe)
+
+        for _ in in_threads(read, range(count), "Reading examples"):
+            pass
+        return arrays
+
 
 @dataclass(frozen=True)
 class _Shuffled:
@@ -192,10 +239,7 @@ class _Load:
 
     def __call__(self, step: int) -> Batch:
         source = self.examples.source
-        first = step * self.batch_size
-        positions = np.arange(first + self.rows.start, first + self.rows.stop)
-        indices = self.order(positions)
-        valid = indices < len(source)
+        positions, indices, valid = self._of(step)
         # A process whose rows are all padding still reads an example, to learn the shapes.
         read = indices[valid].tolist() or [len(source) - 1]
         first_example = self.examples[read[0]]
@@ -204,11 +248,28 @@ class _Load:
         batch = _stack(examples, len(indices), lambda row: source.describe(read[row]))
         for column in batch.values():
             column[~valid] = 0
-        return batch | {
-            "index": np.where(valid, indices, 0).astype(np.int32),
-            "ordinal": (positions % 2**31).astype(np.int32),
-            "valid": valid,
-        }
+        return batch | _fields(positions, indices, valid)
+
+    def places(self, step: int) -> Batch:
+        """The batch without its examples, and the row of each among all of the source."""
+        positions, indices, valid = self._of(step)
+        rows = np.minimum(indices, len(self.examples.source)).astype(np.int32)
+        return {"row": rows, **_fields(positions, indices, valid)}
+
+    def _of(self, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        first = step * self.batch_size
+        positions = np.arange(first + self.rows.start, first + self.rows.stop)
+        indices = self.order(positions)
+        return positions, indices, indices < len(self.examples.source)
+
+
+def _fields(positions: np.ndarray, indices: np.ndarray, valid: np.ndarray) -> Batch:
+    """The fields that every batch has."""
+    return {
+        "index": np.where(valid, indices, 0).astype(np.int32),
+        "ordinal": (positions % 2**31).astype(np.int32),
+        "valid": valid,
+    }
 
 
 def _require_memory(example: Example, rows: int) -> None:
@@ -219,23 +280,34 @@ def _require_memory(example: Example, rows: int) -> None:
 
 
 def _stack(examples: Sequence[Example], count: int, describe: Callable[[int], str]) -> Batch:
-    """Stack examples key by key into `count` rows; the rows after them are zeros."""
-    first = {name: np.asarray(value) for name, value in examples[0].items()}
-    batch = {name: np.empty((count, *value.shape), value.dtype) for name, value in first.items()}
+    """Stack examples key by key into the first of `count` rows."""
+    batch = _allocate(examples[0], count)
     for row, example in enumerate(examples):
-        if example.keys() != first.keys():
-            raise UserError(
-                f"{describe(row)} and {describe(0)}: examples with different contents "
-                f"({', '.join(sorted(example))}; {', '.join(sorted(first))}) cannot be batched"
-            )
-        for name, value in example.items():
-            if np.shape(value) != first[name].shape:
-                raise UserError(
-                    f"{describe(row)} and {describe(0)}: {name} of shapes {np.shape(value)} and "
-                    f"{first[name].shape} cannot be batched; the transform must make them equal"
-                )
-            batch[name][row] = value
+        _put(batch, row, example, describe)
     return batch
+
+
+def _allocate(example: Example, rows: int) -> Batch:
+    """Room for so many examples that are like this one."""
+    arrays = {name: np.asarray(value) for name, value in example.items()}
+    return {name: np.empty((rows, *value.shape), value.dtype) for name, value in arrays.items()}
+
+
+def _put(batch: Batch, row: int, example: Example, describe: Callable[[int], str]) -> None:
+    """Write an example into its row of a batch that was allocated for examples like row 0's."""
+    if example.keys() != batch.keys():
+        raise UserError(
+            f"{describe(row)} and {describe(0)}: examples with different contents "
+            f"({', '.join(sorted(example))}; {', '.join(sorted(batch))}) cannot be batched"
+        )
+    for name, value in example.items():
+        shape = batch[name].shape[1:]
+        if np.shape(value) != shape:
+            raise UserError(
+                f"{describe(row)} and {describe(0)}: {name} of shapes {np.shape(value)} and "
+                f"{shape} cannot be batched; the transform must make them equal"
+            )
+        batch[name][row] = value
 
 
 @dataclass(frozen=True)

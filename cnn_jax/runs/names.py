@@ -80,6 +80,7 @@ METRICS: dict[str, Metric] = {
     "device_busy": Metric("device busy", "fraction"),
     "time_steps": Metric("steps", higher_is_better=None),
     "time_compiling": Metric("compiling", higher_is_better=None),
+    "time_loading": Metric("loading the examples", higher_is_better=None),
     "time_data": Metric("data", higher_is_better=None),
     "time_transfer": Metric("transfer to the device", higher_is_better=None),
     "time_launch": Metric("launching steps", higher_is_better=None),

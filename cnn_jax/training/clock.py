@@ -24,10 +24,19 @@ from cnn_jax.runs.folder import TIME_PREFIX
 from cnn_jax.runs.names import duration, metric
 
 Activity = Literal[
-    "compiling", "data", "transfer", "launch", "evaluation", "saving", "reporting", "other"
+    "compiling",
+    "loading",
+    "data",
+    "transfer",
+    "launch",
+    "evaluation",
+    "saving",
+    "reporting",
+    "other",
 ]
-"""Why no step ran: `data` is waiting for the next batch, `transfer` its copy to the device,
-`launch` the call of a compiled step, `evaluation` the work of an evaluation between its steps."""
+"""Why no step ran: `loading` puts all examples on the device, `data` waits for the next batch,
+`transfer` copies it to the device, `launch` calls a compiled step, and `evaluation` is the work of
+an evaluation between its steps."""
 
 ACTIVITIES: tuple[Activity, ...] = get_args(Activity)
 
@@ -210,8 +219,8 @@ def in_row(times: Times) -> dict[str, float]:
 
 
 def main_cause(total: Times) -> Activity | None:
-    """The activity that costs most, if it costs enough to be worth a line; compiling never does."""
-    total = {**total, "compiling": 0.0}
+    """The activity that costs most, if it goes on and costs enough to be worth a line."""
+    total = _repeated(total)
     passed = sum(total.values())
     cause = max(ACTIVITIES, key=lambda name: total[name])
     return cause if passed >= _SETTLED and total[cause] > _MUCH * passed else None
@@ -219,7 +228,7 @@ def main_cause(total: Times) -> Activity | None:
 
 def warning(total: Times, cause: Activity, advice: str | None) -> str:
     """A line about time that the device loses."""
-    share = total[cause] / sum(total.values())
+    share = total[cause] / sum(_repeated(total).values())
     line = f"the device waits {_percent(share)} of the time for {_label(cause)}"
     return f"{line}; {advice}" if advice else line
 
@@ -235,6 +244,11 @@ def summary(total: Times) -> str:
     ]
     line = f"device busy {_percent(busy(total))} of {duration(passed)}"
     return f"{line}; the rest: {', '.join(lost)}" if lost else line
+
+
+def _repeated(total: Times) -> Times:
+    """The times without those of what a run does once."""
+    return {**total, "compiling": 0.0, "loading": 0.0}
 
 
 def _label(activity: Activity) -> str:

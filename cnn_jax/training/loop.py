@@ -14,7 +14,6 @@ import math
 import signal
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -23,7 +22,6 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -33,21 +31,12 @@ from cnn_jax.runs.log import RunLog
 from cnn_jax.training import checkpoints, parallel
 from cnn_jax.training.background import Background
 from cnn_jax.training.clock import DeviceClock, Times, busy, in_row, main_cause, summary, warning
+from cnn_jax.training.feeding import Batches, FromDevice, FromHost, HostBatch
 from cnn_jax.training.state import TrainState
 from cnn_jax.training.step import Rows, Sums, Task
 
 T = TypeVar("T")
-HostBatch = dict[str, np.ndarray]
 Watcher = Callable[[HostBatch, Any], None]
-
-
-@runtime_checkable
-class Batches(Protocol):
-    """Training batches: batch k is a function of the seed and k."""
-
-    def iterate(self, start_step: int) -> Iterator[HostBatch]:
-        """Batches start_step, start_step + 1, ... without end."""
-        ...
 
 
 @runtime_checkable
@@ -101,6 +90,12 @@ class Plan:
     def saves(self, step: int) -> bool:
         """Tell whether the state after `step` updates is saved, even if nothing stops the run."""
         return self._due(step, self.checkpoint_every)
+
+    def until_event(self, step: int) -> int:
+        """The number of steps after `step` to the next at which something happens, or the end."""
+        periods = (self.report_every, self.evaluate_every, self.checkpoint_every)
+        left = [every - step % every for every in periods if every > 0]
+        return min(self.total_steps - step, *left)
 
     def _due(self, step: int, every: int) -> bool:
         return step == self.total_steps or (step > 0 and every > 0 and step % every == 0)
@@ -237,6 +232,7 @@ class Training:
         evaluation_set: the held-out examples.
         plan: how long the run is and how often things happen.
         learning_rate: reported with the training metrics.
+        on_device: whether all examples lie on the device; the batches are a `WholeSet` then.
     """
 
     task: Task
@@ -245,6 +241,7 @@ class Training:
     evaluation_set: EvaluationSet
     plan: Plan
     learning_rate: optax.Schedule | None = None
+    on_device: bool = False
 
 
 @dataclass(frozen=True)
@@ -288,9 +285,6 @@ def train(
             Several cannot agree on a step then; they save before every evaluation instead.
     """
     task, plan, log = training.task, training.plan, outputs.log
-    train_step = parallel.compile_train_step(
-        task, training.optimizer, accumulate=plan.accumulate, ema_decay=plan.ema_decay
-    )
     evaluation_step = parallel.compile_evaluation_step(task)
     watch = None if outputs.report is None else outputs.report.select
     step = int(state.step)
@@ -386,17 +380,20 @@ def train(
                 with interval.paused():
                     evaluate_now(stop)
         stopping = stop.is_set() and parallel.alone()
-        queued: deque[Any] = deque()
-        examples = parallel.prefetch(training.batches.iterate(step), during=clock.during)
+        feed = (FromDevice if training.on_device else FromHost)(
+            task,
+            training.optimizer,
+            training.batches,
+            step,
+            clock,
+            accumulate=plan.accumulate,
+            ema_decay=plan.ema_decay,
+        )
         while step < plan.total_steps and not stopping:
-            _, batch = next(examples)
-            state, sums = clock.step(train_step, state, batch, key, ends_with=1)
-            step += 1
-            # At most two steps are queued: batches do not pile up on the device.
-            queued.append(sums)
-            if len(queued) > 2:
-                jax.block_until_ready(queued.popleft())
-            interval.add(sums)
+            most = plan.until_event(step)
+            state, interval.sums, made = feed.advance(state, interval.sums, key, most)
+            step += made
+            interval.steps += made
             log.advance(step)
             if plan.reports(step):
                 report_now()
@@ -452,18 +449,13 @@ class _Interval:
 
     def __init__(self, task: Task, batch_size: int, sums: Sums) -> None:
         self._task, self._batch_size = task, batch_size
-        self._add = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b))
         self.restart()
         self.sums: Sums | None = sums or None
 
     def restart(self) -> None:
         """Begin the next interval."""
-        self.sums, self._steps = None, 0
+        self.sums, self.steps = None, 0
         self._started = time.perf_counter()
-
-    def add(self, sums: Sums) -> None:
-        self.sums = sums if self.sums is None else self._add(self.sums, sums)
-        self._steps += 1
 
     def check(self, step: int) -> None:
         """Raise DivergenceError when the loss of a step since the last report was not finite."""
@@ -487,7 +479,7 @@ class _Interval:
         elapsed = time.perf_counter() - self._started
         row = self._task.summarize(sums).metrics
         row["gradient_norm"] = float(sums["gradient_norm"] / sums["steps"])
-        row["examples_per_second"] = self._steps * self._batch_size / elapsed
+        row["examples_per_second"] = self.steps * self._batch_size / elapsed
         return row
 
 

@@ -21,7 +21,15 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from cnn_jax.errors import UserError
 from cnn_jax.training.backend import inference_options
 from cnn_jax.training.state import TrainState
-from cnn_jax.training.step import Rows, Sums, Task, batch_statistics, evaluation_step, train_step
+from cnn_jax.training.step import (
+    Rows,
+    Sums,
+    Task,
+    batch_statistics,
+    evaluation_step,
+    train_step,
+    train_steps,
+)
 
 AXIS = "devices"
 
@@ -72,6 +80,36 @@ def compile_train_step(
         axis_name=AXIS,
     )
     return _in_order(jax.pmap(step, AXIS, in_axes=(None, 0, None), out_axes=None, donate_argnums=0))
+
+
+def compile_train_steps(
+    task: Task,
+    optimizer: optax.GradientTransformation,
+    *,
+    accumulate: int = 1,
+    ema_decay: float | None = None,
+) -> Callable[..., tuple[TrainState, Sums]]:
+    """`train_steps` over all devices; state and examples are `replicate`d, places are `split`.
+
+    The memory of the given state is reused for the returned one.
+    """
+    steps = partial(
+        train_steps,
+        task=task,
+        optimizer=optimizer,
+        accumulate=accumulate,
+        ema_decay=ema_decay,
+        axis_name=AXIS,
+    )
+    axes = (None, None, None, 0, None, None)
+    return _in_order(jax.pmap(steps, AXIS, in_axes=axes, out_axes=None, donate_argnums=0))
+
+
+def no_sums(task: Task, optimizer: optax.GradientTransformation, state: Any, batch: Any) -> Sums:
+    """Zeros in place of the sums of a step; they depend on the shapes of state and batch alone."""
+    step = partial(train_step, task=task, optimizer=optimizer)
+    _, sums = jax.eval_shape(step, state, batch, jax.random.key(0))
+    return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), sums)
 
 
 def compile_evaluation_step(task: Task) -> Callable[[TrainState, Any], tuple[Sums, Rows, Any]]:
@@ -137,6 +175,12 @@ def split(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """This process's rows of a batch by device: [rows, ...] -> [devices, rows / devices, ...]."""
     devices = jax.local_device_count()
     return {k: v.reshape(devices, -1, *v.shape[1:]) for k, v in batch.items()}
+
+
+def split_steps(places: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """As `split`, of several steps: [steps, rows] -> [devices, steps, rows / devices]."""
+    devices, steps = jax.local_device_count(), len(next(iter(places.values())))
+    return {k: v.reshape(steps, devices, -1).swapaxes(0, 1) for k, v in places.items()}
 
 
 def prefetch(

@@ -129,6 +129,42 @@ def train_step(
     return TrainState(state.step + 1, params, model_state, opt_state, ema), sums
 
 
+def train_steps(
+    state: TrainState,
+    sums: Sums,
+    examples: Batch,
+    places: Batch,
+    count: int | Array,
+    key: Key[Array, ""],
+    **settings: Any,
+) -> tuple[TrainState, Sums]:
+    """Several updates in one program, from examples that lie on the device.
+
+    The number of updates is no constant of the program. So a run that stops and resumes anywhere
+    uses the same one, and ends in the same bits.
+
+    Args:
+        state: the state before the first step.
+        sums: those of the steps before, to which the new ones are added.
+        examples: all examples of the set, by name; row `i` of each is that of example `i`.
+        places: for each step, what says which examples this device's part of the batch has:
+            `row` int32 [steps, rows], and the fields that the batch has besides.
+        count: the number of updates, at most the steps of `places`.
+        key: the run's root key.
+        settings: the keyword arguments of `train_step`.
+    """
+
+    def body(number: Array, carry: Any) -> Any:
+        state, sums = carry
+        batch = {name: field[number] for name, field in places.items()}
+        rows = batch.pop("row")
+        batch |= {name: field[rows] for name, field in examples.items()}
+        state, new = train_step(state, batch, key, **settings)
+        return state, jax.tree.map(jnp.add, sums, new)
+
+    return jax.lax.fori_loop(0, count, body, (state, sums))
+
+
 def evaluation_step(
     state: TrainState, batch: Batch, *, task: Task, axis_name: str | None = None
 ) -> tuple[Sums, Rows, Any]:

@@ -116,9 +116,10 @@ class DataOptions:
     """Leave out images that cannot be read and list them, instead of stopping."""
     workers: int = flag(0, resumable=True, minimum=0, maximum=MOST_WORKERS, aliases="num-workers")
     """Processes that read ahead; 0 reads in threads."""
-    cache_gb: float = flag(1.0, resumable=True, minimum=0, maximum=1e6)
-    """Keep the decoded examples in memory if they take at most this many gigabytes (in each worker
-    process)."""
+    cache: Literal["device", "host", "none"] | None = flag(None, resumable=True)
+    """Where decoded examples are kept: beside the network on the device, in the host's memory, or
+    nowhere. Default: on an accelerator where they take at most a third of its free memory, else on
+    the host where they take at most a quarter (in each worker process)."""
 
 
 @dataclasses.dataclass(frozen=True)

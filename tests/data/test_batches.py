@@ -329,3 +329,18 @@ def test_more_workers_than_memory_holds_are_refused():
         worker_processes(len, 10**6),
     ):
         pass
+
+
+def test_a_batch_can_be_gathered_from_all_examples_at_once():
+    batches = TrainingBatches(Numbers(7), brighter, batch_size=5, seed=2, cache_bytes=10**6)
+    everything = batches.everything()
+    assert sum(column.nbytes for column in everything.values()) == batches.nbytes
+    for step in (0, 1, 3):
+        places = batches.places(step)
+        rows = places.pop("row")
+        gathered = {name: column[rows] for name, column in everything.items()} | places
+        expected = batches[step]
+        assert gathered.keys() == expected.keys()
+        for name, column in expected.items():
+            np.testing.assert_array_equal(gathered[name], column)
+            assert gathered[name].dtype == column.dtype

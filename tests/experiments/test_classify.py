@@ -92,6 +92,13 @@ def test_the_same_command_gives_the_same_bits(folder, trained, tmp_path):
     assert_same_bits(leaves(tmp_path / "again"), leaves(trained))
 
 
+@pytest.mark.parametrize("cache", ["device", "none"])
+def test_the_bits_do_not_show_where_examples_are_kept(folder, trained, tmp_path, cache):
+    train(folder, tmp_path / "run", "--cache", cache)
+    assert_same_bits(leaves(tmp_path / "run"), leaves(trained))
+    assert rows(tmp_path / "run") == rows(trained)
+
+
 def test_the_task_of_the_command_runs_unmapped(folder, tmp_path):
     """Under plain `jit`, on one device: the network has batch normalisation and no mapped axis."""
     arguments = ["--data", f"folder:{folder}", "--out", str(tmp_path / "run"), *SMALL, *STEPS]

@@ -372,7 +372,7 @@ def test_what_an_earlier_config_lacks_has_its_default_and_is_said(tmp_path, caps
         ("milestones", [0.5, "x"], "milestones 0.5 x: must be numbers in [0, 1]"),
         ("crop_scale", [0.5], "crop_scale 0.5: must be 2 numbers"),
         ("schedule", "linear", "schedule linear: must be one of constant, step, cosine, polynom"),
-        ("cache_gb", float("nan"), "cache_gb nan: must be a number in [0, 1e6]"),
+        ("cache", "disk", "cache"),
         ("hue", 2, "hue 2: must be a number in [0, 0.5]"),
     ],
 )

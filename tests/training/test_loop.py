@@ -86,7 +86,17 @@ class HeldOut:
             yield make_batch(1000 + number, valid=np.arange(ROWS) + 8 * number < 19)
 
 
-def run(folder, batches, *, resume=False, task=None, report=None, held_out=None, **plan):
+def run(
+    folder,
+    batches,
+    *,
+    resume=False,
+    task=None,
+    report=None,
+    held_out=None,
+    on_device=False,
+    **plan,
+):
     task, optimizer = task or Linear(), optax.adam(0.05)
     plan = loop.Plan(
         **{"total_steps": STEPS, "batch_size": ROWS, "report_every": 2, "evaluate_every": 4}
@@ -99,7 +109,9 @@ def run(folder, batches, *, resume=False, task=None, report=None, held_out=None,
     with RunLog(
         folder, total_steps=plan.total_steps, resumed_step=int(state.step) if resume else None
     ) as log:
-        training = loop.Training(task, optimizer, batches, held_out or HeldOut(), plan)
+        training = loop.Training(
+            task, optimizer, batches, held_out or HeldOut(), plan, on_device=on_device
+        )
         outputs = loop.Outputs(log, folder / "checkpoints", report)
         state, ended = loop.train(state, training, outputs, prng.root(0))
         assert ended == (int(state.step) == STEPS)
@@ -401,3 +413,35 @@ def test_an_empty_evaluation_set_is_refused(tmp_path):
     state = create(*task.init(jax.random.key(1)), optax.sgd(0.1))
     with pytest.raises(UserError, match="no example"):
         loop.evaluate(task, parallel.compile_evaluation_step(task), state, Empty())
+
+
+class Whole(Batches):
+    """The same batches, with all examples at once."""
+
+    keeps, nbytes = True, 0
+
+    def everything(self):
+        each = [make_batch(step) for step in range(STEPS)]
+        return {name: np.concatenate([one[name] for one in each]) for name in ("x", "label")}
+
+    def places(self, step):
+        rows = np.arange(step * ROWS, (step + 1) * ROWS, dtype=np.int32)
+        return {"row": rows, "valid": np.ones(ROWS, bool)}
+
+
+@pytest.mark.optimized
+@pytest.mark.parametrize("every", [0, 3])
+def test_examples_on_the_device_give_the_same_bits_wherever_a_run_resumes(tmp_path, every):
+    """Between reports at 2, 4, ... and checkpoints, one program makes any number of steps."""
+    settings = {"checkpoint_every": every, "report_every": 5}
+    whole = run(tmp_path / "whole", Batches(), **settings)
+    task = Linear()
+    device = run(tmp_path / "device", Whole(), on_device=True, task=task, **settings)
+    assert_same_bits(device, whole)
+    assert rows(tmp_path / "device") == rows(tmp_path / "whole")
+    assert task.traces <= 3  # once for the shapes of its sums
+    stopped = tmp_path / "stopped"
+    run(stopped, Batches({4: terminate}), **settings)
+    resumed = run(stopped, Whole(), on_device=True, resume=True, **settings)
+    assert_same_bits(resumed, whole)
+    assert rows(stopped) == rows(tmp_path / "whole")
