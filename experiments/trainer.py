@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -158,9 +159,12 @@ def main(
 def prepare_devices(run: RunOptions) -> None:
     """Make the settings that must stand before JAX first touches a device."""
     keep_freed_memory()
-    if run.deterministic:
+    # Where no accelerator's plugin is installed, the environment of a run stays as it is.
+    if not run.fast and entry_points(group="jax_plugins"):
         given = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{given} --xla_gpu_deterministic_ops=true".strip()
+    if run.matmul_precision is not None:
+        jax.config.update("jax_default_matmul_precision", run.matmul_precision)
     # A second start of the same run does not compile again. JAX_COMPILATION_CACHE_DIR moves it.
     if jax.config.jax_compilation_cache_dir is None:
         cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "cnn_jax"

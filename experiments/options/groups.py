@@ -17,6 +17,8 @@ DATA_RANGES = ranges(Settings)
 BUILT_IN = "shapes"
 """The data that every task of images has without a download, and the preset that suits it."""
 
+Precision = Literal["tensorfloat32", "float32"]
+
 _LARGEST_SEED = 2**32 - 1  # what JAX tells apart
 
 LARGEST_BATCH = 2**20
@@ -47,8 +49,12 @@ class RunOptions:
     """Compute the statistics of batch normalisation anew from the training set."""
     seed: int = flag(0, minimum=0, maximum=_LARGEST_SEED, aliases="manual-seed")
     """All randomness derives from this number."""
-    deterministic: bool = False
-    """Use only deterministic kernels on a GPU, which is slower. On a CPU runs always repeat."""
+    fast: bool = False
+    """On a GPU, use the fastest kernels that the compiler measures, also those whose sums depend on
+    timing: two runs of one seed then differ. On a CPU it changes nothing."""
+    matmul_precision: Precision | None = None
+    """Precision of float32 products and convolutions on an accelerator. Default: the device's own,
+    TensorFloat-32 on most GPUs. A CPU always has float32."""
     report_every: int = flag(
         50,
         resumable=True,

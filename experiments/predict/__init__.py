@@ -8,7 +8,9 @@ python -m experiments.predict runs/NAME "12th of May, 2009"
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
+
+import jax
 
 from cnn_jax.errors import UserError
 from cnn_jax.runs.folder import CONFIG_FILE, read_object
@@ -34,6 +36,9 @@ PREDICTORS: dict[str, Callable[[Path, flags.PredictOptions], Predictor]] = {
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the flags, and predict as the run's task does."""
     options = flags.parse_plain(flags.PredictOptions, argv, lambda values: {"verb": _verb(values)})
+    precision = read_object(Path(options.run) / CONFIG_FILE).get("matmul_precision")
+    if precision in get_args(flags.Precision):
+        jax.config.update("jax_default_matmul_precision", precision)
     predict(Path(options.run), PREDICTORS[_verb(flags.flat(options))], options)
 
 
