@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 
-import numpy as np
+from flax import traverse_util
 
 from cnn_jax.runs.folder import is_timing
 from cnn_jax.training import checkpoints
@@ -19,14 +19,7 @@ def rows(out):
 
 def leaves(out, folder="checkpoints", step=None):
     """The arrays of a run's newest checkpoint, or that of a step, as nested dictionaries."""
-    nested = {}
-    for path, leaf in checkpoints.leaves(out / folder, step).items():
-        *parents, name = path.split("/")
-        place = nested
-        for parent in parents:
-            place = place.setdefault(parent, {})
-        place[name] = np.zeros(leaf.shape, leaf.dtype)
-    return checkpoints.restore(out / folder, nested, step)[0]
+    return traverse_util.unflatten_dict(checkpoints.arrays(out / folder, step), sep="/")
 
 
 _HEEDED = """

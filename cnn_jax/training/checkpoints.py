@@ -252,6 +252,21 @@ def leaves(
     return {path: _spec(entry) for path, entry in manifest.items() if not _of_interval(path)}
 
 
+def arrays(directory: str | os.PathLike, step: int | None = None) -> dict[str, np.ndarray]:
+    """Read every array of the newest whole checkpoint, or of `step`, by path.
+
+    Raises:
+      UserError: There is no such checkpoint, or none is whole.
+    """
+
+    def read(path: Path) -> dict[str, np.ndarray]:
+        stored = {name: _spec(entry) for name, entry in _read_manifest(path).items()}
+        return _read(path, {k: leaf for k, leaf in stored.items() if not _of_interval(k)}, None)
+
+    found, _, _ = _newest_whole(Path(directory).absolute(), step, read)
+    return found
+
+
 def steps(directory: str | os.PathLike) -> tuple[int, ...]:
     """List the steps that have a checkpoint, ascending; empty for a folder that does not exist."""
     try:

@@ -5,6 +5,7 @@ python -m experiments.benchmark --work data --data folder:DIR --against torch
 python -m experiments.benchmark --work ops --batch-size 1000 --against torch
 python -m experiments.benchmark --work translate --batch-size 128 --against torch
 python -m experiments.benchmark --work coco --batch-size 5000 --against pycocotools
+python -m experiments.benchmark --suite accelerator --minutes 9 --out DIR
 
 Both work in turn on the same machine, in processes of their own; a ratio above 1 means that this
 project is faster. `DIR/result.json` has every round, `DIR/table.md` the printed table.
@@ -24,7 +25,7 @@ from cnn_jax.errors import UserError
 from cnn_jax.ranges import LARGEST_SIDE
 
 from .. import options as flags
-from . import detected, operations, sentences
+from . import detected, operations, sentences, suite
 from .contest import Job, Measurement, Work, contest, ratios
 
 OURS = f"{__package__}.ours"
@@ -72,7 +73,16 @@ class Options:
         "float32", only={"work": ("train", "inference", "data", "translate")}
     )
     """Type that the networks compute in."""
-    data: str | None = flags.flag(None, only={"work": ("data",)}, metavar="folder:DIR")
+    suite: Literal["accelerator"] | None = None
+    """Measure everything that an accelerator is measured for, most important first, in --out. A
+    second call does what the first had no time for."""
+    minutes: float = flags.flag(9.0, above=0, maximum=10_000, only={"suite": flags.GIVEN})
+    """Time of a call."""
+    cifar10: str | None = flags.flag(None, only={"suite": flags.GIVEN}, metavar="folder:DIR")
+    """Class folders of CIFAR-10. Default: generated images of that size, for the time alone."""
+    data: str | None = flags.flag(
+        None, only={"work|suite": ("data", "accelerator")}, metavar="folder:DIR"
+    )
     """Images to read."""
     workers: int = flags.flag(
         0, minimum=0, maximum=flags.MOST_WORKERS, only={"work": ("data",)}, aliases="num-workers"
@@ -89,6 +99,9 @@ class Options:
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the flags, measure, print the table."""
     options = flags.parse_plain(Options, argv)
+    if options.suite is not None:
+        suite.run(options.minutes, Path(options.out), options.data, options.cifar10)
+        return
     modules = [module for module in (OURS, OTHERS[options.against]) if module]
     console, rows = Console(stderr=True), []
     for job in jobs(options):
