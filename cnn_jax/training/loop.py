@@ -21,10 +21,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cnn_jax.errors import DivergenceError, UserError, check
+from cnn_jax.errors import DivergenceError, UnfinishedError, UserError, check
 from cnn_jax.runs import folder as run_folder
 from cnn_jax.runs.log import RunLog
-from cnn_jax.training import checkpoints, parallel
+from cnn_jax.training import checkpoints, parallel, stopping
 from cnn_jax.training.state import TrainState
 from cnn_jax.training.step import Rows, Sums, Task
 
@@ -62,6 +62,7 @@ class Plan:
         ema_decay: moving average of the parameters, or None.
         batch_size: examples a step, over all devices.
         evaluate_last: whether the last state is evaluated too.
+        transform: see `parallel.Transform`.
     """
 
     total_steps: int
@@ -73,6 +74,7 @@ class Plan:
     accumulate: int = 1
     ema_decay: float | None = None
     evaluate_last: bool = True
+    transform: parallel.Transform = "pmap"
 
     def __post_init__(self) -> None:
         check(self.keep >= 1, "keep", self.keep, "1 or more")
@@ -153,6 +155,7 @@ def evaluate(
     batches: EvaluationSet,
     *,
     watch: Watcher | None = None,
+    stop: threading.Event | None = None,
 ) -> Evaluation:
     """Evaluate every example of a set once; a batch costs the same whatever the size of the set.
 
@@ -164,10 +167,14 @@ def evaluate(
         state: what to evaluate.
         batches: the set.
         watch: shown every (host batch, predictions) of this process, for pictures and exports.
+        stop: from `stopping.noted`; ends the evaluation early.
 
     Raises:
         UserError: the set holds no example.
+        UnfinishedError: it was stopped, on all processes before the same batch.
     """
+    if stop is not None:
+        batches = _UntilStopped(batches, stop)
     total, collected, started, examples = None, [], time.perf_counter(), 0
     for host, batch in parallel.prefetch(batches.iterate()):
         sums, rows, predictions = step_function(state, batch)
@@ -228,7 +235,9 @@ class Outputs:
 def train(
     state: TrainState, training: Training, outputs: Outputs, key: jax.Array
 ) -> tuple[TrainState, bool]:
-    """Train from `state.step` to the plan's end, or until SIGTERM or Ctrl-C asks to stop.
+    """Train from `state.step` to the plan's end, or until a signal asks to stop.
+
+    The signals are SIGTERM, SIGUSR1 and the first Ctrl-C.
 
     Args:
         state: the first state, fresh or restored.
@@ -248,9 +257,13 @@ def train(
     """
     task, plan, log = training.task, training.plan, outputs.log
     train_step = parallel.compile_train_step(
-        task, training.optimizer, accumulate=plan.accumulate, ema_decay=plan.ema_decay
+        task,
+        training.optimizer,
+        accumulate=plan.accumulate,
+        ema_decay=plan.ema_decay,
+        transform=plan.transform,
     )
-    evaluation_step = parallel.compile_evaluation_step(task)
+    evaluation_step = parallel.compile_evaluation_step(task, transform=plan.transform)
     watch = None if outputs.report is None else outputs.report.select
     step = int(state.step)
     saved = step  # A fresh state is a function of the seed, a restored one is on disk already.
@@ -279,13 +292,14 @@ def train(
         # Only now: where the report fails, the sums are saved with the state.
         interval.restart()
 
-    def evaluate_now(stop: threading.Event) -> None:
+    def evaluate_now(stop: threading.Event) -> bool:
+        """Evaluate the state; return whether the evaluation was stopped."""
         log.phase("evaluating")
-        batches = _UntilStopped(training.evaluation_set, stop)
+        batches = training.evaluation_set
         try:
-            evaluation = evaluate(task, evaluation_step, state, batches, watch=watch)
-        except _StoppedError:
-            return
+            evaluation = evaluate(task, evaluation_step, state, batches, watch=watch, stop=stop)
+        except UnfinishedError:
+            return True
         # The row after the state and the result after all: a resumed run sees what is missing.
         if outputs.best is not None:
             outputs.best.offer(step, state, evaluation.metrics)
@@ -293,8 +307,11 @@ def train(
         if outputs.report is not None:
             outputs.report.write(step, evaluation)
         log.write_result(step, "eval", evaluation.metrics)
+        return False
 
-    with _stop_signals() as stop, _saving_on_failure(save):
+    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    with stopping.noted(*signals) as stop, _saving_on_failure(save):
+        stopped = False
         if resumed:
             checkpoints.tidy(stored, step, keep=plan.keep, scheduled=plan.saves)
             if interval.sums is not None and plan.reports(step):
@@ -302,11 +319,11 @@ def train(
             evaluated = log.enabled and run_folder.evaluated(log.directory, step)
             if plan.evaluates(step) and not parallel.as_first(evaluated):
                 with interval.paused():
-                    evaluate_now(stop)
-        stopping = stop.is_set() and parallel.alone()
+                    stopped = evaluate_now(stop)
+        stopped = stopped or (stop.is_set() and parallel.alone())
         previous = None
         examples = parallel.prefetch(training.batches.iterate(step))
-        while step < plan.total_steps and not stopping:
+        while step < plan.total_steps and not stopped:
             asked = time.perf_counter()
             _, batch = next(examples)
             # Where the queued step is done too, the device had nothing to do but wait.
@@ -321,19 +338,19 @@ def train(
             log.advance(step)
             if plan.reports(step):
                 report_now()
-            stopping = parallel.agreed_stop(stop.is_set(), step)
-            evaluating = plan.evaluates(step) and not stopping
+            stopped = parallel.agreed_stop(stop.is_set())
+            evaluating = plan.evaluates(step) and not stopped
             with interval.paused():
-                if stopping or plan.saves(step) or (evaluating and not parallel.alone()):
+                if stopped or plan.saves(step) or (evaluating and not parallel.alone()):
                     save()
                 if evaluating:
-                    evaluate_now(stop)
+                    stopped = evaluate_now(stop)
                     if stop.is_set() and parallel.alone():
                         save()
-                        stopping = True
-        if stopping:
+                        stopped = True
+        if stopped:
             log.message(f"stopped at step {step} of {plan.total_steps}; --resume continues")
-    return state, not stopping
+    return state, not stopped
 
 
 class _Interval:
@@ -405,21 +422,17 @@ def _wide(x: Any) -> np.ndarray:
     return x.astype(np.int64) if np.issubdtype(x.dtype, np.integer) else x
 
 
-class _StoppedError(Exception):
-    """An evaluation ended early because the run is asked to stop."""
-
-
 @dataclass(frozen=True)
 class _UntilStopped:
-    """The batches of a set; raises _StoppedError where a process that is alone is to stop."""
+    """The batches of a set; raises UnfinishedError where the run is to stop."""
 
     batches: EvaluationSet
     stop: threading.Event
 
     def iterate(self) -> Iterator[HostBatch]:
         for batch in self.batches.iterate():
-            if self.stop.is_set() and parallel.alone():
-                raise _StoppedError
+            if parallel.agreed_stop(self.stop.is_set()):
+                raise UnfinishedError("stopped while evaluating; --resume continues")
             yield batch
 
 
@@ -436,24 +449,3 @@ def _saving_on_failure(save: Callable[[], None]) -> Iterator[None]:
             with suppress(Exception):
                 save()
         raise
-
-
-@contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """An event that SIGTERM and the first Ctrl-C set; a second Ctrl-C interrupts at once."""
-    stop = threading.Event()
-
-    def request(number: int, _frame: Any) -> None:
-        if number == signal.SIGINT and stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    previous = {s: signal.signal(s, request) for s in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
