@@ -42,7 +42,7 @@ from cnn_jax.training.recalibration import recalibrated
 from cnn_jax.training.state import TrainState, create
 from cnn_jax.training.step import Task
 
-from . import needs
+from . import needs, watcher
 from . import options as flags
 from .options import DataOptions, ModelOptions, OptimizerOptions, RunOptions, flat
 
@@ -143,12 +143,22 @@ def main(
 def start(parsed: T, build: Callable[[T], Run]) -> None:
     """Prepare the devices, build the run of the parsed options and execute it."""
     prepare_devices(parsed.run)
+    with contextlib.ExitStack() as stack:
+        if not parallel.alone():
+            # Twice the time in which JAX has to hear of a process.
+            patience = 2 * parallel.HEARTBEAT_SECONDS
+            stack.enter_context(watcher.watched(parallel.hosts(), patience))
+        if jax.process_index() == 0:
+            stack.enter_context(claimed(folder(parsed)))
+        check_batch_sizes(parsed)
+        execute(build(parsed))
+
+
+def check_batch_sizes(parsed: Any) -> None:
+    """Raise UserError unless every device gets equally many examples."""
     if not parsed.run.eval_only:
         parallel.check_batch_size(parsed.data.batch_size, parsed.optimizer.accumulate)
     parallel.check_batch_size(evaluation_batch_size(parsed.data), flag="--eval-batch-size")
-    first = jax.process_index() == 0
-    with claimed(folder(parsed)) if first else contextlib.nullcontext():
-        execute(build(parsed))
 
 
 def prepare_devices(run: RunOptions) -> None:

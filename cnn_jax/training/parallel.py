@@ -144,11 +144,14 @@ def over_devices(
             those that are the same on every device.
         out_axes: the same of the outputs, or None for all of them.
         donate: the arguments whose memory is reused.
-        options: the compiler's.
+        options: the compiler's, where one process has the run to itself. Lowered for several,
+            `pmap` would want arrays that span them, and both transforms give the same bits.
 
     Returns:
         The compiled function. Its `lower` is that of `jax.jit`.
     """
+    if not alone():
+        options = None
     if transform == "shard":
         mapped = _sharded(function, in_axes, out_axes, donate, options)
     else:
@@ -168,12 +171,12 @@ def _sharded(
     mesh = _mesh()
 
     def on_one_device(*args: Any) -> Any:
-        rows = [_each(lambda x: x[0], axis, arg) for axis, arg in zip(in_axes, args, strict=True)]
+        rows = [_each(jax.lax.squeeze, axis, arg) for axis, arg in zip(in_axes, args, strict=True)]
         out = function(*rows)
         if out_axes is None:
             return out
         return tuple(
-            _each(lambda x: x[None], axis, x) for axis, x in zip(out_axes, out, strict=True)
+            _each(jax.lax.expand_dims, axis, x) for axis, x in zip(out_axes, out, strict=True)
         )
 
     in_specs, out_specs = tuple(map(_spec, in_axes)), _spec(None)
@@ -183,9 +186,15 @@ def _sharded(
     sharded = jax.shard_map(
         on_one_device, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
     )
-    shardings = [NamedSharding(mesh, spec) for spec in in_specs]
+    shardings, out_shardings = jax.tree.map(
+        partial(NamedSharding, mesh), (in_specs, out_specs), is_leaf=_is_spec
+    )
     compiled = jax.jit(
-        sharded, in_shardings=tuple(shardings), donate_argnums=donate, compiler_options=options
+        sharded,
+        in_shardings=shardings,
+        out_shardings=out_shardings,
+        donate_argnums=donate,
+        compiler_options=options,
     )
     if alone():
         return compiled
@@ -202,12 +211,16 @@ def _sharded(
     return call
 
 
-def _each(change: Callable[[Any], Any], axis: int | None, tree: Any) -> Any:
-    return tree if axis is None else jax.tree.map(change, tree)
+def _each(change: Callable[..., Any], axis: int | None, tree: Any) -> Any:
+    return tree if axis is None else jax.tree.map(lambda x: change(x, [axis]), tree)
 
 
 def _spec(axis: int | None) -> PartitionSpec:
     return PartitionSpec() if axis is None else PartitionSpec(AXIS)
+
+
+def _is_spec(x: Any) -> bool:
+    return isinstance(x, PartitionSpec)
 
 
 def _of_all_processes(sharding: NamedSharding, x: Any) -> jax.Array:
@@ -225,8 +238,7 @@ def _of_all_processes(sharding: NamedSharding, x: Any) -> jax.Array:
 
 def _with_options(function: Any, options: dict[str, str] | None) -> Any:
     """A pmapped function with the compiler's options, which `pmap` does not take."""
-    # Lowered for several processes, it would want arrays that span them.
-    if not options or not alone():
+    if not options:
         return function
     compiled: dict[Any, Callable[..., Any]] = {}
 
