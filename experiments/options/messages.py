@@ -114,6 +114,7 @@ def entry(main: Callable[[], None]) -> None:
         if "RESOURCE_EXHAUSTED" in reason:
             _end(UserError(f"out of memory ({reason}); {_SMALLER}"), 2)
         if not _raised_in(error, "xla_bridge.py"):
+            _leave()
             raise
         platforms, reason = os.environ.get("JAX_PLATFORMS", ""), reason or "JAX finds none"
         _end(UserError(f"JAX_PLATFORMS={platforms}: no such device here ({reason})"), 2)
@@ -122,8 +123,17 @@ def entry(main: Callable[[], None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         if error.errno not in _REFUSALS:
+            _leave()
             raise
         _end(": ".join(map(str, filter(None, (error.filename, error.strerror)))), 2)
+    except Exception:
+        _leave()
+        raise
+
+
+def _leave() -> None:
+    """End soon after the traceback: other processes of the run may wait for this one."""
+    interrupts.end_within(interrupts.SECONDS, 1)
 
 
 def _raised_in(error: BaseException, file: str) -> bool:

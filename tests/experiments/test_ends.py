@@ -52,7 +52,7 @@ def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("compiled") / "cache"
 
 
-STEPS = ["--steps", "600", "--eval-every", "600", "--checkpoint-every", "25", "--keep", "2"]
+STEPS = ["--steps", "300", "--eval-every", "300", "--checkpoint-every", "25", "--keep", "2"]
 STEPS += ["--eval-batch-size", "500"]
 
 
@@ -69,7 +69,7 @@ def resumed(out, cache, whole):
     """Let the run in two processes end, and compare it with the one that nothing stopped."""
     for process in classify(out, cache, "--resume"):
         commands.finish(process)
-    assert_same_bits(leaves(out, step=600), leaves(whole, step=600))
+    assert_same_bits(leaves(out, step=300), leaves(whole, step=300))
     assert rows(out) == rows(whole)
 
 
@@ -99,8 +99,8 @@ def test_a_signal_to_one_process_stops_both_at_one_step(tmp_path, cache, whole):
     _, errors = commands.finish(both[0], STATUS)
     commands.finish(both[1], STATUS)
     step = checkpoints.latest_step(out / "checkpoints")
-    assert 25 <= step < 600
-    assert errors.splitlines()[-1] == f"stopped at step {step} of 600; --resume continues"
+    assert 25 <= step < 300
+    assert errors.splitlines()[-1] == f"stopped at step {step} of 300; --resume continues"
     resumed(out, cache, whole)
 
 
@@ -204,9 +204,9 @@ RPC: /xla.coordination.CoordinationService/PollForError
 *** Check failure stack trace: ***
     @     0x7fd571840634  absl::lts_20260107::log_internal::LogMessage::SendToLog()
 """
-UNREACHABLE = b"""F1128 09:36:48 12811 client.h:80] Terminating process because the JAX distributed \
-service detected fatal errors. absl::Status: UNAVAILABLE: Failed to send RPC to coordination \
-service. Either the leader task was preempted/died/restarted unexpectedly
+UNREACHABLE = b"""F1128 09:36:48 12811 client.h:80] Terminating process because the JAX \
+distributed service detected fatal errors. absl::Status: UNAVAILABLE: Failed to send RPC to \
+coordination service. Either the leader task was preempted/died/restarted unexpectedly
 *** Check failure stack trace: ***
 """
 HOSTS = ("node017", "node018", "node019")
