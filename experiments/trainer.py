@@ -136,8 +136,16 @@ def main(
             raise UserError("--distributed: name the folder that the processes share with --out")
         out = Path("runs") / f"{options.verb}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
         parsed = flags.replace(parsed, {"out": str(out)})
-    with stopping.limited(parsed.run.max_minutes):
-        start(parsed, build)
+    try:
+        with stopping.limited(parsed.run.max_minutes):
+            start(parsed, build)
+    except UnfinishedError as error:
+        if not str(error):  # a training has told its step
+            raise
+        again = "the same command starts it again"
+        if not parsed.run.eval_only and (folder(parsed) / CONFIG_FILE).exists():
+            again = "--resume continues"
+        raise UnfinishedError(f"{error}; {again}") from None
 
 
 def start(parsed: T, build: Callable[[T], Run]) -> None:

@@ -267,7 +267,7 @@ def train(
     watch = None if outputs.report is None else outputs.report.select
     step = int(state.step)
     saved = step  # A fresh state is a function of the seed, a restored one is on disk already.
-    state = parallel.replicate(state)
+    state, key = parallel.replicate((state, key))
     stored = outputs.checkpoints
     resumed = step in checkpoints.steps(stored)
     interval = _Interval(
@@ -432,7 +432,7 @@ class _UntilStopped:
     def iterate(self) -> Iterator[HostBatch]:
         for batch in self.batches.iterate():
             if parallel.agreed_stop(self.stop.is_set()):
-                raise UnfinishedError("stopped while evaluating; --resume continues")
+                raise UnfinishedError("stopped while evaluating")
             yield batch
 
 

@@ -32,7 +32,7 @@ def limited(
     def end(_number: int, _frame: Any) -> None:
         nonlocal asked
         asked = True
-        raise UnfinishedError("stopped; --resume continues")
+        raise UnfinishedError("stopped")
 
     def send() -> None:
         # To the thread that handles it, which may be waiting.
@@ -47,7 +47,7 @@ def limited(
         yield
     except Exception:
         if asked:  # some libraries make another exception of it
-            raise UnfinishedError("stopped; --resume continues") from None
+            raise UnfinishedError("stopped") from None
         raise
     finally:
         if alarm is not None:

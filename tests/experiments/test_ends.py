@@ -157,6 +157,10 @@ def test_a_limit_of_time_ends_a_command_with_its_own_status(tmp_path, cache):
     _, errors = commands.finish(process, STATUS)
     assert errors.splitlines()[-1].endswith("; --resume continues")
     assert json.loads((out / "config.json").read_text())["max_minutes"] == 0.5
+    again = ["--eval-only", "--eval-batch-size", "1", "--max-minutes", "0.05"]
+    (process,) = classify(out, cache, *again, processes=1)
+    _, errors = commands.finish(process, STATUS)
+    assert errors.splitlines()[-1].endswith("; the same command starts it again")
 
 
 @pytest.mark.slow

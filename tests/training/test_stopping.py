@@ -35,7 +35,7 @@ def made():
 
 def test_a_limit_ends_what_is_under_way(made):
     before = signal.getsignal(signal.SIGUSR1)
-    with pytest.raises(UnfinishedError, match="--resume continues"), stopping.limited(2.5, Timer):
+    with pytest.raises(UnfinishedError, match="stopped"), stopping.limited(2.5, Timer):
         (timer,) = made
         assert timer.running and timer.seconds == 150
         # From another thread, as a timer does, while this one waits.
