@@ -1,4 +1,4 @@
-"""The two exceptions that end a run with one line for its user."""
+"""The exceptions that end a run with one line for its user."""
 
 import difflib
 from collections.abc import Callable, Iterable
@@ -69,6 +69,14 @@ def _without_middle(text: str, most: int) -> str:
 
 class DivergenceError(Exception):
     """The training loss is no longer finite; entry points exit with status 3."""
+
+
+class UnfinishedError(BaseException):
+    """A run ended early, as it was asked to; entry points exit with status 75.
+
+    It can be continued. Like KeyboardInterrupt it is no Exception: it may be raised anywhere, and
+    is nothing to mend.
+    """
 
 
 def nearest(name: str, legal: Iterable[str]) -> str:

@@ -12,6 +12,7 @@ import contextlib
 import datetime
 import math
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,20 +31,20 @@ from cnn_jax.data import FORMATS, Formats
 from cnn_jax.data import open_source as open_data
 from cnn_jax.data.batches import EvaluationBatches, TrainingBatches
 from cnn_jax.data.source import Source, Split, Transform, find_bad_images, without
-from cnn_jax.errors import UserError
+from cnn_jax.errors import UnfinishedError, UserError
 from cnn_jax.models import summary, weights
 from cnn_jax.ranges import LARGEST_INT
 from cnn_jax.runs.claim import claimed
 from cnn_jax.runs.folder import CONFIG_FILE, METRICS_FILE, evaluated, read_rows
 from cnn_jax.runs.log import RunLog
-from cnn_jax.training import checkpoints, loop, optimizers, parallel, prng
+from cnn_jax.training import checkpoints, loop, optimizers, parallel, prng, stopping
 from cnn_jax.training.backend import keep_freed_memory
 from cnn_jax.training.feeding import WholeSet
 from cnn_jax.training.recalibration import recalibrated
 from cnn_jax.training.state import TrainState, create
 from cnn_jax.training.step import Task
 
-from . import needs
+from . import needs, watcher
 from . import options as flags
 from .options import DataOptions, ModelOptions, OptimizerOptions, RunOptions, flat
 
@@ -147,13 +148,37 @@ def main(
             raise UserError("--distributed: name the folder that the processes share with --out")
         out = Path("runs") / f"{options.verb}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
         parsed = flags.replace(parsed, {"out": str(out)})
+    try:
+        with stopping.limited(parsed.run.max_minutes):
+            start(parsed, build)
+    except UnfinishedError as error:
+        if not str(error):  # a training has told its step
+            raise
+        again = "the same command starts it again"
+        if not parsed.run.eval_only and (folder(parsed) / CONFIG_FILE).exists():
+            again = "--resume continues"
+        raise UnfinishedError(f"{error}; {again}") from None
+
+
+def start(parsed: T, build: Callable[[T], Run]) -> None:
+    """Prepare the devices, build the run of the parsed options and execute it."""
     prepare_devices(parsed.run)
+    with contextlib.ExitStack() as stack:
+        if not parallel.alone():
+            # Twice the time in which JAX has to hear of a process.
+            patience = 2 * parallel.HEARTBEAT_SECONDS
+            stack.enter_context(watcher.watched(parallel.hosts(), patience))
+        if jax.process_index() == 0:
+            stack.enter_context(claimed(folder(parsed)))
+        check_batch_sizes(parsed)
+        execute(build(parsed))
+
+
+def check_batch_sizes(parsed: Any) -> None:
+    """Raise UserError unless every device gets equally many examples."""
     if not parsed.run.eval_only:
         parallel.check_batch_size(parsed.data.batch_size, parsed.optimizer.accumulate)
     parallel.check_batch_size(evaluation_batch_size(parsed.data), flag="--eval-batch-size")
-    first = jax.process_index() == 0
-    with claimed(folder(parsed)) if first else contextlib.nullcontext():
-        execute(build(parsed))
 
 
 def prepare_devices(run: RunOptions) -> None:
@@ -183,8 +208,9 @@ def execute(run: Run) -> None:
         return
     finished = run.finish is not None and checkpoints.steps(run.out / BEST)
     if not (run.options.run.resume and finished):
-        ended = train(run)
-        if run.finish is None or not ended:
+        if not train(run):
+            raise UnfinishedError
+        if run.finish is None:
             return
         state, _ = restored(run.trained or run.task, run.out)
         checkpoints.save(run.out / BEST, int(state.step), run.finish(state), keep=1)
@@ -211,6 +237,7 @@ def train(run: Run) -> bool:
         accumulate=options.optimizer.accumulate,
         ema_decay=options.optimizer.ema,
         evaluate_last=run.finish is None,
+        transform=options.run.parallel,
     )
     cost = needs.check(
         run.model,
@@ -267,16 +294,19 @@ def evaluate(run: Run) -> None:
     if options.run.recalibrate:
         batches, examples = run.training_set()
         steps = -(-examples // options.data.batch_size)
-        state = recalibrated(state, task, batches, steps, prng.root(options.run.seed))
+        key, transform = prng.root(options.run.seed), options.run.parallel
+        state = recalibrated(state, task, batches, steps, key, transform=transform)
     if run.converted is not None and options.run.eval_only:
         task, state = run.converted(task, state)
-    evaluation = loop.evaluate(
-        task,
-        parallel.compile_evaluation_step(task),
-        parallel.replicate(state),
-        run.evaluation_set,
-        watch=run.report.select,
-    )
+    with stopping.noted(signal.SIGTERM, signal.SIGUSR1) as stop:
+        evaluation = loop.evaluate(
+            task,
+            parallel.compile_evaluation_step(task, transform=options.run.parallel),
+            parallel.replicate(state),
+            run.evaluation_set,
+            watch=run.report.select,
+            stop=stop,
+        )
     step, first_process = int(state.step), jax.process_index() == 0
     again = options.run.eval_only
     with RunLog(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 
@@ -37,18 +38,45 @@ def heeding_interrupts(*command):
     return [sys.executable, "-S", "-c", _HEEDED, *map(str, command)]
 
 
-def start(verb, out, *arguments, **variables):
-    """`python -m experiments.VERB --out OUT ARGUMENTS` in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", f"experiments.{verb}", "--out", str(out), *arguments],
-        env={**os.environ, **variables},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+def environment(devices: int, **variables: str) -> dict[str, str]:
+    """This process's variables, with so many virtual devices of the CPU."""
+    return {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": str(devices),
+        **variables,
+    }
 
 
-def finish(process):
-    """Wait for a process, which has to end well."""
-    output, _ = process.communicate(timeout=500)
-    assert process.returncode == 0, output[-3000:]
+def start(
+    arguments: list[str], processes: int, devices: int, **variables: str
+) -> list[subprocess.Popen]:
+    """Start Python with these arguments in several processes; `{rank}` stands for their numbers."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    started = []
+    for rank in range(processes):
+        own = {name: value.format(rank=rank) for name, value in variables.items()}
+        joined = {
+            "JAX_COORDINATOR_ADDRESS": address,
+            "JAX_NUM_PROCESSES": str(processes),
+            "JAX_PROCESS_ID": str(rank),
+        }
+        started.append(
+            subprocess.Popen(
+                [sys.executable, *arguments],
+                env=environment(devices, **joined, **own),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    return started
+
+
+def finish(process: subprocess.Popen, status: int = 0, timeout: float = 500) -> tuple[str, str]:
+    """Wait for a process, which has to end with this status; returns what it printed."""
+    out, err = process.communicate(timeout=timeout)
+    assert process.returncode == status, err[-3000:]
+    return out, err

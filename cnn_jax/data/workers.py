@@ -20,6 +20,9 @@ from cnn_jax.errors import UserError
 WORKER_BYTES = 200_000_000
 """The memory that a worker takes before it does anything, most of it for what it imports."""
 
+_OF_PARENT = (signal.SIGINT, signal.SIGUSR1)
+"""Signals that go to whole groups of processes, of which only the parent is to act on them."""
+
 
 @contextmanager
 def worker_processes(
@@ -48,8 +51,8 @@ def worker_processes(
 
     def submit(argument: Any) -> Future:
         # A process is started where one is lacking. It inherits what is blocked, so that Ctrl-C
-        # does not end it in the middle of its imports, before it ignores it.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        # or a time limit does not end it in the middle of its imports, before it ignores it.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _OF_PARENT)
         try:
             return pool.submit(_call_in_worker, argument)
         finally:
@@ -74,9 +77,10 @@ def _start_worker(function: Callable[[Any], Any]) -> None:
     """Prepare a process to call `function` and to end with its parent, not earlier."""
     global _worker_function
     _worker_function = function
-    # Signals go to whole process groups. The parent handles them, and may still need results.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+    # The parent handles them, and may still need results.
+    for number in _OF_PARENT:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _OF_PARENT)
     signal.signal(signal.SIGTERM, lambda *_: threading.Timer(30, os._exit, (0,)).start())
     # A killed parent cannot end its processes.
     threading.Thread(target=_end_with_parent, daemon=True).start()

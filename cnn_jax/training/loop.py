@@ -25,10 +25,10 @@ import jax
 import numpy as np
 import optax
 
-from cnn_jax.errors import DivergenceError, UserError, check
+from cnn_jax.errors import DivergenceError, UnfinishedError, UserError, check
 from cnn_jax.runs import folder as run_folder
 from cnn_jax.runs.log import RunLog
-from cnn_jax.training import checkpoints, parallel
+from cnn_jax.training import checkpoints, parallel, stopping
 from cnn_jax.training.background import Background
 from cnn_jax.training.clock import DeviceClock, Times, busy, in_row, main_cause, summary, warning
 from cnn_jax.training.feeding import Batches, FromDevice, FromHost, HostBatch
@@ -60,6 +60,7 @@ class Plan:
         ema_decay: moving average of the parameters, or None.
         batch_size: examples a step, over all devices.
         evaluate_last: whether the last state is evaluated too.
+        transform: see `parallel.Transform`.
     """
 
     total_steps: int
@@ -71,6 +72,7 @@ class Plan:
     accumulate: int = 1
     ema_decay: float | None = None
     evaluate_last: bool = True
+    transform: parallel.Transform = "pmap"
 
     def __post_init__(self) -> None:
         check(self.keep >= 1, "keep", self.keep, "1 or more")
@@ -157,6 +159,7 @@ def evaluate(
     batches: EvaluationSet,
     *,
     watch: Watcher | None = None,
+    stop: threading.Event | None = None,
 ) -> Evaluation:
     """Evaluate every example of a set once; a batch costs the same whatever the size of the set.
 
@@ -168,11 +171,13 @@ def evaluate(
         state: what to evaluate.
         batches: the set.
         watch: shown every (host batch, predictions) of this process, for pictures and exports.
+        stop: from `stopping.noted`; ends the evaluation early.
 
     Raises:
         UserError: the set holds no example.
+        UnfinishedError: it was stopped, on all processes before the same batch.
     """
-    return collect(task, step_function, state, batches, DeviceClock(), watch)()
+    return collect(task, step_function, state, batches, DeviceClock(), watch, stop)()
 
 
 def collect(
@@ -182,8 +187,11 @@ def collect(
     batches: EvaluationSet,
     clock: DeviceClock,
     watch: Watcher | None = None,
+    stop: threading.Event | None = None,
 ) -> Callable[[], Evaluation]:
     """Do the part of `evaluate` that needs the device; return the rest as a function."""
+    if stop is not None:
+        batches = _UntilStopped(batches, stop)
     total, collected, started, examples = None, [], time.perf_counter(), 0
     running = _one_behind(
         (host, clock.step(step_function, state, batch, ends_with=0))
@@ -266,7 +274,9 @@ class Outputs:
 def train(
     state: TrainState, training: Training, outputs: Outputs, key: jax.Array
 ) -> tuple[TrainState, bool]:
-    """Train from `state.step` to the plan's end, or until SIGTERM or Ctrl-C asks to stop.
+    """Train from `state.step` to the plan's end, or until a signal asks to stop.
+
+    The signals are SIGTERM, SIGUSR1 and the first Ctrl-C.
 
     Args:
         state: the first state, fresh or restored.
@@ -285,11 +295,11 @@ def train(
             Several cannot agree on a step then; they save before every evaluation instead.
     """
     task, plan, log = training.task, training.plan, outputs.log
-    evaluation_step = parallel.compile_evaluation_step(task)
+    evaluation_step = parallel.compile_evaluation_step(task, transform=plan.transform)
     watch = None if outputs.report is None else outputs.report.select
     step = int(state.step)
     saved = step  # A fresh state is a function of the seed, a restored one is on disk already.
-    state = parallel.replicate(state)
+    state, key = parallel.replicate((state, key))
     stored = outputs.checkpoints
     resumed = step in checkpoints.steps(stored)
     interval = _Interval(
@@ -348,17 +358,18 @@ def train(
             told.add(cause)
             log.message(warning(clock.total, cause, outputs.advice.get(cause)))
 
-    def evaluate_now(stop: threading.Event) -> None:
+    def evaluate_now(stop: threading.Event) -> bool:
+        """Evaluate the state; return whether the evaluation was stopped."""
         nonlocal finishing
         log.phase("evaluating")
-        batches = _UntilStopped(training.evaluation_set, stop)
+        batches = training.evaluation_set
         with clock.during("evaluation"):
             if finishing:
                 settle()
             try:
-                summarize = collect(task, evaluation_step, state, batches, clock, watch)
-            except _StoppedError:
-                return
+                summarize = collect(task, evaluation_step, state, batches, clock, watch, stop)
+            except UnfinishedError:
+                return True
         # Where the state is saved, what fails later leads back to it. Several processes would have
         # to agree on that.
         finishing = saved == step and parallel.alone()
@@ -369,8 +380,16 @@ def train(
         else:
             with clock.during("evaluation"):
                 finish()
+        return False
 
-    with _stop_signals() as stop, closing(clock), background, _saving_on_failure(save):
+    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    with (
+        stopping.noted(*signals) as stop,
+        closing(clock),
+        background,
+        _saving_on_failure(save),
+    ):
+        stopped = False
         if resumed:
             checkpoints.tidy(stored, step, keep=plan.keep, scheduled=plan.saves)
             if interval.sums is not None and plan.reports(step):
@@ -378,8 +397,8 @@ def train(
             evaluated = log.enabled and run_folder.evaluated(log.directory, step)
             if plan.evaluates(step) and not parallel.as_first(evaluated):
                 with interval.paused():
-                    evaluate_now(stop)
-        stopping = stop.is_set() and parallel.alone()
+                    stopped = evaluate_now(stop)
+        stopped = stopped or (stop.is_set() and parallel.alone())
         feed = (FromDevice if training.on_device else FromHost)(
             task,
             training.optimizer,
@@ -388,8 +407,9 @@ def train(
             clock,
             accumulate=plan.accumulate,
             ema_decay=plan.ema_decay,
+            transform=plan.transform,
         )
-        while step < plan.total_steps and not stopping:
+        while step < plan.total_steps and not stopped:
             most = plan.until_event(step)
             state, interval.sums, made = feed.advance(state, interval.sums, key, most)
             step += made
@@ -401,23 +421,23 @@ def train(
             ended = finishing and background.idle
             if parallel.alone() and (ended or background.failure is not None):
                 settle()
-            stopping = parallel.agreed_stop(stop.is_set(), step)
-            evaluating = plan.evaluates(step) and not stopping
+            stopped = parallel.agreed_stop(stop.is_set())
+            evaluating = plan.evaluates(step) and not stopped
             with interval.paused():
-                if stopping or plan.saves(step) or (evaluating and not parallel.alone()):
+                if stopped or plan.saves(step) or (evaluating and not parallel.alone()):
                     save()
                 if evaluating:
-                    evaluate_now(stop)
+                    stopped = evaluate_now(stop)
                     if stop.is_set() and parallel.alone():
                         save()
-                        stopping = True
+                        stopped = True
         with clock.during("saving"):
             settle()
         clock.take()
         log.message(summary(clock.total))
-        if stopping:
+        if stopped:
             log.message(f"stopped at step {step} of {plan.total_steps}; --resume continues")
-    return state, not stopping
+    return state, not stopped
 
 
 def _finish(
@@ -497,21 +517,17 @@ def _wide(x: Any) -> np.ndarray:
     return x.astype(np.int64) if np.issubdtype(x.dtype, np.integer) else x
 
 
-class _StoppedError(Exception):
-    """An evaluation ended early because the run is asked to stop."""
-
-
 @dataclass(frozen=True)
 class _UntilStopped:
-    """The batches of a set; raises _StoppedError where a process that is alone is to stop."""
+    """The batches of a set; raises UnfinishedError where the run is to stop."""
 
     batches: EvaluationSet
     stop: threading.Event
 
     def iterate(self) -> Iterator[HostBatch]:
         for batch in self.batches.iterate():
-            if self.stop.is_set() and parallel.alone():
-                raise _StoppedError
+            if parallel.agreed_stop(self.stop.is_set()):
+                raise UnfinishedError("stopped while evaluating")
             yield batch
 
 
@@ -528,24 +544,3 @@ def _saving_on_failure(save: Callable[[], None]) -> Iterator[None]:
             with suppress(Exception):
                 save()
         raise
-
-
-@contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """An event that SIGTERM and the first Ctrl-C set; a second Ctrl-C interrupts at once."""
-    stop = threading.Event()
-
-    def request(number: int, _frame: Any) -> None:
-        if number == signal.SIGINT and stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    previous = {s: signal.signal(s, request) for s in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

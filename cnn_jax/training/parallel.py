@@ -1,16 +1,18 @@
-"""Many devices and many processes: the only file that knows `pmap`.
+"""Many devices and many processes: the only file that knows `pmap`, and its twin `shard_map`.
 
 State and key are the same on every device and are passed whole (`in_axes=None`); a batch is split
 along its leading axis. JAX does not check that an output declared the same everywhere
 (`out_axes=None`) really is, so a test compares the replicas on every architecture.
 """
 
+import itertools
 import os
+import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -19,6 +21,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cnn_jax.errors import UserError
+from cnn_jax.training import cluster
 from cnn_jax.training.backend import inference_options
 from cnn_jax.training.state import TrainState
 from cnn_jax.training.step import (
@@ -33,6 +36,15 @@ from cnn_jax.training.step import (
 
 AXIS = "devices"
 
+Transform = Literal["pmap", "shard"]
+"""The function of JAX that runs a step on every device: `pmap`, or `shard_map` under `jit`.
+
+Both compile the same program for a device, and take and return the same arrays.
+"""
+
+HEARTBEAT_SECONDS = 30
+"""A process that JAX has not heard of for so long is dead, and the others end."""
+
 
 def initialize() -> None:
     """Join the other processes of a run; JAX finds them itself under Slurm, TPU pods, Kubernetes.
@@ -46,9 +58,26 @@ def initialize() -> None:
     variables = {"num_processes": "JAX_NUM_PROCESSES", "process_id": "JAX_PROCESS_ID"}
     try:
         given = {name: int(os.environ[v]) for name, v in variables.items() if v in os.environ}
-        jax.distributed.initialize(**given)
+        jax.distributed.initialize(
+            **given,
+            local_device_ids=cluster.local_device_ids(os.environ),
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+            # So long a process that fails waits for the others before it ends.
+            shutdown_timeout_seconds=HEARTBEAT_SECONDS,
+        )
     except (RuntimeError, ValueError) as error:
         raise UserError(f"--distributed: {error}") from error
+
+
+def hosts() -> tuple[str, ...]:
+    """The machine of every process of the run; all of them must call this."""
+    if alone():
+        return (socket.gethostname(),)
+    own = np.zeros(64, np.uint8)
+    name = socket.gethostname().encode()[: len(own)]
+    own[: len(name)] = np.frombuffer(name, np.uint8)
+    names = multihost_utils.process_allgather(own)
+    return tuple(bytes(row[row > 0]).decode(errors="replace") for row in names)
 
 
 def check_batch_size(batch_size: int, accumulate: int = 1, flag: str = "--batch-size") -> None:
@@ -69,6 +98,7 @@ def compile_train_step(
     *,
     accumulate: int = 1,
     ema_decay: float | None = None,
+    transform: Transform = "pmap",
 ) -> Callable[[TrainState, Any, jax.Array], tuple[TrainState, Sums]]:
     """`train_step` over all devices; the given state's memory is reused for the returned one."""
     step = partial(
@@ -79,7 +109,7 @@ def compile_train_step(
         ema_decay=ema_decay,
         axis_name=AXIS,
     )
-    return _in_order(jax.pmap(step, AXIS, in_axes=(None, 0, None), out_axes=None, donate_argnums=0))
+    return over_devices(step, transform, (None, 0, None), None, donate=(0,))
 
 
 def compile_train_steps(
@@ -88,6 +118,7 @@ def compile_train_steps(
     *,
     accumulate: int = 1,
     ema_decay: float | None = None,
+    transform: Transform = "pmap",
 ) -> Callable[..., tuple[TrainState, Sums]]:
     """`train_steps` over all devices; state and examples are `replicate`d, places are `split`.
 
@@ -101,8 +132,7 @@ def compile_train_steps(
         ema_decay=ema_decay,
         axis_name=AXIS,
     )
-    axes = (None, None, None, 0, None, None)
-    return _in_order(jax.pmap(steps, AXIS, in_axes=axes, out_axes=None, donate_argnums=0))
+    return over_devices(steps, transform, (None, None, None, 0, None, None), None, donate=(0,))
 
 
 def no_sums(task: Task, optimizer: optax.GradientTransformation, state: Any, batch: Any) -> Sums:
@@ -112,27 +142,142 @@ def no_sums(task: Task, optimizer: optax.GradientTransformation, state: Any, bat
     return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), sums)
 
 
-def compile_evaluation_step(task: Task) -> Callable[[TrainState, Any], tuple[Sums, Rows, Any]]:
+def compile_evaluation_step(
+    task: Task, *, transform: Transform = "pmap"
+) -> Callable[[TrainState, Any], tuple[Sums, Rows, Any]]:
     """Compile `evaluation_step` for all devices.
 
     The sums that it returns are those of all devices of all processes; rows and predictions have
     the axes (device, example) of this process (see `merge` and `gather`).
     """
     step = partial(evaluation_step, task=task, axis_name=AXIS)
-    return _in_order(_for_inference(jax.pmap(step, AXIS, in_axes=(None, 0), out_axes=(None, 0, 0))))
+    return over_devices(step, transform, (None, 0), (None, 0, 0), options=inference_options())
 
 
-def compile_batch_statistics(task: Task) -> Callable[[TrainState, Any, jax.Array], Any]:
+def compile_batch_statistics(
+    task: Task, *, transform: Transform = "pmap"
+) -> Callable[[TrainState, Any, jax.Array], Any]:
     """`batch_statistics` over all devices: those of the whole batch, the same on each."""
     step = partial(batch_statistics, task=task, axis_name=AXIS)
-    return _in_order(jax.pmap(step, AXIS, in_axes=(None, 0, None), out_axes=None))
+    return over_devices(step, transform, (None, 0, None), None)
 
 
-def _for_inference(function: Any) -> Callable[..., Any]:
-    """A pmapped function with the compiler's options for inference, which pmap does not take."""
-    options = inference_options()
-    # Lowered for several processes, it would want arrays that span them.
-    if not options or jax.process_count() > 1:
+Axes = tuple[int | None, ...]
+
+
+def over_devices(
+    function: Callable[..., Any],
+    transform: Transform,
+    in_axes: Axes,
+    out_axes: Axes | None,
+    *,
+    donate: tuple[int, ...] = (),
+    options: dict[str, str] | None = None,
+) -> Callable[..., Any]:
+    """Compile a function of one device's arrays for all devices.
+
+    Args:
+        function: what a device computes; collectives run over `AXIS`.
+        transform: see `Transform`.
+        in_axes: 0 for the arguments that have an axis of this process's devices in front, None for
+            those that are the same on every device.
+        out_axes: the same of the outputs, or None for all of them.
+        donate: the arguments whose memory is reused.
+        options: the compiler's, where one process has the run to itself. Lowered for several,
+            `pmap` would want arrays that span them, and both transforms give the same bits.
+
+    Returns:
+        The compiled function. Its `lower` is that of `jax.jit`.
+    """
+    if not alone():
+        options = None
+    if transform == "shard":
+        mapped = _sharded(function, in_axes, out_axes, donate, options)
+    else:
+        mapped = jax.pmap(function, AXIS, in_axes=in_axes, out_axes=out_axes, donate_argnums=donate)
+        mapped = _with_options(mapped, options)
+    return _in_order(mapped)
+
+
+def _sharded(
+    function: Callable[..., Any],
+    in_axes: Axes,
+    out_axes: Axes | None,
+    donate: tuple[int, ...],
+    options: dict[str, str] | None,
+) -> Any:
+    """The function under `shard_map` and `jit`, with the arguments and outputs of `pmap`."""
+    mesh = _mesh()
+
+    def on_one_device(*args: Any) -> Any:
+        rows = [_each(jax.lax.squeeze, axis, arg) for axis, arg in zip(in_axes, args, strict=True)]
+        out = function(*rows)
+        if out_axes is None:
+            return out
+        return tuple(
+            _each(jax.lax.expand_dims, axis, x) for axis, x in zip(out_axes, out, strict=True)
+        )
+
+    in_specs, out_specs = tuple(map(_spec, in_axes)), _spec(None)
+    if out_axes is not None:
+        out_specs = tuple(map(_spec, out_axes))
+    # Unchecked as under `pmap`: else JAX adds gradients over devices itself, and twice in all.
+    sharded = jax.shard_map(
+        on_one_device, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
+    )
+    shardings, out_shardings = jax.tree.map(
+        partial(NamedSharding, mesh), (in_specs, out_specs), is_leaf=_is_spec
+    )
+    compiled = jax.jit(
+        sharded,
+        in_shardings=shardings,
+        out_shardings=out_shardings,
+        donate_argnums=donate,
+        compiler_options=options,
+    )
+    if alone():
+        return compiled
+
+    def call(*args: Any) -> Any:
+        return compiled(
+            *(
+                jax.tree.map(partial(_of_all_processes, sharding), arg)
+                for sharding, arg in zip(shardings, args, strict=True)
+            )
+        )
+
+    call.lower = compiled.lower
+    return call
+
+
+def _each(change: Callable[..., Any], axis: int | None, tree: Any) -> Any:
+    return tree if axis is None else jax.tree.map(lambda x: change(x, [axis]), tree)
+
+
+def _spec(axis: int | None) -> PartitionSpec:
+    return PartitionSpec() if axis is None else PartitionSpec(AXIS)
+
+
+def _is_spec(x: Any) -> bool:
+    return isinstance(x, PartitionSpec)
+
+
+def _of_all_processes(sharding: NamedSharding, x: Any) -> jax.Array:
+    """The array of all processes of which this one has `x`; nothing is copied between devices."""
+    if isinstance(x, jax.Array) and not x.is_fully_addressable:
+        return x
+    if sharding.is_fully_replicated:
+        return _replicated(x, sharding)
+    shape = (jax.device_count(), *x.shape[1:])
+    if not isinstance(x, jax.Array):
+        return jax.make_array_from_process_local_data(sharding, x, shape)
+    shards = [shard.data for shard in x.addressable_shards]
+    return jax.make_array_from_single_device_arrays(shape, sharding, shards)
+
+
+def _with_options(function: Any, options: dict[str, str] | None) -> Any:
+    """A pmapped function with the compiler's options, which `pmap` does not take."""
+    if not options:
         return function
     compiled: dict[Any, Callable[..., Any]] = {}
 
@@ -143,10 +288,11 @@ def _for_inference(function: Any) -> Callable[..., Any]:
             compiled[signature] = function.lower(*args).compile(compiler_options=options)
         return compiled[signature](*args)
 
+    call.lower = function.lower
     return call
 
 
-def _in_order(function: Callable[..., Any]) -> Callable[..., Any]:
+def _in_order(function: Any) -> Callable[..., Any]:
     """Wait for each call where running ahead could deadlock.
 
     Virtual CPU devices share one thread pool: when calls are queued, threads that wait in one
@@ -154,7 +300,19 @@ def _in_order(function: Callable[..., Any]) -> Callable[..., Any]:
     """
     if jax.default_backend() != "cpu" or jax.local_device_count() == 1:
         return function
-    return lambda *args: jax.block_until_ready(function(*args))
+
+    def call(*args: Any) -> Any:
+        return jax.block_until_ready(function(*args))
+
+    call.lower = function.lower
+    return call
+
+
+def _mesh(local: bool = False) -> Mesh:
+    """All devices, or those of this process, along one axis; those of a process are neighbours."""
+    processes = [jax.process_index()] if local else range(jax.process_count())
+    devices = [device for index in processes for device in jax.local_devices(process_index=index)]
+    return Mesh(np.array(devices), AXIS)
 
 
 def replicate(tree: Any) -> Any:
@@ -162,13 +320,17 @@ def replicate(tree: Any) -> Any:
 
     A state must be placed so before it is donated to a step that spans processes.
     """
-    sharding = NamedSharding(Mesh(np.array(jax.devices()), AXIS), PartitionSpec())
+    return jax.tree.map(
+        partial(_replicated, sharding=NamedSharding(_mesh(), PartitionSpec())), tree
+    )
 
-    def place(x: Any) -> jax.Array:
-        x = np.asarray(x)
-        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 
-    return jax.tree.map(place, tree)
+def _replicated(x: Any, sharding: NamedSharding) -> jax.Array:
+    if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+        data = _replicated(jax.random.key_data(x), sharding)
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
+    x = np.asarray(x)
+    return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 
 
 def split(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -190,17 +352,18 @@ def prefetch(
 ) -> Iterator[tuple[dict[str, np.ndarray], Any]]:
     """Each host batch with its copy on the devices, the copying begun `ahead` batches early.
 
+    A process copies its own rows to its own devices. A step takes them as they lie, whatever the
+    number of processes.
+
     Args:
         batches: the batches of this process.
         ahead: the number of batches that are copied before they are asked for.
         during: told "data" around the reading of a batch and "transfer" around its copying; see
             `cnn_jax.training.clock.DeviceClock.during`.
     """
+    sharding = NamedSharding(_mesh(local=True), PartitionSpec(AXIS))
 
     def place(batch: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], Any]:
-        if jax.process_count() > 1:
-            return batch, split(batch)
-        sharding = NamedSharding(Mesh(np.array(jax.devices()), AXIS), PartitionSpec(AXIS))
         return batch, jax.device_put(split(batch), sharding)
 
     iterator, waiting = iter(batches), deque()
@@ -266,8 +429,16 @@ def as_first(value: bool) -> bool:
     return bool(multihost_utils.broadcast_one_to_all(np.bool_(value)))
 
 
-def agreed_stop(requested: bool, step: int) -> bool:
-    """Decide whether to stop after this step: at once, or when every process has reached it."""
-    if jax.process_count() == 1:
+# How often this process has been asked by `agreed_stop`; JAX compares the numbers of processes.
+_questions = itertools.count(1)
+
+
+def agreed_stop(requested: bool) -> bool:
+    """Decide whether to stop now: at once, or when every process has come as far as this.
+
+    With several processes the request is JAX's: a process hears it as SIGTERM (see `stopping`).
+    All of them must call this equally often, and not again after it returned True.
+    """
+    if alone():
         return requested
-    return multihost_utils.reached_preemption_sync_point(step)
+    return multihost_utils.reached_preemption_sync_point(next(_questions))

@@ -19,7 +19,13 @@ from cnn_jax.training.step import Task
 
 
 def recalibrated(
-    state: TrainState, task: Task, batches: Batches, steps: int, key: Key[Array, ""]
+    state: TrainState,
+    task: Task,
+    batches: Batches,
+    steps: int,
+    key: Key[Array, ""],
+    *,
+    transform: parallel.Transform = "pmap",
 ) -> TrainState:
     """Replace the batch statistics by their mean over `steps` training batches.
 
@@ -31,11 +37,12 @@ def recalibrated(
         batches: the training examples.
         steps: the number of batches; usually an epoch.
         key: the run's root key.
+        transform: see `parallel.Transform`.
     """
     _, model_state = evaluated(state)
     if not jax.tree.leaves(model_state):
         return state
-    compute = parallel.compile_batch_statistics(task)
+    compute = parallel.compile_batch_statistics(task, transform=transform)
     placed, total = parallel.replicate(state), None
     examples = itertools.islice(parallel.prefetch(batches.iterate(0)), steps)
     for step, (_, batch) in enumerate(track(examples, "Recalibrating batch norm", steps)):

@@ -5,6 +5,7 @@ python -m experiments.benchmark --work data --data folder:DIR --against torch
 python -m experiments.benchmark --work ops --batch-size 1000 --against torch
 python -m experiments.benchmark --work translate --batch-size 128 --against torch
 python -m experiments.benchmark --work coco --batch-size 5000 --against pycocotools
+JAX_NUM_CPU_DEVICES=4 python -m experiments.benchmark --against shard   # the cost of --parallel
 python -m experiments.benchmark --suite accelerator --minutes 9 --out DIR
 
 Both work in turn on the same machine, in processes of their own; a ratio above 1 means that this
@@ -35,12 +36,16 @@ OTHERS = {
     "torch": f"{__package__}.in_torch",
     "torch-compile": f"{__package__}.in_torch",
     "pycocotools": f"{__package__}.in_pycocotools",
+    "shard": f"{__package__}.in_shard",
 }
 """The module of each that `--against` names."""
 
 # What is measured alone.
 _ALONE: tuple[Work, ...] = ("ops", "translate", "coco")
 
+
+# What runs on all devices.
+_PARALLEL: tuple[Work, ...] = ("train", "inference", "translate")
 
 _NETWORKS = {"work": ("train", "inference", "data")}
 
@@ -59,9 +64,9 @@ class Options:
     """Training steps, inference, or reading and augmenting the images of --data; or, measured
     alone, the array operations of detection, training steps of the translator, or COCO's
     evaluation."""
-    against: Literal["none", "torch", "torch-compile", "pycocotools"] = "none"
-    """The other side: torch as it is, torch with the network compiled, or with --work coco
-    pycocotools."""
+    against: Literal["none", "torch", "torch-compile", "pycocotools", "shard"] = "none"
+    """The other side: torch as it is, torch with the network compiled, with --work coco
+    pycocotools, or this project with --parallel shard."""
     batch_size: int = flags.flag(16, minimum=1, maximum=flags.LARGEST_BATCH, aliases="bs")
     """Images in a step; boxes of an image with --work ops, sentence pairs with --work translate,
     images of the set with --work coco."""
@@ -128,6 +133,8 @@ def jobs(options: Options) -> list[Job]:
         if alone in options.work and len(options.work) > 1:
             raise UserError(f"--work {alone}: cannot be mixed with other work")
     evaluates = "coco" in options.work
+    if options.against == "shard" and not set(options.work) <= set(_PARALLEL):
+        raise UserError(f"--against shard: --work must be {', '.join(_PARALLEL)}")
     if options.against != "none" and evaluates != (options.against == "pycocotools"):
         others = "pycocotools" if evaluates else "torch or torch-compile"
         raise UserError(f"--against {options.against}: --work {options.work[0]} has {others}")

@@ -40,7 +40,7 @@ from . import detected, operations, sentences
 from .contest import Job, Prepared
 
 
-def prepare(job: Job) -> Prepared:
+def prepare(job: Job, transform: parallel.Transform = "pmap") -> Prepared:
     """Build what the job needs, up to its first step."""
     # The first step's time is that of a first start.
     jax.config.update("jax_enable_compilation_cache", False)
@@ -51,14 +51,14 @@ def prepare(job: Job) -> Prepared:
         case "ops":
             return _operation(job)
         case "translate":
-            return _translator(job)
+            return _translator(job, transform)
         case "coco":
             return _evaluation(job)
         case _:
-            return _network(job)
+            return _network(job, transform)
 
 
-def _network(job: Job) -> Prepared:
+def _network(job: Job, transform: parallel.Transform) -> Prepared:
     """Training or inference on one batch that lies on the devices, as a run does it."""
     spec = models.input_spec(job.model)
     model = models.create(job.model, job.num_classes, dtype=jnp.dtype(job.dtype))
@@ -70,8 +70,9 @@ def _network(job: Job) -> Prepared:
     _, batch = next(parallel.prefetch([_batch(job)]))
     facts = partial(_facts, job, model, image)
     if job.work == "train":
-        return Prepared(_training(task, optimizer, state, batch), facts, _peak_memory)
-    evaluate = parallel.compile_evaluation_step(task)
+        train = _training(task, optimizer, state, batch, transform)
+        return Prepared(train, facts, _peak_memory)
+    evaluate = parallel.compile_evaluation_step(task, transform=transform)
 
     def run(steps: int) -> None:
         for _ in range(steps):
@@ -82,10 +83,14 @@ def _network(job: Job) -> Prepared:
 
 
 def _training(
-    task: Task, optimizer: optax.GradientTransformation, state: TrainState, batch: Any
+    task: Task,
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    batch: Any,
+    transform: parallel.Transform,
 ) -> Callable[[int], None]:
     """Steps on one batch that lies on the devices, as a run does them."""
-    step = parallel.compile_train_step(task, optimizer)
+    step = parallel.compile_train_step(task, optimizer, transform=transform)
     key = prng.root(0)
 
     def run(steps: int) -> None:
@@ -97,7 +102,7 @@ def _training(
     return run
 
 
-def _translator(job: Job) -> Prepared:
+def _translator(job: Job, transform: parallel.Transform) -> Prepared:
     """Training steps of the translator, teacher forcing, on one batch of sentences."""
     model = Seq2Seq(
         source_size=sentences.SOURCE_SIZE,
@@ -123,7 +128,7 @@ def _translator(job: Job) -> Prepared:
     }
     _, batch = next(parallel.prefetch([rows]))
     return Prepared(
-        _training(task, optimizer, state, batch),
+        _training(task, optimizer, state, batch, transform),
         partial(_facts, job, model, sentence, sentence),
         _peak_memory,
     )

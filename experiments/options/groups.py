@@ -84,6 +84,13 @@ class RunOptions:
     distributed: bool = flag(False, resumable=True)
     """Join the other processes of the run, as JAX finds them under Slurm, on TPU pods and on
     Kubernetes."""
+    parallel: Literal["pmap", "shard"] = flag("pmap", resumable=True)
+    """How a step runs on all devices: `pmap`, or its twin `shard`, which is `shard_map` under
+    `jit`. Both give the same bits."""
+    max_minutes: float | None = flag(
+        None, resumable=True, above=0, maximum=1e6, aliases="max-time time-limit"
+    )
+    """Save and end with status 75 after this time; --resume continues."""
 
 
 @dataclasses.dataclass(frozen=True)

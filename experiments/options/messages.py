@@ -20,7 +20,7 @@ from types import MappingProxyType
 from typing import Any
 
 from cnn_jax import files
-from cnn_jax.errors import DivergenceError, UserError, one_line
+from cnn_jax.errors import DivergenceError, UnfinishedError, UserError, one_line
 
 from .. import interrupts
 from .declare import Conditions, Flag, dashed, declared, in_words
@@ -34,6 +34,9 @@ VERBS = ("classify", "annotate", "detect", "segment", "translate")
 
 _REFUSALS = files.REFUSALS | {errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR}
 """The operating system's refusals that are no mistake of the code, those of odd names included."""
+
+_UNFINISHED = 75
+"""The exit status of a run that was asked to end early: EX_TEMPFAIL, "try again later"."""
 
 _SHORT = 4
 """Aliases of at most this many letters are shown in the help, one for each flag."""
@@ -83,8 +86,9 @@ def as_flags(error: UserError) -> UserError:
 def entry(main: Callable[[], None]) -> None:
     """Run an entry point: a user's mistake ends with one line and status 2, divergence with 3.
 
-    Ctrl-C ends it with one line and status 130. What the operating system refuses (no space, no
-    more files, no permission) is the user's to mend, too, wherever it is met.
+    A run that was asked to end early has status 75, and is continued with `--resume`. Elsewhere
+    Ctrl-C ends a command with one line and status 130. What the operating system refuses (no space,
+    no more files, no permission) is the user's to mend, too, wherever it is met.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A terminal of another encoding shows what it lacks as an escape.
@@ -94,6 +98,11 @@ def entry(main: Callable[[], None]) -> None:
             main()
     except KeyboardInterrupt:
         interrupts.end()
+    except UnfinishedError as error:
+        if text := str(error):  # a training has told it already
+            print(text, file=sys.stderr)
+        interrupts.end_within(interrupts.SECONDS, _UNFINISHED)
+        raise SystemExit(_UNFINISHED) from None
     except UserError as error:
         _end(as_flags(error), 2)
     except DivergenceError as error:
@@ -105,6 +114,7 @@ def entry(main: Callable[[], None]) -> None:
         if "RESOURCE_EXHAUSTED" in reason:
             _end(UserError(f"out of memory ({reason}); {_SMALLER}"), 2)
         if not _raised_in(error, "xla_bridge.py"):
+            _leave()
             raise
         platforms, reason = os.environ.get("JAX_PLATFORMS", ""), reason or "JAX finds none"
         _end(UserError(f"JAX_PLATFORMS={platforms}: no such device here ({reason})"), 2)
@@ -113,8 +123,17 @@ def entry(main: Callable[[], None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         if error.errno not in _REFUSALS:
+            _leave()
             raise
         _end(": ".join(map(str, filter(None, (error.filename, error.strerror)))), 2)
+    except Exception:
+        _leave()
+        raise
+
+
+def _leave() -> None:
+    """End soon after the traceback: other processes of the run may wait for this one."""
+    interrupts.end_within(interrupts.SECONDS, 1)
 
 
 def _raised_in(error: BaseException, file: str) -> bool:

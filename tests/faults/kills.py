@@ -1,9 +1,9 @@
 """Kills: a run that is stopped at random moments and resumed ends as one that nothing stopped.
 
 `targets` names the commands, `reference` runs one of them to its end, and `kill_once` runs it
-again, sends SIGKILL, SIGTERM or SIGINT at moments drawn from a generator, resumes it until it ends,
-and compares the two folders: the arrays of every checkpoint to the last bit, rows but for times,
-all other files, and their names.
+again, sends SIGKILL, SIGTERM, SIGINT or SIGUSR1 at moments drawn from a generator, resumes it until
+it ends, and compares the two folders: the arrays of every checkpoint to the last bit, rows but for
+times, all other files, and their names.
 """
 
 import json
@@ -27,8 +27,9 @@ SIZE = 20
 TRAIN, EVALUATED = 16, 8
 WORDS = {"one": "一", "two": "二", "three": "三"}
 
-SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-PATIENCE = 60.0  # seconds from SIGTERM or SIGINT to the end of the process, and
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+UNFINISHED = 75  # the status of a run that was asked to end
+PATIENCE = 60.0  # seconds from the other signals to the end of the process, and
 PATIENT_RUNS = 5  # times those that a whole run takes: other work may slow the machine
 FIRST_SECONDS = 1.0  # in which some of the signals come
 MOST_STARTS = 8
@@ -145,7 +146,7 @@ def kill_once(
         problem = _unlike_an_end(process.returncode, output, number < signals)
         if problem:
             return f"{name}: {', '.join(story)}: {problem}: {output[-2000:]}"
-        if process.returncode == 0 and "--resume continues" not in output:
+        if process.returncode == 0:
             break
     problem = difference(out, reference)
     if problem:
@@ -276,7 +277,7 @@ def _unlike_an_end(status: int, output: str, signalled: bool) -> str | None:
         own = "/cnn_jax/" not in output and "/experiments/" not in output
         python = signalled and own and output.endswith("KeyboardInterrupt\n")
         return None if python else "a traceback"
-    expected = {0, -signal.SIGKILL, -signal.SIGTERM, 130, -signal.SIGINT} if signalled else {0}
+    expected = {0, UNFINISHED, 130, *(-number for number in SIGNALS)} if signalled else {0}
     return None if status in expected else f"status {status}"
 
 

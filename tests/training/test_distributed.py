@@ -1,12 +1,11 @@
 """Two processes of two devices each equal one process of four."""
 
-import socket
-
 import jax
 import numpy as np
 import pytest
 
-from tests.commands import finish, leaves, rows, start
+from tests import commands
+from tests.commands import leaves, rows
 
 COMMAND = [
     *("--width", "0.25", "--image-size", "16", "--batch-size", "16", "--eval-batch-size", "200"),
@@ -15,11 +14,16 @@ COMMAND = [
 ]
 
 
-def classify(out, cache, devices, *extra, **variables):
-    variables |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
-    return start(
-        "classify", out, *COMMAND, *extra, JAX_COMPILATION_CACHE_DIR=str(cache), **variables
+def classify(out, cache, processes, devices, *extra):
+    """Train in so many processes, each with so many devices."""
+    flags = ["--distributed"] if processes > 1 else []
+    started = commands.start(
+        ["-m", "experiments.classify", "--out", str(out), *COMMAND, *flags, *extra],
+        processes,
+        devices,
+        JAX_COMPILATION_CACHE_DIR=f"{cache}-{{rank}}-of-{processes}",
     )
+    return started
 
 
 def assert_close(a, b):
@@ -31,24 +35,9 @@ def assert_close(a, b):
 @pytest.mark.slow
 def test_two_processes_equal_one(tmp_path):
     cache = tmp_path / "cache"
-    finish(classify(tmp_path / "one", cache, 4))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    both = [
-        classify(
-            tmp_path / "two",
-            cache / str(rank),
-            2,
-            "--distributed",
-            JAX_COORDINATOR_ADDRESS=address,
-            JAX_NUM_PROCESSES="2",
-            JAX_PROCESS_ID=str(rank),
-        )
-        for rank in range(2)
-    ]
-    for process in both:
-        finish(process)
+    for name, processes, devices in (("one", 1, 4), ("two", 2, 2)):
+        for process in classify(tmp_path / name, cache, processes, devices):
+            commands.finish(process)
     one, two = (leaves(tmp_path / name, step=4) for name in ("one", "two"))
     jax.tree.map(assert_close, one, two)
     for a, b in zip(rows(tmp_path / "one"), rows(tmp_path / "two"), strict=True):

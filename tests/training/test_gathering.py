@@ -1,11 +1,8 @@
 """Rows of an evaluation that two processes share are those of one process, in order, on both."""
 
-import os
-import socket
-import subprocess
-import sys
-
 import pytest
+
+from tests import commands
 
 PROGRAM = """
 import sys
@@ -56,26 +53,6 @@ print(jax.process_count(), jax.device_count())
 
 @pytest.mark.slow
 def test_two_processes_have_the_rows_of_the_whole_set():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    variables = {
-        "JAX_PLATFORMS": "cpu",
-        "JAX_NUM_CPU_DEVICES": "2",
-        "JAX_COORDINATOR_ADDRESS": address,
-        "JAX_NUM_PROCESSES": "2",
-    }
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROGRAM],
-            env=os.environ | variables | {"JAX_PROCESS_ID": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    ended = [(*process.communicate(timeout=300), process.returncode) for process in both]
-    for out, err, status in ended:
-        assert status == 0, err
+    for process in commands.start(["-c", PROGRAM], processes=2, devices=2):
+        out, _ = commands.finish(process)
         assert out.splitlines()[-1] == "2 4"
