@@ -202,6 +202,7 @@ def open_split(options: Options, split: Literal["train", "eval", "test"]) -> Sou
         split,
         image_size=options.data.image_size or 64,
         formats=MASK_FORMATS,
+        draft_size=resized_to(options),
         class_names=chosen.class_names,
         label_values=chosen.label_values,
         ignore_labels=chosen.ignore_labels,

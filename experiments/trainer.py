@@ -492,7 +492,8 @@ def open_source(
     Args:
         options: all options.
         split: which examples.
-        image_size: pixels on a side of generated images, and the least of decoded ones.
+        image_size: pixels on a side of generated images, and the least of decoded ones unless a
+            `draft_size` among the settings says otherwise.
         formats: the formats that the task can read.
         **settings: those that a task's own flags add.
     """
@@ -510,13 +511,12 @@ def open_source(
         split,
         seed=options.run.seed,
         image_size=image_size,
-        draft_size=image_size,
         holdout_groups=data.holdout_groups,
         holdout_fraction=data.holdout_fraction,
         keep_bad_images=data.skip_bad_images,
         data_dir=data.data_dir,
         formats=formats,
-        **settings,
+        **{"draft_size": image_size, **settings},
     )
     if not data.skip_bad_images:
         return source

@@ -52,8 +52,8 @@ class Settings:
     Attributes:
         seed: the run's seed, for generated examples.
         image_size: the side in pixels of generated images.
-        draft_size: the least length in pixels of the shorter side down to which JPEG files may be
-            decoded at 1/2, 1/4 or 1/8 of their size: much faster for large photos, with slightly
+        draft_size: the least rows and columns (or one number for both) down to which JPEG files may
+            be decoded at 1/2, 1/4 or 1/8 of their size: much faster for large photos, with slightly
             different pixels. None decodes at full size.
         holdout_groups: a regular expression that matches the start of a file's name. Files with
             the same first group (or whole match) belong together, such as `(\\d+)_` for the frames
@@ -77,7 +77,7 @@ class Settings:
 
     seed: int = 0
     image_size: int = 64
-    draft_size: int | None = None
+    draft_size: int | tuple[int, int] | None = None
     holdout_groups: str | None = None
     holdout_fraction: Annotated[float, Range(0, 1, below=True)] = 0.1
     keep_bad_images: bool = False

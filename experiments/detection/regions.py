@@ -58,6 +58,11 @@ class RegionSystem(System):
         """The classifiers, as backbones."""
         return models.names()
 
+    @property
+    def draft_size(self) -> None:
+        """Proposals are searched in the whole image."""
+        return None
+
     def extended(self, source: Source, split: Split) -> Source:
         """The examples with their proposals, which are searched now where they are not known."""
         search = self.options.regions
