@@ -20,6 +20,11 @@ Transform = Callable[[Example], Example]
 """The preparation of one example on the host, usually resizing; a pure function."""
 
 
+def unchanged(example: Example) -> Example:
+    """Return an example that is already prepared."""
+    return example
+
+
 @runtime_checkable
 class Source(Protocol):
     """Random access to the examples of one split.
@@ -131,6 +136,22 @@ class Subset:
     def files(self) -> list[str] | None:
         files = getattr(self.source, "files", None)
         return None if files is None else [files[index] for index in self.indices.tolist()]
+
+    @property
+    def mapped(self) -> bool:
+        """Tell whether the examples are mapped from a disk."""
+        return getattr(self.source, "mapped", False)
+
+    @property
+    def drawn(self) -> bool:
+        """Tell whether the examples are drawn, not read."""
+        return getattr(self.source, "drawn", False)
+
+    @property
+    def gather(self) -> Callable[[np.ndarray, dict[str, np.ndarray]], None] | None:
+        """The source's way to copy examples into the rows of arrays, if it has one."""
+        gather = getattr(self.source, "gather", None)
+        return None if gather is None else lambda rows, into: gather(self.indices[rows], into)
 
     def mask(self, index: int) -> np.ndarray:
         """Return only the mask, for sources that have masks."""

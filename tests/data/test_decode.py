@@ -255,7 +255,7 @@ def photo(rng: np.random.Generator) -> bytes:
 
 
 def damaged(file: bytes, rng: np.random.Generator) -> bytes:
-    """A file that is cut off, has other bits, or lacks or repeats a part; perhaps the file itself."""
+    """The file cut off, with other bits, or without a part or with one twice; perhaps unchanged."""
     first, last = sorted(rng.integers(1, len(file), 2).tolist())
     match rng.integers(6):
         case 0:
