@@ -28,6 +28,7 @@ from cnn_jax import files, memory
 from cnn_jax.data import FORMATS, Formats
 from cnn_jax.data import open_source as open_data
 from cnn_jax.data.batches import EvaluationBatches, TrainingBatches
+from cnn_jax.data.packed import prepared
 from cnn_jax.data.source import Source, Split, Transform, find_bad_images, without
 from cnn_jax.errors import UserError
 from cnn_jax.models import summary, weights
@@ -532,7 +533,7 @@ def evaluation_batches(options: Any, source: Source, transform: Transform) -> Ev
     """Every example of a held-out set once."""
     return EvaluationBatches(
         source,
-        transform,
+        prepared(source, transform),
         batch_size=evaluation_batch_size(options.data),
         **batch_readers(options.data),
     )
@@ -561,7 +562,7 @@ def training_batches(
         check_same_classes(options, source, held_out)
     return TrainingBatches(
         source,
-        transform,
+        prepared(source, transform),
         batch_size=options.data.batch_size,
         seed=options.run.seed,
         **{**batch_readers(options.data), **settings},

@@ -38,7 +38,8 @@ THRESHOLD_FILE = "threshold.json"
 
 @dataclass(frozen=True)
 class DetectorOptions:
-    """The system. `--data` is `shapes` or begins with `voc:`, `coco:`, `yolo:` or `tfds:`."""
+    """The system. `--data` is `shapes` or begins with `voc:`, `coco:`, `yolo:`, `tfds:` or
+    `packed:`."""
 
     system: Literal["yolo", "fast_rcnn", "rcnn"] = "yolo"
     """yolo: a grid of cells in one pass (Redmon et al. 2016); fast_rcnn: proposals classified on

@@ -85,7 +85,7 @@ class DataOptions:
     """The examples, and how they are read."""
 
     data: str = flag("shapes", aliases="dataset data-path", metavar="SPEC")
-    """`shapes`, `folder:DIR` or `tfds:NAME[/CONFIG]`."""
+    """`shapes`, `folder:DIR`, `tfds:NAME[/CONFIG]` or `packed:DIR`."""
     image_size: int | None = flag(
         None, minimum=1, maximum=LARGEST_SIDE, aliases="img-size imgsz input-size"
     )
@@ -104,10 +104,12 @@ class DataOptions:
     )
     """Examples in a step of an evaluation. Default: the batch size."""
     holdout_fraction: float = flag(
-        0.1, range=DATA_RANGES["holdout_fraction"], unless={"data": ("shapes", "voc", "yolo")}
+        0.1,
+        range=DATA_RANGES["holdout_fraction"],
+        unless={"data": ("shapes", "voc", "yolo", "packed")},
     )
     """Share of the training examples that is held out where the data has no evaluation split."""
-    holdout_groups: str | None = flag(None, unless={"data": ("shapes",)}, metavar="REGEX")
+    holdout_groups: str | None = flag(None, unless={"data": ("shapes", "packed")}, metavar="REGEX")
     r"""Regular expression of a file name's start. Files that agree in its first group stay together
     when examples are held out (`(\d+)_` for the frames of one track)."""
     data_dir: str | None = flag(None, only={"data": ("tfds",)}, metavar="DIR")
