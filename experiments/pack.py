@@ -34,11 +34,12 @@ _SPLITS: tuple[Split, ...] = ("train", "eval", "test")
 # The groups of a task's options in which its canvases are decided, and the flags that do so; all
 # those of tags do.
 _GROUPS = ("data", "tags", "masks", "detector", "model", "augmentation")
-_FLAGS = frozenset(
-    "data image_size holdout_fraction holdout_groups data_dir skip_bad_images resize canvas_size "
-    "crop output_size model stem image_shape class_names label_values ignore_labels label_colors "
-    "eval_folders test_folders".split()
-)
+_FLAGS = {
+    *("data", "image_size", "holdout_fraction", "holdout_groups", "data_dir", "skip_bad_images"),
+    *("resize", "canvas_size", "crop", "output_size", "model", "stem"),
+    *("image_shape", "class_names", "label_values", "ignore_labels", "label_colors"),
+    *("eval_folders", "test_folders"),
+}
 
 _PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "classify": presets.CLASSIFICATION,

@@ -430,7 +430,7 @@ class PackedSource:
     def __getitem__(self, index: int) -> Example:
         return {name: self._field(name, index) for name in self._shown}
 
-    def _field(self, name: str, index: int) -> np.ndarray:
+    def _field(self, name: str, index: int) -> np.ndarray | np.generic:
         counts = self._fields[name].counts
         if counts is None:
             return self._arrays[name][index]
@@ -489,7 +489,7 @@ class _File:
     """A file of packed data, and the bytes and the checksum of each of its blocks."""
 
     path: Path
-    blocks: Sequence[tuple[int, int]]
+    blocks: Sequence[Sequence[int]]
 
     def mapped(self) -> np.ndarray:
         """Map the file into memory.
