@@ -29,6 +29,7 @@ from cnn_jax.data import FORMATS, Formats
 from cnn_jax.data import open_source as open_data
 from cnn_jax.data.batches import EvaluationBatches, TrainingBatches
 from cnn_jax.data.packed import prepared
+from cnn_jax.data.readers import Readers, suitable_readers
 from cnn_jax.data.source import Source, Split, Transform, find_bad_images, without
 from cnn_jax.errors import UserError
 from cnn_jax.models import summary, weights
@@ -48,6 +49,7 @@ from .options import DataOptions, ModelOptions, OptimizerOptions, RunOptions, fl
 
 CHECKPOINTS = "checkpoints"
 BEST = "best"  # as CHECKPOINTS, for tasks that keep the state with the best evaluation
+_FEW = 20_000  # examples that are evaluated before processes to read them would have started
 DEFAULT_EPOCHS = 30
 EVALUATIONS = 10  # a run, unless --eval-every says otherwise
 
@@ -215,7 +217,8 @@ def train(run: Run) -> bool:
         enabled=first_process,
     ) as log:
         describe(run, log)
-        for notice in (*run.notices, *notices):
+        reading = getattr(batches, "reading", "")
+        for notice in (*run.notices, *([reading] if reading else []), *notices):
             log.message(notice)
         if first_process:
             size = "x".join(map(str, run.inputs[0].shape[1:]))
@@ -521,7 +524,7 @@ def open_source(
     )
     if not data.skip_bad_images:
         return source
-    bad = find_bad_images(source, data.workers)
+    bad = find_bad_images(source, data.workers or 0)
     if bad:
         print(f"{split}: left out {len(bad)} of {len(source)} images:", file=sys.stderr)
         for reason in bad.values():
@@ -535,7 +538,7 @@ def evaluation_batches(options: Any, source: Source, transform: Transform) -> Ev
         source,
         prepared(source, transform),
         batch_size=evaluation_batch_size(options.data),
-        **batch_readers(options.data),
+        **batch_readers(options.data, source, evaluated=True),
     )
 
 
@@ -565,7 +568,7 @@ def training_batches(
         prepared(source, transform),
         batch_size=options.data.batch_size,
         seed=options.run.seed,
-        **{**batch_readers(options.data), **settings},
+        **{**batch_readers(options.data, source), **settings},
     )
 
 
@@ -575,9 +578,15 @@ def check_same_classes(options: Any, source: Source, held_out: Source) -> None:
         raise UserError(f"--data {options.data.data}: training and evaluation classes differ")
 
 
-def batch_readers(data: DataOptions) -> dict[str, int]:
-    """The arguments of image batches that say which process reads which rows, and keeps what."""
-    return {"workers": data.workers, "cache_bytes": int(data.cache_gb * 1e9), **processes()}
+def batch_readers(data: DataOptions, source: Source, evaluated: bool = False) -> dict[str, Any]:
+    """The arguments of image batches that say who reads which rows, and keeps what."""
+    readers = Readers(data.workers or 0)
+    if data.workers is None:
+        readers = suitable_readers(source, accelerated=jax.default_backend() != "cpu")
+        if evaluated and len(source) < _FEW:
+            readers = Readers(0)
+    kept = {"cache_bytes": int(data.cache_gb * 1e9)}
+    return {"workers": readers.processes, "reading": readers.reason, **kept, **processes()}
 
 
 def processes() -> dict[str, int]:

@@ -58,6 +58,7 @@ class TrainingBatches:
         workers: int = 0,
         cache_bytes: int = 0,
         order: Order | None = None,
+        reading: str = "",
     ):
         """Define the stream; nothing is read yet.
 
@@ -72,12 +73,14 @@ class TrainingBatches:
             cache_bytes: the largest size of all transformed examples at which they are kept in
                 memory (once for all worker processes) and read only once.
             order: the order of the stream; by default all examples, reshuffled every epoch.
+            reading: a line for the user about who reads, which stays an attribute.
 
         Raises:
             UserError: the batch size is not divisible by the number of processes, or the source is
                 empty.
         """
         rows = process_rows(batch_size, process_index, process_count)
+        self.reading = reading
         order = order or _Shuffled(_length(source), seed)
         load = _Load(KeptRows(source, transform, cache_bytes), order, batch_size, rows)
         self._reader = _Reader(load, sys.maxsize // batch_size, workers)
@@ -108,8 +111,10 @@ class EvaluationBatches:
         process_count: int = 1,
         workers: int = 0,
         cache_bytes: int = 0,
+        reading: str = "",
     ):
         """Define the batches; the arguments are those of `TrainingBatches`."""
+        self.reading = reading
         rows = process_rows(batch_size, process_index, process_count)
         load = _Load(KeptRows(source, transform, cache_bytes), _in_order, batch_size, rows)
         self._reader = _Reader(load, -(-_length(source) // batch_size), workers)

@@ -116,11 +116,13 @@ class DataOptions:
     """Folder of the prepared TFDS data sets. Default: the one of TFDS."""
     skip_bad_images: bool = flag(False, resumable=True)
     """Leave out images that cannot be read and list them, instead of stopping."""
-    workers: int = flag(0, resumable=True, minimum=0, maximum=MOST_WORKERS, aliases="num-workers")
-    """Processes that read ahead; 0 reads in threads."""
+    workers: int | None = flag(
+        None, resumable=True, minimum=0, maximum=MOST_WORKERS, aliases="num-workers"
+    )
+    """Processes that read ahead; 0 reads in threads. Default: what the machine and the data need,
+    which the run tells."""
     cache_gb: float = flag(1.0, resumable=True, minimum=0, maximum=1e6)
-    """Keep the decoded examples in memory if they take at most this many gigabytes (in each worker
-    process)."""
+    """Keep the decoded examples in memory if they take at most this many gigabytes."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import cnn_jax
 from cnn_jax.data.batches import EvaluationBatches, TrainingBatches
+from cnn_jax.data.readers import suitable_readers
 from cnn_jax.data.workers import worker_processes
 from cnn_jax.errors import UserError
 
@@ -329,3 +330,20 @@ def test_more_workers_than_memory_holds_are_refused():
         worker_processes(len, 10**6),
     ):
         pass
+
+
+def test_readers_suit_the_machine_and_the_source(monkeypatch):
+    photos, packed = Numbers(10), Numbers(10)
+    packed.mapped = True
+
+    def chosen(source, accelerated, cores, free=1e12):
+        monkeypatch.setattr("cnn_jax.memory.available", lambda: free)
+        readers = suitable_readers(source, accelerated=accelerated, available=cores)
+        assert readers.reason.startswith("reading: in ")
+        return readers.processes
+
+    assert chosen(packed, True, 64) == 0
+    assert chosen(photos, False, 64) == 0
+    assert [chosen(photos, True, cores) for cores in (1, 2, 3, 4, 8, 64)] == [0, 0, 0, 2, 6, 16]
+    assert chosen(photos, True, 64, free=4e9) == 5
+    assert chosen(photos, True, 64, free=float("inf")) == 16
