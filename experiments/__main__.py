@@ -15,6 +15,7 @@ VERBS = {
     "segment": "train and evaluate a segmenter",
     "translate": "train and evaluate a translator with attention",
     "predict": "apply a trained run to your own images or sentences",
+    "pack": "decode data once, into files that training maps into memory",
     "compare": "lay runs side by side",
     "benchmark": "measure speed and memory, also against other libraries",
     "tour": "train ten steps of a small classifier: the code to read first",

@@ -21,6 +21,7 @@ from cnn_jax import files, models
 from cnn_jax.data import TAG_FORMATS
 from cnn_jax.data.augment import Augmentation
 from cnn_jax.data.batches import TrainingBatches
+from cnn_jax.data.packed import prepared
 from cnn_jax.data.source import Source
 from cnn_jax.errors import UserError
 from cnn_jax.ranges import COUNTED
@@ -38,42 +39,45 @@ THRESHOLDS_FILE = "thresholds.json"
 
 @dataclass(frozen=True)
 class TagOptions:
-    """Labels and splits. `--data` is `shapes`, `csv:FILE,IMAGES` or `masks:DIR`."""
+    """Labels and splits. `--data` is `shapes`, `csv:FILE,IMAGES`, `masks:DIR` or
+    `packed:DIR`."""
 
     test_every: int | None = flags.flag(
-        None, range=flags.DATA_RANGES["test_every"], unless={"data": ("shapes", "masks")}
+        None, range=flags.DATA_RANGES["test_every"], unless={"data": ("shapes", "masks", "packed")}
     )
     """Rows N, 2N, 3N, ... of a table are its test split. The rest is for training and, if
     --holdout-fraction is above 0, for evaluation."""
     class_names: tuple[str, ...] = flags.flag(
-        (), unless={"data": ("shapes", "csv")}, metavar="NAME"
+        (), unless={"data": ("shapes", "csv", "packed")}, metavar="NAME"
     )
     """Names of the classes of a mask, in the order of their values."""
     label_values: tuple[int, ...] = flags.flag(
-        (), minimum=0, maximum=65_535, unless={"data": ("shapes", "csv")}
+        (), minimum=0, maximum=65_535, unless={"data": ("shapes", "csv", "packed")}
     )
     """Values of the classes in the masks. Default: 0, 1, 2, ..."""
     ignore_labels: tuple[int, ...] = flags.flag(
-        (), minimum=0, maximum=65_535, unless={"data": ("shapes", "csv")}
+        (), minimum=0, maximum=65_535, unless={"data": ("shapes", "csv", "packed")}
     )
     """Values, besides 255, of pixels that have no class."""
-    label_colors: str | None = flags.flag(None, unless={"data": ("shapes", "csv")}, metavar="FILE")
+    label_colors: str | None = flags.flag(
+        None, unless={"data": ("shapes", "csv", "packed")}, metavar="FILE"
+    )
     """Which colour is which class in coloured masks: a file with a name, red, green and blue in
     each line, or `voc`. Default: class_dict.csv beside images/, if it exists."""
     eval_folders: tuple[str, ...] = flags.flag(
-        (), unless={"data": ("shapes", "csv")}, metavar="NAME"
+        (), unless={"data": ("shapes", "csv", "packed")}, metavar="NAME"
     )
     """Folders of masked images that are evaluated during training."""
     test_folders: tuple[str, ...] = flags.flag(
-        (), unless={"data": ("shapes", "csv")}, metavar="NAME"
+        (), unless={"data": ("shapes", "csv", "packed")}, metavar="NAME"
     )
     """Folders of masked images that `--split test` evaluates."""
     patch_size: int = flags.flag(
-        128, range=flags.DATA_RANGES["patch_size"], unless={"data": ("shapes", "csv")}
+        128, range=flags.DATA_RANGES["patch_size"], unless={"data": ("shapes", "csv", "packed")}
     )
     """Pixels on a side of the patches that masked images are cut into."""
     min_area: float = flags.flag(
-        0.01, range=flags.DATA_RANGES["min_area"], unless={"data": ("shapes", "csv")}
+        0.01, range=flags.DATA_RANGES["min_area"], unless={"data": ("shapes", "csv", "packed")}
     )
     """A class is a label of a patch if it covers more than this share of it."""
 
@@ -209,7 +213,8 @@ class Report:
         self, out: Path, source: Source, options: Options, task: Annotation, split: str
     ) -> None:
         self._out, self._source, self._task, self._split = out, source, task, split
-        self._transform = dataclasses.replace(options.evaluation_transform, ten_crop=False)
+        transform = dataclasses.replace(options.evaluation_transform, ten_crop=False)
+        self._transform = prepared(source, transform)
 
     def select(self, batch: Mapping[str, np.ndarray], predictions: Any) -> None:
         """Do nothing: an evaluation's details hold the scores of the whole set."""

@@ -14,6 +14,7 @@ from typing import Annotated, ClassVar
 from cnn_jax import models
 from cnn_jax.data.augment import Augmentation
 from cnn_jax.data.batches import TrainingBatches
+from cnn_jax.data.packed import prepared
 from cnn_jax.reports.classification import ClassificationReport
 from cnn_jax.tasks.classification import Classification, LossName
 
@@ -71,7 +72,7 @@ def build(options: Options) -> Run:
         transform = options.training_transform
         return trainer.training_batches(options, training, transform, held_out), len(training)
 
-    pictures = dataclasses.replace(transform, ten_crop=False)
+    pictures = prepared(held_out, dataclasses.replace(transform, ten_crop=False))
     return Run(
         options=options,
         task=task,

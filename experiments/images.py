@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from cnn_jax import models
 from cnn_jax.data.augment import Augmentation
+from cnn_jax.data.packed import original
 from cnn_jax.data.source import Source
 from cnn_jax.data.surveys import images as survey
 from cnn_jax.data.transforms import EvaluationTransform, TrainingTransform
@@ -49,7 +50,8 @@ class ImageOptions:
         spec = models.input_spec(self.model.model)
         evaluation = self.data.image_size or (32 if self.model.stem == "small" else spec.image_size)
         # Scenes are rendered at the size that is asked for: there is nothing to crop.
-        scale = 1.0 if self.data.data == flags.BUILT_IN else spec.resize / spec.image_size
+        built_in = original(self.data.data) == flags.BUILT_IN
+        scale = 1.0 if built_in else spec.resize / spec.image_size
         training = self.augmentation.output_size or evaluation
         margin = {"resized": 8 / 7, "random": 8 / 7}.get(self.augmentation.crop, 1.0)
         return Sizes(
@@ -75,7 +77,7 @@ def noticed(
     options: Any, training: Source | None, held_out: Source, unit: str = "image"
 ) -> list[str]:
     """Notices about the data before the first step; none about generated scenes."""
-    if training is None or options.data.data == flags.BUILT_IN:
+    if training is None or original(options.data.data) == flags.BUILT_IN:
         return []
     return survey.notices(training, held_out, unit)
 

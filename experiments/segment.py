@@ -19,6 +19,7 @@ from cnn_jax import models
 from cnn_jax.data import MASK_FORMATS
 from cnn_jax.data.augment import MaskAugmentation
 from cnn_jax.data.batches import TrainingBatches
+from cnn_jax.data.packed import original
 from cnn_jax.data.source import Source
 from cnn_jax.data.surveys import images as image_survey
 from cnn_jax.data.surveys.masks import median_frequency, position_prior, survey
@@ -50,7 +51,7 @@ SURVEYED = 1000
 
 @dataclass(frozen=True)
 class MaskOptions:
-    """Images and masks. `--data` is `shapes`, `masks:DIR` or `tfds:NAME`."""
+    """Images and masks. `--data` is `shapes`, `masks:DIR`, `tfds:NAME` or `packed:DIR`."""
 
     image_shape: tuple[int, int] | None = flags.flag(
         None, minimum=1, maximum=LARGEST_SIDE, instead_of=("tile",)
@@ -62,26 +63,28 @@ class MaskOptions:
     )
     """Cut images of any size into squares of this many pixels on a side, instead of resizing."""
     class_names: tuple[str, ...] = flags.flag(
-        (), unless={"data": (flags.BUILT_IN,)}, metavar="NAME"
+        (), unless={"data": (flags.BUILT_IN, "packed")}, metavar="NAME"
     )
     """Names of the classes of the masks, in the order of their values."""
     label_values: tuple[int, ...] = flags.flag(
-        (), minimum=0, maximum=65_535, unless={"data": (flags.BUILT_IN,)}
+        (), minimum=0, maximum=65_535, unless={"data": (flags.BUILT_IN, "packed")}
     )
     """Values of the classes in the masks. Default: 0, 1, 2, ..."""
     ignore_labels: tuple[int, ...] = flags.flag(
-        (), minimum=0, maximum=65_535, unless={"data": (flags.BUILT_IN,)}
+        (), minimum=0, maximum=65_535, unless={"data": (flags.BUILT_IN, "packed")}
     )
     """Values, besides 255, of pixels that loss and metrics ignore."""
-    label_colors: str | None = flags.flag(None, unless={"data": (flags.BUILT_IN,)}, metavar="FILE")
+    label_colors: str | None = flags.flag(
+        None, unless={"data": (flags.BUILT_IN, "packed")}, metavar="FILE"
+    )
     """Which colour is which class in coloured masks: a file with a name, red, green and blue in
     each line, or `voc`. Default: class_dict.csv beside images/, if it exists."""
     eval_folders: tuple[str, ...] = flags.flag(
-        (), unless={"data": ("shapes", "tfds")}, metavar="NAME"
+        (), unless={"data": ("shapes", "tfds", "packed")}, metavar="NAME"
     )
     """Folders below images/ that are evaluated during training."""
     test_folders: tuple[str, ...] = flags.flag(
-        (), unless={"data": ("shapes", "tfds")}, metavar="NAME"
+        (), unless={"data": ("shapes", "tfds", "packed")}, metavar="NAME"
     )
     """Folders below images/ that `--split test` evaluates."""
     cells: bool = flags.flag(False, resumable=True)
@@ -191,7 +194,7 @@ def build(options: Options) -> Run:
 
 def generated(options: Options) -> bool:
     """Tell whether the examples are generated, so that nothing can be wrong with them."""
-    return options.data.data == flags.BUILT_IN
+    return original(options.data.data) == flags.BUILT_IN
 
 
 def open_split(options: Options, split: Literal["train", "eval", "test"]) -> Source:
@@ -202,6 +205,7 @@ def open_split(options: Options, split: Literal["train", "eval", "test"]) -> Sou
         split,
         image_size=options.data.image_size or 64,
         formats=MASK_FORMATS,
+        draft_size=resized_to(options),
         class_names=chosen.class_names,
         label_values=chosen.label_values,
         ignore_labels=chosen.ignore_labels,

@@ -30,6 +30,8 @@ from cnn_jax import files, memory
 from cnn_jax.data import FORMATS, Formats
 from cnn_jax.data import open_source as open_data
 from cnn_jax.data.batches import EvaluationBatches, TrainingBatches
+from cnn_jax.data.packed import prepared
+from cnn_jax.data.readers import Readers, suitable_readers
 from cnn_jax.data.source import Source, Split, Transform, find_bad_images, without
 from cnn_jax.errors import UnfinishedError, UserError
 from cnn_jax.models import summary, weights
@@ -50,6 +52,7 @@ from .options import DataOptions, ModelOptions, OptimizerOptions, RunOptions, fl
 
 CHECKPOINTS = "checkpoints"
 BEST = "best"  # as CHECKPOINTS, for tasks that keep the state with the best evaluation
+_FEW = 20_000  # examples that are evaluated before processes to read them would have started
 DEFAULT_EPOCHS = 30
 EVALUATIONS = 10  # a run, unless --eval-every says otherwise
 
@@ -257,9 +260,10 @@ def train(run: Run) -> bool:
         enabled=first_process,
     ) as log:
         describe(run, log)
+        reading = getattr(batches, "reading", "")
         if on_device:
-            notices.append(f"examples: {memory.shown(batches.nbytes)}, kept on the device")
-        for notice in (*run.notices, *notices):
+            reading = f"examples: {memory.shown(batches.nbytes)}, kept on the device"
+        for notice in (*run.notices, *([reading] if reading else []), *notices):
             log.message(notice)
         if first_process:
             size = "x".join(map(str, run.inputs[0].shape[1:]))
@@ -543,7 +547,8 @@ def open_source(
     Args:
         options: all options.
         split: which examples.
-        image_size: pixels on a side of generated images, and the least of decoded ones.
+        image_size: pixels on a side of generated images, and the least of decoded ones unless a
+            `draft_size` among the settings says otherwise.
         formats: the formats that the task can read.
         **settings: those that a task's own flags add.
     """
@@ -561,17 +566,16 @@ def open_source(
         split,
         seed=options.run.seed,
         image_size=image_size,
-        draft_size=image_size,
         holdout_groups=data.holdout_groups,
         holdout_fraction=data.holdout_fraction,
         keep_bad_images=data.skip_bad_images,
         data_dir=data.data_dir,
         formats=formats,
-        **settings,
+        **{"draft_size": image_size, **settings},
     )
     if not data.skip_bad_images:
         return source
-    bad = find_bad_images(source, data.workers)
+    bad = find_bad_images(source, data.workers or 0)
     if bad:
         print(f"{split}: left out {len(bad)} of {len(source)} images:", file=sys.stderr)
         for reason in bad.values():
@@ -583,9 +587,9 @@ def evaluation_batches(options: Any, source: Source, transform: Transform) -> Ev
     """Every example of a held-out set once."""
     return EvaluationBatches(
         source,
-        transform,
+        prepared(source, transform),
         batch_size=evaluation_batch_size(options.data),
-        **batch_readers(options.data),
+        **batch_readers(options.data, source, evaluated=True),
     )
 
 
@@ -612,10 +616,10 @@ def training_batches(
         check_same_classes(options, source, held_out)
     return TrainingBatches(
         source,
-        transform,
+        prepared(source, transform),
         batch_size=options.data.batch_size,
         seed=options.run.seed,
-        **{**batch_readers(options.data), **settings},
+        **{**batch_readers(options.data, source), **settings},
     )
 
 
@@ -625,11 +629,16 @@ def check_same_classes(options: Any, source: Source, held_out: Source) -> None:
         raise UserError(f"--data {options.data.data}: training and evaluation classes differ")
 
 
-def batch_readers(data: DataOptions) -> dict[str, int]:
-    """The arguments of image batches that say which process reads which rows, and keeps what."""
-    share = {"none": 0.0, "host": 1.0}.get(data.cache or "", 0.25) / max(1, data.workers)
-    kept = int(share * min(memory.available(), sys.maxsize))
-    return {"workers": data.workers, "cache_bytes": kept, **processes()}
+def batch_readers(data: DataOptions, source: Source, evaluated: bool = False) -> dict[str, Any]:
+    """The arguments of image batches that say who reads which rows, and keeps what."""
+    readers = Readers(data.workers or 0)
+    if data.workers is None:
+        readers = suitable_readers(source, accelerated=jax.default_backend() != "cpu")
+        if evaluated and len(source) < _FEW:
+            readers = Readers(0)
+    share = {"none": 0.0, "host": 1.0}.get(data.cache or "", 0.25)
+    kept = {"cache_bytes": int(share * min(memory.available(), sys.maxsize))}
+    return {"workers": readers.processes, "reading": readers.reason, **kept, **processes()}
 
 
 def lies_on_device(data: DataOptions, batches: loop.Batches) -> bool:

@@ -10,6 +10,12 @@ from cnn_jax.data.formats.csv_tags import open_csv_tags
 from cnn_jax.data.formats.folder import open_folder
 from cnn_jax.data.formats.mask_tags import open_mask_tags
 from cnn_jax.data.formats.masks import open_masks
+from cnn_jax.data.formats.packed import (
+    open_packed,
+    open_packed_boxes,
+    open_packed_masks,
+    open_packed_tags,
+)
 from cnn_jax.data.formats.shape_boxes import open_shape_boxes
 from cnn_jax.data.formats.shape_masks import open_shape_masks
 from cnn_jax.data.formats.shape_tags import open_shape_tags
@@ -28,6 +34,7 @@ FORMATS: Formats = {
     "shapes": open_shapes,
     "folder": open_folder,
     "tfds": open_tfds,
+    "packed": open_packed,
 }
 """The readers by format name, the part of a data spec before the colon; arguments: the rest of the
 spec, the split and the settings."""
@@ -38,6 +45,7 @@ BOX_FORMATS: Formats = {
     "coco": open_coco,
     "yolo": open_yolo,
     "tfds": open_tfds_boxes,
+    "packed": open_packed_boxes,
 }
 """Readers of examples with boxes."""
 
@@ -45,6 +53,7 @@ MASK_FORMATS: Formats = {
     "shapes": open_shape_masks,
     "masks": open_masks,
     "tfds": open_tfds_masks,
+    "packed": open_packed_masks,
 }
 """Readers of examples with masks."""
 
@@ -52,6 +61,7 @@ TAG_FORMATS: Formats = {
     "shapes": open_shape_tags,
     "csv": open_csv_tags,
     "masks": open_mask_tags,
+    "packed": open_packed_tags,
 }
 """Readers for multi-label classification: `labels` bool [classes]."""
 

@@ -6,16 +6,20 @@ saved state, and the number of threads, workers and processes does not affect th
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import grain
 import numpy as np
 
 from cnn_jax import memory
-from cnn_jax.data.source import Example, Source, Transform
+from cnn_jax.data.shared import Arrays, Column, Kinds, SharedMemory, Slots, columns
+from cnn_jax.data.source import Example, Source, Transform, unchanged
 from cnn_jax.data.workers import worker_processes
 from cnn_jax.errors import UserError
 from cnn_jax.progress import in_threads
@@ -55,6 +59,7 @@ class TrainingBatches:
         workers: int = 0,
         cache_bytes: int = 0,
         order: Order | None = None,
+        reading: str = "",
     ):
         """Define the stream; nothing is read yet.
 
@@ -67,14 +72,16 @@ class TrainingBatches:
             process_count: the number of processes that share each batch.
             workers: the number of worker processes that read ahead; 0 reads ahead in threads.
             cache_bytes: the largest size of all transformed examples at which they are kept in
-                memory (of each worker process) and read only once.
+                memory (once for all worker processes) and read only once.
             order: the order of the stream; by default all examples, reshuffled every epoch.
+            reading: a line for the user about who reads, which stays an attribute.
 
         Raises:
             UserError: the batch size is not divisible by the number of processes, or the source is
                 empty.
         """
         rows = process_rows(batch_size, process_index, process_count)
+        self.reading = reading
         order = order or _Shuffled(_length(source), seed)
         load = _Load(KeptRows(source, transform, cache_bytes), order, batch_size, rows)
         self._reader = _Reader(load, sys.maxsize // batch_size, workers)
@@ -126,8 +133,10 @@ class EvaluationBatches:
         process_count: int = 1,
         workers: int = 0,
         cache_bytes: int = 0,
+        reading: str = "",
     ):
         """Define the batches; the arguments are those of `TrainingBatches`."""
+        self.reading = reading
         rows = process_rows(batch_size, process_index, process_count)
         load = _Load(KeptRows(source, transform, cache_bytes), _in_order, batch_size, rows)
         self._reader = _Reader(load, -(-_length(source) // batch_size), workers)
@@ -151,52 +160,147 @@ class EvaluationBatches:
 
 
 class KeptRows:
-    """The transformed examples of a source, kept in memory if they fit."""
+    """The transformed examples of a source, kept in memory if they fit.
+
+    Worker processes share the memory with the process that started them, which alone notes what is
+    there: a row counts as kept when its worker has handed in the batch that it is in.
+    """
 
     def __init__(self, source: Source, transform: Transform, cache_bytes: int):
         self.source = source
         self._transform = transform
-        self._cache_bytes = cache_bytes
-        self._kept: dict[int, Example] = {}
+        self._keeps = cache_bytes > 0
+        # What is mapped from a disk is kept by the system; what is drawn is not drawn again.
+        self._most_bytes: int | float = 0 if getattr(source, "mapped", False) else cache_bytes
+        if getattr(source, "drawn", False) and cache_bytes:
+            self._most_bytes = max(cache_bytes, memory.available() / 2)
+        self._columns: Arrays | None = None
+        self._shared: tuple[SharedMemory, list[Column], int] | None = None
+        self._kept = np.zeros(0, bool)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_lock": None, "_columns": None}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._begin()
+        if self._shared is not None:
+            self._map(self._shared)
 
     def __getitem__(self, index: int) -> Example:
-        kept = self._kept.get(index)
-        if kept is not None:
-            return kept
-        # Copies: a crop of a large image must not keep the whole image in memory.
-        example = {
-            name: np.array(value) for name, value in self._transform(self.source[index]).items()
-        }
-        # All examples are equally large, so each one shows whether all fit. At worst, two threads
-        # prepare the same example.
-        if sum(v.nbytes for v in example.values()) * len(self.source) <= self._cache_bytes:
-            self._kept[index] = example
+        if self._columns is not None and self._kept[index]:
+            return {name: column[index] for name, column in self._columns.items()}
+        example = self._prepared(index)
+        if self._columns is None and self._most_bytes:
+            self._allocate(example, shared=False)
+        self._keep(index, example)
         return example
 
     @property
     def keeps(self) -> bool:
-        """Whether any number of bytes is kept."""
-        return self._cache_bytes > 0
+        """Whether examples are kept in memory where they fit."""
+        return self._keeps
 
     @property
     def nbytes(self) -> int:
         """The bytes of `stacked`; one example is read to learn that."""
-        sizes = (np.asarray(value).nbytes for value in self[0].values())
-        return (len(self.source) + 1) * sum(sizes)
+        return (len(self.source) + 1) * sum(value.nbytes for value in self._prepared(0).values())
 
     def stacked(self) -> Batch:
         """Read all examples into arrays, with a row of zeros after the last."""
-        count = len(self.source)
-        arrays = _allocate(self[0], count + 1)
+        count, first = len(self.source), self._prepared(0)
+        arrays = _allocated({n: (v.dtype, (count + 1, *v.shape)) for n, v in first.items()})
         for column in arrays.values():
             column[count] = 0
+        copy = self.gather(np.arange(count))
+        if copy is not None:
+            copy(arrays)
+            return arrays
 
         def read(index: int) -> None:
-            _put(arrays, index, self._transform(self.source[index]), self.source.describe)
+            _put(arrays, index, self._prepared(index), self.source.describe)
 
         for _ in in_threads(read, range(count), "Reading examples"):
             pass
         return arrays
+
+    def share(self, index: int) -> Kinds:
+        """Prepare for worker processes, by an example; return its arrays' dtypes and shapes."""
+        example = self._prepared(index)
+        if self._shared is None and self._most_bytes:
+            self._allocate(example, shared=True)
+        return {name: (value.dtype, value.shape) for name, value in example.items()}
+
+    def _prepared(self, index: int) -> Example:
+        return {name: np.asarray(v) for name, v in self._transform(self.source[index]).items()}
+
+    def kept(self, indices: np.ndarray) -> np.ndarray:
+        """Mark the examples that are in memory."""
+        return self._kept[indices] if self._columns is not None else np.zeros(len(indices), bool)
+
+    def note(self, indices: np.ndarray) -> None:
+        """Note examples that a worker process has kept, or that are kept already."""
+        if self._columns is not None:
+            self._kept[indices] = True
+
+    def gather(self, indices: np.ndarray) -> Callable[[Arrays], None] | None:
+        """Return what copies examples into the first rows of arrays, if that needs no reading.
+
+        None where they must be read one by one.
+        """
+        own = self._columns
+        if own is not None and self._kept[indices].all():
+
+            def copy(rows: Arrays) -> None:
+                for name, column in own.items():
+                    # Of the modes, this one needs no array between.
+                    np.take(column, indices, axis=0, out=rows[name][: len(indices)], mode="clip")
+
+            return copy
+        mapped = getattr(self.source, "gather", None)
+        if mapped is None or self._transform is not unchanged:
+            return None
+        return lambda rows: mapped(indices, rows)
+
+    def _keep(self, index: int, example: Example) -> None:
+        """Keep an example where there is room for it; two threads may do so at once."""
+        if self._columns is None or example.keys() != self._columns.keys():
+            return
+        for name, column in self._columns.items():
+            value = example[name]
+            if value.shape != column.shape[1:] or value.dtype != column.dtype:
+                return  # it cannot be in one batch with the others, which is told there
+            column[index] = value
+        self._kept[index] = True
+
+    def _allocate(self, example: Example, shared: bool) -> None:
+        """Take the memory for all examples, which are as large as this one, if they may be kept."""
+        count = len(self.source)
+        kinds = {n: (v.dtype, (count, *v.shape)) for n, v in example.items()}
+        laid, size = columns(kinds)
+        with self._lock:
+            if self._columns is not None and not shared:
+                return  # another thread was first
+            if count * sum(value.nbytes for value in example.values()) > self._most_bytes:
+                self._most_bytes = 0
+                return
+            self._kept = np.zeros(count, bool)
+            if shared:
+                room = SharedMemory()
+                room.enlarge(size)
+                self._map((room, laid, size))
+            else:
+                self._columns = _allocated(kinds)
+
+    def _map(self, shared: tuple[SharedMemory, list[Column], int]) -> None:
+        room, laid, size = shared
+        whole = room.map(0, size)
+        self._columns = {column.name: column.of(whole) for column in laid}
+        self._shared = shared
 
 
 @dataclass(frozen=True)
@@ -238,38 +342,68 @@ class _Load:
     rows: slice
 
     def __call__(self, step: int) -> Batch:
-        source = self.examples.source
-        positions, indices, valid = self._of(step)
-        # A process whose rows are all padding still reads an example, to learn the shapes.
-        read = indices[valid].tolist() or [len(source) - 1]
-        first_example = self.examples[read[0]]
-        _require_memory(first_example, len(indices))
-        examples = [first_example, *(self.examples[index] for index in read[1:])]
-        batch = _stack(examples, len(indices), lambda row: source.describe(read[row]))
-        for column in batch.values():
-            column[~valid] = 0
-        return batch | _fields(positions, indices, valid)
+        return self.into(step, _allocated)
+
+    def indices(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the positions in the stream of a batch's rows, and their indices."""
+        first = step * self.batch_size
+        positions = np.arange(first + self.rows.start, first + self.rows.stop)
+        return positions, self.order(positions)
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        """Return the indices of the examples that a batch is read from.
+
+        A process whose rows are all padding still reads an example, to learn the shapes.
+        """
+        last = len(self.examples.source) - 1
+        valid = indices[indices <= last]
+        return valid if len(valid) else np.array([last])
 
     def places(self, step: int) -> Batch:
         """The batch without its examples, and the row of each among all of the source."""
-        positions, indices, valid = self._of(step)
-        rows = np.minimum(indices, len(self.examples.source)).astype(np.int32)
-        return {"row": rows, **_fields(positions, indices, valid)}
+        positions, indices = self.indices(step)
+        count = len(self.examples.source)
+        rows = np.minimum(indices, count).astype(np.int32)
+        return {"row": rows, **_own(positions, indices, indices < count)}
 
-    def _of(self, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        first = step * self.batch_size
-        positions = np.arange(first + self.rows.start, first + self.rows.stop)
-        indices = self.order(positions)
-        return positions, indices, indices < len(self.examples.source)
+    def kinds(self, example: Kinds) -> Kinds:
+        """The arrays of a batch of such examples."""
+        rows = self.rows.stop - self.rows.start
+        own = {name: (dtype, (rows, *shape)) for name, (dtype, shape) in example.items()}
+        return own | {name: (dtype, (rows,)) for name, dtype in _OWN.items()}
+
+    def into(self, step: int, allocate: Callable[[Kinds], Arrays]) -> Batch:
+        """Load batch `step` into arrays that `allocate` returns."""
+        source, (positions, indices) = self.examples.source, self.indices(step)
+        valid, read = indices < len(source), self.read(indices)
+        first = self.examples[int(read[0])]
+        _require_memory(first, len(indices))
+        batch = allocate(self.kinds({name: (v.dtype, v.shape) for name, v in first.items()}))
+        copy = self.examples.gather(read)
+        if copy is not None:
+            copy(batch)
+        else:
+            for row, index in enumerate(read.tolist()):
+                example = first if row == 0 else self.examples[index]
+                _put(batch, row, example, lambda row: source.describe(int(read[row])))
+        for name in first:
+            batch[name][~valid] = 0
+        for name, column in _own(positions, indices, valid).items():
+            batch[name][:] = column
+        return batch
 
 
-def _fields(positions: np.ndarray, indices: np.ndarray, valid: np.ndarray) -> Batch:
+_OWN = {"index": np.int32, "ordinal": np.int32, "valid": np.bool_}
+
+
+def _own(positions: np.ndarray, indices: np.ndarray, valid: np.ndarray) -> Batch:
     """The fields that every batch has."""
-    return {
-        "index": np.where(valid, indices, 0).astype(np.int32),
-        "ordinal": (positions % 2**31).astype(np.int32),
-        "valid": valid,
-    }
+    columns = {"index": np.where(valid, indices, 0), "ordinal": positions % 2**31, "valid": valid}
+    return {name: column.astype(_OWN[name]) for name, column in columns.items()}
+
+
+def _allocated(kinds: Kinds) -> Arrays:
+    return {name: np.empty(shape, dtype) for name, (dtype, shape) in kinds.items()}
 
 
 def _require_memory(example: Example, rows: int) -> None:
@@ -279,33 +413,20 @@ def _require_memory(example: Example, rows: int) -> None:
     memory.require(3 * rows * size, purpose, "a smaller batch size or image")
 
 
-def _stack(examples: Sequence[Example], count: int, describe: Callable[[int], str]) -> Batch:
-    """Stack examples key by key into the first of `count` rows."""
-    batch = _allocate(examples[0], count)
-    for row, example in enumerate(examples):
-        _put(batch, row, example, describe)
-    return batch
-
-
-def _allocate(example: Example, rows: int) -> Batch:
-    """Room for so many examples that are like this one."""
-    arrays = {name: np.asarray(value) for name, value in example.items()}
-    return {name: np.empty((rows, *value.shape), value.dtype) for name, value in arrays.items()}
-
-
 def _put(batch: Batch, row: int, example: Example, describe: Callable[[int], str]) -> None:
-    """Write an example into its row of a batch that was allocated for examples like row 0's."""
-    if example.keys() != batch.keys():
+    """Copy an example into a row of a batch that has room for such as its first one."""
+    if example.keys() != batch.keys() - _OWN.keys():
+        first = ", ".join(sorted(batch.keys() - _OWN.keys()))
         raise UserError(
             f"{describe(row)} and {describe(0)}: examples with different contents "
-            f"({', '.join(sorted(example))}; {', '.join(sorted(batch))}) cannot be batched"
+            f"({', '.join(sorted(example))}; {first}) cannot be batched"
         )
     for name, value in example.items():
-        shape = batch[name].shape[1:]
-        if np.shape(value) != shape:
+        room = batch[name][row]
+        if np.shape(value) != np.shape(room):
             raise UserError(
                 f"{describe(row)} and {describe(0)}: {name} of shapes {np.shape(value)} and "
-                f"{shape} cannot be batched; the transform must make them equal"
+                f"{np.shape(room)} cannot be batched; the transform must make them equal"
             )
         batch[name][row] = value
 
@@ -323,7 +444,7 @@ class _Reader:
         steps = grain.MapDataset.range(start, self.count)
         if not self.workers:
             return self._read(steps.map(self.load), min(os.cpu_count() or 1, _MAX_THREADS))
-        return self._read_in_processes(steps)
+        return self._read_in_processes(steps, start)
 
     def _read(self, batches: grain.MapDataset, threads: int) -> Iterator[Batch]:
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 1)
@@ -334,11 +455,63 @@ class _Reader:
                 # Without Grain's note about its own frames.
                 raise UserError(*error.args) from None
 
-    def _read_in_processes(self, steps: grain.MapDataset) -> Iterator[Batch]:
-        with worker_processes(self.load, self.workers) as submit:
+    def _read_in_processes(self, steps: grain.MapDataset, start: int) -> Iterator[Batch]:
+        load = self.load
+        first = load.read(load.indices(start)[1])[0]
+        _, size = columns(load.kinds(load.examples.share(int(first))))
+        slots = Slots(size)
+        with worker_processes(_Fill(load, slots), self.workers) as submit:
+            fetch = _Fetch(load, slots, submit)
             # Each thread waits for one process; one more batch is always in progress.
-            batches = steps.map(lambda step: submit(step).result())
-            yield from self._read(batches, self.workers + 1)
+            yield from self._read(steps.map(fetch), self.workers + 1)
+
+
+@dataclass(frozen=True)
+class _Fill:
+    """What a worker process does: it loads a batch into shared memory."""
+
+    load: _Load
+    slots: Slots
+
+    def __call__(self, task: tuple[int, int | None, np.ndarray]) -> list[Column] | Batch:
+        """Return where the arrays lie in the slot; or the batch, where there is no room in it."""
+        step, slot, kept = task
+        indices = self.load.read(self.load.indices(step)[1])
+        self.load.examples.note(indices[kept])
+        laid: list[Column] = []
+
+        def allocate(kinds: Kinds) -> Arrays:
+            found = None if slot is None else self.slots.arrays(slot, kinds)
+            if found is None:
+                return _allocated(kinds)
+            laid.extend(found[0])
+            return found[1]
+
+        batch = self.load.into(step, allocate)
+        return laid or batch
+
+
+@dataclass(frozen=True)
+class _Fetch:
+    """The batch of a step, from memory or from a worker process."""
+
+    load: _Load
+    slots: Slots
+    submit: Callable[[Any], Future]
+
+    def __call__(self, step: int) -> Batch:
+        indices = self.load.read(self.load.indices(step)[1])
+        kept = self.load.examples.kept(indices)
+        if kept.all():
+            return self.load(step)
+        slot, found = self.slots.take(), None
+        try:
+            found = self.submit((step, slot, kept)).result()
+        finally:
+            if slot is not None and not isinstance(found, list):
+                self.slots.free(slot)
+        self.load.examples.note(indices)
+        return self.slots.view(slot, found) if isinstance(found, list) else found
 
 
 def process_rows(batch_size: int, process_index: int, process_count: int) -> slice:

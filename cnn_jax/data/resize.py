@@ -1,11 +1,14 @@
 """Resizing and cropping of uint8 RGB images on the host.
 
-The arithmetic is Pillow's, with filters that widen with the reduction (antialiasing); torchvision
-uses it for the published figures. The rounding rules are torchvision's.
+`resize` has the arithmetic of Pillow, whose filters widen with the reduction (antialiasing);
+torchvision uses it for the published figures. The rounding rules are torchvision's. `to_canvas` has
+OpenCV's, antialiased too: as good for what is augmented anyway, and several times as fast.
 """
 
+import math
 from typing import Literal
 
+import cv2
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
@@ -13,6 +16,10 @@ from PIL import Image
 from cnn_jax.errors import UserError
 
 Interpolation = Literal["bilinear", "bicubic"]
+
+# The farthest distance, in pixels of the image, of the samples that `to_canvas` averages. Each is
+# interpolated, so below 2 no pixel is left out.
+_SAMPLING = 1.5
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
@@ -50,16 +57,37 @@ def resize_shorter_side(
     return resize(image, (size, longer) if height <= width else (longer, size), interpolation)
 
 
+def to_canvas(
+    image: UInt8[np.ndarray, "height width 3"], size: tuple[int, int]
+) -> UInt8[np.ndarray, "rows columns 3"]:
+    """Squash the whole image of any shape to ``size`` = (rows, columns), antialiased.
+
+    Batches have one shape, and nothing is cut off. Along an axis that shrinks, several places a
+    pixel are interpolated and averaged.
+
+    This is the training canvas. With the original height and width,
+    :func:`cnn_jax.data.augment.random_resized_crop` can sample and resample boxes as if from the
+    original.
+    """
+    if image.shape[:2] == size:
+        return image
+    # Batches are read by several threads or processes already.
+    cv2.setNumThreads(1)
+    rows, columns = (
+        new * (1 if old <= new else max(2, math.ceil(old / (new * _SAMPLING))))
+        for old, new in zip(image.shape[:2], size, strict=True)
+    )
+    finer = cv2.resize(image, (columns, rows), interpolation=cv2.INTER_LINEAR)
+    if (rows, columns) == size:
+        return finer
+    return cv2.resize(finer, size[::-1], interpolation=cv2.INTER_AREA)
+
+
 def to_square(
     image: UInt8[np.ndarray, "height width 3"], size: int
 ) -> UInt8[np.ndarray, "{size} {size} 3"]:
-    """Squash the whole image of any shape to ``size`` x ``size`` pixels.
-
-    This is the training canvas: every batch has one shape, and nothing is cut off. With the
-    original height and width, :func:`cnn_jax.data.augment.random_resized_crop` can sample and
-    resample boxes as if from the original.
-    """
-    return resize(image, (size, size))
+    """Squash the whole image to a square canvas; see `to_canvas`."""
+    return to_canvas(image, (size, size))
 
 
 def center_crop(

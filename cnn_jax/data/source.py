@@ -20,6 +20,11 @@ Transform = Callable[[Example], Example]
 """The preparation of one example on the host, usually resizing; a pure function."""
 
 
+def unchanged(example: Example) -> Example:
+    """Return an example that is already prepared."""
+    return example
+
+
 @runtime_checkable
 class Source(Protocol):
     """Random access to the examples of one split.
@@ -52,8 +57,8 @@ class Settings:
     Attributes:
         seed: the run's seed, for generated examples.
         image_size: the side in pixels of generated images.
-        draft_size: the least length in pixels of the shorter side down to which JPEG files may be
-            decoded at 1/2, 1/4 or 1/8 of their size: much faster for large photos, with slightly
+        draft_size: the least rows and columns (or one number for both) down to which JPEG files may
+            be decoded at 1/2, 1/4 or 1/8 of their size: much faster for large photos, with slightly
             different pixels. None decodes at full size.
         holdout_groups: a regular expression that matches the start of a file's name. Files with
             the same first group (or whole match) belong together, such as `(\\d+)_` for the frames
@@ -77,7 +82,7 @@ class Settings:
 
     seed: int = 0
     image_size: int = 64
-    draft_size: int | None = None
+    draft_size: int | tuple[int, int] | None = None
     holdout_groups: str | None = None
     holdout_fraction: Annotated[float, Range(0, 1, below=True)] = 0.1
     keep_bad_images: bool = False
@@ -131,6 +136,22 @@ class Subset:
     def files(self) -> list[str] | None:
         files = getattr(self.source, "files", None)
         return None if files is None else [files[index] for index in self.indices.tolist()]
+
+    @property
+    def mapped(self) -> bool:
+        """Tell whether the examples are mapped from a disk."""
+        return getattr(self.source, "mapped", False)
+
+    @property
+    def drawn(self) -> bool:
+        """Tell whether the examples are drawn, not read."""
+        return getattr(self.source, "drawn", False)
+
+    @property
+    def gather(self) -> Callable[[np.ndarray, dict[str, np.ndarray]], None] | None:
+        """The source's way to copy examples into the rows of arrays, if it has one."""
+        gather = getattr(self.source, "gather", None)
+        return None if gather is None else lambda rows, into: gather(self.indices[rows], into)
 
     def mask(self, index: int) -> np.ndarray:
         """Return only the mask, for sources that have masks."""

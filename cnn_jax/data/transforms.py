@@ -1,7 +1,13 @@
-"""Preparation of decoded examples on the host, so that every batch has one shape."""
+"""Preparation of decoded examples on the host, so that every batch has one shape.
 
-from dataclasses import dataclass
-from typing import Any
+Each transform has two steps. `canvas` makes pixels of one size from an image of any, which is what
+takes time; packed data keeps its result. `finish` does the rest, which is cheap and may depend on
+more flags. `made` says what `canvas` depends on.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int
@@ -14,8 +20,51 @@ from cnn_jax.errors import UserError
 Example = dict[str, Any]
 
 
+@runtime_checkable
+class HostTransform(Protocol):
+    """A preparation in two steps: a call is `finish(canvas(example))`."""
+
+    @property
+    def made(self) -> Mapping[str, Any]:
+        """Name what `canvas` depends on, in values that JSON has."""
+        ...
+
+    def __call__(self, example: Example) -> Example: ...
+
+    def canvas(self, example: Example) -> Example:
+        """Return the example with an image of the size that all have."""
+        ...
+
+    def finish(self, example: Example) -> Example:
+        """Return the example, with its canvas, as batches have it."""
+        ...
+
+
+def whole_size(example: Mapping[str, Any]) -> tuple[float, float]:
+    """Rows and columns of the picture that an example shows, in the pixels that its boxes count.
+
+    The image may be a smaller copy; the example then has `size`.
+    """
+    height, width = example["size"] if "size" in example else example["image"].shape[:2]
+    return float(height), float(width)
+
+
+class _Whole:
+    """A transform of a whole image, which has nothing to finish."""
+
+    def __call__(self, example: Example) -> Example:
+        return self.canvas(example)
+
+    def finish(self, example: Example) -> Example:
+        return dict(example)
+
+    @property
+    def made(self) -> dict[str, Any]:
+        return {"transform": type(self).__name__, **asdict(self)}
+
+
 @dataclass(frozen=True)
-class TrainingTransform:
+class TrainingTransform(_Whole):
     """A square canvas for the device to augment.
 
     Attributes:
@@ -27,9 +76,9 @@ class TrainingTransform:
     canvas_size: int
     keep_aspect: bool = False
 
-    def __call__(self, example: Example) -> Example:
+    def canvas(self, example: Example) -> Example:
         image = example["image"]
-        size = np.array(image.shape[:2], np.float32)
+        size = np.array(whole_size(example), np.float32)
         if self.keep_aspect:
             image = resize.resize_shorter_side(image, self.canvas_size)
             canvas = resize.center_crop(image, self.canvas_size)
@@ -54,9 +103,25 @@ class BoxTransform:
     image_size: int
     max_objects: int
 
+    ragged = ("boxes", "labels", "difficult", "crowd", "area")
+    """What has a row for each object, of which there are any number before `finish`."""
+
+    @property
+    def made(self) -> dict[str, Any]:
+        return {"transform": "BoxTransform", "image_size": self.image_size}
+
     def __call__(self, example: Example) -> Example:
-        image = example["image"]
-        height, width = image.shape[:2]
+        return self.finish(self.canvas(example))
+
+    def canvas(self, example: Example) -> Example:
+        return {
+            **example,
+            "image": resize.to_square(example["image"], self.image_size),
+            "size": np.array(whole_size(example), np.float32),
+        }
+
+    def finish(self, example: Example) -> Example:
+        height, width = map(float, example["size"])
         scale = np.array([self.image_size / width, self.image_size / height], np.float32)
         chosen = np.lexsort((-example["area"], example["crowd"]))[: self.max_objects]
         chosen = np.sort(chosen)
@@ -71,8 +136,8 @@ class BoxTransform:
             "boxes": rows(example["boxes"] * np.tile(scale, 2)),
             "area": rows(example["area"] * scale.prod()),
             "object_valid": np.arange(self.max_objects) < len(chosen),
-            "image": resize.to_square(image, self.image_size),
-            "size": np.array([height, width], np.float32),
+            "image": example["image"],
+            "size": example["size"],
         }
 
 
@@ -88,7 +153,7 @@ def objects_left_out(counts: Int[np.ndarray, " images"], max_objects: int) -> st
 
 
 @dataclass(frozen=True)
-class EvaluationTransform:
+class EvaluationTransform(_Whole):
     """The papers' test-time crop: the shorter side is resized, then one or ten crops are cut.
 
     Attributes:
@@ -102,7 +167,7 @@ class EvaluationTransform:
     crop: int
     ten_crop: bool = False
 
-    def __call__(self, example: Example) -> Example:
+    def canvas(self, example: Example) -> Example:
         image = resize.resize_shorter_side(example["image"], self.resize)
         crop = resize.ten_crop if self.ten_crop else resize.center_crop
         return {**example, "image": crop(image, self.crop)}
@@ -125,19 +190,30 @@ class MaskTransform:
     border: tuple[float, float] | None = None
     resized: bool = False
 
+    @property
+    def made(self) -> dict[str, Any]:
+        return {"transform": "MaskTransform", "size": list(self.size)}
+
     def __call__(self, example: Example) -> Example:
+        return self.finish(self.canvas(example))
+
+    def canvas(self, example: Example) -> Example:
         image, mask = example["image"], example["mask"]
         if self.resized:
-            image = resize.resize(image, self.size)
+            image = resize.to_canvas(image, self.size)
             mask = resize.resize_mask(mask, self.size)
         if mask.shape != self.size:
             raise UserError(
                 f"an image of {mask.shape[0]} x {mask.shape[1]} pixels among those of "
                 f"{self.size[0]} x {self.size[1]}: give --image-shape to resize them, or --tile"
             )
+        return {**example, "image": image, "mask": mask}
+
+    def finish(self, example: Example) -> Example:
+        image, mask = example["image"], example["mask"]
         if image.shape[:2] == mask.shape:
             image = window(image, 0, 0, *mask.shape, self.margin)
-        prepared = {**example, "image": image, "mask": mask}
+        prepared = {**example, "image": image}
         if self.border is not None:
             prepared["weight"] = border_weights(mask, *self.border)
         return prepared

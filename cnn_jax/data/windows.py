@@ -150,8 +150,3 @@ class WindowOrder:
         ]
         # Shuffled, so that every device gets both kinds.
         return rng.permutation(np.concatenate(drawn))
-
-
-def unchanged(example: Example) -> Example:
-    """Return an example that is already prepared."""
-    return example

@@ -1,12 +1,14 @@
 """The page and pictures of a detection run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from cnn_jax.data.resize import resize
 from cnn_jax.data.source import Source
+from cnn_jax.data.transforms import whole_size
 from cnn_jax.metrics.detection import counts as metrics
 from cnn_jax.metrics.detection.coco import CocoResult
 from cnn_jax.metrics.detection.errors import KINDS, error_kinds
@@ -195,24 +197,37 @@ def scenes(source: Source, details: Details) -> tuple[list[Scene], list[Scene]]:
     spread = np.unique(np.linspace(0, count - 1, DRAWN).round().astype(int))
 
     def scene(index: int) -> Scene:
+        picture, scale = _shown(source[index])
         marks = []
         for i in np.flatnonzero(objects.image == index):
             if ignored[i] or missed[i]:
                 name = source.class_names[objects.labels[i]]
                 color = TRUTH if ignored[i] else MISSED
-                marks.append(Mark(objects.boxes[i], name, color))
+                marks.append(Mark(objects.boxes[i] * scale, name, color))
         for i in np.flatnonzero(kept.image == index)[::-1]:
             text = f"{source.class_names[kept.labels[i]]} {min(kept.scores[i], 1):.2f}"
             color = RIGHT if right[i] else TRUTH if forgiven[i] else WRONG
-            marks.append(Mark(kept.boxes[i], text, color))
+            marks.append(Mark(kept.boxes[i] * scale, text, color))
         caption = (
             f"{int(wrong[index])} wrong, {int(mistakes[index] - wrong[index])} missed of "
             f"{int(np.sum((objects.image == index) & ~ignored))}"
         )
-        picture = draw_boxes(source[index]["image"], marks)
-        return Scene(picture, caption, source.describe(index), right=not mistakes[index])
+        return Scene(
+            draw_boxes(picture, marks), caption, source.describe(index), right=not mistakes[index]
+        )
 
     return [scene(int(i)) for i in worst if mistakes[i]], [scene(int(i)) for i in spread]
+
+
+def _shown(example: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """The picture of an example in its true shape, and the factors of the corners of its boxes."""
+    picture, whole = example["image"], np.array(whole_size(example))
+    if "size" in example:
+        factor = min(1.0, max(picture.shape[:2]) / whole.max())
+        rows, columns = np.maximum(1, (whole * factor).round().astype(int)).tolist()
+        picture = resize(picture, (rows, columns))
+    height, width = np.array(picture.shape[:2]) / whole
+    return picture, np.array([width, height, width, height])
 
 
 def _rule(details: Details) -> str:

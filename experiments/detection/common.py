@@ -38,7 +38,8 @@ THRESHOLD_FILE = "threshold.json"
 
 @dataclass(frozen=True)
 class DetectorOptions:
-    """The system. `--data` is `shapes` or begins with `voc:`, `coco:`, `yolo:` or `tfds:`."""
+    """The system. `--data` is `shapes` or begins with `voc:`, `coco:`, `yolo:`, `tfds:` or
+    `packed:`."""
 
     system: Literal["yolo", "fast_rcnn", "rcnn"] = "yolo"
     """yolo: a grid of cells in one pass (Redmon et al. 2016); fast_rcnn: proposals classified on
@@ -152,11 +153,20 @@ class System:
         """Pixels on a side of the network's square."""
         return self.options.data.image_size or self.default_size
 
+    @property
+    def draft_size(self) -> int | None:
+        """Pixels on a side that suffice of an image; None where all of them are needed."""
+        return self.image_size
+
     def open(self, split: Split) -> Source:
         """One split of `--data`."""
         options = self.options
         source = trainer.open_source(
-            options, split, image_size=self.image_size, formats=BOX_FORMATS
+            options,
+            split,
+            image_size=self.image_size,
+            formats=BOX_FORMATS,
+            draft_size=self.draft_size,
         )
         # A wrong name ends the command before proposals are searched.
         options.detector.similar_labels(source.class_names)

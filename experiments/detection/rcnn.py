@@ -21,8 +21,8 @@ from safetensors.numpy import load, save
 
 from cnn_jax import files, models
 from cnn_jax.data.batches import EvaluationBatches, TrainingBatches
-from cnn_jax.data.source import Source
-from cnn_jax.data.windows import WindowOrder, Windows, WindowSource, unchanged
+from cnn_jax.data.source import Source, unchanged
+from cnn_jax.data.windows import WindowOrder, Windows, WindowSource
 from cnn_jax.errors import UserError
 from cnn_jax.progress import track
 from cnn_jax.ranges import LARGEST_INT, LARGEST_SIDE

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnn_jax import models
+from cnn_jax.data.packed import folder_of
 from cnn_jax.data.proposals.source import ProposalSource, prepare
 from cnn_jax.data.proposals.transform import ProposalTransform
 from cnn_jax.data.source import Example, Source, Split, Subset, Transform
@@ -58,8 +59,19 @@ class RegionSystem(System):
         """The classifiers, as backbones."""
         return models.names()
 
+    @property
+    def draft_size(self) -> None:
+        """Proposals are searched in the whole image."""
+        return None
+
     def extended(self, source: Source, split: Split) -> Source:
         """The examples with their proposals, which are searched now where they are not known."""
+        data, system = self.options.data.data, self.options.detector.system
+        if folder_of(data) is not None:
+            raise UserError(
+                f"--data {data}: packed data has no proposals, which --system {system} needs; read "
+                "the data that was packed"
+            )
         search = self.options.regions
         if split == "train" and search.train_images is not None:
             source = Subset(source, range(min(search.train_images, len(source))))

@@ -5,7 +5,7 @@ flag is its field's, without the group's.
 """
 
 from .command_line import flat, parse, parse_plain, recorded, replace, resumable, stored, typed
-from .declare import GIVEN, Declared, Flag, checked, declared, flag, group, idle
+from .declare import GIVEN, Declared, Flag, Group, checked, declared, flag, group, idle
 from .groups import (
     AUGMENTATION,
     BUILT_IN,
@@ -34,6 +34,7 @@ __all__ = [
     "DataOptions",
     "Declared",
     "Flag",
+    "Group",
     "ModelOptions",
     "OptimizerOptions",
     "Precision",

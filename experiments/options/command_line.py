@@ -63,7 +63,18 @@ def parse(
                     "a run is continued with its own options, leave the flag out"
                 )
         return _settled(options, earlier, given)
-    presets = presets or {}
+    chosen = _preset(start, presets or {}, variant)
+    if not chosen:
+        return _settled(options, options(), given)
+    return _settled(options, replace(options(), chosen), {**given, "preset": chosen["preset"]})
+
+
+def _preset(
+    start: Mapping[str, Any],
+    presets: Mapping[str, Mapping[str, Any]],
+    variant: str | None = None,
+) -> dict[str, Any]:
+    """The values of the preset that is asked for, or that the data has; empty for none."""
     preset = start["preset"]
     if preset == "list":
         print("\n".join(presets))
@@ -71,19 +82,19 @@ def parse(
     if preset is None and start["data"] in presets:
         preset = start["data"]
     if preset is None:
-        return _settled(options, options(), given)
+        return {}
     if preset not in presets:
         raise UserError(f"--preset {preset}: unknown; one of {', '.join(presets)}")
     if variant is not None and f"{preset}_{start[variant]}" in presets:
         preset = f"{preset}_{start[variant]}"
-    base = replace(options(), {**presets[preset], "preset": preset})
-    return _settled(options, base, {**given, "preset": preset})
+    return {**presets[preset], "preset": preset}
 
 
 def parse_plain(
     options: type[T],
     argv: Sequence[str] | None,
     facts: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
+    presets: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> T:
     """The options of a command that trains nothing: what is typed, over the defaults.
 
@@ -92,12 +103,19 @@ def parse_plain(
         argv: the command line; None for the process's own.
         facts: from the flags' values to what their conditions name that is no flag: the `verb` that
             trained the run to predict with.
+        presets: those of a command that trains, of which the flags that this one has count; chosen
+            as in `parse`.
 
     Raises:
-        UserError: on an unknown flag, an illegal value, or a flag that does nothing.
+        UserError: on an unknown flag or preset, an illegal value, or a flag that does nothing.
     """
     given = typed(options, argv)
-    return _settled(options, options(), given, facts)
+    if presets is None:
+        return _settled(options, options(), given, facts)
+    chosen = _preset({**flat(options()), **given}, presets)
+    known = declared(options)
+    values = {name: value for name, value in chosen.items() if name in known}
+    return _settled(options, replace(options(), values), given, facts)
 
 
 def resumable(options: type) -> set[str]:

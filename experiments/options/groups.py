@@ -98,7 +98,7 @@ class DataOptions:
     """The examples, and how they are read."""
 
     data: str = flag("shapes", aliases="dataset data-path", metavar="SPEC")
-    """`shapes`, `folder:DIR` or `tfds:NAME[/CONFIG]`."""
+    """`shapes`, `folder:DIR`, `tfds:NAME[/CONFIG]` or `packed:DIR`."""
     image_size: int | None = flag(
         None, minimum=1, maximum=LARGEST_SIDE, aliases="img-size imgsz input-size"
     )
@@ -117,22 +117,27 @@ class DataOptions:
     )
     """Examples in a step of an evaluation. Default: the batch size."""
     holdout_fraction: float = flag(
-        0.1, range=DATA_RANGES["holdout_fraction"], unless={"data": ("shapes", "voc", "yolo")}
+        0.1,
+        range=DATA_RANGES["holdout_fraction"],
+        unless={"data": ("shapes", "voc", "yolo", "packed")},
     )
     """Share of the training examples that is held out where the data has no evaluation split."""
-    holdout_groups: str | None = flag(None, unless={"data": ("shapes",)}, metavar="REGEX")
+    holdout_groups: str | None = flag(None, unless={"data": ("shapes", "packed")}, metavar="REGEX")
     r"""Regular expression of a file name's start. Files that agree in its first group stay together
     when examples are held out (`(\d+)_` for the frames of one track)."""
     data_dir: str | None = flag(None, only={"data": ("tfds",)}, metavar="DIR")
     """Folder of the prepared TFDS data sets. Default: the one of TFDS."""
     skip_bad_images: bool = flag(False, resumable=True)
     """Leave out images that cannot be read and list them, instead of stopping."""
-    workers: int = flag(0, resumable=True, minimum=0, maximum=MOST_WORKERS, aliases="num-workers")
-    """Processes that read ahead; 0 reads in threads."""
+    workers: int | None = flag(
+        None, resumable=True, minimum=0, maximum=MOST_WORKERS, aliases="num-workers"
+    )
+    """Processes that read ahead; 0 reads in threads. Default: what the machine and the data need,
+    which the run tells."""
     cache: Literal["device", "host", "none"] | None = flag(None, resumable=True)
     """Where decoded examples are kept: beside the network on the device, in the host's memory, or
     nowhere. Default: on an accelerator where they take at most a third of its free memory, else on
-    the host where they take at most a quarter (in each worker process)."""
+    the host where they take at most a quarter."""
 
 
 @dataclasses.dataclass(frozen=True)

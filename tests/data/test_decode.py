@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from collections import Counter
 
 import cv2
 import numpy as np
@@ -11,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cnn_jax.data.decode import decode, describe_left_out, list_images
+from cnn_jax.data import decode as decode_module
+from cnn_jax.data.decode import decode, decode_scaled, describe_left_out, list_images
 from cnn_jax.errors import UserError
 
 
@@ -236,6 +238,70 @@ def test_draft_shrinks_large_jpegs_only():
     assert np.abs(difference).mean() < 2
     png_file = encoded(Image.fromarray(gradient(400, 640)), "PNG")
     assert decode(png_file, draft_size=100).shape == (400, 640, 3)
+
+
+def photo(rng: np.random.Generator) -> bytes:
+    """A JPEG file of one of the usual kinds."""
+    pixels = gradient(*rng.integers(9, 70, 2).tolist())
+    exif = Image.Exif()
+    exif[0x0112] = int(rng.integers(1, 9))
+    options = {"quality": int(rng.integers(30, 96)), "progressive": bool(rng.integers(2))}
+    if rng.integers(2):
+        options["exif"] = exif
+    if rng.integers(3) == 0:
+        options["restart_marker_blocks"] = 2
+    image = Image.fromarray(pixels if rng.integers(4) else pixels[..., 0])
+    return encoded(image, "JPEG", **options)
+
+
+def damaged(file: bytes, rng: np.random.Generator) -> bytes:
+    """The file cut off, with other bits, or without a part or with one twice; perhaps unchanged."""
+    first, last = sorted(rng.integers(1, len(file), 2).tolist())
+    match rng.integers(6):
+        case 0:
+            return file[:last]
+        case 1:
+            data = bytearray(file)
+            data[last] ^= 1 << int(rng.integers(8))
+            return bytes(data)
+        case 2:
+            return file[:first] + file[last:]
+        case 3:
+            return file[:last] + file[first:]
+        case 4:
+            return file[:last] + b"\xff\xd9"
+    return file
+
+
+def test_the_fast_decoder_and_pillow_agree_on_pixels_and_refusals(monkeypatch):
+    def outcomes():
+        results = []
+        for seed in range(600):
+            rng = np.random.default_rng(seed)
+            file, draft = damaged(photo(rng), rng), (None, 10, (5, 20))[rng.integers(3)]
+            try:
+                results.append(decode_scaled(file, draft_size=draft))
+            except UserError:
+                results.append(None)
+        return results
+
+    fast = Counter()
+    usual = decode_module._decode_usual_jpeg
+
+    def counted(content, draft_size):
+        found = usual(content, draft_size)
+        fast[found is not None] += 1
+        return found
+
+    monkeypatch.setattr(decode_module, "_decode_usual_jpeg", counted)
+    ours = outcomes()
+    monkeypatch.setattr(decode_module, "_decode_usual_jpeg", lambda *_: None)
+    for mine, other in zip(ours, outcomes(), strict=True):
+        assert (mine is None) == (other is None)
+        if mine is not None:
+            assert mine[1] == other[1]
+            np.testing.assert_array_equal(mine[0], other[0])
+    assert fast[True] > 80 and fast[False] > 80
 
 
 def problem(file, **options) -> str:

@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cnn_jax.data.resize import center_crop, resize, resize_shorter_side, ten_crop, to_square
+from cnn_jax.data.resize import (
+    center_crop,
+    resize,
+    resize_shorter_side,
+    ten_crop,
+    to_canvas,
+    to_square,
+)
 from cnn_jax.errors import UserError
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "resize.npz")
@@ -73,3 +80,25 @@ def test_shapes_hold_for_any_image(height, width, size):
 def test_a_resize_to_its_own_size_changes_nothing():
     image = GOLDEN["image/20x20"]
     np.testing.assert_array_equal(resize(image, (20, 20), "bicubic"), image)
+
+
+@pytest.mark.parametrize("side", [7, 16, 20, 33])
+def test_a_smaller_canvas_is_antialiased(side):
+    checkerboard = (np.indices((64, 64)).sum(axis=0) % 2 * 255).astype(np.uint8)
+    reduced = to_square(checkerboard[..., None].repeat(3, axis=-1), side)
+    assert np.abs(reduced.astype(int) - 127).max() <= 10
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    size=st.tuples(st.integers(1, 200), st.integers(1, 200)),
+    new=st.tuples(st.integers(1, 90), st.integers(1, 90)),
+)
+def test_a_canvas_is_near_pillow_s_on_smooth_pictures(size, new):
+    rows, columns = np.linspace(0, 120, size[0]), np.linspace(0, 120, size[1])
+    image = np.add.outer(rows, columns).round().astype(np.uint8)[..., None].repeat(3, -1)
+    canvas = to_canvas(image, new)
+    assert canvas.shape == (*new, 3)
+    # The steeper the picture, the more a filter's width shows at its borders.
+    steepness = max(120 / max(side - 1, 1) for side in size if side > 1) if max(size) > 1 else 0
+    np.testing.assert_allclose(canvas.astype(int), resize(image, new), atol=2 + steepness)

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from cnn_jax.data.batches import KeptRows, TrainingBatches
-from cnn_jax.data.windows import WindowOrder, Windows, WindowSource, unchanged
+from cnn_jax.data.source import unchanged
+from cnn_jax.data.windows import WindowOrder, Windows, WindowSource
 from cnn_jax.errors import UserError
 from cnn_jax.ops import boxes as box_ops
 

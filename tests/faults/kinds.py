@@ -15,6 +15,7 @@ from tests.faults import (
     images,
     kills,
     mutations,
+    packs,
     run_files,
     starts,
     texts,
@@ -47,7 +48,7 @@ def _named(prepared: bool) -> list[str]:
 @functools.cache
 def formats() -> Mapping[str, tuple[Callable, Callable]]:
     """The writer and the reader of each format by name."""
-    return {**images.formats(), **boxes.formats(), **texts.formats()}
+    return {**images.formats(), **boxes.formats(), **packs.formats(), **texts.formats()}
 
 
 def mutated_data(target: str, rng: np.random.Generator, folder: Path, tell: Tell) -> None:

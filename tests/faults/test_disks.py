@@ -23,7 +23,7 @@ from tests.faults import kills
 DISK = 40  # megabytes
 FLAGS = [
     *("--data", "folder:{data}/classes", "--width", "0.25", *kills.IMAGES, *kills.EVERY),
-    *("--cache-gb", "0"),
+    *("--cache", "none"),
 ]
 
 

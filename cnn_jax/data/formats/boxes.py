@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 
-from cnn_jax.data.decode import Header, decode, read_header
+from cnn_jax.data.decode import DraftSize, Header, decode_scaled, read_header
 from cnn_jax.data.formats.frames import Fit, Size, drawn_before_turning, fit
 from cnn_jax.data.source import Example
 from cnn_jax.errors import UserError, one_line
@@ -54,7 +54,9 @@ class BoxedImage:
 class BoxSource:
     """Detection: `image`, and for each object `boxes`, `labels`, `difficult`, `crowd`, `area`.
 
-    The number of objects varies; `cnn_jax.data.transforms.BoxTransform` makes the shapes equal.
+    Where the image is decoded at a part of its size, boxes and areas still count the pixels of the
+    whole one, whose rows and columns are `size`. The number of objects varies;
+    `cnn_jax.data.transforms.BoxTransform` makes the shapes equal.
 
     Attributes:
         class_names: the names of the classes.
@@ -69,28 +71,41 @@ class BoxSource:
         notices: Sequence[str] = (),
         *,
         relative: bool = False,
+        draft_size: DraftSize | None = None,
     ):
-        """Store the images; with `relative`, boxes are in fractions of the image's sides."""
+        """Store the images.
+
+        Args:
+            class_names: the names of the classes.
+            images: the files and their objects.
+            notices: the repairs of faulty data.
+            relative: whether boxes are in fractions of the image's sides.
+            draft_size: the size in pixels that suffices, as in `cnn_jax.data.decode.decode`.
+        """
         self.class_names = class_names
         self.notices = tuple(map(one_line, notices))
         self.files = [image.path for image in images]
         self._images = images
         self._relative = relative
+        self._draft_size = draft_size
 
     def __len__(self) -> int:
         return len(self._images)
 
     def __getitem__(self, index: int) -> Example:
         image = self._images[index]
-        pixels = decode(image.path)
+        pixels, scale = decode_scaled(image.path, draft_size=self._draft_size)
         boxes = image.boxes
         if self._relative:
             height, width = pixels.shape[:2]
+            if scale > 1:
+                header = read_header(image.path)
+                height, width = header.height, header.width
             boxes = boxes * np.array([width, height, width, height])
         none = np.zeros(len(boxes), bool)
         sides = boxes[:, 2:] - boxes[:, :2]
         return {
-            "image": pixels,
+            **scaled(pixels, scale),
             "boxes": boxes.astype(np.float32),
             "labels": image.labels.astype(np.int32),
             "difficult": none if image.difficult is None else image.difficult,
@@ -110,6 +125,17 @@ class BoxSource:
     def object_counts(self) -> Int[np.ndarray, " images"]:
         """Return the number of objects in each image."""
         return np.array([len(image.labels) for image in self._images], np.int64)
+
+
+def scaled(pixels: UInt8[np.ndarray, "height width 3"], scale: int) -> Example:
+    """The image of an example, and the `size` of the whole one if it has other sides.
+
+    The size is in whole pixels of the copy, the last of which may lie partly outside of the whole
+    image: so places on both match.
+    """
+    if scale == 1:
+        return {"image": pixels}
+    return {"image": pixels, "size": scale * np.array(pixels.shape[:2], np.float32)}
 
 
 @dataclass

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool
 
-from cnn_jax.data.decode import EXTENSIONS, decode
+from cnn_jax.data.decode import EXTENSIONS, DraftSize, decode
 from cnn_jax.data.finding import plain_forms
 from cnn_jax.data.formats.folder import hold_out
 from cnn_jax.data.source import Example, Settings, Split
@@ -45,7 +45,7 @@ class CsvTagsSource:
         files: Sequence[str],
         labels: Labels,
         class_names: tuple[str, ...],
-        draft_size: int | None = None,
+        draft_size: DraftSize | None = None,
         notices: Sequence[str] = (),
     ):
         """Store the files and the labels of each."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cnn_jax.data.decode import EXTENSIONS, READ, decode, describe_left_out, list_images
+from cnn_jax.data.decode import EXTENSIONS, READ, DraftSize, decode, describe_left_out, list_images
 from cnn_jax.data.source import Example, Settings, Split
 from cnn_jax.data.splits import NAMES, Kind, by_kind, kind_of, serving
 from cnn_jax.errors import UserError
@@ -33,7 +33,7 @@ class FolderSource:
         root: Path,
         class_names: tuple[str, ...],
         files: list[tuple[str, int]],
-        draft_size: int | None = None,
+        draft_size: DraftSize | None = None,
         notices: Sequence[str] = (),
     ):
         """Store the files, relative to `root`, each with its label."""

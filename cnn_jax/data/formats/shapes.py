@@ -171,6 +171,8 @@ class ShapesSource:
     """
 
     class_names = CLASS_NAMES
+    drawn = True
+    """Reading draws a scene, which takes as long as a hundred copies of it: it is kept."""
 
     def __init__(self, split: Split, seed: int, image_size: int):
         self._split: Split = split

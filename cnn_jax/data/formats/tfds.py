@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cnn_jax.data.decode import decode
+from cnn_jax.data.decode import DraftSize, decode
 from cnn_jax.data.source import Example, Settings, Source, Split, Subset
 from cnn_jax.data.splits import Kind, kind_of, serving
 from cnn_jax.errors import UserError
@@ -35,7 +35,7 @@ class TfdsSource:
         image_feature: str,
         label_feature: str,
         class_names: tuple[str, ...],
-        draft_size: int | None = None,
+        draft_size: DraftSize | None = None,
     ):
         """Store the records, which allow random access and hold encoded images."""
         self.class_names = class_names

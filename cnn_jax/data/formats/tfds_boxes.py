@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from cnn_jax.data.decode import decode, read_header
-from cnn_jax.data.formats.boxes import Repairs
+from cnn_jax.data.decode import DraftSize, decode_scaled, read_header
+from cnn_jax.data.formats.boxes import Repairs, scaled
 from cnn_jax.data.formats.frames import turn
 from cnn_jax.data.formats.tfds import Records, only_feature, open_records
 from cnn_jax.data.source import Example, Settings, Source, Split
@@ -30,9 +30,17 @@ class TfdsBoxes:
         class_names: the names of the objects' classes; `face` if there are only faces.
     """
 
-    def __init__(self, records: Records, image: str, listed: str, class_names: tuple[str, ...]):
+    def __init__(
+        self,
+        records: Records,
+        image: str,
+        listed: str,
+        class_names: tuple[str, ...],
+        draft_size: DraftSize | None = None,
+    ):
         """Store the records and the names of their features."""
         self.class_names = class_names
+        self._draft_size = draft_size
         self._records = records
         self._image, self._listed = image, listed
 
@@ -42,8 +50,9 @@ class TfdsBoxes:
     def __getitem__(self, index: int) -> Example:
         name = self.describe(index)
         record = self._records.row(index, name)
-        image = decode(record[self._image], name=name)
-        header = read_header(record[self._image], name=name)
+        content = record[self._image]
+        pixels, scale = decode_scaled(content, name=name, draft_size=self._draft_size)
+        header = read_header(content, name=name)
         objects = record[self._listed]
         height, width = header.stored
         boxes = np.asarray(objects["bbox"], np.float64).reshape(-1, 4)[:, [1, 0, 3, 2]]
@@ -59,7 +68,7 @@ class TfdsBoxes:
         area = np.asarray(objects["area"])[kept] if "area" in objects else own
         labels = objects.get("label", np.zeros(len(kept), np.int32))
         return {
-            "image": image,
+            **scaled(pixels, scale),
             "boxes": boxes,
             "labels": np.asarray(labels, np.int32)[kept],
             "difficult": _any(objects, _DIFFICULT, kept),
@@ -94,7 +103,7 @@ def open_tfds_boxes(name: str, split: Split, settings: Settings) -> Source:
             f"{', '.join(sorted(features))}"
         )
     names = tuple(inner["label"].names) if "label" in inner else ("face",)
-    return records.part(TfdsBoxes(records, image, listed, names))
+    return records.part(TfdsBoxes(records, image, listed, names, settings.draft_size))
 
 
 def _any(objects: Mapping[str, Any], names: tuple[str, ...], kept: np.ndarray) -> np.ndarray:

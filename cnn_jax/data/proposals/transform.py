@@ -1,6 +1,8 @@
 """Preparation of examples with proposals on the host, so that every batch has one shape."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -23,14 +25,27 @@ class ProposalTransform:
     boxes: BoxTransform
     max_proposals: int
 
+    @property
+    def made(self) -> Mapping[str, Any]:
+        """Name what `canvas` depends on."""
+        return self.boxes.made
+
     def __call__(self, example: Example) -> Example:
+        return self.finish(self.canvas(example))
+
+    def canvas(self, example: Example) -> Example:
+        """Return the example with an image of the size that all have."""
+        return self.boxes.canvas(dict(example))
+
+    def finish(self, example: Example) -> Example:
+        """Return the example with its rows."""
         proposals = example["proposals"][: self.max_proposals]
-        height, width = example["image"].shape[:2]
+        height, width = map(float, example["size"])
         scale = np.array([self.boxes.image_size / width, self.boxes.image_size / height] * 2)
         rows = np.zeros((self.max_proposals, 4), np.float32)
         rows[: len(proposals)] = proposals * scale
         return {
-            **self.boxes(dict(example)),
+            **self.boxes.finish(dict(example)),
             "proposals": rows,
             "proposal_valid": np.arange(self.max_proposals) < len(proposals),
         }

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from cnn_jax.data.source import Source
-from cnn_jax.data.transforms import objects_left_out
+from cnn_jax.data.transforms import objects_left_out, whole_size
 from cnn_jax.errors import UserError
 
 MOST_IMAGES = 1000
@@ -45,7 +45,7 @@ def survey(source: Source, most: int = MOST_IMAGES) -> BoxSurvey:
 
     def look(index: int) -> tuple[np.ndarray, int]:
         example = source[index]
-        height, width = example["image"].shape[:2]
+        height, width = whole_size(example)
         wanted = ~(example["difficult"] | example["crowd"])
         shares = example["boxes"] / np.array([width, height, width, height], np.float32)
         return shares[wanted], len(wanted)

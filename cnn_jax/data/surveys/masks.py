@@ -39,7 +39,11 @@ def survey(source: Masked, most: int | None = None) -> Int[np.ndarray, "images c
     classes = len(source.class_names)
     images = len(source) if most is None else min(most, len(source))
 
+    known = getattr(source, "mask_counts", None)
+
     def counts(index: int) -> np.ndarray:
+        if known is not None:
+            return known(index)
         return np.bincount(source.mask(index).ravel(), minlength=256)[:classes]
 
     progress = track(_read_ahead(counts, images), "Checking masks", images)
