@@ -88,9 +88,9 @@ class Options:
     """Time of a call."""
     cifar10: str | None = flags.flag(None, only={"suite": flags.GIVEN}, metavar="folder:DIR")
     """Class folders of CIFAR-10. Default: generated images of that size, for the time alone."""
-    data: str | None = flags.flag(
-        None, only={"work|suite": ("data", "readers", "accelerator")}, metavar="SPEC"
-    )
+    photos: str | None = flags.flag(None, only={"suite": flags.GIVEN}, metavar="folder:DIR")
+    """Photos in JPEG files. Default: noise and waves that take as long to decode."""
+    data: str | None = flags.flag(None, only=_READS, metavar="SPEC")
     """Images to read: folder:DIR, or with --work readers packed:DIR."""
     workers: int = flags.flag(
         0, minimum=0, maximum=flags.MOST_WORKERS, only=_READS, aliases="num-workers"
@@ -108,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Parse the flags, measure, print the table."""
     options = flags.parse_plain(Options, argv)
     if options.suite is not None:
-        suite.run(options.minutes, Path(options.out), options.data, options.cifar10)
+        suite.run(options.minutes, Path(options.out), options.photos, options.cifar10)
         return
     modules = [module for module in (OURS, OTHERS[options.against]) if module]
     console, rows = Console(stderr=True), []
