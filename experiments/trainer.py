@@ -251,7 +251,7 @@ def train(run: Run) -> bool:
         optimizer=optimizer,
     )
     state, notices = starting_state(run, optimizer, min(plan.checkpoint_every, total))
-    on_device = lies_on_device(options.data, batches)
+    on_device = isinstance(batches, WholeSet) and lies_on_device(options.data, batches)
     first_process = jax.process_index() == 0
     with RunLog(
         run.out,
@@ -641,7 +641,7 @@ def batch_readers(data: DataOptions, source: Source, evaluated: bool = False) ->
     return {"workers": readers.processes, "reading": readers.reason, **kept, **processes()}
 
 
-def lies_on_device(data: DataOptions, batches: loop.Batches) -> bool:
+def lies_on_device(data: DataOptions, batches: WholeSet) -> bool:
     """Tell whether the training examples are kept on the devices.
 
     Raises:
@@ -650,7 +650,7 @@ def lies_on_device(data: DataOptions, batches: loop.Batches) -> bool:
     asked = data.cache == "device"
     if not (asked or (data.cache is None and jax.default_backend() != "cpu")):
         return False
-    if not isinstance(batches, WholeSet) or not batches.keeps:
+    if not batches.keeps:
         if asked:
             raise UserError("--cache device: these examples are no fixed set; use --cache host")
         return False
