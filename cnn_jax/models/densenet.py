@@ -22,6 +22,7 @@ from cnn_jax.models.layers import (
     Output,
     Stem,
     check_image_size,
+    recomputed,
     scaled,
     uniform_fan_in,
 )
@@ -96,6 +97,8 @@ class DenseNet(nn.Module, Backbone):
         dropout_rate: share of units that dropout sets to zero while training. It
             follows every convolution but the first; the paper has 0.2 where it does not augment
             (section 4.2).
+        remat: compute the blocks again in the backward pass, which needs less memory and more time.
+            Only the input of each block is kept (Chen et al. 2016, arXiv 1604.06174).
         dtype: type of the computation.
         axis_name: mapped axis that batch statistics are averaged over.
     """
@@ -107,6 +110,7 @@ class DenseNet(nn.Module, Backbone):
     compression: Share = 0.5
     width: Factor = 1.0
     dropout_rate: Rate = 0.0
+    remat: bool = False
     dtype: Dtype = jnp.float32
     axis_name: str | None = None
 
@@ -133,6 +137,7 @@ class DenseNet(nn.Module, Backbone):
         )
         dropout = partial(nn.Dropout, self.dropout_rate, deterministic=not train)
         layers = {"conv": conv, "norm": norm, "dropout": dropout}
+        dense_layer = recomputed(DenseLayer, self.remat)
         growth_rate = scaled(self.growth_rate, self.width)
         features = {}
 
@@ -148,7 +153,7 @@ class DenseNet(nn.Module, Backbone):
                 x = Transition(self.compression, **layers, name=f"transition{block - 1}")(x)
             for layer in range(1, size + 1):
                 name = f"denseblock{block}_denselayer{layer}"
-                x = DenseLayer(growth_rate, **layers, name=name)(x)
+                x = dense_layer(growth_rate, **layers, name=name)(x)
             features[f"stage{block}"] = x
         x = features[f"stage{block}"] = nn.relu(norm(name="norm5")(x))
         if not self.num_classes:

@@ -25,6 +25,7 @@ from cnn_jax.models.layers import (
     Output,
     Stem,
     check_image_size,
+    recomputed,
     scaled,
 )
 from cnn_jax.ops.normalization import local_response_norm
@@ -179,6 +180,8 @@ class GoogLeNet(nn.Module, Backbone):
         dropout_rate: share of units that dropout sets to zero while training. It is
             applied before the classifier.
         auxiliary_dropout_rate: dropout rate inside the auxiliary classifiers.
+        remat: compute the blocks again in the backward pass, which needs less memory and more time.
+            Only the input of each block is kept (Chen et al. 2016, arXiv 1604.06174).
         dtype: type of the computation.
         axis_name: mapped axis that batch statistics are averaged over.
     """
@@ -194,6 +197,7 @@ class GoogLeNet(nn.Module, Backbone):
     width: Factor = 1.0
     dropout_rate: Rate = 0.2
     auxiliary_dropout_rate: Rate = 0.7
+    remat: bool = False
     dtype: Dtype = jnp.float32
     axis_name: str | None = None
 
@@ -251,13 +255,14 @@ class GoogLeNet(nn.Module, Backbone):
 
         auxiliary = self.auxiliary and self.num_classes > 0
         auxiliary_logits = {}
+        inception = recomputed(Inception, self.remat)
         for stage, modules in INCEPTION_MODULES.items():
             if stage == "stage3":
                 x = _halve(x)
             elif stage == "stage4":
                 x = _halve(x, self.last_pool)
             for module, channels in modules.items():
-                x = Inception(channels, self.large_filter, unit, name=f"inception{module}")(x)
+                x = inception(channels, self.large_filter, unit, name=f"inception{module}")(x)
                 if train and auxiliary and module in AUXILIARY_HEADS:
                     head = AUXILIARY_HEADS[module]
                     auxiliary_logits[head] = auxiliary_head(name=head)(x)

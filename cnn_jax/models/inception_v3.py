@@ -16,7 +16,15 @@ from jaxtyping import Array, Float, Float32
 from cnn_jax.models.backbones import Backbone
 from cnn_jax.models.fields import Factor, Rate, Weight
 from cnn_jax.models.googlenet import ConvUnit
-from cnn_jax.models.layers import BatchNorm, ModuleDef, NameRules, Output, Stem, check_image_size
+from cnn_jax.models.layers import (
+    BatchNorm,
+    ModuleDef,
+    NameRules,
+    Output,
+    Stem,
+    check_image_size,
+    recomputed,
+)
 from cnn_jax.ops.pooling import adaptive_avg_pool, avg_pool, global_avg_pool, max_pool
 
 
@@ -187,6 +195,8 @@ class InceptionV3(nn.Module, Backbone):
         width: multiplier of the number of channels.
         dropout_rate: share of units that dropout sets to zero while training. It is
             applied before the classifier.
+        remat: compute the blocks again in the backward pass, which needs less memory and more time.
+            Only the input of each block is kept (Chen et al. 2016, arXiv 1604.06174).
         dtype: type of the computation.
         axis_name: mapped axis that batch statistics are averaged over.
     """
@@ -197,6 +207,7 @@ class InceptionV3(nn.Module, Backbone):
     auxiliary_weight: Weight = 0.4
     width: Factor = 1.0
     dropout_rate: Rate = 0.5
+    remat: bool = False
     dtype: Dtype = jnp.float32
     axis_name: str | None = None
 
@@ -237,9 +248,10 @@ class InceptionV3(nn.Module, Backbone):
         x = features["stage1"] = unit(192, 3, padding=padding, name="Conv2d_4a_3x3")(x)
         x = pool(x)
 
+        mixed = recomputed(Mixed, self.remat)
         for stage, modules in INCEPTION_MODULES.items():
             for name, branches in modules.items():
-                x = Mixed(branches, unit, name=name)(x)
+                x = mixed(branches, unit, name=name)(x)
             features[stage] = x
         if not self.num_classes:
             return None, features

@@ -36,6 +36,19 @@ he_normal_fan_out: Initializer = nn.initializers.variance_scaling(2.0, "fan_out"
 uniform_fan_in: Initializer = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
+def recomputed(block: ModuleDef, remat: bool) -> ModuleDef:
+    """The block, or one of which the backward pass has only the input, and computes the rest again.
+
+    Chen et al. 2016, "Training deep nets with sublinear memory cost", section 3. The parameters are
+    the same; the class alone has another name.
+    """
+    if not remat:
+        return block
+    if isinstance(block, partial):
+        return partial(nn.remat(block.func), *block.args, **block.keywords)
+    return nn.remat(block)
+
+
 class Conv(nn.Module):
     """Convolution of NHWC feature maps with explicit, symmetric padding.
 

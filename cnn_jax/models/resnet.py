@@ -25,6 +25,7 @@ from cnn_jax.models.layers import (
     Output,
     Stem,
     check_image_size,
+    recomputed,
     scaled,
     uniform_fan_in,
 )
@@ -138,6 +139,8 @@ class ResNet(nn.Module, Backbone):
             applied before the classifier.
         zero_init_residual: start every block as the identity (Goyal et al. 2017, section 5.1). The
             scale of its last normalisation starts at zero.
+        remat: compute the blocks again in the backward pass, which needs less memory and more time.
+            Only the input of each block is kept (Chen et al. 2016, arXiv 1604.06174).
         dtype: type of the computation.
         axis_name: mapped axis that batch statistics are averaged over.
         stages: number of stages that are built; None builds them all.
@@ -152,6 +155,7 @@ class ResNet(nn.Module, Backbone):
     width: Factor = 1.0
     dropout_rate: Rate = 0.0
     zero_init_residual: bool = False
+    remat: bool = False
     dtype: Dtype = jnp.float32
     axis_name: str | None = None
     stages: int | None = structural(None)
@@ -181,7 +185,7 @@ class ResNet(nn.Module, Backbone):
             x = max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
 
         make_block = partial(
-            self.block,
+            recomputed(self.block, self.remat),
             conv=conv,
             norm=norm,
             shortcut=self.shortcut,
