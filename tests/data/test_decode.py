@@ -1,6 +1,7 @@
 """Decoding against pixels made with NumPy, files written byte by byte, and OpenCV's decoders."""
 
 import io
+import os
 import struct
 import zlib
 from collections import Counter
@@ -13,7 +14,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cnn_jax.data import decode as decode_module
-from cnn_jax.data.decode import decode, decode_scaled, describe_left_out, list_images
+from cnn_jax.data.decode import (
+    decode,
+    decode_scaled,
+    describe_left_out,
+    is_image,
+    list_images,
+    read_header,
+)
 from cnn_jax.errors import UserError
 
 
@@ -334,6 +342,15 @@ def test_other_bytes():
 def test_missing_file_and_folder(tmp_path):
     assert str(tmp_path / "gone.jpg") in problem(tmp_path / "gone.jpg")
     assert "is a folder, not a file" in problem(tmp_path)
+
+
+def test_pipes_and_devices_are_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    for path, kind in ((tmp_path / "pipe.png", "a named pipe"), ("/dev/zero", "a device")):
+        for read in (decode, read_header):
+            with pytest.raises(UserError, match=f"{path}: is {kind}, not a file"):
+                read(path)
+        assert not is_image(path)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP"])

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from cnn_jax.errors import UserError
+from cnn_jax.runs.claim import claimed
 from cnn_jax.training import prng
 from cnn_jax.training.state import create
 from cnn_jax.training.step import train_step
@@ -124,6 +125,13 @@ def test_another_seed_gives_another_run(folder, trained, tmp_path):
 def test_a_run_is_not_overwritten(folder, trained):
     with pytest.raises(UserError, match="already holds a run"):
         train(folder, trained)
+
+
+def test_a_folder_that_another_run_writes_in_is_refused(folder, tmp_path):
+    out = tmp_path / "run"
+    with claimed(out), pytest.raises(UserError, match="another process is writing in this folder"):
+        train(folder, out)
+    assert not out.exists()
 
 
 def test_evaluating_again_gives_the_same_figures(trained):

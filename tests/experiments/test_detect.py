@@ -249,6 +249,25 @@ def test_predictions_are_drawn_named_counted_and_cut_out(photos, trained, tmp_pa
         predict.main([str(trained), alike[0], "--directory", str(tmp_path / "x")])
 
 
+def test_pictures_in_both_splits_are_told(photos, tmp_path, capsys):
+    copy = shutil.copytree(photos, tmp_path / "copy")
+    shutil.copy(copy / "images/train5.png", copy / "images/val1.png")
+    train(copy, tmp_path / "out", "--steps", "1", "--eval-every", "1")
+    line = "data: 1 of 8 pictures for evaluation is in the training set too, byte for byte "
+    assert f"{line}({copy}/images/val1.png is {copy}/images/train5.png)" in capsys.readouterr().err
+
+
+def test_missing_images_are_named_or_left_out(photos, tmp_path, capsys):
+    content = json.loads((photos / "train.json").read_text())
+    content["images"][1]["file_name"] = "gone.png"
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    data = ["--data", spec(photos).replace(str(photos / "train.json"), f"{tmp_path}/train.json")]
+    with pytest.raises(UserError, match=r"images\[1\]: .*gone\.png: cannot be read"):
+        train(photos, tmp_path / "refused", *data)
+    train(photos, tmp_path / "lenient", *data, "--skip-bad-images")
+    assert "train: left out 1 of 24 images" in capsys.readouterr().err
+
+
 def test_the_papers_form_trains_and_learns_nothing_from_images_without_objects(photos, tmp_path):
     content = json.loads((photos / "train.json").read_text())
     content["annotations"] = []

@@ -216,6 +216,17 @@ def test_rcnn_resumes_at_the_stage_it_was_in(slow, tmp_path, stage):
     assert rows(out)[-1] == rows(slow)[-1]
 
 
+def test_rcnn_s_last_evaluation_stands_once_in_its_rows(slow, tmp_path):
+    """Also where a run is killed between the row and the result; a whole run is not evaluated."""
+    out = shutil.copytree(slow, tmp_path / "run")
+    detect.main(["--out", str(out), "--resume"])
+    assert (out / "metrics.jsonl").read_bytes() == (slow / "metrics.jsonl").read_bytes()
+    (out / "result.json").unlink()
+    detect.main(["--out", str(out), "--resume"])
+    assert rows(out) == rows(slow)
+    assert json.loads((out / "result.json").read_text())["step"] == 4
+
+
 @pytest.mark.parametrize("name", ["svms.safetensors", "features/4/0000003.safetensors"])
 def test_what_a_stage_left_and_is_damaged_is_named(slow, tmp_path, name):
     out = shutil.copytree(slow, tmp_path / "run")

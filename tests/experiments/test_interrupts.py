@@ -20,6 +20,16 @@ def write():
     os.fsync = lambda descriptor: (ready(), time.sleep(60))
     files.replace(pathlib.Path(sys.argv[1], "report.html"), "page")
 entry(write)""",
+    "writes and looks for no signal": """
+import hashlib
+from cnn_jax import files
+def write():
+    def slow(descriptor):
+        ready()
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)
+    os.fsync = slow
+    files.replace(pathlib.Path(sys.argv[1], "report.html"), "page")
+entry(write)""",
     "callback": """
 class Deaf:
     def __del__(self):

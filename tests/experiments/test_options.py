@@ -517,6 +517,9 @@ def ended(error):
     [
         (UserError("a\0b \udcff \x1b[31m"), r"a\x00b \udcff \x1b[31m"),
         (OSError(36, "File name too long", "xxx"), "xxx: File name too long"),
+        (OSError(24, "Too many open files", "xxx"), "xxx: Too many open files"),
+        (OSError(30, "Read-only file system", "xxx"), "xxx: Read-only file system"),
+        (OSError(28, "No space left on device"), "No space left on device"),
         (MemoryError("Unable to allocate 3 TiB"), "out of memory (Unable to allocate 3 TiB); a "),
         (RuntimeError("RESOURCE_EXHAUSTED: Out of memory\nmore"), "out of memory (RESOURCE_EXHAU"),
     ],

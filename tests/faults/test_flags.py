@@ -58,6 +58,41 @@ def test_the_ends_of_every_range_are_legal_where_they_belong_to_it(verb):
                 assert flag.checked(value) == value
 
 
+# By verb: flags with values that were once taken.
+SENSELESS = {
+    "classify": (
+        *("--learning-rate -1", "--weight-decay -1e-4", "--bias-rate -1", "--decay-factor -1"),
+        *("--clip-norm -1", "--clip-norm 0", "--label-smoothing -1", "--label-smoothing 2"),
+        *("--ema 1.5", "--mixup -1", "--mixup 1e30", "--cutmix -1", "--milestones 0.5 2"),
+        *("--checkpoint-every -1", "--eval-batch-size 0", "--batch-size 0", "--batch-size -1"),
+        *("--keep 0", "--accumulate 0", "--workers -1", "--workers 1000000", "--seed -1"),
+        *("--seed 4294967296", "--canvas-size -1", "--canvas-size 1000000"),
+        *("--resize 0", "--resize 1000000", "--warmup-epochs -1"),
+    ),
+    "annotate": ("--f-beta 0", "--f-beta 1e30", "--k 0", "--patch-size -1", "--patch-size 0"),
+    "detect": (
+        *("--crop-size 0", "--crop-size 1000000", "--scales 0", "--scales 1000000"),
+        *("--max-proposals 0", "--max-proposals 1000000", "--grid-ratios 0", "--grid-ratios 1e30"),
+    ),
+    "segment": ("--border-weight -1", "--image-shape 0 9", "--tile 1000000"),
+    "translate": (
+        *("--hidden-size 0", "--hidden-size 1000000", "--embedding-size 0"),
+        *("--embedding-size 1000000", "--label-smoothing 2", "--buckets 0", "--buckets 1000000"),
+    ),
+    "predict": ("--batch-size 0", "--top -1"),
+    "benchmark": ("--rounds 0", "--batch-size 0", "--seconds 0"),
+}
+
+
+@pytest.mark.parametrize(
+    ("verb", "line"), [(verb, line) for verb, lines in SENSELESS.items() for line in lines]
+)
+def test_numbers_that_make_no_sense_are_refused(verb, line):
+    name, *_ = line.split()
+    with pytest.raises(UserError, match=rf"^{name} .*: must be .* in [\[(]"):
+        parsed(verb, line.split())
+
+
 def test_the_check_can_fail(monkeypatch):
     monkeypatch.setattr(flags.Flag, "_legal", lambda self, item: True)
     with pytest.raises((AssertionError, pytest.fail.Exception)):
