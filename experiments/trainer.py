@@ -166,14 +166,14 @@ def main(
 def start(parsed: T, build: Callable[[T], Run]) -> None:
     """Prepare the devices, build the run of the parsed options and execute it."""
     prepare_devices(parsed.run)
+    check_batch_sizes(parsed)
     with contextlib.ExitStack() as stack:
         if not parallel.alone():
-            # Twice the time in which JAX has to hear of a process.
-            patience = 2 * parallel.HEARTBEAT_SECONDS
+            # JAX tells of a death after this time; it takes a while to reach all.
+            patience = 1.5 * parallel.HEARTBEAT_SECONDS
             stack.enter_context(watcher.watched(parallel.hosts(), patience))
         if jax.process_index() == 0:
             stack.enter_context(claimed(folder(parsed)))
-        check_batch_sizes(parsed)
         execute(build(parsed))
 
 

@@ -42,6 +42,9 @@ Transform = Literal["pmap", "shard"]
 Both compile the same program for a device, and take and return the same arrays.
 """
 
+Axes = tuple[int | None, ...]
+"""0 for each argument or result that has an axis of devices in front, else None."""
+
 HEARTBEAT_SECONDS = 30
 """A process that JAX has not heard of for so long is dead, and the others end."""
 
@@ -160,9 +163,6 @@ def compile_batch_statistics(
     """`batch_statistics` over all devices: those of the whole batch, the same on each."""
     step = partial(batch_statistics, task=task, axis_name=AXIS)
     return over_devices(step, transform, (None, 0, None), None)
-
-
-Axes = tuple[int | None, ...]
 
 
 def over_devices(

@@ -136,6 +136,16 @@ def test_operations_are_timed(tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_the_twin_of_pmap_is_measured_where_steps_run_on_all_devices():
+    (job,) = benchmark.jobs(benchmark.Options(work=("train",), against="shard"))
+    assert (job.work, job.compiled) == ("train", False)
+    with pytest.raises(UserError, match="--against shard: --work must be train, inference, trans"):
+        benchmark.jobs(benchmark.Options(work=("ops",), against="shard"))
+    assert importlib.import_module(benchmark.OTHERS["shard"]).prepare.keywords == {
+        "transform": "shard"
+    }
+
+
 def test_coco_s_evaluation_is_timed_against_pycocotools_which_says_the_same(tmp_path, capsys):
     from experiments.benchmark import in_pycocotools
 

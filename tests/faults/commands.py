@@ -59,7 +59,7 @@ class Ended:
             return f"hangs: not done after {self.seconds:.0f} s; {last[0]}"
         if "Traceback (most recent call last)" in self.output:
             return f"traceback: {last[0][:300]}"
-        if self.status not in (0, 2, 3):
+        if self.status not in (0, 2, 3, 75):  # 75: a limit of time was over
             return f"status {self.status}: {last[0][:300]}"
         errors = re.findall(r"^error: .*", self.output, re.MULTILINE)
         if self.status in (2, 3) and len(errors) != 1:

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from tests import commands
+from tests.checks import assert_same_bits
 from tests.commands import leaves, rows
 
 COMMAND = [
@@ -17,13 +18,12 @@ COMMAND = [
 def classify(out, cache, processes, devices, *extra):
     """Train in so many processes, each with so many devices."""
     flags = ["--distributed"] if processes > 1 else []
-    started = commands.start(
+    return commands.start(
         ["-m", "experiments.classify", "--out", str(out), *COMMAND, *flags, *extra],
         processes,
         devices,
         JAX_COMPILATION_CACHE_DIR=f"{cache}-{{rank}}-of-{processes}",
     )
-    return started
 
 
 def assert_close(a, b):
@@ -35,9 +35,15 @@ def assert_close(a, b):
 @pytest.mark.slow
 def test_two_processes_equal_one(tmp_path):
     cache = tmp_path / "cache"
-    for name, processes, devices in (("one", 1, 4), ("two", 2, 2)):
-        for process in classify(tmp_path / name, cache, processes, devices):
+    for name, processes, devices, *extra in (
+        ("one", 1, 4),
+        ("two", 2, 2),
+        ("twin", 2, 2, "--parallel", "shard"),
+    ):
+        for process in classify(tmp_path / name, cache, processes, devices, *extra):
             commands.finish(process)
+    assert_same_bits(*(leaves(tmp_path / name, step=4) for name in ("two", "twin")))
+    assert rows(tmp_path / "two") == rows(tmp_path / "twin")
     one, two = (leaves(tmp_path / name, step=4) for name in ("one", "two"))
     jax.tree.map(assert_close, one, two)
     for a, b in zip(rows(tmp_path / "one"), rows(tmp_path / "two"), strict=True):
