@@ -2,6 +2,8 @@
 
 python -m experiments.benchmark --models resnet18 vgg16 --against torch
 python -m experiments.benchmark --work data --data folder:DIR --against torch
+python -m experiments.benchmark --work readers --data folder:DIR --workers 2 --against torch
+python -m experiments.benchmark --work readers --data packed:DIR
 python -m experiments.benchmark --work ops --batch-size 1000 --against torch
 python -m experiments.benchmark --work translate --batch-size 128 --against torch
 python -m experiments.benchmark --work coco --batch-size 5000 --against pycocotools
@@ -38,10 +40,11 @@ OTHERS = {
 """The module of each that `--against` names."""
 
 # What is measured alone.
-_ALONE: tuple[Work, ...] = ("ops", "translate", "coco")
+_ALONE: tuple[Work, ...] = ("readers", "ops", "translate", "coco")
 
 
-_NETWORKS = {"work": ("train", "inference", "data")}
+_NETWORKS = {"work": ("train", "inference", "data", "readers")}
+_READS = {"work": ("data", "readers")}
 
 
 @dataclass(frozen=True)
@@ -51,13 +54,13 @@ class Options:
     verb: ClassVar[str] = "benchmark"
 
     models: tuple[str, ...] = flags.flag(
-        ("resnet18",), unless={"work": ("translate", "coco")}, metavar="NAME"
+        ("resnet18",), unless={"work": ("translate", "coco", "readers")}, metavar="NAME"
     )
     """Architectures; `all` for every one. With --work ops: operations, by default all."""
     work: tuple[Work, ...] = ("train", "inference")
     """Training steps, inference, or reading and augmenting the images of --data; or, measured
-    alone, the array operations of detection, training steps of the translator, or COCO's
-    evaluation."""
+    alone, reading the images of --data onto training canvases, the array operations of detection,
+    training steps of the translator, or COCO's evaluation."""
     against: Literal["none", "torch", "torch-compile", "pycocotools"] = "none"
     """The other side: torch as it is, torch with the network compiled, or with --work coco
     pycocotools."""
@@ -72,10 +75,10 @@ class Options:
         "float32", only={"work": ("train", "inference", "data", "translate")}
     )
     """Type that the networks compute in."""
-    data: str | None = flags.flag(None, only={"work": ("data",)}, metavar="folder:DIR")
-    """Images to read."""
+    data: str | None = flags.flag(None, only=_READS, metavar="SPEC")
+    """Images to read: folder:DIR, or with --work readers packed:DIR."""
     workers: int = flags.flag(
-        0, minimum=0, maximum=flags.MOST_WORKERS, only={"work": ("data",)}, aliases="num-workers"
+        0, minimum=0, maximum=flags.MOST_WORKERS, only=_READS, aliases="num-workers"
     )
     """Processes that read; 0 stands for threads here, and for one process a core in torch."""
     rounds: int = flags.flag(5, minimum=1, maximum=100_000)
@@ -144,6 +147,23 @@ def jobs(options: Options) -> list[Job]:
         return [
             Job(work="ops", model=name, batch_size=options.batch_size, image_size=operations.IMAGE)
             for name in known or operations.NAMES
+        ]
+    if "readers" in options.work:
+        kind, _, folder = (options.data or "").partition(":")
+        if kind not in ("folder", "packed") or not folder:
+            raise UserError("--work readers: needs --data folder:DIR or --data packed:DIR")
+        if kind == "packed" and options.against != "none":
+            raise UserError(f"--against {options.against}: reads no packed data")
+        return [
+            Job(
+                work="readers",
+                model=kind,
+                batch_size=options.batch_size,
+                image_size=options.image_size or 224,
+                folder=folder,
+                packed=kind == "packed",
+                workers=options.workers,
+            )
         ]
     names = models.names() if options.models == ("all",) else options.models
     for name in names:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from cnn_jax.errors import UserError
 
-Work = Literal["train", "inference", "data", "ops", "translate", "coco"]
+Work = Literal["train", "inference", "data", "readers", "ops", "translate", "coco"]
 
 
 @dataclass(frozen=True)
@@ -25,15 +25,16 @@ class Job:
     """The work that both contenders do.
 
     Attributes:
-        work: training steps, inference, reading and augmenting images, an array operation,
-            training steps of the translator, or COCO's evaluation of detections.
+        work: training steps, inference, reading and augmenting images, reading alone, an array
+            operation, training steps of the translator, or COCO's evaluation of detections.
         model: an architecture's name, or an operation's.
         batch_size: images a step (of COCO's evaluation: of the set), or boxes, or sentence pairs.
         image_size: pixels on a side of what the network is fed; for sentences their tokens.
         num_classes: number of logits.
         dtype: what the network computes in.
-        folder: class folders of images, below `train/`, for `data`.
-        workers: processes that read, for `data`.
+        folder: class folders of images, below `train/`, for `data` and `readers`.
+        packed: whether `folder` holds packed data instead.
+        workers: processes that read, for `data` and `readers`.
         compiled: whether torch compiles the network.
     """
 
@@ -44,6 +45,7 @@ class Job:
     num_classes: int = 1000
     dtype: str = "float32"
     folder: str = ""
+    packed: bool = False
     workers: int = 0
     compiled: bool = False
 

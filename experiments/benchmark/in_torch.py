@@ -27,7 +27,7 @@ except ImportError as error:
 def prepare(job: Job) -> Prepared:
     """Build what the job needs, up to its first step."""
     match job.work:
-        case "data":
+        case "data" | "readers":
             return _data(job)
         case "ops":
             return _operation(job)

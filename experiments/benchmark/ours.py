@@ -19,6 +19,7 @@ from cnn_jax import memory, models
 from cnn_jax.data import open_source
 from cnn_jax.data.augment import Augmentation, augment_example, normalize
 from cnn_jax.data.batches import TrainingBatches
+from cnn_jax.data.packed import PackedSource, prepared
 from cnn_jax.data.transforms import TrainingTransform
 from cnn_jax.metrics.detection.coco import evaluate_coco
 from cnn_jax.models import summary
@@ -48,6 +49,8 @@ def prepare(job: Job) -> Prepared:
     match job.work:
         case "data":
             return _data(job)
+        case "readers":
+            return _readers(job)
         case "ops":
             return _operation(job)
         case "translate":
@@ -194,6 +197,36 @@ def _data(job: Job) -> Prepared:
         jax.block_until_ready(images)
 
     return Prepared(run, lambda: {"cores": os.cpu_count()}, _peak_memory)
+
+
+def _readers(job: Job) -> Prepared:
+    """Batches of training canvases, decoded or mapped, and nothing done with them."""
+    kind = "packed" if job.packed else "folder"
+    canvas = round(job.image_size * 8 / 7)
+    source = open_source(f"{kind}:{job.folder}", "train", draft_size=canvas)
+    transform = TrainingTransform(canvas)
+    if isinstance(source, PackedSource):
+        made = source.made
+        transform = TrainingTransform(made["canvas_size"], keep_aspect=made["keep_aspect"])
+    batches = TrainingBatches(
+        source,
+        prepared(source, transform),
+        batch_size=job.batch_size,
+        seed=0,
+        workers=job.workers,
+    )
+    stream = batches.iterate()
+
+    def run(steps: int) -> None:
+        for batch in itertools.islice(stream, steps):
+            facts["bytes"] = sum(column.nbytes for column in batch.values()) // job.batch_size
+
+    facts: dict[str, Any] = {
+        "cores": os.cpu_count(),
+        "canvas": transform.canvas_size,
+        "images": len(source),
+    }
+    return Prepared(run, lambda: facts, _peak_memory)
 
 
 def _operation(job: Job) -> Prepared:

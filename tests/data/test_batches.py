@@ -1,6 +1,8 @@
 """Batches: their examples and their order do not depend on the reader."""
 
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -16,6 +18,7 @@ from hypothesis import strategies as st
 import cnn_jax
 from cnn_jax.data.batches import EvaluationBatches, TrainingBatches
 from cnn_jax.data.readers import suitable_readers
+from cnn_jax.data.shared import Slots
 from cnn_jax.data.workers import worker_processes
 from cnn_jax.errors import UserError
 
@@ -247,6 +250,91 @@ def test_cached_examples_are_read_once():
     assert set(read.values()) == {2}
 
 
+class Noted(Numbers):
+    """Notes in a file which example is read."""
+
+    def __init__(self, count, path):
+        super().__init__(count)
+        self.path = path
+
+    def __getitem__(self, index):
+        with open(self.path, "a") as file:
+            file.write(f"{index}\n")
+        return super().__getitem__(index)
+
+
+@pytest.mark.slow
+def test_worker_processes_keep_examples_together(tmp_path):
+    source, plain = Noted(24, tmp_path / "read"), Numbers(24)
+    batches = TrainingBatches(source, brighter, batch_size=6, seed=4, workers=2, cache_bytes=10**6)
+    expected = TrainingBatches(plain, brighter, batch_size=6, seed=4)
+    iterator = batches.iterate()
+    for step in range(12):
+        assert_same(next(iterator), expected[step])
+        time.sleep(0.05)  # one epoch is handed in before another asks for its examples
+    iterator.close()
+    read = Counter((tmp_path / "read").read_text().split())
+    assert len(read) == 24
+    # Batches that are read at the same time cannot know of each other.
+    assert sum(read.values()) < 24 * 2
+    # Another reader of the same batches finds all of it in memory.
+    before = sum(read.values())
+    for step, batch in zip(range(4), batches.iterate(), strict=False):
+        assert_same(batch, expected[step])
+    after = len((tmp_path / "read").read_text().split())
+    assert after <= before + 1  # an example that tells the shapes
+
+
+@pytest.mark.slow
+def test_batches_of_worker_processes_need_no_memory_to_share(monkeypatch):
+    def refuse(self, size, *, reserve=False):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("cnn_jax.data.shared.SharedMemory.enlarge", refuse)
+    batches = TrainingBatches(Numbers(20), brighter, batch_size=6, seed=4, workers=1)
+    for step, batch in zip(range(3), batches.iterate(), strict=False):
+        assert_same(batch, TrainingBatches(Numbers(20), brighter, batch_size=6, seed=4)[step])
+
+
+def shared_files():
+    """What lies in shared memory by name, but for semaphores, which other programs have too."""
+    if not os.path.isdir("/dev/shm"):
+        return set()
+    return {name for name in os.listdir("/dev/shm") if not name.startswith("sem.")}
+
+
+@pytest.mark.slow
+def test_a_killed_worker_ends_reading_with_one_line():
+    before = shared_files()
+    iterator = TrainingBatches(Numbers(50), unchanged, batch_size=4, seed=0, workers=2).iterate()
+    first = next(iterator)
+    kept = {name: column.copy() for name, column in first.items()}
+    for child in multiprocessing.active_children():
+        os.kill(child.pid, signal.SIGKILL)
+    with pytest.raises(UserError, match="--workers 2: a worker process died"):
+        for _ in range(100):
+            next(iterator)
+    assert_same(first, kept)  # what was read stays
+    assert shared_files() <= before
+
+
+def test_a_slot_is_free_when_its_last_array_is_deleted():
+    slots = Slots(1000)
+    number = slots.take()
+    laid, arrays = slots.arrays(number, {"a": (np.int32, (5,)), "b": (np.uint8, (3, 7))})
+    arrays["a"][:], arrays["b"][:] = range(5), 9
+    batch = slots.view(number, laid)
+    np.testing.assert_array_equal(batch["a"], range(5))
+    part = batch["b"][1:, ::2]
+    other = slots.take()
+    assert other != number
+    del batch
+    assert slots.take() not in (number, other)
+    del part
+    assert slots.take() == number
+    assert slots.arrays(number, {"a": (np.float64, (2000,))}) is None
+
+
 def test_closing_stops_the_threads():
     def readers():
         return [t for t in threading.enumerate() if t.name.startswith("grain-prefetch")]
@@ -283,6 +371,7 @@ if __name__ == "__main__":
 
 @pytest.mark.slow
 def test_workers_end_with_a_killed_parent(tmp_path):
+    shared = shared_files()
     program = tmp_path / "program.py"
     wait = "print(*(p.pid for p in multiprocessing.active_children()), flush=True); time.sleep(60)"
     program.write_text("import multiprocessing, time\n" + SCRIPT.format(workers=2, close=wait))
@@ -297,6 +386,7 @@ def test_workers_end_with_a_killed_parent(tmp_path):
     while any(map(running, children)) and time.monotonic() < until:
         time.sleep(0.1)
     assert not any(map(running, children))
+    assert shared_files() <= shared
 
 
 def running(pid: int) -> bool:
