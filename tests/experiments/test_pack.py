@@ -1,13 +1,14 @@
 """The pack command, and runs on what it wrote: the same bits as from the data itself."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from cnn_jax.errors import UserError
-from experiments import annotate, classify, detect, pack, segment
+from experiments import annotate, classify, detect, pack, predict, segment
 from tests.checks import assert_same_bits
 from tests.commands import leaves, rows
 
@@ -98,6 +99,13 @@ def test_a_training_from_packed_data_is_that_from_the_data(photos, tmp_path, tas
     verb.main(again)
     pack.main(["--out", str(tmp_path / "packed"), "--verify"])
     assert "are as written" in capsys.readouterr().out
+    # Predictions need no data.
+    shutil.rmtree(tmp_path / "packed")
+    told = []
+    for run in ("run", "source"):
+        predict.main([str(tmp_path / run), str(photos / "images" / "1.jpg"), "--json"])
+        told.append(capsys.readouterr().out.replace(str(tmp_path / run), "RUN"))
+    assert told[0] == told[1] and told[0]
 
 
 @pytest.mark.slow
