@@ -34,7 +34,11 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
 
 
 def in_threads(
-    function: Callable[[T], R], items: Sequence[T], description: str, threads: int = 0
+    function: Callable[[T], R],
+    items: Sequence[T],
+    description: str,
+    threads: int = 0,
+    at_once: int = _SLICE,
 ) -> Iterator[R]:
     """Call a function for each item in threads, and yield its results in order, with a bar.
 
@@ -43,12 +47,13 @@ def in_threads(
         items: its arguments.
         description: the text before the bar.
         threads: the number of threads; 0 for one per core.
+        at_once: the number of results that may wait to be taken.
     """
     with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
         # Submitted in slices: one future per item may take more memory than the items.
         results = (
             result
-            for start in range(0, len(items), _SLICE)
-            for result in pool.map(function, items[start : start + _SLICE])
+            for start in range(0, len(items), at_once)
+            for result in pool.map(function, items[start : start + at_once])
         )
         yield from track(results, description, len(items))

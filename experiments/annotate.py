@@ -138,6 +138,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def build(options: Options) -> Run:
     """The run that the options describe."""
+    options = images.with_packed_sizes(options)
     sizes, out = options.sizes, trainer.folder(options)
     open_split = partial(
         trainer.open_source, options, formats=TAG_FORMATS, **dataclasses.asdict(options.tags)

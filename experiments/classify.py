@@ -58,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def build(options: Options) -> Run:
     """The run that the options describe."""
+    options = images.with_packed_sizes(options)
     sizes = options.sizes
     held_out = trainer.open_source(
         options, trainer.evaluated_split(options), image_size=sizes.resize

@@ -2,19 +2,21 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from cnn_jax import models
 from cnn_jax.data.augment import Augmentation
-from cnn_jax.data.packed import original
+from cnn_jax.data.packed import folder_of, original
 from cnn_jax.data.source import Source
 from cnn_jax.data.surveys import images as survey
 from cnn_jax.data.transforms import EvaluationTransform, TrainingTransform
 
 from . import options as flags
+
+T = TypeVar("T", bound="ImageOptions")
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,8 @@ class ImageOptions:
         spec = models.input_spec(self.model.model)
         evaluation = self.data.image_size or (32 if self.model.stem == "small" else spec.image_size)
         # Scenes are rendered at the size that is asked for: there is nothing to crop.
-        built_in = original(self.data.data) == flags.BUILT_IN
+        given = self.data.resize is not None
+        built_in = not given and original(self.data.data) == flags.BUILT_IN
         scale = 1.0 if built_in else spec.resize / spec.image_size
         training = self.augmentation.output_size or evaluation
         margin = {"resized": 8 / 7, "random": 8 / 7}.get(self.augmentation.crop, 1.0)
@@ -71,6 +74,13 @@ class ImageOptions:
         """The host's preparation of an image that the device augments."""
         # A resized crop needs the whole image; other crops the undistorted middle of it.
         return TrainingTransform(self.sizes.canvas, keep_aspect=self.augmentation.crop != "resized")
+
+
+def with_packed_sizes(options: T) -> T:
+    """The options with the size that packed data decides, so that predictions need no data."""
+    if folder_of(options.data.data) is None or options.data.resize is not None:
+        return options
+    return flags.replace(options, {"resize": options.sizes.resize})
 
 
 def noticed(

@@ -119,10 +119,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"--data {options.data.data}: is packed already")
     parts = {split: part(options, split) for split in _SPLITS}
     about = {"task": task, "data": options.data.data, "seed": options.run.seed}
-    used = [text for text in given if not text.startswith("--out=")]
-    if "--out" in used:
-        place = used.index("--out")
-        del used[place : place + 2]
+    used = _without(given, ("--out", "--task"))
     if not packed.write(folder, parts, about, used, lambda line: print(line, flush=True)):
         print(f"{folder}: packed already")
 
@@ -134,6 +131,17 @@ def _task(argv: Sequence[str]) -> Task:
     typed += [value for flag, value in itertools.pairwise(texts) if flag == "--task"]
     # Another text is refused by name when all flags are parsed.
     return typed[-1] if typed and typed[-1] in get_args(Task) else "classify"
+
+
+def _without(argv: Sequence[str], left_out: Sequence[str]) -> list[str]:
+    """The texts of a command line but for some flags with one value each."""
+    kept, texts = [], iter(argv)
+    for text in texts:
+        if text in left_out:
+            next(texts, None)
+        elif text.partition("=")[0] not in left_out:
+            kept.append(text)
+    return kept
 
 
 def part(options: Any, split: Split) -> packed.Part:

@@ -19,7 +19,7 @@ from cnn_jax import models
 from cnn_jax.data import MASK_FORMATS
 from cnn_jax.data.augment import MaskAugmentation
 from cnn_jax.data.batches import TrainingBatches
-from cnn_jax.data.packed import original
+from cnn_jax.data.packed import folder_of, original
 from cnn_jax.data.source import Source
 from cnn_jax.data.surveys import images as image_survey
 from cnn_jax.data.surveys.masks import median_frequency, position_prior, survey
@@ -149,6 +149,9 @@ def build(options: Options) -> Run:
     out = trainer.folder(options)
     held_out = open_split(options, trainer.evaluated_split(options))
     size = evaluated_size(options, held_out)
+    if folder_of(options.data.data) is not None and options.masks.tile is None:
+        # So that images to predict for are resized as those were that are packed.
+        options = flags.replace(options, {"image_shape": size})
     training = None
     if trainer.reads_training_set(options.run):
         training = open_split(options, "train")

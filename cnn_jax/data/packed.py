@@ -37,6 +37,7 @@ PREFIX = "packed:"
 
 _VERSION = 1
 _BLOCK_BYTES = 64 * MIB
+_AHEAD_BYTES = 512 * MIB  # of examples that wait to be written
 _PIXELS = ("image", "mask")  # what is too large to be checked when a set is opened
 _NAME, _COUNTED = "name", "pixels"  # fields that are no part of an example
 _OBJECTS, _CHARACTERS = "objects", "characters"  # the files that count rows of an example
@@ -213,7 +214,8 @@ def _write_split(
     """Write the blocks of a split that are not there yet; return its part of the manifest."""
     with files.writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    fields = _fields(part.row(0), part.counts)
+    first = part.row(0)
+    fields = _fields(first, part.counts)
     blocks = _blocks_there(folder, head, fields)
     done = sum(block["rows"] for block in blocks)
     if done:
@@ -226,9 +228,11 @@ def _write_split(
         if not blocks:
             (folder / PROGRESS).write_text(json.dumps(head) + "\n")
     left = range(done, len(part.source))
+    at_once = max(1, min(1024, _AHEAD_BYTES // sum(value.nbytes for value in first.values())))
+    packing = in_threads(part.row, left, f"Packing {split}", at_once=at_once)
     rows: list[dict[str, np.ndarray]] = []
     size = 0
-    for index, row in zip(left, in_threads(part.row, left, f"Packing {split}"), strict=True):
+    for index, row in zip(left, packing, strict=True):
         _require_alike(row, fields, partial(part.source.describe, index))
         rows.append(row)
         size += sum(value.nbytes for value in row.values())

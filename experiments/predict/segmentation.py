@@ -12,7 +12,7 @@ from PIL import Image
 
 from cnn_jax import files
 from cnn_jax.data.decode import decode
-from cnn_jax.data.resize import resize
+from cnn_jax.data.resize import to_canvas
 from cnn_jax.data.tiles import corners, window
 from cnn_jax.reports import masks as pictures
 from cnn_jax.reports.pictures import save
@@ -58,7 +58,7 @@ class MaskPredictor:
             places = corners(image.shape[:2], tile)
             return [{"image": window(image, *corner, tile, tile, margin)} for corner in places]
         resized = segment.resized_to(self._trained)
-        seen = image if resized is None else resize(image, resized)
+        seen = image if resized is None else to_canvas(image, resized)
         return [{"image": window(seen, 0, 0, *seen.shape[:2], margin)}]
 
     def select(self, predictions: jax.Array) -> jax.Array:

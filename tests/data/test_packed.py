@@ -179,7 +179,7 @@ def test_splits_of_the_same_examples_are_stored_once(tmp_path):
 
 def test_a_stopped_command_goes_on_where_it_was(tmp_path, monkeypatch):
     monkeypatch.setattr(packed, "_BLOCK_BYTES", 3000)  # three examples and some
-    monkeypatch.setattr(packed, "in_threads", lambda function, items, title: map(function, items))
+    monkeypatch.setattr(packed, "in_threads", in_order)
     whole, half = tmp_path / "whole", tmp_path / "half"
     pack(whole, Part(Pictures(), TrainingTransform(16)))
     with pytest.raises(UserError, match="damaged"):
@@ -201,6 +201,10 @@ def test_a_stopped_command_goes_on_where_it_was(tmp_path, monkeypatch):
     assert not pack(half, Part(source, TrainingTransform(16)))
     with pytest.raises(UserError, match="other data is packed there"):
         pack(half, Part(source, TrainingTransform(18)))
+
+
+def in_order(function, items, title, at_once):
+    return map(function, items)
 
 
 def contents(folder):

@@ -1,13 +1,14 @@
 """The pack command, and runs on what it wrote: the same bits as from the data itself."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from cnn_jax.errors import UserError
-from experiments import annotate, classify, detect, pack, segment
+from experiments import annotate, classify, detect, pack, predict, segment
 from tests.checks import assert_same_bits
 from tests.commands import leaves, rows
 
@@ -98,6 +99,13 @@ def test_a_training_from_packed_data_is_that_from_the_data(photos, tmp_path, tas
     verb.main(again)
     pack.main(["--out", str(tmp_path / "packed"), "--verify"])
     assert "are as written" in capsys.readouterr().out
+    # Predictions need no data.
+    shutil.rmtree(tmp_path / "packed")
+    told = []
+    for run in ("run", "source"):
+        predict.main([str(tmp_path / run), str(photos / "images" / "1.jpg"), "--json"])
+        told.append(capsys.readouterr().out.replace(str(tmp_path / run), "RUN"))
+    assert told[0] == told[1] and told[0]
 
 
 @pytest.mark.slow
@@ -147,8 +155,8 @@ def test_what_cannot_be_packed_or_read_ends_with_one_line(photos, tmp_path):
 
     flags = [*EVERY, "--crop", "resized", "--width", "0.25", "--out", str(tmp_path / "run")]
     message = refused(classify, "--data", spec, *flags, "--image-size", "24")
-    assert "canvas_size 18, not 27 as this run needs" in message or "resize" in message
-    assert "--crop resized" in message
+    assert "packed with resize 16, not 24, crop 16, not 24 as this run needs" in message
+    assert f"(--data folder:{photos}/classes --image-size 16 --crop resized)" in message
     assert "--holdout-fraction" in refused(
         classify, "--data", spec, *flags, "--holdout-fraction", "0.2"
     )
@@ -159,8 +167,9 @@ def test_what_cannot_be_packed_or_read_ends_with_one_line(photos, tmp_path):
         pack, "--data", f"folder:{photos}/classes", "--image-size", "24", "--out", str(tmp_path)
     )
     assert "--task" in refused(pack, "--task", "translate", "--out", str(tmp_path))
-    masks = refused(pack, "--task", "segment", "--data", f"masks:{photos}/masks", "--out", "x")
-    assert "give --image-shape" in masks
+    masks = ["--task", "segment", "--data", f"masks:{photos}/masks"]
+    message = refused(pack, *masks, "--out", str(tmp_path / "masks"))
+    assert "give --image-shape" in message
     boxes = tmp_path / "boxes"
     packed_at(boxes, "detect", photos)
     regions = ["--data", f"packed:{boxes}", "--system", "fast_rcnn", *flags[-2:]]
