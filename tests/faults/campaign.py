@@ -24,7 +24,7 @@ from cnn_jax.errors import DivergenceError, UserError
 MIB = 2**20
 
 PREPARATION = 120.0
-"""The seconds in which a case says what it does; by then it has written its data."""
+"""The least number of seconds in which a case says what it does."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,8 @@ class Worker:
         if self._process is None:
             self._start()
         self._pipe.send(case)
-        what, begin, most = "", time.monotonic(), PREPARATION
+        # Data may have to be written first, or a run trained.
+        what, begin, most = "", time.monotonic(), max(PREPARATION, seconds)
         while True:
             left = most - (time.monotonic() - begin)
             if left <= 0 or not self._pipe.poll(left):

@@ -6,12 +6,14 @@ it ends, and compares the two folders: the arrays of every checkpoint to the las
 times, all other files, and their names.
 """
 
+import contextlib
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -96,8 +98,11 @@ def reference(name: str, folder: Path) -> Path:
         return out
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "data").exists():
-        write_data(folder / "data.part")
-        (folder / "data.part").rename(folder / "data")
+        with tempfile.TemporaryDirectory(dir=folder) as part:
+            write_data(Path(part) / "data")
+            # Another worker may have been faster.
+            with contextlib.suppress(OSError):
+                (Path(part) / "data").rename(folder / "data")
     for _ in range(2):  # the second time with what the first has compiled
         shutil.rmtree(out, ignore_errors=True)
         shutil.rmtree(f"{out}-proposals", ignore_errors=True)
