@@ -313,8 +313,9 @@ def train(
     def settle() -> None:
         """Wait for the work in the background, and write the rows that waited for it."""
         nonlocal finishing
-        background.join()
-        checkpoints.raise_together(stored, background.failure)
+        with clock.during("evaluation" if finishing else "saving"):
+            background.join()
+            checkpoints.raise_together(stored, background.failure)
         finishing = False
         while waiting:
             log.report(waiting[0][0], "train", waiting[0][1])
@@ -325,8 +326,8 @@ def train(
         interval.check(step)
         if saved == step:
             return
+        settle()
         with clock.during("saving"):
-            settle()
             if log.enabled:
                 job = partial(
                     checkpoints.write,
@@ -431,8 +432,7 @@ def train(
                     if stop.is_set() and parallel.alone():
                         save()
                         stopped = True
-        with clock.during("saving"):
-            settle()
+        settle()
         clock.take()
         log.message(summary(clock.total))
         if stopped:
