@@ -37,6 +37,7 @@ PREFIX = "packed:"
 
 _VERSION = 1
 _BLOCK_BYTES = 64 * MIB
+_FETCHED = 2**15  # bytes of an example from which on asking for it costs less than waiting
 _AHEAD_BYTES = 512 * MIB  # of examples that wait to be written
 _PIXELS = ("image", "mask")  # what is too large to be checked when a set is opened
 _NAME, _COUNTED = "name", "pixels"  # fields that are no part of an example
@@ -432,6 +433,7 @@ class PackedSource:
         return self._count
 
     def __getitem__(self, index: int) -> Example:
+        self._fetch(np.array([index]))
         return {name: self._field(name, index) for name in self._shown}
 
     def _field(self, name: str, index: int) -> np.ndarray | np.generic:
@@ -444,8 +446,14 @@ class PackedSource:
     def describe(self, index: int) -> str:
         return self._field(_NAME, index).tobytes().decode()
 
+    def _fetch(self, indices: np.ndarray) -> None:
+        for name in _PIXELS:
+            if name in self._arrays:
+                self._files[name].fetch(self._arrays[name], indices)
+
     def gather(self, indices: np.ndarray, rows: Mapping[str, np.ndarray]) -> None:
         """Copy examples into the first rows of arrays; every field has a fixed shape."""
+        self._fetch(indices)
         for name in self._shown:
             into = rows[name][: len(indices)]
             # Of the modes, this one needs no array between.
@@ -512,6 +520,20 @@ class _File:
         with self.path.open("rb") as file:
             whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         return np.frombuffer(whole, np.uint8)
+
+    def fetch(self, rows: np.ndarray, indices: np.ndarray) -> None:
+        """Ask the system for rows all at once, where it would else read one after another."""
+        size = rows[0].nbytes
+        whole: Any = rows
+        while isinstance(whole, np.ndarray):
+            whole = whole.base
+        whole = getattr(whole, "obj", whole)  # of the memoryview that NumPy puts between
+        known = isinstance(whole, mmap.mmap) and hasattr(mmap, "MADV_WILLNEED")
+        if size < _FETCHED or not known:
+            return
+        for first in (indices * size // mmap.PAGESIZE * mmap.PAGESIZE).tolist():
+            length = min(size + mmap.PAGESIZE, len(whole) - first)
+            whole.madvise(mmap.MADV_WILLNEED, first, length)
 
     def checked(self, data: np.ndarray) -> Iterable[None]:
         """Compare the bytes with their checksums, a block at a time."""

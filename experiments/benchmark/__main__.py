@@ -217,7 +217,8 @@ def row(job: Job, ours: Measurement, theirs: Measurement | None = None) -> dict[
     utilisation = None
     if "matmul_flops" in facts:
         utilisation = ours.rate * facts["flops_per_image"] / facts["matmul_flops"]
-    size = f"{job.image_size} {'tokens' if job.work == 'translate' else 'px'}"
+    # Packed data has canvases of its own size.
+    size = f"{facts.get('canvas', job.image_size)} {'tokens' if job.work == 'translate' else 'px'}"
     cells = [
         size if job.work == "data" else f"{job.model} {size}",
         job.work,
