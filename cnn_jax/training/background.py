@@ -29,7 +29,7 @@ class Background:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._thread is not None and (kind is None or issubclass(kind, Exception)):
+        if self._thread is not None and kind is not KeyboardInterrupt:
             self._jobs.put(None)
             self._thread.join()
 
