@@ -1,6 +1,9 @@
 """The rooms of the house: a module imports only from below, and from where it may."""
 
 import ast
+import os
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -118,3 +121,20 @@ def test_every_package_is_installed():
         name.replace("cnn_jax_experiments", "experiments") for name in settings["packages"]
     }
     assert installed == names
+
+
+def test_the_package_works_under_the_name_that_it_is_installed_by(tmp_path):
+    """Installed, the folder has another name, and there is no module `experiments`."""
+    (tmp_path / "cnn_jax").symlink_to(ROOT / "cnn_jax")
+    (tmp_path / "cnn_jax_experiments").symlink_to(ROOT / "experiments")
+    code = (
+        "import importlib.util, sys; from cnn_jax_experiments.__main__ import console; "
+        "assert importlib.util.find_spec('experiments') is None; "
+        "sys.argv = ['cnn-jax', 'classify', '--help']; console()"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "--learning-rate" in ended.stdout
