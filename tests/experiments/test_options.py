@@ -468,6 +468,8 @@ def test_readme_s_commands_are_understood():
             flags.parse(
                 module.Options, argv, PRESETS[module], "system" if verb == "detect" else None
             )
+        elif verb == "pack":
+            flags.parse_plain(pack.options_of(pack._task(argv)), argv)
         elif verb != "tour":
             (options,) = (options for options in COMMANDS if options.verb == verb)
             flags.parse_plain(options, argv)
