@@ -128,8 +128,8 @@ def test_the_package_works_under_the_name_that_it_is_installed_by(tmp_path):
     (tmp_path / "cnn_jax").symlink_to(ROOT / "cnn_jax")
     (tmp_path / "cnn_jax_experiments").symlink_to(ROOT / "experiments")
     code = (
-        "import importlib.util, sys; from cnn_jax_experiments.__main__ import console; "
-        "assert importlib.util.find_spec('experiments') is None; "
+        "import sys; sys.modules['experiments'] = None; "
+        "from cnn_jax_experiments.__main__ import console; "
         "sys.argv = ['cnn-jax', 'classify', '--help']; console()"
     )
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
