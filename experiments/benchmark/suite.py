@@ -153,13 +153,8 @@ def parts(scale: Scale, out: Path, data: str | None, cifar10: str | None) -> lis
 
     def from_packed(folder: Path, limit: float) -> dict[str, Any]:
         began = time.monotonic()
-        canvas = str(round(scale.image_size * 8 / 7))
-        _command(
-            "pack",
-            ["--data", photos, "--out", str(packed), "--canvas-size", canvas],
-            folder / "pack.log",
-            limit,
-        )
+        arguments = ["--data", photos, "--out", str(packed), *_canvases(scale)]
+        _command("pack", arguments, folder / "pack.log", limit)
         packing = time.monotonic() - began
         figures = end_to_end(f"packed:{packed}", "none")(folder, limit - packing)
         return {**figures, "packing_seconds": round(packing, 1)}
@@ -210,8 +205,8 @@ def _training(folder: Path, limit: float, *, scale: Scale, flags: Sequence[str])
     rows = _classify(
         folder / "run",
         [
-            *("--model", scale.network, "--image-size", str(scale.image_size)),
-            *("--batch-size", str(scale.batch), "--dtype", scale.dtype, "--crop", "resized"),
+            *_canvases(scale),
+            *("--batch-size", str(scale.batch), "--dtype", scale.dtype),
             *("--flip", "--steps", str(scale.steps), "--eval-every", str(scale.steps)),
             *("--report-every", str(scale.steps // 3), *flags),
         ],
@@ -223,6 +218,12 @@ def _training(folder: Path, limit: float, *, scale: Scale, flags: Sequence[str])
         "device_busy": show("device_busy", trained[-1]["device_busy"]),
         "first_interval": trained[0]["examples_per_second"],
     }
+
+
+def _canvases(scale: Scale) -> list[str]:
+    """The flags that decide what is decoded, and so what is packed."""
+    size = ["--image-size", str(scale.image_size)]
+    return ["--model", scale.network, *size, "--crop", "resized"]
 
 
 def _repeats(folder: Path, limit: float, *, scale: Scale) -> dict[str, Any]:
