@@ -168,6 +168,7 @@ def parts(scale: Scale, out: Path, data: str | None, cifar10: str | None) -> lis
         Part("host_memory", 120, end_to_end(photos, "host")),
         Part("device_memory", 120, end_to_end(photos, "device")),
         Part("fast", 120, end_to_end(photos, "device", "--fast")),
+        Part("shard", 180, partial(_shard, scale=scale)),
         Part("translate", 120, partial(_translator, scale=scale)),
         *(
             Part(name, 240, partial(_network, name=name, scale=scale))
@@ -286,6 +287,15 @@ def _network(folder: Path, limit: float, *, name: str, scale: Scale) -> dict[str
             f"{work}_first_step": round(row["ours"]["first_step_seconds"], 1),
         }
     return figures
+
+
+def _shard(folder: Path, limit: float, *, scale: Scale) -> dict[str, Any]:
+    """A training step under `pmap`, against the same under `shard_map` and `jit`."""
+    arguments = ["--models", scale.network, "--batch-size", str(scale.batch), "--work", "train"]
+    arguments += ["--image-size", str(scale.image_size), "--dtype", scale.dtype]
+    arguments += ["--seconds", str(scale.seconds), "--rounds", str(scale.rounds)]
+    row = _benchmark(folder, [*arguments, "--against", "shard"], limit)[0]
+    return {"pmap_over_shard": float(np.median(row["ratios"]))}
 
 
 def _translator(folder: Path, limit: float, *, scale: Scale) -> dict[str, Any]:
