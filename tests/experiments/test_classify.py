@@ -69,6 +69,7 @@ def test_the_data_is_described_before_the_first_step(folder, tmp_path, capsys):
         "data: no image for evaluation of the class red",
         "data: 1 of 3 pictures for evaluation is in the training set too, byte for byte "
         f"({copy}/val/blue/0.png is {copy}/train/red/3.png); what is measured on them is too good",
+        "reading: in threads, as steps run on the same processors",
     ]
 
 
