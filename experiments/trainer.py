@@ -250,7 +250,9 @@ def train(run: Run) -> bool:
         trained=-(-options.data.batch_size // options.optimizer.accumulate),
         optimizer=optimizer,
     )
-    state, notices = starting_state(run, optimizer, min(plan.checkpoint_every, total))
+    # The first checkpoint is written while the run goes on to the second.
+    second_save = min(2 * plan.checkpoint_every, total) or total
+    state, notices = starting_state(run, optimizer, second_save)
     on_device = isinstance(batches, WholeSet) and lies_on_device(options.data, batches)
     first_process = jax.process_index() == 0
     with RunLog(
@@ -358,19 +360,19 @@ def best_keeper(run: Run, step: int) -> loop.Best | None:
 
 
 def starting_state(
-    run: Run, optimizer: optax.GradientTransformation, first_save: int
+    run: Run, optimizer: optax.GradientTransformation, second_save: int
 ) -> tuple[TrainState, list[str]]:
     """The state that training goes on from, and notices for the user.
 
     It is fresh from the seed, has the weights of `--init-from`, or with `--resume` is the newest
-    whole checkpoint. A run that was killed before `first_save`, the step of its first checkpoint,
-    starts anew.
+    whole checkpoint. A run that was killed before `second_save`, the step of its second checkpoint,
+    may have none, and starts anew.
     """
     options, task = run.options, run.trained or run.task
     ema = options.optimizer.ema is not None
     fresh = partial(fresh_state, task, optimizer, options.run.seed, ema)
     notices: list[str] = []
-    if options.run.resume and not _never_saved(run, first_save):
+    if options.run.resume and not _never_saved(run, second_save):
         state, _ = checkpoints.restore(
             run.out / CHECKPOINTS, jax.eval_shape(fresh), notify=notices.append
         )
@@ -384,12 +386,12 @@ def starting_state(
     return create(params, model_state, optimizer, ema=ema), notices
 
 
-def _never_saved(run: Run, first_save: int) -> bool:
+def _never_saved(run: Run, second_save: int) -> bool:
     """Tell whether the run was killed before it saved a state; False where checkpoints are lost."""
     if checkpoints.steps(run.out / CHECKPOINTS):
         return False
     rows = read_rows(run.out / METRICS_FILE) if (run.out / METRICS_FILE).exists() else []
-    return all(row["step"] <= first_save for row in rows)
+    return all(row["step"] <= second_save for row in rows)
 
 
 def evaluated_state(run: Run) -> tuple[TrainState, list[str]]:

@@ -102,7 +102,7 @@ def save(
             write(directory, step, state, keep=keep, scheduled=scheduled, interval=interval)
         except Exception as error:
             failure = error
-    raise_together(directory, failure)
+    raise_together(directory, step, failure)
 
 
 def write(
@@ -129,12 +129,15 @@ def write(
         _prune(directory, step, keep, scheduled)
 
 
-def raise_together(directory: str | os.PathLike, failure: Exception | None) -> None:
-    """Raise the failure of the first process's `write` on every process; all must call this."""
+def raise_together(directory: str | os.PathLike, step: int, failure: Exception | None) -> None:
+    """Raise the failure of the first process's `write` of a step on every process.
+
+    All of them must call this.
+    """
     if any(_gather(failure is not None)):
         raise failure or UserError(
-            f"{os.fspath(directory)}: the first process could not save; the earlier checkpoints "
-            "are kept"
+            f"{os.fspath(directory)}: the first process could not save step {step}; the earlier "
+            "checkpoints are kept"
         )
 
 

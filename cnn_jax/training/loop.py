@@ -315,7 +315,7 @@ def train(
         nonlocal finishing
         with clock.during("evaluation" if finishing else "saving"):
             background.join()
-            checkpoints.raise_together(stored, background.failure)
+            checkpoints.raise_together(stored, saved, background.failure)
         finishing = False
         while waiting:
             log.report(waiting[0][0], "train", waiting[0][1])

@@ -101,4 +101,6 @@ def test_a_canvas_is_near_pillow_s_on_smooth_pictures(size, new):
     assert canvas.shape == (*new, 3)
     # The steeper the picture, the more a filter's width shows at its borders.
     steepness = max(120 / max(side - 1, 1) for side in size if side > 1) if max(size) > 1 else 0
+    # So it does between the few pixels of a small canvas.
+    steepness += 0.1 * max(120 / side for side in new)
     np.testing.assert_allclose(canvas.astype(int), resize(image, new), atol=2 + steepness)

@@ -119,7 +119,8 @@ def test_a_signal_in_an_evaluation_ends_it_and_it_is_made_up_for(tmp_path, cache
     started[-1].send_signal(signal.SIGUSR1)
     for process in started:
         commands.finish(process, STATUS)
-    assert checkpoints.latest_step(out / "checkpoints") in (2, 4)
+    # One goes on with step 3 while the metrics of step 2 are written.
+    assert checkpoints.latest_step(out / "checkpoints") in (2, 3, 4)
     before = (out / "metrics.jsonl").read_text() if (out / "metrics.jsonl").exists() else ""
     for process in classify(out, cache, "--resume", processes=processes):
         commands.finish(process)

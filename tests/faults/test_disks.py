@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 
 import pytest
@@ -140,14 +141,14 @@ def full_page(disk, patch):
 
 def full_checkpoint(disk, patch):
     """The disk is full when a checkpoint is due."""
-    save = checkpoints.save
+    write = checkpoints.write
 
     def filled(directory, step, state, **arguments):
         if step == 6:
             fill(disk, 16 * 1024)
-        save(directory, step, state, **arguments)
+        write(directory, step, state, **arguments)
 
-    patch.setattr(checkpoints, "save", filled)
+    patch.setattr(checkpoints, "write", filled)
 
 
 @pytest.mark.parametrize("fills", [full_row, full_page, full_checkpoint])
@@ -174,7 +175,11 @@ def test_a_folder_that_becomes_read_only(split, data, whole, tmp_path, capsys, m
         if kind == split and step >= 8 and not made:
             made.append(mounted(out, "--bind", out))
             made[0].__enter__()
-            subprocess.run(["mount", "-o", "remount,ro,bind", str(out)], check=True)
+            # Busy while a checkpoint is written in the background.
+            for _ in range(100):
+                if not subprocess.run(["mount", "-o", "remount,ro,bind", str(out)]).returncode:
+                    break
+                time.sleep(0.1)
         report(log, step, kind, metrics)
 
     try:
