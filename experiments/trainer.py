@@ -253,7 +253,7 @@ def train(run: Run) -> bool:
     # The first checkpoint is written while the run goes on to the second.
     second_save = min(2 * plan.checkpoint_every, total) or total
     state, notices = starting_state(run, optimizer, second_save)
-    on_device = isinstance(batches, WholeSet) and lies_on_device(options.data, batches)
+    resident = bytes_on_device(options.data, batches) if isinstance(batches, WholeSet) else 0
     first_process = jax.process_index() == 0
     with RunLog(
         run.out,
@@ -263,8 +263,8 @@ def train(run: Run) -> bool:
     ) as log:
         describe(run, log)
         reading = getattr(batches, "reading", "")
-        if on_device:
-            reading = f"examples: {memory.shown(batches.nbytes)}, kept on the device"
+        if resident:
+            reading = f"examples: {memory.shown(resident)}, kept on the device"
         for notice in (*run.notices, *([reading] if reading else []), *notices):
             log.message(notice)
         if first_process:
@@ -273,7 +273,7 @@ def train(run: Run) -> bool:
         _, ended = loop.train(
             state,
             loop.Training(
-                task, optimizer, batches, run.evaluation_set, plan, learning_rate, on_device
+                task, optimizer, batches, run.evaluation_set, plan, learning_rate, resident > 0
             ),
             loop.Outputs(
                 log,
@@ -643,24 +643,24 @@ def batch_readers(data: DataOptions, source: Source, evaluated: bool = False) ->
     return {"workers": readers.processes, "reading": readers.reason, **kept, **processes()}
 
 
-def lies_on_device(data: DataOptions, batches: WholeSet) -> bool:
-    """Tell whether the training examples are kept on the devices.
+def bytes_on_device(data: DataOptions, batches: WholeSet) -> int:
+    """Decide whether the training examples lie on the devices; return their bytes there, or 0.
 
     Raises:
         UserError: they are asked to be, and are no fixed set, or too large.
     """
     asked = data.cache == "device"
     if not (asked or (data.cache is None and jax.default_backend() != "cpu")):
-        return False
+        return 0
     if not batches.keeps:
         if asked:
             raise UserError("--cache device: these examples are no fixed set; use --cache host")
-        return False
-    free = needs.free_on_device()
+        return 0
+    size, free = batches.total_bytes(), needs.free_on_device()
     if asked:
-        purpose = f"--cache device with examples of {memory.shown(batches.nbytes)}"
-        memory.require(batches.nbytes, purpose, "--cache host", free)
-    return asked or batches.nbytes <= free / 3
+        purpose = f"--cache device with examples of {memory.shown(size)}"
+        memory.require(size, purpose, "--cache host", free)
+    return size if asked or size <= free / 3 else 0
 
 
 def processes() -> dict[str, int]:

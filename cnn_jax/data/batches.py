@@ -98,14 +98,13 @@ class TrainingBatches:
         """Read all examples, stacked in the order of the source, and a row of zeros for padding."""
         return self._reader.load.examples.stacked()
 
-    @property
-    def nbytes(self) -> int:
-        """The bytes of `everything`; one example is read to learn that."""
-        return self._reader.load.examples.nbytes
+    def total_bytes(self) -> int:
+        """Read one example, and return the bytes of `everything`."""
+        return self._reader.load.examples.total_bytes()
 
     @property
     def keeps(self) -> bool:
-        """Whether the examples are kept in memory where they fit."""
+        """True if the examples are kept in memory where they fit."""
         return self._reader.load.examples.keeps
 
     def places(self, step: int) -> Batch:
@@ -164,12 +163,16 @@ class KeptRows:
 
     Worker processes share the memory with the process that started them, which alone notes what is
     there: a row counts as kept when its worker has handed in the batch that it is in.
+
+    Attributes:
+        source: the examples before the transform.
+        keeps: whether examples are kept where they fit.
     """
 
     def __init__(self, source: Source, transform: Transform, cache_bytes: int):
         self.source = source
         self._transform = transform
-        self._keeps = cache_bytes > 0
+        self.keeps = cache_bytes > 0
         # What is mapped from a disk is kept by the system; what is drawn is not drawn again.
         self._most_bytes: int | float = 0 if getattr(source, "mapped", False) else cache_bytes
         if getattr(source, "drawn", False) and cache_bytes:
@@ -200,14 +203,8 @@ class KeptRows:
         self._keep(index, example)
         return example
 
-    @property
-    def keeps(self) -> bool:
-        """Whether examples are kept in memory where they fit."""
-        return self._keeps
-
-    @property
-    def nbytes(self) -> int:
-        """The bytes of `stacked`; one example is read to learn that."""
+    def total_bytes(self) -> int:
+        """Read one example, and return the bytes of `stacked`."""
         return (len(self.source) + 1) * sum(value.nbytes for value in self._prepared(0).values())
 
     def stacked(self) -> Batch:
@@ -468,7 +465,7 @@ class _Reader:
 
 @dataclass(frozen=True)
 class _Fill:
-    """What a worker process does: it loads a batch into shared memory."""
+    """The work of a worker process: it loads a batch into shared memory."""
 
     load: _Load
     slots: Slots

@@ -33,7 +33,7 @@ from cnn_jax.reading import MIB, parse_json, read_json, read_text, require_file,
 MANIFEST = "manifest.json"
 PROGRESS = "progress.jsonl"
 PREFIX = "packed:"
-"""What the data spec of packed data begins with."""
+"""The beginning of the data spec of packed data."""
 
 _VERSION = 1
 _BLOCK_BYTES = 64 * MIB
@@ -178,7 +178,7 @@ def _digest(source: Source) -> str:
 
 
 def _head(part: Part, about: Mapping[str, Any]) -> dict[str, Any]:
-    """What a split is of: a command that goes on must find the same."""
+    """Describe what a split is made of; a command that goes on must find the same."""
     head = {
         "about": dict(about),
         "count": len(part.source),

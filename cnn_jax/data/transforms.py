@@ -104,7 +104,7 @@ class BoxTransform:
     max_objects: int
 
     ragged = ("boxes", "labels", "difficult", "crowd", "area")
-    """What has a row for each object, of which there are any number before `finish`."""
+    """The fields with a row for each object, of which there are any number before `finish`."""
 
     @property
     def made(self) -> dict[str, Any]:

@@ -43,7 +43,7 @@ class Background:
 
     @property
     def idle(self) -> bool:
-        """Whether all jobs are done."""
+        """True if all jobs are done."""
         return not self._jobs.unfinished_tasks
 
     def join(self) -> None:

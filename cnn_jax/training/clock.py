@@ -34,9 +34,9 @@ Activity = Literal[
     "reporting",
     "other",
 ]
-"""Why no step ran: `loading` puts all examples on the device, `data` waits for the next batch,
-`transfer` copies it to the device, `launch` calls a compiled step, and `evaluation` is the work of
-an evaluation between its steps."""
+"""The causes of lost time: `loading` puts all examples on the device, `data` waits for the next
+batch, `transfer` copies it to the device, `launch` calls a compiled step, and `evaluation` is the
+work of an evaluation between its steps."""
 
 ACTIVITIES: tuple[Activity, ...] = get_args(Activity)
 

@@ -38,11 +38,13 @@ class WholeSet(Batches, Protocol):
 
     Attributes:
         keeps: whether the examples are to be kept in memory at all.
-        nbytes: the bytes of all of them.
     """
 
     keeps: bool
-    nbytes: int
+
+    def total_bytes(self) -> int:
+        """The bytes of all examples."""
+        ...
 
     def everything(self) -> HostBatch:
         """All examples, stacked."""

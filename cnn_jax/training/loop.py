@@ -177,7 +177,8 @@ def evaluate(
         UserError: the set holds no example.
         UnfinishedError: it was stopped, on all processes before the same batch.
     """
-    return collect(task, step_function, state, batches, DeviceClock(), watch, stop)()
+    with closing(DeviceClock()) as clock:
+        return collect(task, step_function, state, batches, clock, watch, stop)()
 
 
 def collect(

@@ -425,7 +425,7 @@ def test_more_workers_than_memory_holds_are_refused():
 def test_a_batch_can_be_gathered_from_all_examples_at_once():
     batches = TrainingBatches(Numbers(7), brighter, batch_size=5, seed=2, cache_bytes=10**6)
     everything = batches.everything()
-    assert sum(column.nbytes for column in everything.values()) == batches.nbytes
+    assert sum(column.nbytes for column in everything.values()) == batches.total_bytes()
     for step in (0, 1, 3):
         places = batches.places(step)
         rows = places.pop("row")

@@ -80,6 +80,11 @@ def settled(clock):
         time.sleep(0.001)
 
 
+def step(ready_at):
+    """Stand for a compiled step: its second result is ready at that time."""
+    return "state", ready_at
+
+
 def clock_of(host, **settings):
     return DeviceClock(host, host.wait, **{"synchronous": False, **settings})
 
@@ -87,7 +92,6 @@ def clock_of(host, **settings):
 def test_a_source_that_sleeps_is_told_as_waiting_for_data():
     host = Host()
     clock = clock_of(host)
-    step = lambda ends: ("state", ends)  # noqa: E731
     clock.step(step, 0.0, ends_with=1)  # compiles
     settled(clock)
     clock.take()
@@ -106,11 +110,10 @@ def test_a_source_that_sleeps_is_told_as_waiting_for_data():
 def test_a_host_that_computes_while_steps_run_loses_only_what_is_beyond_them():
     host = Host()
     clock = clock_of(host)
-    step = lambda ends: (ends,)  # noqa: E731
-    clock.step(step, 0.0, ends_with=0)
+    clock.step(step, 0.0, ends_with=1)
     settled(clock)
     clock.take()
-    clock.step(step, host.now + 5, ends_with=0)
+    clock.step(step, host.now + 5, ends_with=1)
     with clock.during("data"):
         # Threads that decode hold the lock for seven seconds, the step takes five.
         host.passes(5)
