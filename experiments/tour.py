@@ -14,7 +14,8 @@ from cnn_jax.data.batches import EvaluationBatches, TrainingBatches
 from cnn_jax.data.source import Subset
 from cnn_jax.data.transforms import EvaluationTransform, TrainingTransform
 from cnn_jax.tasks.classification import Classification
-from cnn_jax.training import loop, parallel, prng
+from cnn_jax.training import parallel, prng
+from cnn_jax.training.evaluation import evaluate
 from cnn_jax.training.state import create
 
 SIZE, BATCH, STEPS, SEED = 32, 16, 10, 0
@@ -62,7 +63,7 @@ def main() -> dict[str, float]:
 
     # 7. Evaluation sees every example once. Metrics are per-example functions whose sums are added
     # over batches and devices, and divided once at the end.
-    evaluation = loop.evaluate(
+    evaluation = evaluate(
         task,
         parallel.compile_evaluation_step(task),
         state,

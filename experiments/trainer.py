@@ -39,7 +39,7 @@ from cnn_jax.ranges import LARGEST_INT
 from cnn_jax.runs.claim import claimed
 from cnn_jax.runs.folder import CONFIG_FILE, METRICS_FILE, evaluated, read_rows
 from cnn_jax.runs.log import RunLog
-from cnn_jax.training import checkpoints, loop, optimizers, parallel, prng, stopping
+from cnn_jax.training import checkpoints, evaluation, loop, optimizers, parallel, prng, stopping
 from cnn_jax.training.backend import keep_freed_memory
 from cnn_jax.training.feeding import WholeSet
 from cnn_jax.training.recalibration import recalibrated
@@ -100,7 +100,7 @@ class Run:
     model: nn.Module
     inputs: tuple[jax.ShapeDtypeStruct, ...]
     training_set: Callable[[], tuple[loop.Batches, int]]
-    evaluation_set: loop.EvaluationSet
+    evaluation_set: evaluation.EvaluationSet
     report: loop.Report
     recorded: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
@@ -305,7 +305,7 @@ def evaluate(run: Run) -> None:
     if run.converted is not None and options.run.eval_only:
         task, state = run.converted(task, state)
     with stopping.noted(signal.SIGTERM, signal.SIGUSR1) as stop:
-        evaluation = loop.evaluate(
+        measured = evaluation.evaluate(
             task,
             parallel.compile_evaluation_step(task, transform=options.run.parallel),
             parallel.replicate(state),
@@ -328,10 +328,10 @@ def evaluate(run: Run) -> None:
         # After training, those of the data were told at its start.
         for notice in (*(run.notices if options.run.eval_only else ()), *notices):
             log.message(notice)
-        log.report(step, evaluated_split(options), evaluation.metrics)
+        log.report(step, evaluated_split(options), measured.metrics)
         if first_process:
-            run.report.write(step, evaluation)
-        log.write_result(step, evaluated_split(options), evaluation.metrics)
+            run.report.write(step, measured)
+        log.write_result(step, evaluated_split(options), measured.metrics)
 
 
 def describe(run: Run, log: RunLog) -> None:

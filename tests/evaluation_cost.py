@@ -2,7 +2,7 @@
 
 python -m tests.evaluation_cost 1000 5000 20000
 
-The evaluation is that of a run (`loop.evaluate` with the detectors' own `BoxEvaluation`) of 80
+The evaluation is that of a run (`evaluate` with the detectors' own `BoxEvaluation`) of 80
 classes and 100 detections an image. The network is left out: its detections lie in the batches.
 """
 
@@ -21,7 +21,8 @@ import optax
 from cnn_jax.metrics.summary import Summary
 from cnn_jax.ops.nms import Detections
 from cnn_jax.tasks.detection.evaluation import BoxEvaluation
-from cnn_jax.training import loop, parallel
+from cnn_jax.training import parallel
+from cnn_jax.training.evaluation import evaluate
 from cnn_jax.training.state import create
 
 # COCO's: 7.3 objects an image, one in a hundred a crowd.
@@ -109,7 +110,7 @@ def cost(count: int) -> tuple[float, float, dict[str, float]]:
     """
     task, images = Detector(), Images(count, [])
     state = parallel.replicate(create({}, {}, optax.identity()))
-    evaluation = loop.evaluate(task, parallel.compile_evaluation_step(task), state, images)
+    evaluation = evaluate(task, parallel.compile_evaluation_step(task), state, images)
     # Drawing the batch takes as long in every set, and is no part of the evaluation.
     draws = [partial(drawn, first) for first in range(0, count, BATCH)][:10]
     began = time.perf_counter()

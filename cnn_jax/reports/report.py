@@ -15,7 +15,7 @@ REPORT_FILE = "report.html"
 
 @runtime_checkable
 class Evaluation(Protocol):
-    """The outcome of an evaluation (see `cnn_jax.training.loop.Evaluation`)."""
+    """The outcome of an evaluation (see `cnn_jax.training.evaluation.Evaluation`)."""
 
     metrics: Mapping[str, float]
     sums: Mapping[str, Any]

@@ -10,7 +10,8 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from cnn_jax.errors import UserError
-from cnn_jax.training import checkpoints, loop, parallel
+from cnn_jax.training import checkpoints, parallel
+from cnn_jax.training.evaluation import evaluate
 from experiments import detect, predict, trainer
 from experiments import options as flags
 from experiments.detection import common, rcnn
@@ -251,7 +252,7 @@ def network_s_own(run):
     state, _ = trainer.restored(network, run)
     step = parallel.compile_evaluation_step(network)
     batches = system.evaluation_set(held_out)
-    return loop.evaluate(network, step, parallel.replicate(state), batches).metrics
+    return evaluate(network, step, parallel.replicate(state), batches).metrics
 
 
 def test_rcnn_judges_with_and_without_what_was_fitted(slow, photos, tmp_path, capsys):

@@ -12,7 +12,8 @@ import numpy as np
 import optax
 
 from cnn_jax.metrics.summary import Summary
-from cnn_jax.training import loop, parallel
+from cnn_jax.training import parallel
+from cnn_jax.training.evaluation import evaluate
 from cnn_jax.training.state import create
 
 parallel.initialize()
@@ -43,7 +44,7 @@ class Shared:
 
 task = Square()
 state = parallel.replicate(create({}, {}, optax.identity()))
-result = loop.evaluate(task, parallel.compile_evaluation_step(task), state, Shared())
+result = evaluate(task, parallel.compile_evaluation_step(task), state, Shared())
 assert result.metrics["examples"] == 13
 np.testing.assert_array_equal(result.details["square"], np.arange(13.0) ** 2)
 np.testing.assert_array_equal(result.details["even"], np.arange(13) % 2 == 0)

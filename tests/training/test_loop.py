@@ -16,6 +16,7 @@ from cnn_jax.errors import DivergenceError, UserError
 from cnn_jax.metrics.summary import Summary
 from cnn_jax.runs.log import RunLog
 from cnn_jax.training import checkpoints, loop, parallel, prng
+from cnn_jax.training.evaluation import evaluate
 from cnn_jax.training.state import create
 from tests.checks import assert_same_bits
 from tests.commands import rows
@@ -296,7 +297,7 @@ def test_an_evaluation_counts_every_example_once(tmp_path):
 def test_watchers_see_every_example_in_order_with_its_prediction():
     task, seen = Linear(), []
     state = create(*task.init(jax.random.key(1)), optax.sgd(0.1))
-    loop.evaluate(
+    evaluate(
         task,
         parallel.compile_evaluation_step(task),
         parallel.replicate(state),
@@ -343,7 +344,7 @@ def test_rows_come_whole_and_in_the_order_of_the_set(size):
     task = Collecting()
     state = create(*task.init(jax.random.key(1)), optax.sgd(0.1))
     batches = Shuffled(np.random.default_rng(0).permutation(19), size)
-    evaluation = loop.evaluate(
+    evaluation = evaluate(
         task, parallel.compile_evaluation_step(task), parallel.replicate(state), batches
     )
     rows = evaluation.details
@@ -412,7 +413,7 @@ def test_an_empty_evaluation_set_is_refused(tmp_path):
     task = Linear()
     state = create(*task.init(jax.random.key(1)), optax.sgd(0.1))
     with pytest.raises(UserError, match="no example"):
-        loop.evaluate(task, parallel.compile_evaluation_step(task), state, Empty())
+        evaluate(task, parallel.compile_evaluation_step(task), state, Empty())
 
 
 class Whole(Batches):
