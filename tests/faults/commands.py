@@ -91,13 +91,28 @@ def finished(target: str) -> Path:
 
 def forked(argv: Sequence[str], folder: Path, seconds: float) -> Ended:
     """Run `cnn-jax ARGV` in a fork of this process, within `folder`."""
+
+    def run() -> None:
+        sys.argv = ["cnn-jax", *argv]
+        console.console()
+
+    return apart(run, folder, seconds)
+
+
+def apart(function: Callable[[], None], folder: Path, seconds: float) -> Ended:
+    """Call a function in a fork of this process, within `folder`.
+
+    A fork has none of its parent's threads, and waits for ever for what they held. So whatever
+    starts threads (a step, TensorStore's reading of a checkpoint) is done in a fork.
+    """
     output = folder / "output.txt"
+    output.unlink(missing_ok=True)
     begin, peak = time.monotonic(), 0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # JAX's, about forks; no device has been touched yet
         child = os.fork()
     if child == 0:
-        _become(argv, folder, output)
+        _become(function, folder, output)
     status: int | None = None
     while True:
         done, code = os.waitpid(child, os.WNOHANG)
@@ -131,8 +146,8 @@ def _join_memory_group() -> None:
         (group / "cgroup.procs").write_text(str(os.getpid()))
 
 
-def _become(argv: Sequence[str], folder: Path, output: Path) -> None:
-    """Be the command: its output goes to a file, its exit status is the process's."""
+def _become(function: Callable[[], None], folder: Path, output: Path) -> None:
+    """Call the function: its output goes to a file, its exit status is the process's."""
     status = 1
     try:
         _join_memory_group()
@@ -144,8 +159,7 @@ def _become(argv: Sequence[str], folder: Path, output: Path) -> None:
         os.dup2(file, 1)
         os.dup2(file, 2)
         sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
-        sys.argv = ["cnn-jax", *argv]
-        console.console()
+        function()
         status = 0
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else 0 if end.code is None else 1

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from cnn_jax.errors import UserError
 from tests.commands import leaves, rows
-from tests.faults.commands import TINY, Tell, finished, forked
+from tests.faults.commands import TINY, Tell, apart, finished, forked
 from tests.faults.flags import odd_config
 from tests.faults.mutations import mutate
 
@@ -35,7 +36,8 @@ def corrupted(target: str, rng: np.random.Generator, folder: Path, tell: Tell) -
     changed = [p for p, content in before.items() if not p.is_file() or p.read_bytes() != content]
     told = {path.relative_to(run).parts[0] for path in changed}
     if action in ("resume", "evaluate") and done.startswith(("checkpoints", "best")) and told:
-        require_same_numbers(run, finished(target))
+        compared = apart(partial(require_same_numbers, run, finished(target)), folder, SECONDS)
+        assert compared.status == 0, compared.output
 
 
 def change(run: Path, rng: np.random.Generator) -> str:
