@@ -104,7 +104,7 @@ class Airbench(nn.Module, Backbone):
 
     @property
     def minimum_size(self) -> int:
-        """Rows and columns of the smallest legal image: its map of 8 cells is halved three times."""
+        """Rows and columns of the smallest legal image, which has 8 cells to halve thrice."""
         return 9 if self.stem == "small" else 29
 
     @nn.compact

@@ -22,6 +22,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cnn_jax.errors import UserError
 from cnn_jax.training import cluster
+from cnn_jax.training.averaging import Average
 from cnn_jax.training.backend import inference_options
 from cnn_jax.training.state import TrainState
 from cnn_jax.training.step import (
@@ -100,7 +101,7 @@ def compile_train_step(
     optimizer: optax.GradientTransformation,
     *,
     accumulate: int = 1,
-    ema_decay: float | None = None,
+    average: Average | None = None,
     transform: Transform = "pmap",
 ) -> Callable[[TrainState, Any, jax.Array], tuple[TrainState, Sums]]:
     """`train_step` over all devices; the given state's memory is reused for the returned one."""
@@ -109,7 +110,7 @@ def compile_train_step(
         task=task,
         optimizer=optimizer,
         accumulate=accumulate,
-        ema_decay=ema_decay,
+        average=average,
         axis_name=AXIS,
     )
     return over_devices(step, transform, (None, 0, None), None, donate=(0,))
@@ -120,7 +121,7 @@ def compile_train_steps(
     optimizer: optax.GradientTransformation,
     *,
     accumulate: int = 1,
-    ema_decay: float | None = None,
+    average: Average | None = None,
     transform: Transform = "pmap",
 ) -> Callable[..., tuple[TrainState, Sums]]:
     """`train_steps` over all devices; state and examples are `replicate`d, places are `split`.
@@ -132,7 +133,7 @@ def compile_train_steps(
         task=task,
         optimizer=optimizer,
         accumulate=accumulate,
-        ema_decay=ema_decay,
+        average=average,
         axis_name=AXIS,
     )
     return over_devices(steps, transform, (None, None, None, 0, None, None), None, donate=(0,))

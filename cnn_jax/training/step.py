@@ -16,6 +16,7 @@ from jaxtyping import Array, Key
 from cnn_jax.conventions import BATCH_NORM_MOMENTUM
 from cnn_jax.metrics.summary import Summary
 from cnn_jax.training import prng
+from cnn_jax.training.averaging import Average
 from cnn_jax.training.state import TrainState, evaluated
 
 Batch = dict[str, Array | np.ndarray]
@@ -80,7 +81,7 @@ def train_step(
     task: Task,
     optimizer: optax.GradientTransformation,
     accumulate: int = 1,
-    ema_decay: float | None = None,
+    average: Average | None = None,
     axis_name: str | None = None,
 ) -> tuple[TrainState, Sums]:
     """One update of the state from one batch.
@@ -93,7 +94,7 @@ def train_step(
         optimizer: gradient transformation.
         accumulate: number of parts that the batch is worked through in; the gradient is that of
             the whole batch.
-        ema_decay: weight of the old moving average, for a state that keeps one.
+        average: the average over steps, for a state that keeps one.
         axis_name: mapped axis over which gradients and sums are added; the task's loss is given it
             too, so that a network averages its batch statistics over the same devices.
 
@@ -123,8 +124,8 @@ def train_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema = state.ema
-    if ema is not None and ema_decay is not None:
-        ema = optax.incremental_update((params, model_state), ema, 1.0 - ema_decay)
+    if ema is not None and average is not None:
+        (params, model_state), ema = average(state.step + 1, (params, model_state), ema)
     sums |= {"steps": jnp.ones(()), "gradient_norm": optax.tree.norm(grads)}
     return TrainState(state.step + 1, params, model_state, opt_state, ema), sums
 
