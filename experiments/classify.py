@@ -31,6 +31,8 @@ class ClassificationLoss:
     """Cross-entropy over the classes, or a logistic loss for each class."""
     label_smoothing: float = flags.flag(0.0, minimum=0, maximum=1)
     """Share of the target that is spread evenly over all classes."""
+    logit_scale: float = flags.flag(1.0, above=0, maximum=1000)
+    """Factor of the network's logits, in training and in prediction."""
 
 
 Classifier = flags.model_group("classifier")
@@ -99,6 +101,8 @@ def build_task(options: Options, class_names: Sequence[str]) -> Classification:
         augmentation=dataclasses.replace(options.augmentation, output_size=size),
         loss_name=options.loss.loss,
         label_smoothing=options.loss.label_smoothing,
+        logit_scale=options.loss.logit_scale,
+        views=options.data.views,
     )
 
 

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Collection, Mapping
 from typing import Any, ClassVar, Literal
 
+from cnn_jax.data.augment import Views
 from cnn_jax.data.source import Settings
 from cnn_jax.models import Option, option_table
 from cnn_jax.ranges import LARGEST_INT, LARGEST_SIDE, ranges, split
@@ -150,10 +151,14 @@ class WholeImageOptions(DataOptions):
     """Pixels on a side of the images that are augmented on the device."""
     ten_crop: bool = flag(False, resumable=True)
     """Evaluate the corners, the centre and their mirror images instead of the centre alone."""
+    views: Views = flag("one", resumable=True, aliases="tta")  # noqa: RUF009 (a Literal)
+    """Views of an image whose logits an evaluation averages: the image; `mirror`: its mirror image
+    too; `shift`: both also moved by a pixel, towards two corners."""
 
 
 AUGMENTATION = group(
     {
+        "flip_mode": Declared(only={"flip": GIVEN}),
         "padding": Declared(only={"crop": ("pad",)}),
         "padding_mode": Declared(only={"crop": ("pad",)}),
         "crop_scale": Declared(only={"crop": ("resized",)}),
