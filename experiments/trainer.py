@@ -93,6 +93,7 @@ class Run:
         notices: lines for the user before the first step.
         trained: the task that is trained, where another than `task` is.
         finish: makes the state of `task` from that of `trained` when training has ended.
+        start: makes the first parameters of those that are drawn.
         converted: makes, of the task and its restored state, those that `--eval-only` evaluates.
     """
 
@@ -109,6 +110,7 @@ class Run:
     notices: Sequence[str] = ()
     trained: Task | None = None
     finish: Callable[[TrainState], TrainState] | None = None
+    start: Callable[[Any], Any] | None = None
     converted: Callable[[Task, TrainState], tuple[Task, TrainState]] | None = None
 
     @property
@@ -381,9 +383,13 @@ def starting_state(
     state = fresh()
     if options.run.resume:
         notices.append(f"{run.out}: no checkpoint yet; starting from the first step")
-    if options.model.init_from is None:
+    if options.model.init_from is not None:
+        params, model_state = initialized(task, run.model, state, options.model)
+    elif run.start is not None:
+        # The same on every process, though their machines may round in other ways.
+        params, model_state = parallel.as_first(run.start(state.params)), state.model_state
+    else:
         return state, notices
-    params, model_state = initialized(task, run.model, state, options.model)
     return create(params, model_state, optimizer, ema=ema), notices
 
 
@@ -503,7 +509,9 @@ def build_optimizer(
         clip_norm=options.clip_norm,
         bias_rate=options.bias_rate,
         bias_rate_on=options.bias_rate_on,
-        decoupled=options.decoupled,
+        # A preset's does nothing for optimizers that have their own decay.
+        decoupled=options.decoupled
+        and "weight_decay" not in optimizers.legal_options(options.optimizer),
         highest_rate=options.learning_rate,
         frozen=options.frozen,
         frozen_after=_steps_by_path(options.frozen_after, steps_per_epoch),

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import jax
 import numpy as np
@@ -44,6 +44,8 @@ Both compile the same program for a device, and take and return the same arrays.
 """
 
 Axes = tuple[int | None, ...]
+
+T = TypeVar("T")
 """0 for each argument or result that has an axis of devices in front, else None."""
 
 HEARTBEAT_SECONDS = 30
@@ -423,11 +425,15 @@ def alone() -> bool:
     return jax.process_count() == 1
 
 
-def as_first(value: bool) -> bool:
-    """Return the first process's value on every process; all of them must call this."""
+def as_first(value: T) -> T:
+    """Return the first process's value on every process; all of them must call this.
+
+    Args:
+        value: a number, a truth value, or a tree of arrays.
+    """
     if alone():
         return value
-    return bool(multihost_utils.broadcast_one_to_all(np.bool_(value)))
+    return multihost_utils.broadcast_one_to_all(jax.tree.map(np.asarray, value))
 
 
 # How often this process has been asked by `agreed_stop`; JAX compares the numbers of processes.
