@@ -61,8 +61,9 @@ class Lookahead:
     def __call__(self, step: Int[Array, ""], new: Any, average: Any) -> tuple[Any, Any]:
         """Look ahead if it is time to; arguments and results are those of `MovingAverage`."""
         due = step % self.every == 0
-        share = 1.0 - self.decay * (step.astype(jnp.float32) / self.total_steps) ** self.power
-        moved = optax.incremental_update(new, average, share)
+        weight = self.decay * (step.astype(jnp.float32) / self.total_steps) ** self.power
+        # In this form, parameters that do not change keep their bits.
+        moved = jax.tree.map(lambda a, b: a - weight * (a - b), new, average)
         return tuple(
             jax.tree.map(lambda a, b: jnp.where(due, a, b), moved, other)
             for other in (new, average)

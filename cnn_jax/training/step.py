@@ -13,7 +13,6 @@ import numpy as np
 import optax
 from jaxtyping import Array, Key
 
-from cnn_jax.conventions import BATCH_NORM_MOMENTUM
 from cnn_jax.metrics.summary import Summary
 from cnn_jax.training import prng
 from cnn_jax.training.averaging import Average
@@ -206,11 +205,16 @@ def batch_statistics(
         axis_name: mapped axis that the network averages its statistics over.
     """
     params, model_state = evaluated(state)
-    # A running average that starts from nothing holds 1 - momentum of the first batch's.
-    nothing = jax.tree.map(jnp.zeros_like, model_state)
     keys = prng.step_keys(key, state.step, axis_name)
-    _, (moved, _) = task.loss(params, nothing, batch, keys, axis_name)
-    return jax.tree.map(lambda x: x / (1 - BATCH_NORM_MOMENTUM), moved)
+
+    def moved(old: Any) -> Any:
+        return task.loss(params, old, batch, keys, axis_name)[1][0]
+
+    # A running average that starts from nothing holds 1 - momentum of the first batch's. It depends
+    # on what it was before by the momentum, which a network may choose.
+    nothing, ones = (jax.tree.map(f, model_state) for f in (jnp.zeros_like, jnp.ones_like))
+    first, momentum = jax.jvp(moved, (nothing,), (ones,))
+    return jax.tree.map(lambda x, m: x / (1 - m), first, momentum)
 
 
 def _accumulated(part: Any, model_state: Any, batch: Batch, accumulate: int) -> Any:
