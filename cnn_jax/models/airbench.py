@@ -152,7 +152,8 @@ class Airbench(nn.Module, Backbone):
         return {}
 
 
-# Section 3.1 for 94 %, section 4 for 95 %. For 96 %, the faster network that the authors' code has since.
+# Section 3.1 for 94 % and section 4 for 95 %. For 96 % it is the faster network that the author's
+# code has had since.
 airbench94 = partial(Airbench, channels=(64, 256, 256), convolutions=2, residual=False)
 airbench95 = partial(airbench94, channels=(128, 384, 384))
 airbench96 = partial(
