@@ -204,6 +204,7 @@ def build_task(
         focal_gamma=options.loss.focal_gamma,
         decision=options.rule,
         thresholds=thresholds,
+        views=options.data.views,
     )
 
 

@@ -6,17 +6,27 @@ python -m experiments.classify --out runs/NAME --resume         # continue
 python -m experiments.classify --out runs/NAME --eval-only      # evaluate again
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar
+from functools import partial
+from typing import Annotated, Any, ClassVar
+
+import jax.numpy as jnp
+import numpy as np
 
 from cnn_jax import models
-from cnn_jax.data.augment import Augmentation
+from cnn_jax.data.augment import Augmentation, normalize
 from cnn_jax.data.batches import TrainingBatches
 from cnn_jax.data.packed import prepared
+from cnn_jax.data.source import Source
+from cnn_jax.models import starts
+from cnn_jax.ranges import LARGEST_INT
 from cnn_jax.reports.classification import ClassificationReport
 from cnn_jax.tasks.classification import Classification, LossName
+from cnn_jax.tasks.images import floating
 
 from . import images, presets, trainer
 from . import options as flags
@@ -31,6 +41,19 @@ class ClassificationLoss:
     """Cross-entropy over the classes, or a logistic loss for each class."""
     label_smoothing: float = flags.flag(0.0, minimum=0, maximum=1)
     """Share of the target that is spread evenly over all classes."""
+    logit_scale: float = flags.flag(1.0, above=0, maximum=1000)
+    """Factor of the network's logits, in training and in prediction."""
+
+
+@dataclass(frozen=True)
+class StartOptions:
+    """Parameters that do not start from random values."""
+
+    whiten: int = flags.flag(0, minimum=0, maximum=LARGEST_INT, unless={"init_from": flags.GIVEN})
+    """Training images whose patches the first convolution's filters whiten at the start, the one
+    half and, negated, the other; 0 for random filters."""
+    identity_init: bool = flags.flag(False, unless={"init_from": flags.GIVEN})
+    """Start all 3x3 convolutions but the first as the identity, as far as they have channels."""
 
 
 Classifier = flags.model_group("classifier")
@@ -45,6 +68,7 @@ class Options(images.ImageOptions):
     run: flags.RunOptions = field(default_factory=flags.RunOptions)
     data: flags.WholeImageOptions = field(default_factory=flags.WholeImageOptions)
     model: Classifier = field(default_factory=Classifier)
+    start: StartOptions = field(default_factory=StartOptions)
     loss: ClassificationLoss = field(default_factory=ClassificationLoss)
     optimizer: flags.OptimizerOptions = field(default_factory=flags.OptimizerOptions)
     augmentation: Annotated[Augmentation, flags.AUGMENTATION] = field(default_factory=Augmentation)
@@ -83,8 +107,43 @@ def build(options: Options) -> Run:
         evaluation_set=trainer.evaluation_batches(options, held_out, transform),
         report=ClassificationReport(trainer.folder(options), held_out, pictures),
         recorded={"class_names": held_out.class_names},
+        start=partial(first_parameters, options, task, training),
         notices=images.noticed(options, training, held_out),
     )
+
+
+def first_parameters(
+    options: Options, task: Classification, source: Source, params: dict[str, Any]
+) -> dict[str, Any]:
+    """The parameters that training starts from, of those that are drawn."""
+    start, image = options.start, trainer.image_input(task.image_size, task.image_size)[0]
+    if start.identity_init:
+        params = starts.with_identities(params, starts.convolutions(task.model, image))
+    if start.whiten:
+        images = first_images(options, task, source, start.whiten)
+        params = starts.with_whitening(params, starts.convolutions(task.model, image), images)
+    return params
+
+
+def first_images(
+    options: Options, task: Classification, source: Source, count: int
+) -> Iterator[np.ndarray]:
+    """The first images of the training stream, not augmented, as the network gets them.
+
+    Every process reads all of them. They are at most those of one epoch.
+    """
+    batches = trainer.training_batches(
+        options,
+        source,
+        options.training_transform,
+        **{"process_index": 0, "process_count": 1, "workers": 0, "cache_bytes": 0},
+    )
+    count = min(count, len(source))
+    with contextlib.closing(batches.iterate()) as read:
+        for batch in itertools.islice(read, -(-count // options.data.batch_size)):
+            images = batch["image"][:count]
+            count -= len(images)
+            yield from np.asarray(normalize(floating(jnp.asarray(images)), task.mean, task.std))
 
 
 def build_task(options: Options, class_names: Sequence[str]) -> Classification:
@@ -99,6 +158,8 @@ def build_task(options: Options, class_names: Sequence[str]) -> Classification:
         augmentation=dataclasses.replace(options.augmentation, output_size=size),
         loss_name=options.loss.loss,
         label_smoothing=options.loss.label_smoothing,
+        logit_scale=options.loss.logit_scale,
+        views=options.data.views,
     )
 
 

@@ -35,7 +35,7 @@ from . import options as flags
 _RESUMABLE = (flags.resumable(v.Options) for v in (annotate, classify, detect, segment, translate))
 
 # Settings that do not make a run another experiment. Several crops give other figures.
-INCIDENTAL = (set().union(*_RESUMABLE) - {"ten_crop"}) | {"seed"}
+INCIDENTAL = (set().union(*_RESUMABLE) - {"ten_crop", "views"}) | {"seed"}
 # Too long to be read in a table; where they differ, the data does too.
 UNNAMED = {"class_names"}
 

@@ -40,6 +40,7 @@ from cnn_jax.runs.claim import claimed
 from cnn_jax.runs.folder import CONFIG_FILE, METRICS_FILE, evaluated, read_rows
 from cnn_jax.runs.log import RunLog
 from cnn_jax.training import checkpoints, evaluation, loop, optimizers, parallel, prng, stopping
+from cnn_jax.training.averaging import Average, Lookahead, MovingAverage
 from cnn_jax.training.backend import keep_freed_memory
 from cnn_jax.training.feeding import WholeSet
 from cnn_jax.training.recalibration import recalibrated
@@ -92,6 +93,7 @@ class Run:
         notices: lines for the user before the first step.
         trained: the task that is trained, where another than `task` is.
         finish: makes the state of `task` from that of `trained` when training has ended.
+        start: makes the first parameters of those that are drawn.
         converted: makes, of the task and its restored state, those that `--eval-only` evaluates.
     """
 
@@ -108,6 +110,7 @@ class Run:
     notices: Sequence[str] = ()
     trained: Task | None = None
     finish: Callable[[TrainState], TrainState] | None = None
+    start: Callable[[Any], Any] | None = None
     converted: Callable[[Task, TrainState], tuple[Task, TrainState]] | None = None
 
     @property
@@ -238,14 +241,14 @@ def train(run: Run) -> bool:
         checkpoint_every=options.run.checkpoint_every or evaluate_every,
         keep=options.run.keep,
         accumulate=options.optimizer.accumulate,
-        ema_decay=options.optimizer.ema,
+        average=average(options.optimizer, total),
         evaluate_last=run.finish is None,
         transform=options.run.parallel,
     )
     cost = needs.check(
         run.model,
         run.inputs,
-        jax.eval_shape(partial(fresh_state, task, optimizer, 0, options.optimizer.ema is not None)),
+        jax.eval_shape(partial(fresh_state, task, optimizer, 0, plan.average is not None)),
         evaluated=evaluation_batch_size(options.data),
         trained=-(-options.data.batch_size // options.optimizer.accumulate),
         optimizer=optimizer,
@@ -369,7 +372,7 @@ def starting_state(
     may have none, and starts anew.
     """
     options, task = run.options, run.trained or run.task
-    ema = options.optimizer.ema is not None
+    ema = average(options.optimizer, 1) is not None
     fresh = partial(fresh_state, task, optimizer, options.run.seed, ema)
     notices: list[str] = []
     if options.run.resume and not _never_saved(run, second_save):
@@ -380,9 +383,13 @@ def starting_state(
     state = fresh()
     if options.run.resume:
         notices.append(f"{run.out}: no checkpoint yet; starting from the first step")
-    if options.model.init_from is None:
+    if options.model.init_from is not None:
+        params, model_state = initialized(task, run.model, state, options.model)
+    elif run.start is not None:
+        # The same on every process, though their machines may round in other ways.
+        params, model_state = parallel.as_first(run.start(state.params)), state.model_state
+    else:
         return state, notices
-    params, model_state = initialized(task, run.model, state, options.model)
     return create(params, model_state, optimizer, ema=ema), notices
 
 
@@ -501,9 +508,37 @@ def build_optimizer(
         decay_mask=optimizers.kernels_only if options.decay_on == "kernels" else None,
         clip_norm=options.clip_norm,
         bias_rate=options.bias_rate,
+        bias_rate_on=options.bias_rate_on,
+        # A preset's does nothing for optimizers that have their own decay.
+        decoupled=options.decoupled
+        and "weight_decay" not in optimizers.legal_options(options.optimizer),
+        highest_rate=options.learning_rate,
         frozen=options.frozen,
+        frozen_after=_steps_by_path(options.frozen_after, steps_per_epoch),
     )
     return optimizer, learning_rate
+
+
+def average(options: OptimizerOptions, total: int) -> Average | None:
+    """The average over the steps of a run that the options ask for."""
+    if options.lookahead:
+        decay, power = options.lookahead_decay, options.lookahead_power
+        return Lookahead(options.lookahead, total, decay, power)
+    return None if options.ema is None else MovingAverage(options.ema)
+
+
+def _steps_by_path(items: Sequence[str], steps_per_epoch: float) -> dict[str, int]:
+    """The steps that parameters are trained for, from `PATH=EPOCHS`."""
+    steps = {}
+    for item in items:
+        path, _, epochs = item.partition("=")
+        try:
+            steps[path] = round(float(epochs) * steps_per_epoch)
+        except (ValueError, OverflowError):
+            steps[path] = -1
+        if not path or not 0 <= steps[path] <= LARGEST_INT:
+            raise UserError(f"--frozen-after {item}: must be PATH=EPOCHS, such as conv1/bias=3")
+    return steps
 
 
 def optimizer_options(options: OptimizerOptions) -> dict[str, Any]:

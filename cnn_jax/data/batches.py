@@ -25,7 +25,7 @@ from cnn_jax.errors import UserError
 from cnn_jax.progress import in_threads
 
 Batch = dict[str, np.ndarray]
-"""Arrays by name, `index`, `ordinal` and `valid` included; their first axis is the batch."""
+"""Arrays by name, those of every batch (`_OWN`) included; their first axis is the batch."""
 
 Order = Callable[[np.ndarray], np.ndarray]
 """A map from positions in a stream to indices of examples; those beyond the source are padding."""
@@ -42,6 +42,7 @@ class TrainingBatches:
     - `ordinal` int32 [rows]: the example's position in the stream, the key of its augmentation (it
       restarts from 0 at 2**31),
     - `index` int32 [rows]: its index in the source,
+    - `epoch` int32 [rows]: how many times the stream has passed the whole source before it,
     - `valid` bool [rows]: all true.
 
     Several processes share the stream: each gets its own rows of every batch.
@@ -361,7 +362,7 @@ class _Load:
         positions, indices = self.indices(step)
         count = len(self.examples.source)
         rows = np.minimum(indices, count).astype(np.int32)
-        return {"row": rows, **_own(positions, indices, indices < count)}
+        return {"row": rows, **_own(positions, indices, count)}
 
     def kinds(self, example: Kinds) -> Kinds:
         """The arrays of a batch of such examples."""
@@ -385,17 +386,23 @@ class _Load:
                 _put(batch, row, example, lambda row: source.describe(int(read[row])))
         for name in first:
             batch[name][~valid] = 0
-        for name, column in _own(positions, indices, valid).items():
+        for name, column in _own(positions, indices, len(source)).items():
             batch[name][:] = column
         return batch
 
 
-_OWN = {"index": np.int32, "ordinal": np.int32, "valid": np.bool_}
+_OWN = {"index": np.int32, "ordinal": np.int32, "epoch": np.int32, "valid": np.bool_}
 
 
-def _own(positions: np.ndarray, indices: np.ndarray, valid: np.ndarray) -> Batch:
-    """The fields that every batch has."""
-    columns = {"index": np.where(valid, indices, 0), "ordinal": positions % 2**31, "valid": valid}
+def _own(positions: np.ndarray, indices: np.ndarray, count: int) -> Batch:
+    """The fields that every batch has, of a source of `count` examples."""
+    valid = indices < count
+    columns = {
+        "index": np.where(valid, indices, 0),
+        "ordinal": positions % 2**31,
+        "epoch": positions // count,
+        "valid": valid,
+    }
     return {name: column.astype(_OWN[name]) for name, column in columns.items()}
 
 

@@ -14,6 +14,7 @@ import flax.linen as nn
 
 from cnn_jax.errors import UserError, nearest
 from cnn_jax.models import (
+    airbench,
     alexnet,
     densenet,
     fcn,
@@ -134,6 +135,9 @@ ARCHITECTURES: dict[str, Architecture] = {
     "densenet169": Architecture(densenet.densenet169, _IMAGENET),
     "densenet201": Architecture(densenet.densenet201, _IMAGENET),
     "densenet_bc_100_12": Architecture(densenet.densenet_bc_100_12, _CIFAR),
+    "airbench94": Architecture(airbench.airbench94, _CIFAR),
+    "airbench95": Architecture(airbench.airbench95, _CIFAR),
+    "airbench96": Architecture(airbench.airbench96, _CIFAR),
     "yolo": Architecture(yolo.yolo, _YOLO, "grid_detector"),
     "fast_yolo": Architecture(yolo.fast_yolo, _YOLO, "grid_detector"),
     "segnet": Architecture(segnet.segnet, _OWN_SIZE, "segmenter"),

@@ -275,9 +275,9 @@ def _best_place(
     Where weights and their moving average fit alike, it is the average, which is what a training
     with one evaluates. The second value is then the other place, else "".
     """
-    if not hasattr(model, "pretrained_names"):
+    libraries = model.pretrained_names() if hasattr(model, "pretrained_names") else {}
+    if not libraries:
         raise UserError(f"{source}: {type(model).__name__} takes no weights of other libraries")
-    libraries = model.pretrained_names()
     places: dict[tuple[str, str], tuple[int, _Place]] = {}
     for rules in libraries.values():
         names = {path: tensor_name(path, rules) for path in flat}

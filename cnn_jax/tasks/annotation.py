@@ -12,13 +12,13 @@ from jaxtyping import Array, Bool, Float, Key
 from scipy import special
 
 from cnn_jax import losses
-from cnn_jax.data.augment import Augmentation, mix, normalize
+from cnn_jax.data.augment import Augmentation, Views, mix, normalize
 from cnn_jax.errors import UserError
 from cnn_jax.losses import ranking as ranking_losses
 from cnn_jax.metrics import annotation as metrics
 from cnn_jax.metrics.summary import Summary
 from cnn_jax.ranges import Range, check_ranges
-from cnn_jax.tasks.images import Batch, apply_training, augmented, floating, init
+from cnn_jax.tasks.images import Batch, apply_training, augmented, averaged_logits, floating, init
 
 Sums = dict[str, Any]
 Rows = dict[str, Any]
@@ -99,6 +99,7 @@ class Annotation:
         focal_gamma: above 0, the logistic loss is focal (Lin et al. 2017).
         decision: the rule that turns scores into labels.
         thresholds: for the rules that need them; None chooses them on the data evaluated.
+        views: views of an image whose logits are averaged in prediction.
     """
 
     model: nn.Module
@@ -113,6 +114,7 @@ class Annotation:
     focal_gamma: float = 0.0
     decision: Decision = field(default_factory=Decision)
     thresholds: Thresholds | None = None
+    views: Views = "one"
 
     def init(self, key: Key[Array, ""]) -> tuple[Any, Any]:
         """Draw the first (params, model_state)."""
@@ -151,10 +153,10 @@ class Annotation:
         return total, (model_state, {"examples": jnp.sum(batch["valid"]), "loss": total})
 
     def predict(self, params: Any, model_state: Any, batch: Batch) -> Float[Array, "batch labels"]:
-        """Compute scores; of several crops of an image, their mean."""
+        """Compute scores; of several crops of an image, and of the views of each, their mean."""
         images = normalize(floating(batch["image"]), self.mean, self.std)
         crops = images.reshape(-1, *images.shape[-3:])
-        logits, _ = self.model.apply({"params": params, **model_state}, crops, train=False)
+        logits = averaged_logits(self.model, params, model_state, crops, self.views)
         scores = jax.nn.log_softmax(logits) if self.loss_name == "softmax" else logits
         if images.ndim == 4:
             return scores

@@ -12,10 +12,10 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from cnn_jax import losses
-from cnn_jax.data.augment import Augmentation, mix, normalize
+from cnn_jax.data.augment import Augmentation, Views, mix, normalize
 from cnn_jax.metrics import classification as metrics
 from cnn_jax.metrics.summary import Summary
-from cnn_jax.tasks.images import Batch, apply_training, augmented, floating, init
+from cnn_jax.tasks.images import Batch, apply_training, augmented, averaged_logits, floating, init
 
 CALIBRATION_BINS = 15
 
@@ -45,6 +45,8 @@ class Classification:
         loss_name: softmax cross-entropy, or a logistic loss per class against the one-hot label
             (Wightman et al. 2021, section 3).
         label_smoothing: share of the target spread evenly over all classes (Szegedy et al. 2016).
+        logit_scale: factor of the network's logits, in training and in prediction.
+        views: views of an image whose logits are averaged in prediction.
     """
 
     model: nn.Module
@@ -55,6 +57,8 @@ class Classification:
     augmentation: Augmentation = field(default_factory=Augmentation)
     loss_name: LossName = "softmax"
     label_smoothing: float = 0.0
+    logit_scale: float = 1.0
+    views: Views = "one"
 
     def init(self, key: Key[Array, ""]) -> tuple[Any, Any]:
         """Draw the first (params, model_state)."""
@@ -89,11 +93,14 @@ class Classification:
         return total, (model_state, sums)
 
     def predict(self, params: Any, model_state: Any, batch: Batch) -> Float[Array, "batch classes"]:
-        """Compute log-probabilities; of several crops of an image, of their mean probability."""
+        """Compute log-probabilities; of several crops of an image, of their mean probability.
+
+        Of the views of a crop, logits are averaged.
+        """
         images = normalize(floating(batch["image"]), self.mean, self.std)
         crops = images.reshape(-1, *images.shape[-3:])
-        logits, _ = self.model.apply({"params": params, **model_state}, crops, train=False)
-        log_probabilities = jax.nn.log_softmax(logits)
+        logits = averaged_logits(self.model, params, model_state, crops, self.views)
+        log_probabilities = jax.nn.log_softmax(self.logit_scale * logits)
         if images.ndim == 4:
             return log_probabilities
         by_crop = log_probabilities.reshape(*images.shape[:2], self.num_classes)
@@ -135,7 +142,7 @@ class Classification:
         self, logits: Float[Array, "batch classes"], targets: Float[Array, "batch classes"]
     ) -> Float[Array, " batch"]:
         loss = partial(LOSSES[self.loss_name], label_smoothing=self.label_smoothing)
-        return jax.vmap(loss)(logits, targets)
+        return jax.vmap(loss)(self.logit_scale * logits, targets)
 
     def _correct(self, logits: Float[Array, "batch classes"], batch: Batch) -> Sums:
         """Count the valid examples, and those right at the first and within five guesses."""

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from cnn_jax.data.augment import Augmentation, augment_example
+from cnn_jax.data.augment import Augmentation, Views, alternating_flip, augment_example, views
 from cnn_jax.models.layers import on_axis
 
 Batch = dict[str, Array]
@@ -29,12 +29,38 @@ def augmented(
     """Augment a batch's images, each by the key of its place in the stream; values in 0..1."""
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch["ordinal"])
     augment = partial(augment_example, config=config)
-    return jax.vmap(augment)(keys, floating(batch["image"]), batch["size"])
+    examples = (keys, floating(batch["image"]), batch["size"])
+    if not (config.flip and config.flip_mode == "alternating"):
+        return jax.vmap(augment)(*examples)
+    # Ordinals stay below 2**31: this key is no example's own.
+    flip_key = jax.random.fold_in(key, jnp.uint32(2**31 + 1))
+    flip = jax.vmap(alternating_flip, (None, 0, 0))
+    mirrored = flip(flip_key, batch["index"], batch["epoch"])
+    return jax.vmap(lambda own, image, size, flip: augment(own, image, size, mirrored=flip))(
+        *examples, mirrored
+    )
 
 
 def floating(images: Array) -> Float[Array, "*batch height width channels"]:
     """Convert bytes to floats in 0..1."""
     return images.astype(jnp.float32) / 255.0
+
+
+def averaged_logits(
+    model: nn.Module,
+    params: Any,
+    model_state: Any,
+    images: Float[Array, "batch height width channels"],
+    kind: Views,
+) -> Float[Array, "batch classes"]:
+    """Apply a network to the views of every image, and average the logits by their weights."""
+    seen, weights = views(images, kind)
+    flat = seen.reshape(-1, *images.shape[1:])
+    logits, _ = model.apply({"params": params, **model_state}, flat, train=False)
+    if kind == "one":
+        return logits
+    by_view = logits.reshape(len(weights), images.shape[0], -1)
+    return sum(weight * one for weight, one in zip(weights, by_view, strict=True))
 
 
 def apply_training(

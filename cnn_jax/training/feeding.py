@@ -77,7 +77,7 @@ class FromHost:
         batches: the examples.
         step: the number of updates made before.
         clock: told what is done.
-        settings: `accumulate` and `ema_decay` of `train_step`.
+        settings: `accumulate` and `average` of `train_step`.
     """
 
     def __init__(

@@ -29,6 +29,7 @@ from cnn_jax.errors import DivergenceError, UnfinishedError, check
 from cnn_jax.runs import folder as run_folder
 from cnn_jax.runs.log import RunLog
 from cnn_jax.training import checkpoints, parallel, stopping
+from cnn_jax.training.averaging import Average
 from cnn_jax.training.background import Background
 from cnn_jax.training.clock import DeviceClock, Times, busy, in_row, main_cause, summary, warning
 from cnn_jax.training.evaluation import Evaluation, EvaluationSet, collect
@@ -46,7 +47,7 @@ class Plan:
         report_every, evaluate_every, checkpoint_every: periods.
         keep: number of checkpoints kept.
         accumulate: parts that each batch is worked through in.
-        ema_decay: moving average of the parameters, or None.
+        average: the average over steps that is kept, or None.
         batch_size: examples a step, over all devices.
         evaluate_last: whether the last state is evaluated too.
         transform: see `parallel.Transform`.
@@ -59,7 +60,7 @@ class Plan:
     checkpoint_every: int = 0
     keep: int = 3
     accumulate: int = 1
-    ema_decay: float | None = None
+    average: Average | None = None
     evaluate_last: bool = True
     transform: parallel.Transform = "pmap"
 
@@ -304,7 +305,7 @@ def train(
             step,
             clock,
             accumulate=plan.accumulate,
-            ema_decay=plan.ema_decay,
+            average=plan.average,
             transform=plan.transform,
         )
         while step < plan.total_steps and not stopped:

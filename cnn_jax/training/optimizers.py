@@ -6,7 +6,7 @@ import inspect
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -29,8 +29,16 @@ OPTION_RANGES = {
 }
 """The legal values of the options that many optimizers share; others are any number of sense."""
 
+BiasKind = Literal["all", "norms"]
+"""Biases that `bias_rate` is about: all, or those of normalisation layers."""
+
 _ANY = Range(-1e9, 1e9)
 _OPTIONS = "optimizer_options"
+
+# Arguments that are no numbers, and are given here where they are needed.
+_NO_OPTIONS = {"learning_rate", "mask", "weight_decay_mask", "key"}
+_DIMENSIONS = "muon_weight_dimension_numbers"
+_NO_OPTIONS |= {_DIMENSIONS}
 
 # Their updates need the loss's value or another function besides the gradient.
 _MORE_THAN_GRADIENTS = {"lbfgs", "momo", "momo_adam", "sophia", "schedule_free"}
@@ -97,32 +105,48 @@ def optimizer(
     decay_mask: Callable[[Any], Any] | None = None,
     clip_norm: float | None = None,
     bias_rate: float = 1.0,
+    bias_rate_on: BiasKind = "all",
+    decoupled: bool = False,
+    highest_rate: float = 1.0,
     frozen: Sequence[str] = (),
+    frozen_after: Mapping[str, int] | None = None,
 ) -> optax.GradientTransformation:
     """Build an optimizer of optax by its name, with weight decay, clipping and frozen parameters.
 
     Args:
         name: the name of a function of `optax` or `optax.contrib` that takes a learning rate.
         learning_rate: a number or a schedule.
-        options: its other arguments (`momentum`, `nesterov`, `b1`, `eps`, ...).
+        options: its other arguments (`momentum`, `nesterov`, `b1`, `eps`, ...). Muon's
+            `adam_learning_rate` is that at `highest_rate`, and follows the same schedule.
         weight_decay: passed to an optimizer that has its own (AdamW's is decoupled); otherwise
             added to the gradient as L2 regularisation.
         decay_mask: a function from params to a tree of booleans that selects the decayed
             parameters; None selects all.
         clip_norm: the bound on the global norm of the gradient.
         bias_rate: the factor on the learning rate of biases.
+        bias_rate_on: the biases that it is about.
+        decoupled: whether a gradient of zero and no momentum leave `1 - weight_decay` of a
+            parameter after a step at the highest rate, of biases too: the L2 coefficient is the
+            decay divided by that rate and, of biases, by their factor (Jordan 2024, section 3.4).
+        highest_rate: the highest value of the learning rate.
         frozen: prefixes of the paths of parameters that are not trained, such as
             `backbone/conv1`.
+        frozen_after: such prefixes, and the number of steps that these parameters are trained for.
 
     Raises:
         UserError: the name or an option is unknown; the message gives the nearest or the legal
-            ones. An option is missing or of no use, or the optimizer needs more than a gradient.
-            The returned `init` raises it if no parameter has a prefix of `frozen`.
+            ones. An option is missing or of no use, or the optimizer needs more than a gradient,
+            or has a weight decay of its own beside `decoupled`. The returned `init` raises it if no
+            parameter has a prefix of `frozen` or `frozen_after`.
     """
     build, legal = _named(name), legal_options(name)
     options = _checked(name, options or {})
     parts = [] if clip_norm is None else [optax.clip_by_global_norm(clip_norm)]
-    if "weight_decay" in legal:
+    biases = functools.partial(_biases, kind=bias_rate_on)
+    if decoupled:
+        check("weight_decay" not in legal, "optimizer", name, "one without a decay of its own")
+        parts += _decoupled_decay(weight_decay / highest_rate, decay_mask, biases, bias_rate)
+    elif "weight_decay" in legal:
         options.setdefault("weight_decay", weight_decay)
         parameters = inspect.signature(build).parameters
         mask_name = "mask" if "mask" in parameters else "weight_decay_mask"
@@ -130,9 +154,18 @@ def optimizer(
             options[mask_name] = decay_mask
     elif weight_decay:
         parts.append(optax.add_decayed_weights(weight_decay, decay_mask))
+    if _DIMENSIONS in inspect.signature(build).parameters:
+        options[_DIMENSIONS] = _matrices
+        if "adam_learning_rate" in options:
+            share = options["adam_learning_rate"] / highest_rate
+            options["adam_learning_rate"] = _times(share, learning_rate)
     parts.append(_tried(name, lambda: build(learning_rate, **options)))
     if bias_rate != 1:
-        parts.append(optax.masked(optax.scale(bias_rate), _biases_only))
+        parts.append(optax.masked(optax.scale(bias_rate), biases))
+    for path, steps in (frozen_after or {}).items():
+        ends = optax.piecewise_constant_schedule(1.0, {steps: 0.0})
+        chosen = functools.partial(_below, flag="frozen_after", start=path)
+        parts.append(optax.masked(optax.scale_by_schedule(ends), chosen))
     trained = optax.chain(*parts)
     if not frozen:
         return trained
@@ -149,8 +182,7 @@ def legal_options(name: str) -> set[str]:
     Raises:
         UserError: the name is unknown; the message gives the nearest.
     """
-    arguments = set(inspect.signature(_named(name)).parameters)
-    return arguments - {"learning_rate", "mask", "weight_decay_mask", "key"}
+    return set(inspect.signature(_named(name)).parameters) - _NO_OPTIONS
 
 
 def _checked(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -216,9 +248,57 @@ def kernels_only(params: Any) -> Any:
     return _named_by(params, lambda name: name == "kernel")
 
 
-def _biases_only(params: Any) -> Any:
+def _decoupled_decay(
+    decay: float,
+    mask: Callable[[Any], Any] | None,
+    biases: Callable[[Any], Any],
+    bias_rate: float,
+) -> list[optax.GradientTransformation]:
+    """Decay that is the same share of every parameter, though biases have a rate of their own."""
+
+    def selected(params: Any, of_biases: bool) -> Any:
+        decayed = jax.tree.map(lambda _: True, params) if mask is None else mask(params)
+        return jax.tree.map(lambda d, b: d and b == of_biases, decayed, biases(params))
+
+    parts = [optax.add_decayed_weights(decay, functools.partial(selected, of_biases=False))]
+    if bias_rate:
+        own = functools.partial(selected, of_biases=True)
+        parts.append(optax.add_decayed_weights(decay / bias_rate, own))
+    return parts
+
+
+def _matrices(params: Any) -> Any:
+    """Say how Muon makes matrices of kernels, by parameter; None where its Adam has a parameter.
+
+    A convolution's kernel [height, width, in, out] is a matrix of `out` columns.
+    """
+
+    def numbers(path: Any, leaf: Any) -> optax.contrib.MuonDimensionNumbers | None:
+        if leaf.ndim < 2 or not (isinstance(path[-1], DictKey) and path[-1].key == "kernel"):
+            return None
+        return optax.contrib.MuonDimensionNumbers(tuple(range(leaf.ndim - 1)), leaf.ndim - 1)
+
+    return jax.tree.map_with_path(numbers, params)
+
+
+def _times(factor: float, learning_rate: optax.ScalarOrSchedule) -> optax.ScalarOrSchedule:
+    if callable(learning_rate):
+        return lambda count: factor * learning_rate(count)
+    return factor * learning_rate
+
+
+def _biases(params: Any, kind: BiasKind) -> Any:
+    """Select biases; those of normalisation are beside no kernel."""
     # `bias`, and a decoder's `output_bias`.
-    return _named_by(params, lambda name: name.endswith("bias"))
+    chosen = _named_by(params, lambda name: name.endswith("bias"))
+    if kind == "all":
+        return chosen
+    linear = {
+        path[:-1]
+        for path, _ in jax.tree.leaves_with_path(params)
+        if isinstance(path[-1], DictKey) and path[-1].key.endswith("kernel")
+    }
+    return jax.tree.map_with_path(lambda path, is_bias: is_bias and path[:-1] not in linear, chosen)
 
 
 def _named_by(params: Any, rule: Callable[[str], bool]) -> Any:
@@ -230,23 +310,28 @@ def _named_by(params: Any, rule: Callable[[str], bool]) -> Any:
 
 def _parts(params: Any, frozen: Sequence[str]) -> Any:
     """Label each parameter `frozen` or `trained`."""
+    chosen = [_below(params, "frozen", start) for start in frozen]
+    return jax.tree.map(lambda *below: "frozen" if any(below) else "trained", *chosen)
+
+
+def _below(params: Any, flag: str, start: str) -> Any:
+    """Select the parameters whose paths begin with `start`.
+
+    Raises:
+        UserError: there is none; the message names the flag and the nearest paths.
+    """
     paths = jax.tree.map_with_path(lambda path, _: keystr(path, simple=True, separator="/"), params)
     names = jax.tree.leaves(paths)
-    for start in frozen:
-        if not any(name.startswith(start) for name in names):
-            known = dict.fromkeys(name.rsplit("/", 1)[0] for name in names)
-            near = difflib.get_close_matches(start, known, n=3, cutoff=0.0)
-            raise UserError(
-                f"--frozen {start}: no parameter has this prefix; nearest: {', '.join(near)}"
-            )
-    return jax.tree.map(
-        lambda path: "frozen" if path.startswith(tuple(frozen)) else "trained", paths
-    )
+    if not any(name.startswith(start) for name in names):
+        known = dict.fromkeys(name.rsplit("/", 1)[0] for name in names)
+        near = difflib.get_close_matches(start, known, n=3, cutoff=0.0)
+        raise UserError(f"no parameter has this prefix; nearest: {', '.join(near)}", flag, start)
+    return jax.tree.map(lambda path: path.startswith(start), paths)
 
 
-def names(option: str) -> tuple[str, ...]:
-    """The optimizers that take an option."""
-    return tuple(name for name in sorted(_known()) if option in legal_options(name))
+def names(option: str, having: bool = True) -> tuple[str, ...]:
+    """The optimizers that take an option, or those that do not."""
+    return tuple(name for name in sorted(_known()) if (option in legal_options(name)) == having)
 
 
 def _named(name: str) -> Callable[..., optax.GradientTransformation]:

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import jax
 import numpy as np
@@ -22,6 +22,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cnn_jax.errors import UserError
 from cnn_jax.training import cluster
+from cnn_jax.training.averaging import Average
 from cnn_jax.training.backend import inference_options
 from cnn_jax.training.state import TrainState
 from cnn_jax.training.step import (
@@ -43,6 +44,8 @@ Both compile the same program for a device, and take and return the same arrays.
 """
 
 Axes = tuple[int | None, ...]
+
+T = TypeVar("T")
 """0 for each argument or result that has an axis of devices in front, else None."""
 
 HEARTBEAT_SECONDS = 30
@@ -100,7 +103,7 @@ def compile_train_step(
     optimizer: optax.GradientTransformation,
     *,
     accumulate: int = 1,
-    ema_decay: float | None = None,
+    average: Average | None = None,
     transform: Transform = "pmap",
 ) -> Callable[[TrainState, Any, jax.Array], tuple[TrainState, Sums]]:
     """`train_step` over all devices; the given state's memory is reused for the returned one."""
@@ -109,7 +112,7 @@ def compile_train_step(
         task=task,
         optimizer=optimizer,
         accumulate=accumulate,
-        ema_decay=ema_decay,
+        average=average,
         axis_name=AXIS,
     )
     return over_devices(step, transform, (None, 0, None), None, donate=(0,))
@@ -120,7 +123,7 @@ def compile_train_steps(
     optimizer: optax.GradientTransformation,
     *,
     accumulate: int = 1,
-    ema_decay: float | None = None,
+    average: Average | None = None,
     transform: Transform = "pmap",
 ) -> Callable[..., tuple[TrainState, Sums]]:
     """`train_steps` over all devices; state and examples are `replicate`d, places are `split`.
@@ -132,7 +135,7 @@ def compile_train_steps(
         task=task,
         optimizer=optimizer,
         accumulate=accumulate,
-        ema_decay=ema_decay,
+        average=average,
         axis_name=AXIS,
     )
     return over_devices(steps, transform, (None, None, None, 0, None, None), None, donate=(0,))
@@ -422,11 +425,15 @@ def alone() -> bool:
     return jax.process_count() == 1
 
 
-def as_first(value: bool) -> bool:
-    """Return the first process's value on every process; all of them must call this."""
+def as_first(value: T) -> T:
+    """Return the first process's value on every process; all of them must call this.
+
+    Args:
+        value: a number, a truth value, or a tree of arrays.
+    """
     if alone():
         return value
-    return bool(multihost_utils.broadcast_one_to_all(np.bool_(value)))
+    return multihost_utils.broadcast_one_to_all(jax.tree.map(np.asarray, value))
 
 
 # How often this process has been asked by `agreed_stop`; JAX compares the numbers of processes.

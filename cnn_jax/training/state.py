@@ -16,7 +16,8 @@ class TrainState(struct.PyTreeNode):
         params: the parameters that the optimizer updates.
         model_state: the variables that the model updates in training (batch statistics).
         opt_state: the optimizer's state.
-        ema: the exponential moving average of (params, model_state), or None.
+        ema: the average of (params, model_state) over steps, or None (see
+            `cnn_jax.training.averaging`).
     """
 
     step: Any

@@ -13,9 +13,9 @@ import numpy as np
 import optax
 from jaxtyping import Array, Key
 
-from cnn_jax.conventions import BATCH_NORM_MOMENTUM
 from cnn_jax.metrics.summary import Summary
 from cnn_jax.training import prng
+from cnn_jax.training.averaging import Average
 from cnn_jax.training.state import TrainState, evaluated
 
 Batch = dict[str, Array | np.ndarray]
@@ -80,7 +80,7 @@ def train_step(
     task: Task,
     optimizer: optax.GradientTransformation,
     accumulate: int = 1,
-    ema_decay: float | None = None,
+    average: Average | None = None,
     axis_name: str | None = None,
 ) -> tuple[TrainState, Sums]:
     """One update of the state from one batch.
@@ -93,7 +93,7 @@ def train_step(
         optimizer: gradient transformation.
         accumulate: number of parts that the batch is worked through in; the gradient is that of
             the whole batch.
-        ema_decay: weight of the old moving average, for a state that keeps one.
+        average: the average over steps, for a state that keeps one.
         axis_name: mapped axis over which gradients and sums are added; the task's loss is given it
             too, so that a network averages its batch statistics over the same devices.
 
@@ -123,8 +123,8 @@ def train_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema = state.ema
-    if ema is not None and ema_decay is not None:
-        ema = optax.incremental_update((params, model_state), ema, 1.0 - ema_decay)
+    if ema is not None and average is not None:
+        (params, model_state), ema = average(state.step + 1, (params, model_state), ema)
     sums |= {"steps": jnp.ones(()), "gradient_norm": optax.tree.norm(grads)}
     return TrainState(state.step + 1, params, model_state, opt_state, ema), sums
 
@@ -205,11 +205,16 @@ def batch_statistics(
         axis_name: mapped axis that the network averages its statistics over.
     """
     params, model_state = evaluated(state)
-    # A running average that starts from nothing holds 1 - momentum of the first batch's.
-    nothing = jax.tree.map(jnp.zeros_like, model_state)
     keys = prng.step_keys(key, state.step, axis_name)
-    _, (moved, _) = task.loss(params, nothing, batch, keys, axis_name)
-    return jax.tree.map(lambda x: x / (1 - BATCH_NORM_MOMENTUM), moved)
+
+    def moved(old: Any) -> Any:
+        return task.loss(params, old, batch, keys, axis_name)[1][0]
+
+    # A running average that starts from nothing holds 1 - momentum of the first batch's. It depends
+    # on what it was before by the momentum, which a network may choose.
+    nothing, ones = (jax.tree.map(f, model_state) for f in (jnp.zeros_like, jnp.ones_like))
+    first, momentum = jax.jvp(moved, (nothing,), (ones,))
+    return jax.tree.map(lambda x, m: x / (1 - m), first, momentum)
 
 
 def _accumulated(part: Any, model_state: Any, batch: Batch, accumulate: int) -> Any:

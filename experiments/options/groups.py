@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Collection, Mapping
 from typing import Any, ClassVar, Literal
 
+from cnn_jax.data.augment import Views
 from cnn_jax.data.source import Settings
 from cnn_jax.models import Option, option_table
 from cnn_jax.ranges import LARGEST_INT, LARGEST_SIDE, ranges, split
@@ -150,10 +151,14 @@ class WholeImageOptions(DataOptions):
     """Pixels on a side of the images that are augmented on the device."""
     ten_crop: bool = flag(False, resumable=True)
     """Evaluate the corners, the centre and their mirror images instead of the centre alone."""
+    views: Views = flag("one", resumable=True, aliases="tta")  # noqa: RUF009 (a Literal)
+    """Views of an image whose logits an evaluation averages: the image; `mirror`: its mirror image
+    too; `shift`: both also moved by a pixel, towards two corners."""
 
 
 AUGMENTATION = group(
     {
+        "flip_mode": Declared(only={"flip": GIVEN}),
         "padding": Declared(only={"crop": ("pad",)}),
         "padding_mode": Declared(only={"crop": ("pad",)}),
         "crop_scale": Declared(only={"crop": ("resized",)}),
@@ -254,7 +259,8 @@ class OptimizerOptions:
     )
     """Length of the run in passes over the data."""
     optimizer: str = flag("sgd", aliases="opt optim", metavar="NAME")
-    """Any optimizer of optax by its name there."""
+    """Any optimizer of optax by its name there. `muon` takes kernels as matrices, and has Adam for
+    the rest."""
     learning_rate: float = flag(0.1, minimum=0, maximum=1e6, aliases="lr lr0 base-lr")
     """Highest learning rate, which the warm-up reaches."""
     momentum: float | None = flag(
@@ -313,10 +319,20 @@ class OptimizerOptions:
     """L2 regularisation; decoupled for optimizers that have it so, such as adamw."""
     decay_on: Literal["all", "kernels"] = flag("all", only={"weight_decay": GIVEN})
     """Which parameters decay; `kernels` leaves out biases and the scales of normalisation."""
+    decoupled: bool = flag(
+        False,
+        only={"optimizer": optimizers.names("weight_decay", having=False), "weight_decay": GIVEN},
+    )
+    """The decay is the share of every parameter that a step at the highest learning rate takes,
+    whatever that rate and the one of biases are."""
     bias_rate: float = flag(1.0, minimum=0, maximum=1000)
     """Factor of the learning rate of biases; 2 in many recipes of Caffe's time."""
+    bias_rate_on: Literal["all", "norms"] = flag("all", only={"bias_rate": GIVEN})
+    """Which biases have that factor: all, or those of normalisation."""
     frozen: tuple[str, ...] = flag((), aliases="freeze", metavar="PATH")
     """Parameters that are not trained, by the beginnings of their paths: backbone/conv1."""
+    frozen_after: tuple[str, ...] = flag((), aliases="freeze-after", metavar="PATH=EPOCHS")
+    """Parameters that are trained for some passes over the data only: backbone/conv1=3."""
     clip_norm: float | None = flag(
         None, above=0, maximum=1e9, aliases="clip-grad clip-grad-norm max-grad-norm grad-clip"
     )
@@ -328,8 +344,21 @@ class OptimizerOptions:
         aliases="grad-accum-steps gradient-accumulation-steps accum-steps",
     )
     """Number of parts that each batch is computed in, to save memory."""
-    ema: float | None = flag(None, minimum=0, below=1, aliases="model-ema-decay ema-decay")
+    ema: float | None = flag(
+        None,
+        minimum=0,
+        below=1,
+        instead_of=("lookahead",),
+        aliases="model-ema-decay ema-decay",
+    )
     """Decay in a step of a moving average of the parameters, which evaluation then uses."""
+    lookahead: int = flag(0, minimum=0, maximum=LARGEST_INT, instead_of=("ema",))
+    """Steps between look-aheads, at which training goes on from an average of the parameters;
+    evaluation uses the average. 0 for none."""
+    lookahead_decay: float = flag(0.95**5, minimum=0, maximum=1, only={"lookahead": GIVEN})
+    """Weight of the old average in the last look-ahead."""
+    lookahead_power: float = flag(3.0, minimum=0, maximum=100, only={"lookahead": GIVEN})
+    """Exponent by which that weight grows from 0 over the run."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -74,10 +74,14 @@ def test_a_batch_holds_the_transformed_examples():
         "boxes": ((4, 2, 4), "float64"),
         "index": ((4,), "int32"),
         "ordinal": ((4,), "int32"),
+        "epoch": ((4,), "int32"),
         "valid": ((4,), "bool"),
     }
     assert all(type(column) is np.ndarray for column in batch.values())
     np.testing.assert_array_equal(batch["ordinal"], [20, 21, 22, 23])
+    np.testing.assert_array_equal(batch["epoch"], [2, 2, 2, 2])
+    across = TrainingBatches(Numbers(10), brighter, batch_size=4, seed=0)[2]
+    np.testing.assert_array_equal(across["epoch"], [0, 0, 1, 1])
     np.testing.assert_array_equal(batch["image"][:, 0, 0, 0], batch["index"] + 1)
     np.testing.assert_array_equal(batch["label"], batch["index"] % 2)
     np.testing.assert_array_equal(batch["boxes"][:, 1, 1], batch["index"] / 8)

@@ -12,11 +12,12 @@ import pytest
 from PIL import Image
 
 from cnn_jax.errors import UserError
+from cnn_jax.ops.whitening import whitening_filters
 from cnn_jax.runs.claim import claimed
 from cnn_jax.training import prng
 from cnn_jax.training.state import create
 from cnn_jax.training.step import train_step
-from experiments import classify, predict
+from experiments import classify, predict, trainer
 from experiments import options as flags
 from tests.checks import assert_same_bits
 from tests.commands import leaves, rows
@@ -178,6 +179,54 @@ def test_bad_images_are_named_or_left_out(folder, tmp_path, capsys):
     assert "eval: left out 1 of 7 images" in said
     assert "x.jpg" in said
     assert "y.png" in said
+
+
+FAST = ["--preset", "cifar10_fast", "--width", "0.05", "--image-size", "16", "--whiten", "10"]
+FAST += ["--batch-size", "8", "--eval-batch-size", "16", "--lookahead", "2"]
+FAST += ["--frozen-after", "whiten/bias=1", "--warmup", "1"]
+
+
+def fast(folder, out, *extra):
+    classify.main(["--data", f"folder:{folder}", "--out", str(out), *FAST, *STEPS, *extra])
+
+
+@pytest.fixture(scope="module")
+def quickly_trained(folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("fast") / "run"
+    fast(folder, out)
+    return out
+
+
+def test_the_fast_recipe_keeps_its_filters_and_freezes_their_bias(folder, quickly_trained):
+    """The bias is trained for the first epoch, which is two steps of 8 of 16 images."""
+    early, late = (leaves(quickly_trained, step=step) for step in (3, 6))
+    options = flags.stored(classify.Options, quickly_trained)
+    training = trainer.open_source(options, "train", image_size=16)
+    task = classify.build_task(options, training.class_names)
+    drawn, _ = task.init(prng.stream(prng.root(0), "init"))
+    first = classify.first_parameters(options, task, training, drawn)
+    for state in (early, late):
+        np.testing.assert_array_equal(
+            state["params"]["whiten"]["kernel"], first["whiten"]["kernel"]
+        )
+    # Ten images of the first epoch's order, normalised, have white patches.
+    images = list(classify.first_images(options, task, training, 10))
+    assert len(images) == 10 and images[0].shape == (16, 16, 3)
+    filters = whitening_filters(images, (2, 2))
+    np.testing.assert_array_equal(first["whiten"]["kernel"][..., :12], filters)
+    assert (early["params"]["whiten"]["bias"] != 0).all()
+    assert_same_bits(early["params"]["whiten"]["bias"], late["params"]["whiten"]["bias"])
+
+
+def test_the_fast_recipe_resumes_with_the_same_bits(folder, quickly_trained, tmp_path):
+    out = tmp_path / "again"
+    shutil.copytree(quickly_trained, out)
+    for path in (out / "checkpoints" / "6").rglob("*"):
+        if path.is_file():
+            path.unlink()
+    classify.main(["--out", str(out), "--resume"])
+    assert_same_bits(leaves(out), leaves(quickly_trained))
+    assert rows(out)[-1] == rows(quickly_trained)[-1]
 
 
 @pytest.mark.parametrize(

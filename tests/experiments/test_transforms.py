@@ -8,6 +8,7 @@ import optax
 import pytest
 
 from cnn_jax.training import parallel, prng
+from cnn_jax.training.averaging import MovingAverage
 from cnn_jax.training.state import create
 from experiments import options as flags
 from experiments import presets
@@ -45,7 +46,9 @@ def programs(run, transform):
     task = run.trained or run.task
     state = create(*task.init(prng.stream(key, "init")), optimizer, ema=True)
     _, batch = next(parallel.prefetch(run.training_set()[0].iterate(0)))
-    step = parallel.compile_train_step(task, optimizer, ema_decay=0.9, transform=transform)
+    step = parallel.compile_train_step(
+        task, optimizer, average=MovingAverage(0.9), transform=transform
+    )
     found["step"] = step, (state, batch, key)
     if jax.tree.leaves(state.model_state):
         statistics = parallel.compile_batch_statistics(task, transform=transform)

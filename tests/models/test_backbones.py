@@ -18,6 +18,7 @@ HEADS = {
     "inception_v3": ({"stem": "small", "width": 0.1}, {"fc", "AuxLogits"}),
     "resnet20": ({"width": 0.25}, {"head"}),
     "densenet_bc_100_12": ({"width": 0.25}, {"classifier"}),
+    "airbench96": ({"width": 0.1}, {"head"}),
 }
 
 

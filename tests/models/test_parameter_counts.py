@@ -60,6 +60,25 @@ TEN_CLASSES = {
 }
 
 
+def airbench(channels: tuple[int, ...], convolutions: int) -> tuple[int, int]:
+    """Parameters and statistics of Jordan 2024 with 10 classes, layer by layer."""
+    # 24 filters of 2x2 pixels with biases; a classifier without one.
+    parameters, statistics, before = 24 * (12 + 1) + 10 * channels[-1], 0, 24
+    for group in channels:
+        for _ in range(convolutions):
+            parameters += 9 * before * group + group  # batch norm has biases and no scales
+            statistics += 2 * group
+            before = group
+    return parameters, statistics
+
+
+TEN_CLASSES |= {
+    "airbench94": airbench((64, 256, 256), 2),
+    "airbench95": airbench((128, 384, 384), 2),
+    "airbench96": airbench((128, 384, 512), 3),
+}
+
+
 def variables(name: str, num_classes: int, **options) -> dict:
     """The shapes of a network's variables."""
     model = models.create(name, num_classes, **options)
@@ -109,6 +128,11 @@ def test_counts_of_the_cifar_paper():
     published = {"resnet20": 0.27, "resnet32": 0.46, "resnet44": 0.66, "resnet56": 0.85}
     for name, millions in published.items():
         assert round(TEN_CLASSES[name][0] / 1e6, 2) == millions
+
+
+def test_the_count_of_airbench94():
+    """Jordan 2024, section 3.1: 1.97 million."""
+    assert round(TEN_CLASSES["airbench94"][0] / 1e6, 2) == 1.97
 
 
 @pytest.mark.parametrize(

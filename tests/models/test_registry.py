@@ -33,6 +33,8 @@ FAMILIES = {
     "resnet50": {"stem": "small", "width": 0.05},
     "resnext50_32x4d": {"stem": "small", "width": 0.25},
     "densenet_bc_100_12": {"width": 0.25},
+    "airbench94": {"width": 0.1},
+    "airbench96": {"stem": "imagenet", "width": 0.1},
 }
 
 
@@ -60,6 +62,7 @@ def test_every_architecture_of_the_house_is_registered():
         *("wide_resnet50_2", "wide_resnet101_2"),
         *(f"densenet{depth}" for depth in (121, 161, 169, 201)),
         "densenet_bc_100_12",
+        *("airbench94", "airbench95", "airbench96"),
     } == set(models.names())
 
 

@@ -160,6 +160,43 @@ def test_the_probabilities_of_ten_crops_are_averaged():
     np.testing.assert_allclose(np.exp(predictions), expected, rtol=1e-4)
 
 
+class Places(nn.Module):
+    """Logits that depend on where every pixel lies, unlike those of the mean colour."""
+
+    @nn.compact
+    def __call__(self, images, train):
+        flat = images.reshape(images.shape[0], -1)
+        return nn.Dense(CLASSES, name="head")(jnp.tanh(flat)), {}
+
+
+@pytest.mark.parametrize("kind", ["mirror", "shift"])
+def test_predictions_average_the_logits_of_every_view(kind):
+    """Each view is made by hand, and applied by itself."""
+    of = Classification(Places(), CLASSES, SIDE, MEAN, STD, views=kind, logit_scale=0.5)
+    given = batch()
+    params, _ = of.init(jax.random.key(0))
+    images = (colors(given) - MEAN) / STD
+    padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+    moved = [(0.25, padded[:, :SIDE, :SIDE]), (0.25, padded[:, 2:, 2:])]
+    shown = [(1.0, images)] if kind == "mirror" else [(0.5, images), *moved]
+    logits = 0.0
+    for weight, view in shown:
+        for mirrored in (view, view[:, :, ::-1]):
+            one, _ = of.model.apply({"params": params}, jnp.float32(mirrored), train=False)
+            logits = logits + weight / 2 * np.float64(one)
+    predictions = jax.jit(of.predict)(params, {}, given)
+    np.testing.assert_allclose(predictions, log_softmax(0.5 * logits), rtol=1e-4, atol=1e-5)
+
+
+def test_the_loss_is_of_scaled_logits():
+    of, given = task(logit_scale=1 / 9, label_smoothing=0.2), batch()
+    params, _ = of.init(jax.random.key(0))
+    total, _ = loss(of, params, given)
+    targets = 0.8 * one_hot(given) + 0.2 / CLASSES
+    per_example = -(targets * log_softmax(logits_of(params, colors(given)) / 9)).sum(-1)
+    assert total == pytest.approx(per_example[:-1].sum(), rel=1e-5)
+
+
 def test_figures_of_known_predictions():
     of = task()
     probabilities = np.full((ROWS, CLASSES), 0.04)

@@ -1,4 +1,4 @@
-"""The optimizer's updates: bias rates and frozen parameters."""
+"""The optimizer's updates: bias rates, decay, frozen parameters, and Muon's matrices."""
 
 import jax
 import jax.numpy as jnp
@@ -47,8 +47,114 @@ def test_frozen_parameters_stay_and_have_no_state():
 
 
 def test_a_frozen_name_that_no_parameter_has():
-    with pytest.raises(UserError, match="--frozen backbone/cov1: no parameter has this prefix"):
+    with pytest.raises(UserError, match="frozen backbone/cov1: no parameter has this prefix"):
         optimizer("sgd", 0.1, frozen=["backbone/cov1"]).init(PARAMS)
+
+
+def test_parameters_can_be_trained_for_some_steps_only():
+    transformation = optimizer("sgd", 0.1, frozen_after={"head/bias": 2}, frozen=["backbone/conv1"])
+    params, state = PARAMS, transformation.init(PARAMS)
+    ways = []
+    for _ in range(4):
+        updates, state = transformation.update(params, state, params)
+        ways.append(jax.tree.map(lambda x: float(x[0]), updates))
+        params = optax.apply_updates(params, updates)
+    assert [way["head"]["bias"] != 0 for way in ways] == [True, True, False, False]
+    assert all(way["head"]["kernel"] != 0 for way in ways)
+    assert all(way["backbone"]["conv1"]["bias"] == 0 for way in ways)
+    with pytest.raises(UserError, match=r"^frozen_after hed: no parameter .*; nearest: head"):
+        optimizer("sgd", 0.1, frozen_after={"hed": 2}).init(PARAMS)
+
+
+NORMED = {
+    "conv": {"kernel": jnp.ones(2), "bias": jnp.ones(2)},
+    "norm": {"bias": jnp.ones(2)},
+    "scaled": {"norm": {"scale": jnp.ones(2), "bias": jnp.ones(2)}},
+}
+
+
+def test_biases_of_normalisation_can_have_a_rate_of_their_own():
+    transformation = optimizer("sgd", 0.1, bias_rate=64.0, bias_rate_on="norms")
+    updates, _ = transformation.update(NORMED, transformation.init(NORMED), NORMED)
+    rates = jax.tree.map(lambda x: round(-float(x[0]), 4), updates)
+    assert rates == {
+        "conv": {"kernel": 0.1, "bias": 0.1},
+        "norm": {"bias": 6.4},
+        "scaled": {"norm": {"scale": 0.1, "bias": 6.4}},
+    }
+
+
+def test_decoupled_decay_takes_the_same_share_of_every_parameter():
+    """With gradients of zero: at the highest rate the share asked for, at half of it the half."""
+    still = jax.tree.map(jnp.zeros_like, NORMED)
+    for rate, share in ((2.0, 0.01), (1.0, 0.005)):
+        options = {"bias_rate": 64.0, "bias_rate_on": "norms", "weight_decay": 0.01}
+        transformation = optimizer("sgd", rate, **options, decoupled=True, highest_rate=2.0)
+        updates, _ = transformation.update(still, transformation.init(NORMED), NORMED)
+        for leaf in jax.tree.leaves(updates):
+            np.testing.assert_allclose(leaf, -share, rtol=1e-5)
+    with pytest.raises(UserError, match=r"^optimizer adamw: must be one without a decay"):
+        optimizer("adamw", 0.1, weight_decay=0.1, decoupled=True)
+
+
+def test_the_recipe_s_update_is_that_of_torch_s_groups():
+    """Three steps of Nesterov SGD, biases at 64 times the rate and the same decay, in NumPy."""
+    rate, momentum, decay = 0.5, 0.85, 0.002
+    transformation = optimizer(
+        "sgd",
+        rate,
+        options={"momentum": momentum, "nesterov": True},
+        weight_decay=decay,
+        bias_rate=64.0,
+        bias_rate_on="norms",
+        decoupled=True,
+        highest_rate=rate,
+    )
+    rng = np.random.default_rng(0)
+    params, state = NORMED, transformation.init(NORMED)
+    values, momenta = jax.tree.map(np.float64, NORMED), jax.tree.map(np.zeros_like, NORMED)
+    factors = jax.tree.map(lambda _: 1.0, NORMED)
+    factors["norm"]["bias"] = factors["scaled"]["norm"]["bias"] = 64.0
+    for _ in range(3):
+        gradient = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), NORMED)
+        updates, state = transformation.update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+        whole = jax.tree.map(lambda g, p, f: g + decay / (rate * f) * p, gradient, values, factors)
+        momenta = jax.tree.map(lambda m, g: momentum * m + g, momenta, whole)
+        values = jax.tree.map(
+            lambda p, g, m, f: p - rate * f * (g + momentum * m), values, whole, momenta, factors
+        )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), params, values)
+
+
+def test_muon_makes_kernels_of_convolutions_orthogonal():
+    """As matrices [out, height * width * in]; Adam has the rest, at its own rate."""
+    rng = np.random.default_rng(0)
+    shapes = {
+        "conv": {"kernel": (3, 3, 4, 8), "bias": (8,)},
+        "wide": {"kernel": (1, 1, 4, 16)},
+        "head": {"kernel": (8, 5)},
+        "words": {"embedding": (6, 5)},
+    }
+    params = jax.tree.map(
+        lambda shape: jnp.array(rng.normal(size=shape), jnp.float32),
+        shapes,
+        is_leaf=lambda x: isinstance(x, tuple),
+    )
+    schedule = optax.piecewise_constant_schedule(0.1, {1: 0.5})
+    options = {"ns_steps": 6.0, "adam_learning_rate": 0.02, "nesterov": False}
+    transformation = optimizer("muon", schedule, options=options, highest_rate=0.1)
+    state, update = transformation.init(params), jax.jit(transformation.update)
+    for rate in (0.1, 0.05):
+        updates, state = update(params, state, params)
+        for layer, fan in (("conv", 1.0), ("wide", 2.0), ("head", 1.0)):
+            kernel = np.asarray(updates[layer]["kernel"])
+            matrix = kernel.reshape(-1, kernel.shape[-1]).T
+            sizes = np.linalg.svd(matrix, compute_uv=False) / (rate * fan)
+            assert sizes.min() > 0.6 and sizes.max() < 1.3, (layer, sizes)
+        # The first steps of Adam against one gradient are its rate.
+        for leaf in (updates["conv"]["bias"], updates["words"]["embedding"]):
+            np.testing.assert_allclose(np.abs(leaf), 0.2 * rate, rtol=1e-2)
 
 
 @pytest.mark.parametrize(

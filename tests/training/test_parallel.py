@@ -19,6 +19,7 @@ import jax
 import numpy as np
 import optax
 from cnn_jax.training import parallel, prng
+from cnn_jax.training.averaging import MovingAverage
 from tests.checks import assert_same_bits
 from tests.collectives import collectives
 from tests.training.test_step import Regression, make_batch, start
@@ -30,7 +31,7 @@ for transform in ("pmap", "shard"):
     task, key = Regression(dropout_rate=0.3), prng.root(0)
     state, optimizer = start(task, optax.adam(0.1), ema=True)
     step = parallel.compile_train_step(
-        task, optimizer, accumulate=2, ema_decay=0.9, transform=transform
+        task, optimizer, accumulate=2, average=MovingAverage(0.9), transform=transform
     )
     evaluate = parallel.compile_evaluation_step(task, transform=transform)
     statistics = parallel.compile_batch_statistics(task, transform=transform)

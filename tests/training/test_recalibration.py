@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from cnn_jax.models.layers import BatchNorm, on_axis
 from cnn_jax.training import prng
@@ -16,7 +17,8 @@ from cnn_jax.training.state import create
 class Normalized:
     """A task whose network is one batch norm."""
 
-    norm = BatchNorm(use_running_average=False)
+    def __init__(self, momentum=0.9):
+        self.norm = BatchNorm(use_running_average=False, momentum=momentum)
 
     def init(self, key):
         variables = dict(self.norm.init(key, jnp.zeros((2, 3))))
@@ -52,10 +54,13 @@ def check(result, values):
     np.testing.assert_allclose(result["batch_stats"]["var"], variance.mean(axis=0), rtol=1e-5)
 
 
-def test_the_statistics_are_the_mean_over_batches():
+@pytest.mark.parametrize("momentum", [0.9, 0.6])
+def test_the_statistics_are_the_mean_over_batches(momentum):
     rng = np.random.default_rng(0)
     values = rng.normal(3.0, 2.0, (6, 8, 3)).astype(np.float32)
-    change = partial(recalibrated, task=Normalized(), batches=Batches(values), key=prng.root(0))
+    change = partial(
+        recalibrated, task=Normalized(momentum), batches=Batches(values), key=prng.root(0)
+    )
     before = state_of(ema=False)
     after = change(before, steps=4)
     check(after.model_state, values[:4])

@@ -12,6 +12,7 @@ import pytest
 from cnn_jax.metrics.summary import Summary
 from cnn_jax.models.layers import on_axis
 from cnn_jax.training import parallel, prng
+from cnn_jax.training.averaging import Lookahead, MovingAverage
 from cnn_jax.training.state import create
 from cnn_jax.training.step import evaluation_step, train_step
 
@@ -206,13 +207,39 @@ def test_dropout_differs_by_device_and_step_and_repeats_exactly():
         assert len({bytes(np.asarray(jax.random.key_data(k))) for k in keys[shared]}) == 1
 
 
+def test_look_ahead_sets_training_back_to_its_average():
+    """Against plain NumPy: four gradient steps between, the average's weight grows as a cube."""
+    task, rates = Regression(), {"every": 2, "total_steps": 4, "decay": 0.8, "power": 3.0}
+    state, optimizer = start(task, ema=True)
+    free = state
+    slow = jax.tree.map(np.asarray, (state.params, state.model_state))
+    for step in range(1, 5):
+        settings = {"task": task, "optimizer": optimizer}
+        batch = make_batch(step)
+        free, _ = train_step(state, batch, prng.root(0), **settings)
+        state, _ = train_step(state, batch, prng.root(0), **settings, average=Lookahead(**rates))
+        fast = jax.tree.map(np.asarray, (free.params, free.model_state))
+        if step % 2 == 0:
+            weight = 0.8 * (step / 4) ** 3
+            slow = jax.tree.map(lambda a, b, w=weight: w * a + (1 - w) * b, slow, fast)
+            fast = slow
+        assert_close((state.params, state.model_state), fast, rtol=1e-5, atol=1e-7)
+        assert_close(state.ema, slow, rtol=1e-5, atol=1e-7)
+    assert not np.array_equal(jax.tree.leaves(free.params)[0], jax.tree.leaves(state.params)[0])
+
+
 def test_the_moving_average_follows_its_definition():
     task = Regression()
     state, optimizer = start(task, ema=True)
     params, statistics = jax.tree.map(np.asarray, (state.params, state.model_state))
     for seed in range(2):
         state, _ = train_step(
-            state, make_batch(seed), prng.root(0), task=task, optimizer=optimizer, ema_decay=0.9
+            state,
+            make_batch(seed),
+            prng.root(0),
+            task=task,
+            optimizer=optimizer,
+            average=MovingAverage(0.9),
         )
         params, statistics = jax.tree.map(
             lambda old, new: 0.9 * old + 0.1 * np.asarray(new),

@@ -7,7 +7,7 @@ vmapped. :class:`Augmentation` holds the parameters of a run; :func:`augment_exa
 
 from cnn_jax.data.augment.boxes import BoxAugmentation, augment_boxes
 from cnn_jax.data.augment.color import color_jitter, normalize, pca_color
-from cnn_jax.data.augment.compose import Augmentation, augment_example, mix
+from cnn_jax.data.augment.compose import Augmentation, alternating_flip, augment_example, mix
 from cnn_jax.data.augment.geometry import (
     affine,
     crop_and_resize,
@@ -21,12 +21,15 @@ from cnn_jax.data.augment.geometry import (
 from cnn_jax.data.augment.masks import MaskAugmentation, augment_with_mask
 from cnn_jax.data.augment.mixing import cutmix, mixup, mixup_or_cutmix
 from cnn_jax.data.augment.policies import rand_augment, trivial_augment_wide
+from cnn_jax.data.augment.views import Views, views
 
 __all__ = [
     "Augmentation",
     "BoxAugmentation",
     "MaskAugmentation",
+    "Views",
     "affine",
+    "alternating_flip",
     "augment_boxes",
     "augment_example",
     "augment_with_mask",
@@ -46,4 +49,5 @@ __all__ = [
     "random_flip",
     "random_resized_crop",
     "trivial_augment_wide",
+    "views",
 ]

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key, Num
+from jaxtyping import Array, Bool, Float, Int, Key, Num
 
 from cnn_jax.data.augment import color, geometry, mixing, policies
 from cnn_jax.errors import check
@@ -34,7 +34,9 @@ class Augmentation:
     crop_ratio: Annotated[tuple[float, float], Range(0.01, 100)] = (3 / 4, 4 / 3)
     """The smallest and the largest width / height of the crop `resized`."""
     flip: bool = False
-    """Mirror images left to right with probability 1/2."""
+    """Mirror images left to right, half of them."""
+    flip_mode: Literal["random", "alternating"] = "random"
+    """Which half: drawn anew every time, or in every other epoch the one, then the other."""
     rotate: Annotated[float, Range(0, 360)] = 0.0
     """The largest rotation in degrees, in either direction."""
     translate: Annotated[float, Range(0, 1)] = 0.0
@@ -76,6 +78,7 @@ def augment_example(
     image: Float[Array, "height width channels"],
     original_size: Num[Array, "2"] | None,
     config: Augmentation,
+    mirrored: Bool[Array, ""] | None = None,
 ) -> Float[Array, "size size channels"]:
     """Augment one example; `jax.vmap` it over keys, images and sizes.
 
@@ -85,6 +88,7 @@ def augment_example(
         original_size: height and width before the image was squashed to the canvas (see
             :func:`cnn_jax.data.augment.random_resized_crop`); None if it was not.
         config: the steps and their strengths.
+        mirrored: whether the image is mirrored, from `alternating_flip`, where `config` alternates.
 
     Returns:
         A square float32 image of `config.output_size` pixels, values in 0..1.
@@ -94,8 +98,10 @@ def augment_example(
     """
     keys = {name: jax.random.fold_in(key, index) for index, name in enumerate(_STEPS)}
     image = _crop(keys["crop"], image, original_size, config)
-    if config.flip:
+    if config.flip and config.flip_mode == "random":
         image = geometry.random_flip(keys["flip"], image)
+    elif config.flip:
+        image = jnp.where(mirrored, image[:, ::-1], image)
     if config.rotate or config.translate or config.shear or config.zoom != (1.0, 1.0):
         image = geometry.random_affine(
             keys["affine"], image, config.rotate, config.translate, config.zoom, config.shear
@@ -114,6 +120,23 @@ def augment_example(
     if config.erase:
         image = geometry.random_erasing(keys["erase"], image, config.erase, fill=config.erase_fill)
     return image
+
+
+def alternating_flip(
+    key: Key[Array, ""], index: Int[Array, ""], epoch: Int[Array, ""]
+) -> Bool[Array, ""]:
+    """Decide whether an example is mirrored: in even epochs a random half, in odd ones the other.
+
+    So every example is seen both ways in any two epochs (Jordan 2024, "94% on CIFAR-10 in 3.29
+    seconds on a single GPU", section 3.6).
+
+    Args:
+        key: the same for all examples throughout the run.
+        index: the example's index in the source.
+        epoch: the number of epochs before.
+    """
+    first = jax.random.bernoulli(jax.random.fold_in(key, index))
+    return first ^ (epoch % 2 == 1)
 
 
 def _crop(

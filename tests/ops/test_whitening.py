@@ -1,0 +1,46 @@
+"""Whitening filters against their definition: responses without correlation, of variance one."""
+
+import numpy as np
+import pytest
+
+from cnn_jax.ops.whitening import whitening_filters
+
+
+def patches_of(images, rows, columns):
+    """All patches, by slices, each flattened as a filter [rows, columns, channels] is."""
+    count, height, width, _ = images.shape
+    return np.stack(
+        [
+            images[i, y : y + rows, x : x + columns].ravel()
+            for i in range(count)
+            for y in range(height - rows + 1)
+            for x in range(width - columns + 1)
+        ]
+    )
+
+
+@pytest.mark.parametrize("size", [(2, 2), (3, 2)])
+def test_responses_to_the_patches_have_unit_covariance(size):
+    rng = np.random.default_rng(0)
+    # Neighbours and channels that depend on each other, as those of photos do.
+    images = rng.normal(size=(8, 12, 10, 3)).cumsum(axis=1).cumsum(axis=2) @ rng.normal(size=(3, 3))
+    images = (images / images.std()).astype(np.float32)
+    filters = whitening_filters(images, size, epsilon=0.0)
+    numbers = size[0] * size[1] * 3
+    assert (filters.shape, filters.dtype) == ((*size, 3, numbers), np.float32)
+    responses = patches_of(images, *size) @ filters.reshape(numbers, numbers)
+    covariance = responses.T @ responses / len(responses)
+    np.testing.assert_allclose(covariance, np.eye(numbers), atol=1e-3)
+
+
+def test_small_components_are_held_back_and_large_ones_come_first():
+    """A response's variance is v / (v + epsilon) of the component's own v, and v falls."""
+    rng = np.random.default_rng(1)
+    images = rng.normal(size=(6, 9, 9, 2)).astype(np.float32) * np.float32([1.0, 0.1])
+    flat = patches_of(images, 2, 2).astype(np.float64)
+    variances = np.linalg.eigvalsh(flat.T @ flat / len(flat))[::-1]
+    responses = flat @ whitening_filters(images, (2, 2), epsilon=0.02).reshape(8, 8)
+    np.testing.assert_allclose((responses**2).mean(0), variances / (variances + 0.02), rtol=1e-4)
+    # A channel that is always dark has no variance at all, and still gives numbers.
+    images[..., 1] = 0
+    assert np.isfinite(whitening_filters(images, (2, 2))).all()
