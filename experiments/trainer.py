@@ -41,7 +41,7 @@ from cnn_jax.runs.folder import CONFIG_FILE, METRICS_FILE, evaluated, read_rows
 from cnn_jax.runs.log import RunLog
 from cnn_jax.training import checkpoints, evaluation, loop, optimizers, parallel, prng, stopping
 from cnn_jax.training.averaging import Average, Lookahead, MovingAverage
-from cnn_jax.training.backend import keep_freed_memory
+from cnn_jax.training.backend import compile_single_call, keep_freed_memory
 from cnn_jax.training.feeding import WholeSet
 from cnn_jax.training.recalibration import recalibrated
 from cnn_jax.training.state import TrainState, create
@@ -458,8 +458,11 @@ def fresh_state(
     task: Task, optimizer: optax.GradientTransformation, seed: int, ema: bool = False
 ) -> TrainState:
     """The state before the first step."""
-    params, model_state = task.init(prng.stream(prng.root(seed), "init"))
-    return create(params, model_state, optimizer, ema=ema)
+
+    def draw(key: jax.Array) -> TrainState:
+        return create(*task.init(key), optimizer, ema=ema)
+
+    return compile_single_call(draw)(prng.stream(prng.root(seed), "init"))
 
 
 # 5. Length, optimizer and schedule

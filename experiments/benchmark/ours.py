@@ -32,7 +32,7 @@ from cnn_jax.runs.environment import describe_environment
 from cnn_jax.tasks.classification import Classification
 from cnn_jax.tasks.translation import Translation
 from cnn_jax.training import parallel, prng
-from cnn_jax.training.backend import keep_freed_memory
+from cnn_jax.training.backend import compile_single_call, keep_freed_memory
 from cnn_jax.training.state import TrainState, create
 from cnn_jax.training.step import Task
 
@@ -142,6 +142,7 @@ def _state(
 ) -> TrainState:
     """The first state, on the devices; refused where the job does not fit into memory."""
 
+    @compile_single_call
     def fresh() -> TrainState:
         return create(*task.init(jax.random.key(0)), optimizer)
 

@@ -62,7 +62,8 @@ def test_values_and_gradients_bfloat16(case):
 def test_transformations(name, monkeypatch):
     """jit, vmap, pmap, scan and remat give what the plain call gives."""
     monkeypatch.setattr(lowerings, "_BLOCK_BYTES", 2**17)
-    monkeypatch.setattr(winograd, "_TILES_BYTES", 2**17)
+    monkeypatch.setattr(winograd, "_PRODUCTS_BYTES", 2**17)
+    monkeypatch.setattr(winograd, "_ELEMENT_BYTES", 2**13)
     x_shape, kernel_shape, window = choice(name)
     devices = jax.local_device_count()
     x, kernel, g = arrays((devices * x_shape[0], *x_shape[1:]), kernel_shape, window)

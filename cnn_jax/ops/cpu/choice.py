@@ -1,6 +1,7 @@
 """The fastest way known to compute a convolution of given shapes on a CPU, and its gradients."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -34,10 +35,10 @@ def input_gradient(g: Array, kernel: Array, *, window: Window) -> Array:
         return by_compiler.input_gradient(g, kernel, window=window)
     if window.strides != (1, 1):
         forward = _forward(x_shape, kernel.shape, g.dtype, window)
-        if forward is by_compiler.convolution:
+        if forward in (by_compiler.convolution, lowerings.by_patches):
             # XLA / patches, GFLOP/s on one core: 27 / 53 (16->32 on 32x32), 5 / 90 (128->256 on
             # 4x4), and the same on large maps.
-            forward = lowerings.by_patches
+            forward = partial(lowerings.by_patches, looped=False)
         return by_compiler.transpose(lambda x: forward(x, kernel, window=window), x_shape, g)
     margins = [(k - 1) * d for k, d in zip(window.kernel_size, window.dilation, strict=True)]
     padding = tuple(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
@@ -52,8 +53,18 @@ def sum_over_blocks(
         block = (lax.dynamic_slice_in_dim(a, start, size) for a in (x, g))
         return total + product(*block), None
 
-    rest = product(x[blocks * size :], g[blocks * size :])
+    if blocks * size < images:
+        rest = product(x[blocks * size :], g[blocks * size :])
+    else:
+        shape = jax.eval_shape(product, x[:size], g[:size])
+        rest = zeros(shape.shape, g)
     return lax.scan(add_block, rest, size * np.arange(blocks))[0]
+
+
+def zeros(shape: tuple[int, ...], like: Array) -> Array:
+    """Make zeros of the type of another array, which vary over the same axes of `jax.shard_map`."""
+    varying = tuple(jax.typeof(like).manual_axis_type.varying)
+    return lax.pcast(jnp.zeros(shape, like.dtype), varying, to="varying")
 
 
 def contract_pixels(a: Array, b: Array) -> Array:

@@ -4,14 +4,25 @@ Groups are not supported.
 """
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from cnn_jax.ops.convolution_definition import Window
-from cnn_jax.ops.cpu.image_blocks import contract_pixels, map_blocks, pad, sum_over_blocks, tap
+from cnn_jax.ops.cpu.image_blocks import (
+    contract_pixels,
+    map_blocks,
+    pad,
+    sum_over_blocks,
+    tap,
+    zeros,
+)
 
 # Bytes of matrix operands built at a time, so that they are still in the cache when multiplied.
 # On two cores 1 to 4 MB measured alike and 16 MB up to twice as slow.
 _BLOCK_BYTES = 2**20
+
+# Fewer channels are slowly copied by a loop over taps.
+_LOOPED_CHANNELS = 64
 
 
 def by_product(x: Array, kernel: Array, *, window: Window) -> Array:
@@ -20,14 +31,23 @@ def by_product(x: Array, kernel: Array, *, window: Window) -> Array:
     return lax.dot_general(pixels, kernel[0, 0], (((3,), (0,)), ((), ())))
 
 
-def by_patches(x: Array, kernel: Array, *, window: Window) -> Array:
-    """Convolve by products of patch matrices (im2col) with the kernel, a few images at a time."""
+def by_patches(x: Array, kernel: Array, *, window: Window, looped: bool = True) -> Array:
+    """Convolve by products of patch matrices (im2col) with the kernel, a few images at a time.
+
+    Args:
+        x: images.
+        kernel: filters.
+        window: the window of the convolution.
+        looped: gather the patches in a loop over taps. It is faster and compiles faster, but its
+            transpose adds whole images once for each tap.
+    """
+    gather = _patches_by_loop if looped else _patches
     out_height, out_width = window.out_size
     out_channels = kernel.shape[3]
 
     def convolve(x):
         flat = kernel.reshape(-1, out_channels)
-        return lax.dot_general(_patches(x, window), flat, (((3,), (0,)), ((), ())))
+        return lax.dot_general(gather(x, window), flat, (((3,), (0,)), ((), ())))
 
     pixel_floats = kernel.size // out_channels + out_channels
     return map_blocks(convolve, x, 4 * out_height * out_width * pixel_floats, _BLOCK_BYTES)
@@ -71,9 +91,11 @@ def kernel_gradient_by_patches(x: Array, g: Array, *, window: Window) -> Array:
     kernel_height, kernel_width = window.kernel_size
     patch_floats = kernel_height * kernel_width * x.shape[3]
 
+    gather = _patches_by_loop if x.shape[3] >= _LOOPED_CHANNELS else _patches
+
     def product(x, g):
         # With the wide operand second, the product is up to 1.5 times faster than with it first.
-        return contract_pixels(g, _patches(x, window))
+        return contract_pixels(g, gather(x, window))
 
     image_bytes = 4 * out_height * out_width * (patch_floats + out_channels)
     gradient = sum_over_blocks(product, x, g, image_bytes, _BLOCK_BYTES)
@@ -128,3 +150,46 @@ def _patches(x: Array, window: Window) -> Array:
             for j in column_offsets
         ]
     return jnp.concatenate(taps, axis=-1)
+
+
+def _patches_by_loop(x: Array, window: Window) -> Array:
+    """Gather what each output sees, as `_patches` does, by one program for all taps."""
+    kernel_height, kernel_width = window.kernel_size
+    taps = kernel_height * kernel_width
+    out_height, out_width = window.out_size
+    images, channels = x.shape[0], x.shape[3]
+    cells, starts, zero = _cells(x, window), _tap_starts(window), np.int32(0)
+
+    def copy_tap(patches, tap_and_start):
+        tap, start = tap_and_start
+        size = (images, out_height, 1, out_width, 1, channels)
+        cut = lax.dynamic_slice(cells, (zero, *start, zero), size, allow_negative_indices=False)
+        cut = cut.reshape(images, out_height, out_width, 1, channels)
+        at = (zero, zero, zero, tap, zero)
+        return lax.dynamic_update_slice(patches, cut, at, allow_negative_indices=False), None
+
+    patches = zeros((images, out_height, out_width, taps, channels), x)
+    patches, _ = lax.scan(copy_tap, patches, (np.arange(taps, dtype=np.int32), starts))
+    return patches.reshape(images, out_height, out_width, taps * channels)
+
+
+def _cells(x: Array, window: Window) -> Array:
+    """Cut padded images into cells of the strides' size: `[batch, rows, stride, columns, ...]`."""
+    padding, shape = [], [x.shape[0]]
+    for axis in range(2):
+        stride = window.strides[axis]
+        reach = (window.kernel_size[axis] - 1) * window.dilation[axis]
+        cells = window.out_size[axis] + reach // stride
+        before = window.padding[axis][0]
+        padding.append((before, stride * cells - window.image_size[axis] - before))
+        shape += [cells, stride]
+    # Without the barrier XLA pads the images again for every tap.
+    return lax.optimization_barrier(pad(x, tuple(padding)).reshape(*shape, x.shape[3]))
+
+
+def _tap_starts(window: Window) -> tuple[np.ndarray, ...]:
+    """Find where each tap begins: row of cells, row in the cell, column of cells, and column."""
+    tap = np.divmod(np.arange(window.kernel_size[0] * window.kernel_size[1]), window.kernel_size[1])
+    pixels = (axis * step for axis, step in zip(tap, window.dilation, strict=True))
+    starts = (np.divmod(a, stride) for a, stride in zip(pixels, window.strides, strict=True))
+    return tuple(a.astype(np.int32) for start in starts for a in start)

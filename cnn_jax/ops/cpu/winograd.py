@@ -2,6 +2,9 @@
 
 Lavin & Gray 2016, "Fast algorithms for convolutional neural networks", section 4.1. Dilation and
 groups are not supported.
+
+The sixteen elements of a transformed tile are computed in a loop. So the compiler makes one program
+of them instead of sixteen, and an element is multiplied while it is in the cache.
 """
 
 from collections.abc import Callable
@@ -12,24 +15,26 @@ import numpy as np
 from jax import Array, lax
 
 from cnn_jax.ops.convolution_definition import Window
-from cnn_jax.ops.cpu.image_blocks import contract_pixels, map_blocks, pad, sum_over_blocks, tap
+from cnn_jax.ops.cpu.image_blocks import contract_pixels, map_blocks, pad, sum_over_blocks
 
 # F(2x2, 3x3): transforms of a 4x4 input tile, of the 3x3 kernel, and to the 2x2 outputs.
 _INPUT_TRANSFORM = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]])
 _KERNEL_TRANSFORM = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
 _OUTPUT_TRANSFORM = np.array([[1, 1, 1, 0], [0, 1, -1, -1]])
 
-# Bytes of transformed tiles held at a time, so that they are still in the cache when multiplied. On
-# two Zen 4 cores 2 to 16 MB measured alike in whole training steps; more leaves the cache.
-_TILES_BYTES = 2**23
+# Bytes held at a time. Products stay until all sixteen are there; on two Zen 4 cores one block of
+# all images was fastest, up to here. Of a kernel's gradient only one element of the tiles is held,
+# and is multiplied while it is in the cache.
+_PRODUCTS_BYTES = 2**26
+_ELEMENT_BYTES = 2**21
 
 
 def by_winograd(x: Array, kernel: Array, *, window: Window) -> Array:
     """Convolve with 16 instead of 36 products for every 2x2 outputs.
 
-    A few images are handled at a time. Their tiles are transformed, multiplied as 16 matrix
-    products `[tiles, in_channels] x [in_channels, out_channels]`, and transformed back. Rounding
-    errors stay within a few times those of the direct sum.
+    Each element of the tiles is a matrix `[tiles, in_channels]`. It is multiplied with the same
+    element of the kernel, `[in_channels, out_channels]`, and the sixteen products are transformed
+    back. Rounding errors stay within a few times those of the direct sum.
     """
     return _winograd(x, _transformed(_KERNEL_TRANSFORM, kernel), window)
 
@@ -45,70 +50,74 @@ def input_gradient_by_winograd(g: Array, kernel: Array, *, window: Window) -> Ar
         kernel: the kernel as it is in the forward convolution.
         window: the window of the turned kernel over `g`.
     """
-    return _winograd(g, _transformed(_KERNEL_TRANSFORM[:, ::-1], kernel), window, contracted=2)
+    return _winograd(g, _transformed(_KERNEL_TRANSFORM[:, ::-1], kernel), window, contracted=1)
 
 
 def kernel_gradient_by_winograd(x: Array, g: Array, *, window: Window) -> Array:
     """Compute the kernel's gradient by the transposes of the transforms of `by_winograd`.
 
-    Tiles of the input and of the output gradient are transformed and multiplied as 16 matrix
-    products `[in_channels, tiles] x [tiles, out_channels]`, which are summed over blocks of images.
-    The sums are transformed back once.
+    Each element of the tiles of the input, `[in_channels, tiles]`, is multiplied with the same
+    element of the tiles of the output gradient, `[tiles, out_channels]`. The sixteen products are
+    summed over blocks of images and transformed back once.
     """
     out_height, out_width = window.out_size
     in_channels, out_channels = x.shape[3], g.shape[3]
-    block_bytes = _block_bytes(x.shape[0], window.out_size, in_channels, out_channels)
-    tiling = _tiling(window, in_channels + out_channels, block_bytes)
+    tiling = _tiling(window, in_channels + out_channels, _ELEMENT_BYTES)
     rows, columns = tiling.rows, tiling.columns
     padded_height = 2 * rows * tiling.strips
     whole_tiles = ((0, padded_height - out_height), (0, 2 * columns - out_width))
 
     def products(x, g):
-        x, g = lax.optimization_barrier((_padded(x, tiling), g))
-        operands = (
-            _tiles(_INPUT_TRANSFORM, x, rows, columns),
-            _tiles(_OUTPUT_TRANSFORM.T, g, rows, columns),
-        )
-        # Sixteen products are faster than one of stacked tiles, which are copied for it.
-        operands = lax.optimization_barrier(operands)
-        return jnp.stack([contract_pixels(a, b) for a, b in zip(*operands, strict=True)])
+        # Without the barriers XLA computes an operand's elements again for every use.
+        x = lax.optimization_barrier(_padded(x, tiling))
+
+        def product(elements):
+            operands = (
+                _tile_element(element, array, rows, columns)
+                for element, array in zip(elements, (x, g), strict=True)
+            )
+            return contract_pixels(*lax.optimization_barrier(tuple(operands)))
+
+        return lax.map(product, (_elements(_INPUT_TRANSFORM), _elements(_OUTPUT_TRANSFORM.T)))
 
     x_strips = _strips(x, tiling)
     g_strips = pad(g, whole_tiles).reshape(-1, 2 * rows, 2 * columns, out_channels)
-    sums = sum_over_blocks(products, x_strips, g_strips, tiling.strip_bytes, block_bytes)
+    sums = sum_over_blocks(products, x_strips, g_strips, tiling.strip_bytes, _ELEMENT_BYTES)
     sums = sums.reshape(4, 4, in_channels, out_channels)
     return _transformed(_KERNEL_TRANSFORM.T, sums).reshape(3, 3, in_channels, out_channels)
 
 
-def _winograd(x: Array, kernels: Array, window: Window, contracted: int = 1) -> Array:
+def _winograd(x: Array, kernels: Array, window: Window, contracted: int = 0) -> Array:
     """Convolve with transformed kernels, `[16, channels, channels]`.
 
     Args:
         x: images.
         kernels: transformed kernels.
         window: the convolution's window.
-        contracted: the axis of the kernels that holds the channels of `x`.
+        contracted: the axis of a kernel that holds the channels of `x`.
     """
     out_height, out_width = window.out_size
     images, _, _, in_channels = x.shape
-    out_channels = kernels.shape[3 - contracted]
-    block_bytes = _block_bytes(images, window.out_size, in_channels, out_channels)
-    tiling = _tiling(window, in_channels + out_channels, block_bytes)
+    out_channels = kernels.shape[2 - contracted]
+    tiling = _tiling(window, in_channels + 16 * out_channels, _PRODUCTS_BYTES)
     rows, columns = tiling.rows, tiling.columns
 
     def convolve(strips):
         # Without the barriers XLA computes an operand's elements again for every use.
         strips = lax.optimization_barrier(_padded(strips, tiling))
-        tiles = _tiles(_INPUT_TRANSFORM, strips, rows, columns)
-        tiles = lax.optimization_barrier(jnp.stack(tiles))
-        products = lax.dot_general(tiles, kernels, (((2,), (contracted,)), ((0,), (0,))))
-        products = lax.optimization_barrier(products)
+
+        def product(element_and_kernel):
+            element, kernel = element_and_kernel
+            tiles = lax.optimization_barrier(_tile_element(element, strips, rows, columns))
+            return lax.dot_general(tiles, kernel, (((1,), (contracted,)), ((), ())))
+
+        products = lax.map(product, (_elements(_INPUT_TRANSFORM), kernels))
         products = products.reshape(4, 4, strips.shape[0], rows, columns, out_channels)
         out = _transform_tiles(_OUTPUT_TRANSFORM, lambda i, j: products[i, j])
         out = jnp.stack([jnp.stack(row, axis=3) for row in out], axis=2)
         return out.reshape(-1, 2 * rows, 2 * columns, out_channels)
 
-    out = map_blocks(convolve, _strips(x, tiling), tiling.strip_bytes, block_bytes)
+    out = map_blocks(convolve, _strips(x, tiling), tiling.strip_bytes, _PRODUCTS_BYTES)
     out = out.reshape(images, 2 * rows * tiling.strips, 2 * columns, out_channels)
     return out[:, :out_height, :out_width]
 
@@ -132,7 +141,7 @@ class _Tiling(NamedTuple):
         rows: number of rows of tiles in a strip.
         columns: number of columns of tiles.
         padding: padding of the input; it completes the last tiles of odd sizes.
-        strip_bytes: size of a strip's transformed tiles.
+        strip_bytes: size of a strip's part of a block.
     """
 
     strips: int
@@ -142,31 +151,19 @@ class _Tiling(NamedTuple):
     strip_bytes: int
 
 
-def _block_bytes(
-    images: int, out_size: tuple[int, int], in_channels: int, out_channels: int
-) -> int:
-    """Compute the number of bytes of transformed tiles in a block.
-
-    A block is not smaller than the kernels, for which the products would wait. Where a layer adds
-    few channels, as in networks that concatenate, there are at least two blocks: outside of a loop
-    XLA computes the long sums that are their gradients again for every tile that a pixel is in (a
-    third of DenseNet-121's step). Elsewhere a loop costs more, since its sums run on one core.
-    """
-    block_bytes = _TILES_BYTES
-    if 4 * min(in_channels, out_channels) <= max(in_channels, out_channels):
-        rows, columns = (-(-size // 2) for size in out_size)
-        tiles = images * rows * columns
-        block_bytes = min(block_bytes, 4 * 16 * tiles * (in_channels + out_channels) // 2)
-    return max(block_bytes, 4 * 16 * in_channels * out_channels)
-
-
 def _tiling(window: Window, channels: int, block_bytes: int) -> _Tiling:
-    """Choose strips of equal height that fit a block, if one row of tiles does."""
+    """Choose strips of equal height that fit a block, if one row of tiles does.
+
+    Args:
+        window: the convolution's window.
+        channels: number of floats that a block holds for each tile.
+        block_bytes: size that a block should not exceed.
+    """
     rows, columns = (-(-size // 2) for size in window.out_size)
     (top, _), (left, _) = window.padding
     height, width = window.image_size
     padding = ((top, 2 * rows + 2 - height - top), (left, 2 * columns + 2 - width - left))
-    row_bytes = 4 * 16 * columns * channels
+    row_bytes = 4 * columns * channels
     most = max(1, block_bytes // row_bytes)
     strip = max(size for size in range(1, rows + 1) if rows % size == 0 and size <= most)
     return _Tiling(rows // strip, strip, columns, padding, strip * row_bytes)
@@ -187,11 +184,57 @@ def _padded(strips: Array, tiling: _Tiling) -> Array:
     return pad(strips, tiling.padding) if tiling.strips == 1 else strips
 
 
-def _tiles(matrix: np.ndarray, x: Array, rows: int, columns: int) -> list[Array]:
-    """Transform the tiles that begin at every second pixel to 16 arrays `[tiles, channels]`."""
-    stride = (2, 2)
-    tiles = _transform_tiles(matrix, lambda i, j: tap(x, i, j, rows, columns, stride))
-    return [tile.reshape(-1, x.shape[3]) for row in tiles for tile in row]
+class _Elements(NamedTuple):
+    """The sixteen elements of `matrix @ tile @ matrix.T`, each a sum of pixels of the tile.
+
+    Attributes:
+        starts: where the pixels are that an element needs, `[16, 2, 4]`: each of two rows, and each
+            of two columns, as its number of whole pairs and its place in the pair.
+        weights: the factors of the two rows and of the two columns, `[16, 2, 2]`.
+    """
+
+    starts: np.ndarray
+    weights: np.ndarray
+
+
+def _elements(matrix: np.ndarray) -> _Elements:
+    """Find the pixels of each element; a row of the matrix has at most two numbers but 0."""
+    taps = np.sort(np.argsort(matrix == 0, axis=1, kind="stable")[:, :2], axis=1)
+    weights = np.take_along_axis(matrix, taps, axis=1)
+    row, column = np.divmod(np.arange(16), 4)
+    rows, columns = (np.stack(np.divmod(taps[axis], 2), axis=2) for axis in (row, column))
+    return _Elements(
+        np.concatenate([rows, columns], axis=2).astype(np.int32),
+        np.stack([weights[row], weights[column]], axis=1).astype(np.float32),
+    )
+
+
+def _tile_element(element: _Elements, x: Array, rows: int, columns: int) -> Array:
+    """Compute an element of all tiles: `[tiles, channels]`.
+
+    Args:
+        element: one of the sixteen, as a loop over them gives it.
+        x: images, cut into tiles that begin at every second pixel.
+        rows: number of rows of tiles.
+        columns: number of columns of tiles.
+    """
+    images, height, width, channels = x.shape
+    pairs = x.reshape(images, height // 2, 2, width // 2, 2, channels)
+    row_weights, column_weights = element.weights.astype(x.dtype)
+    starts, zero = element.starts, np.int32(0)
+
+    def pixels(first, second):
+        row, column = starts[first, :2], starts[second, 2:]
+        start = (zero, *row, *column, zero)
+        cut = lax.dynamic_slice(
+            pairs, start, (images, rows, 1, columns, 1, channels), allow_negative_indices=False
+        )
+        return cut.reshape(-1, channels)
+
+    half = [
+        row_weights[0] * pixels(0, second) + row_weights[1] * pixels(1, second) for second in (0, 1)
+    ]
+    return column_weights[0] * half[0] + column_weights[1] * half[1]
 
 
 def _transform_tiles(matrix: np.ndarray, element: Callable[[int, int], Array]) -> list[list[Array]]:

@@ -1,5 +1,7 @@
 """Every way in which a CPU computes a convolution, by itself, against XLA's in float64."""
 
+from functools import partial
+
 import jax
 import numpy as np
 import pytest
@@ -22,6 +24,7 @@ WINOGRAD = {"max_groups": 1, "max_stride": 1, "kernel_sizes": (3,), "max_dilatio
 FORWARD = {
     "product": (lowerings.by_product, {"max_groups": 1, "kernel_sizes": (1,)}),
     "patches": (lowerings.by_patches, PATCHES),
+    "patches_unrolled": (partial(lowerings.by_patches, looped=False), PATCHES),
     "shared_shifts": (lowerings.by_shared_shifts, SHIFTS),
     "winograd": (winograd.by_winograd, WINOGRAD),
 }
@@ -34,9 +37,11 @@ KERNEL_GRADIENTS = {
 
 @pytest.fixture(params=[1, 2000, 2**21], ids=["one image", "a few", "all at once"])
 def block_bytes(request, monkeypatch):
-    """The size of a block of images."""
+    """The size of a block of images; in the smallest, patches are gathered in a loop."""
     monkeypatch.setattr(lowerings, "_BLOCK_BYTES", request.param)
-    monkeypatch.setattr(winograd, "_TILES_BYTES", request.param)
+    monkeypatch.setattr(lowerings, "_LOOPED_CHANNELS", 1 if request.param == 1 else 64)
+    monkeypatch.setattr(winograd, "_PRODUCTS_BYTES", request.param)
+    monkeypatch.setattr(winograd, "_ELEMENT_BYTES", request.param)
 
 
 @pytest.mark.usefixtures("block_bytes")
