@@ -15,6 +15,7 @@ from cnn_jax import models
 from cnn_jax.data.augment import Augmentation
 from cnn_jax.data.batches import TrainingBatches
 from cnn_jax.data.packed import prepared
+from cnn_jax.errors import UserError
 from cnn_jax.reports.classification import ClassificationReport
 from cnn_jax.tasks.classification import Classification, LossName
 
@@ -63,6 +64,10 @@ def build(options: Options) -> Run:
     held_out = trainer.open_source(
         options, trainer.evaluated_split(options), image_size=sizes.resize
     )
+    if options.run.best == "top5" and len(held_out.class_names) <= 5:
+        raise UserError(
+            f"--best top5: measured of more than 5 classes; {options.data.data} has less"
+        )
     training = None
     if trainer.reads_training_set(options.run):
         training = trainer.open_source(options, "train", image_size=sizes.canvas)
