@@ -141,7 +141,7 @@ def _flags(
         if name not in known:
             if isinstance(beside, list) and key in beside:
                 continue
-            raise UserError(unknown(f"--{key}", options))
+            raise UserError(unknown(dashed(key), options))
         if name in values:
             raise UserError(f"{key}: {dashed(name)} is given twice")
         values[name] = read(known[name], value)

@@ -217,6 +217,18 @@ def test_rcnn_resumes_at_the_stage_it_was_in(slow, tmp_path, stage):
     assert rows(out)[-1] == rows(slow)[-1]
 
 
+def test_rcnn_made_longer_goes_through_its_stages_again(slow, tmp_path):
+    out = shutil.copytree(slow, tmp_path / "run")
+    detect.main(["--out", str(out), "--resume", "--steps", "6"])
+    assert checkpoints.steps(out / "finished") == (6,)
+    assert (out / "features" / "6" / "svms.safetensors").exists()
+    assert json.loads((out / "result.json").read_text())["step"] == 6
+    with pytest.raises(UserError, match="--state: not used with --system rcnn"):
+        detect.main(["--out", str(out), "--eval-only", "--state", "last"])
+    with pytest.raises(UserError, match=r"--state last: .* has one state, which its last stage"):
+        predict.main([str(out), "x.png", "--state", "last"])
+
+
 def test_rcnn_s_last_evaluation_stands_once_in_its_rows(slow, tmp_path):
     """Also where a run is killed between the row and the result; a whole run is not evaluated."""
     out = shutil.copytree(slow, tmp_path / "run")

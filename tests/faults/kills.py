@@ -81,11 +81,20 @@ COMMANDS = {
         *("--optimizer", "adam", "--learning-rate", "0.01", "--weight-decay", "0"),
     ],
 }
+# Some keep their best state, and one ends where there is no better one.
+KEPT_STATES = {
+    "annotate": ["--best", "loss", "--patience", "1"],
+    "yolo": ["--best", "map50"],
+    "segment": ["--best", "mean_iou"],
+}
 
 
 def targets() -> dict[str, list[str]]:
     """The command of each verb and detector, with `{data}` and `{out}` for two folders."""
-    return {name: _command(name, *flags, *EVERY) for name, flags in COMMANDS.items()}
+    return {
+        name: _command(name, *flags, *EVERY, *KEPT_STATES.get(name, ()))
+        for name, flags in COMMANDS.items()
+    }
 
 
 def reference(name: str, folder: Path) -> Path:
