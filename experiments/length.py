@@ -129,7 +129,7 @@ class Change:
         """The notice for the user: what the learning rate does from here."""
         begin = f"length: {self.before} steps become {self.after}"
         if schedule == "constant" or not self.step:
-            return f"{begin}; the run is that of {self.after} steps, as if it had never had others"
+            return f"{begin}; the run becomes that of {self.after} steps from its start"
         last, now, end = (
             f"{float(learning_rate(step)):.4g}"
             for step in (self.step - 1, self.step, self.after - 1)

@@ -98,6 +98,10 @@ class Kept:
     def __str__(self) -> str:
         return f"{self.name} (step {self.step})"
 
+    def told(self, state: TrainState) -> str:
+        """The line for the user about what was read of it: an earlier one if it is damaged."""
+        return f"state: {self.name} (step {int(state.step)})"
+
 
 def kept(out: Path, asked: Literal["best", "last"] | None = None) -> Kept:
     """The state of a run that is evaluated, and that predicts.
@@ -145,7 +149,7 @@ def evaluated_state(run: Run) -> tuple[TrainState, list[str]]:
     if trained:
         found = kept(run.out, options.run.state)
         state, notices = restored(run.task, found.directory)
-        return state, [f"state: {found}", *notices]
+        return state, [found.told(state), *notices]
     if options.model.init_from is None:
         raise UserError(f"--eval-only: no checkpoint in {run.out}, and no --init-from")
     state = fresh_state(run.task, optax.identity(), options.run.seed)

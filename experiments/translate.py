@@ -73,7 +73,7 @@ class Seq2SeqOptions:
 class PairOptions:
     """The sentence pairs, and what a token is."""
 
-    data: str = flags.flag("dates", metavar="SPEC")
+    data: str = flags.flag("dates", moves=True, metavar="SPEC")
     """`dates`, `pairs:FILE`, `pairs:SOURCE,TARGET` or `tfds:NAME[/CONFIG]`."""
     eval_data: str | None = flags.flag(None, moves=True, metavar="SPEC")
     """Pairs that are evaluated during training. Default: a part of --data."""

@@ -1,5 +1,6 @@
 """A run's options as a file: the `config.json` that a run writes, and what `--config` names."""
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -100,7 +101,7 @@ def given_by(options: type, path: Path) -> dict[str, Any]:
         UserError: the file cannot be read, is of another verb or a later version, or has a key that
             is no flag, is given twice or is only typed, or an illegal value.
     """
-    if path.is_dir():
+    if os.path.isdir(path):  # False of a name that is too long, too
         path = path / CONFIG_FILE
     is_json = path.suffix == ".json"
     content = read_object(path) if is_json else read_yaml(path)

@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, ClassVar, Literal
 
 from cnn_jax.data.source import Settings
+from cnn_jax.errors import check
 from cnn_jax.models import Option, option_table
 from cnn_jax.ranges import LARGEST_INT, LARGEST_SIDE, ranges, split
 from cnn_jax.training import optimizers
@@ -367,6 +368,11 @@ class OptimizerOptions:
     """Number of parts that each batch is computed in, to save memory."""
     ema: float | None = flag(None, minimum=0, below=1, aliases="model-ema-decay ema-decay")
     """Decay in a step of a moving average of the parameters, which evaluation then uses."""
+
+    def __post_init__(self) -> None:
+        at = self.lengthened_at
+        fits = len(at) == len(self.lengths_before) and list(at) == sorted(set(at))
+        check(fits, "lengthened_at", at, "rising, with one of lengths_before for each")
 
 
 @dataclasses.dataclass(frozen=True)

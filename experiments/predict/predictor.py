@@ -76,7 +76,6 @@ def predict(
     """
     state = states.kept(run, options.state)
     predictor, content = make(run, options), []
-    print(f"state: {state}", file=sys.stderr)
     for result in results(state, predictor, options.images, options.batch_size):
         content += result.content
         if not options.json:
@@ -93,6 +92,7 @@ def results(
     """The results of all inputs in their order, each as soon as it is there."""
     task = predictor.task
     state, notices = states.restored(task, kept.directory)
+    print(kept.told(state), file=sys.stderr)
     for notice in notices:
         flags.warn(notice)
     compiled = compile_inference(
