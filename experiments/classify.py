@@ -65,9 +65,7 @@ def build(options: Options) -> Run:
         options, trainer.evaluated_split(options), image_size=sizes.resize
     )
     if options.run.best == "top5" and len(held_out.class_names) <= 5:
-        raise UserError(
-            f"--best top5: measured of more than 5 classes; {options.data.data} has less"
-        )
+        raise UserError("--best top5: measured of more than 5 classes, and the data has fewer")
     training = None
     if trainer.reads_training_set(options.run):
         training = trainer.open_source(options, "train", image_size=sizes.canvas)
