@@ -28,9 +28,8 @@ from cnn_jax.ranges import COUNTED
 from cnn_jax.reports import annotation as report
 from cnn_jax.runs.folder import read_object
 from cnn_jax.tasks.annotation import Annotation, Decision, LossName, Thresholds
-from cnn_jax.training import checkpoints
 
-from . import images, presets, trainer
+from . import images, presets, states, trainer
 from . import options as flags
 from .trainer import Run
 
@@ -60,7 +59,7 @@ class TagOptions:
     )
     """Values, besides 255, of pixels that have no class."""
     label_colors: str | None = flags.flag(
-        None, unless={"data": ("shapes", "csv", "packed")}, metavar="FILE"
+        None, moves=True, unless={"data": ("shapes", "csv", "packed")}, metavar="FILE"
     )
     """Which colour is which class in coloured masks: a file with a name, red, green and blue in
     each line, or `voc`. Default: class_dict.csv beside images/, if it exists."""
@@ -150,7 +149,8 @@ def build(options: Options) -> Run:
         training = open_split("train", image_size=sizes.canvas)
     thresholds = None
     if split == "test" and options.rule.decision in ("tuned", "per-label"):
-        thresholds = stored_thresholds(out, held_out.class_names)
+        kept = states.kept(out, options.run.state)
+        thresholds = stored_thresholds(kept, held_out.class_names)
     task = build_task(options, held_out.class_names, thresholds)
 
     def training_set() -> tuple[TrainingBatches, int]:
@@ -227,7 +227,9 @@ class Report:
         details = evaluation.details
         thresholds = details.thresholds
         if self._split == "eval":
-            files.replace(self._out / THRESHOLDS_FILE, _dumped(step, thresholds, task, names))
+            content = _dumped(step, thresholds, task, names)
+            for folder in states.folders_of(self._out, step):
+                files.replace(folder / THRESHOLDS_FILE, content)
         needed, words = described(task, thresholds)
         if needed and task.thresholds is None:
             words += " chosen on these same images, so that figures are a little too good"
@@ -286,14 +288,14 @@ def _dumped(step: int, thresholds: Thresholds, task: Annotation, names: Sequence
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
-def stored_thresholds(run: Path, class_names: Sequence[str]) -> Thresholds:
-    """The thresholds that a run's last evaluation of the split `eval` chose.
+def stored_thresholds(state: states.Kept, class_names: Sequence[str]) -> Thresholds:
+    """The thresholds that the last evaluation of a state on the split `eval` chose.
 
     Raises:
-        UserError: there are none, or they are of other labels or another checkpoint.
+        UserError: there are none, or they are of other labels or another state.
     """
-    path = run / THRESHOLDS_FILE
-    again = f"choose them with --eval-only --out {run}"
+    path = state.folder / THRESHOLDS_FILE
+    again = f"choose them with {state.evaluation}"
     if not path.exists():
         raise UserError(f"{path}: no thresholds chosen on evaluation data; {again}")
     content = read_object(path)
@@ -306,11 +308,10 @@ def stored_thresholds(run: Path, class_names: Sequence[str]) -> Thresholds:
         )
     except (KeyError, TypeError, ValueError, AttributeError, UserError):
         raise UserError(f"{path}: not what annotate writes; {again}") from None
-    newest = max(checkpoints.steps(run / trainer.CHECKPOINTS), default=step)
-    if names != tuple(class_names) or step != newest:
+    if names != tuple(class_names) or step != state.step:
         raise UserError(
-            f"{path}: chosen for step {step} and {len(names)} labels, the newest checkpoint is of "
-            f"step {newest}, the data has {len(class_names)}; {again}"
+            f"{path}: chosen for step {step} and {len(names)} labels, not for the state {state} "
+            f"and the {len(class_names)} labels of the data; {again}"
         )
     return thresholds
 

@@ -22,6 +22,7 @@ from cnn_jax.data.augment import Augmentation, normalize
 from cnn_jax.data.batches import TrainingBatches
 from cnn_jax.data.packed import prepared
 from cnn_jax.data.source import Source
+from cnn_jax.errors import UserError
 from cnn_jax.models import starts
 from cnn_jax.ranges import LARGEST_INT
 from cnn_jax.reports.classification import ClassificationReport
@@ -87,6 +88,8 @@ def build(options: Options) -> Run:
     held_out = trainer.open_source(
         options, trainer.evaluated_split(options), image_size=sizes.resize
     )
+    if options.run.best == "top5" and len(held_out.class_names) <= 5:
+        raise UserError("--best top5: measured of more than 5 classes, and the data has fewer")
     training = None
     if trainer.reads_training_set(options.run):
         training = trainer.open_source(options, "train", image_size=sizes.canvas)

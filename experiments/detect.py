@@ -25,7 +25,7 @@ from cnn_jax.tasks.detection.evaluation import DetectionRule
 from cnn_jax.tasks.detection.regions import RegionSampling
 
 from . import options as flags
-from . import presets, trainer
+from . import presets, states, trainer
 from .detection.common import (
     DetectionTask,
     DetectorOptions,
@@ -64,7 +64,13 @@ class Options:
 
     run: Annotated[
         flags.RunOptions,
-        flags.group({"recalibrate": flags.Declared(unless={"system": ("rcnn",)})}),
+        flags.group(
+            dict.fromkeys(
+                # What is fitted after the training of the network belongs to its last state.
+                ("recalibrate", "best", "patience", "state"),
+                flags.Declared(unless={"system": ("rcnn",)}),
+            )
+        ),
     ] = field(default_factory=flags.RunOptions)
     data: flags.DataOptions = field(default_factory=flags.DataOptions)
     detector: DetectorOptions = field(default_factory=DetectorOptions)
@@ -148,7 +154,7 @@ def build(options: Options) -> Run:
     out = trainer.folder(options)
     threshold = None
     if split == "test" and options.rule.score_threshold is None:
-        threshold = stored_threshold(out)
+        threshold = stored_threshold(states.kept(out, options.run.state))
     names = held_out.class_names
     evaluation = box_evaluation(options, names, system.image_size, threshold)
     task = system.build_task(names, evaluation)

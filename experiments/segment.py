@@ -31,7 +31,7 @@ from cnn_jax.ranges import LARGEST_SIDE, Range
 from cnn_jax.reports.segmentation import SegmentationReport
 from cnn_jax.runs.folder import CONFIG_FILE
 from cnn_jax.runs.names import metric, show
-from cnn_jax.tasks.segmentation import LossName, Segmentation, Size
+from cnn_jax.tasks.segmentation import CELL_ERRORS, LossName, Segmentation, Size
 
 from . import images, presets, trainer
 from . import options as flags
@@ -75,7 +75,7 @@ class MaskOptions:
     )
     """Values, besides 255, of pixels that loss and metrics ignore."""
     label_colors: str | None = flags.flag(
-        None, unless={"data": (flags.BUILT_IN, "packed")}, metavar="FILE"
+        None, moves=True, unless={"data": (flags.BUILT_IN, "packed")}, metavar="FILE"
     )
     """Which colour is which class in coloured masks: a file with a name, red, green and blue in
     each line, or `voc`. Default: class_dict.csv beside images/, if it exists."""
@@ -147,6 +147,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 def build(options: Options) -> Run:
     """The run that the options describe."""
     out = trainer.folder(options)
+    if options.run.best in CELL_ERRORS and not options.masks.cells:
+        raise UserError(f"--best {options.run.best}: only measured with --cells")
     held_out = open_split(options, trainer.evaluated_split(options))
     size = evaluated_size(options, held_out)
     if folder_of(options.data.data) is not None and options.masks.tile is None:

@@ -1,27 +1,23 @@
 """A run from its options to its last evaluation. It reads from top to bottom.
 
-1. `Run` is what an entry point builds from its options.
-2. `main` parses the flags, prepares the devices, builds the run and starts it.
-3. `execute`, `train` and `evaluate` do what the options ask for.
-4. The state that training starts from, or that is evaluated.
-5. The length of the run, its optimizer and its schedule.
-6. What entry points call to read their data.
+1. `main` parses the flags, prepares the devices, builds the run (`experiments.run`) and starts it.
+2. `execute`, `train` and `evaluate` do what the options ask for. The states that they start
+   from are in `experiments.states`; length, optimizer and schedule in `experiments.length`.
+3. What entry points call to read their data.
 """
 
 import contextlib
+import dataclasses
 import datetime
-import math
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, TypeVar
 
-import flax.linen as nn
 import jax
 import numpy as np
 import optax
@@ -33,28 +29,34 @@ from cnn_jax.data.batches import EvaluationBatches, TrainingBatches
 from cnn_jax.data.packed import prepared
 from cnn_jax.data.readers import Readers, suitable_readers
 from cnn_jax.data.source import Source, Split, Transform, find_bad_images, without
-from cnn_jax.errors import UnfinishedError, UserError
-from cnn_jax.models import summary, weights
-from cnn_jax.ranges import LARGEST_INT
+from cnn_jax.errors import UnfinishedError, UserError, nearest
+from cnn_jax.models import summary
+from cnn_jax.runs import names
 from cnn_jax.runs.claim import claimed
 from cnn_jax.runs.folder import CONFIG_FILE, METRICS_FILE, evaluated, read_rows
 from cnn_jax.runs.log import RunLog
-from cnn_jax.training import checkpoints, evaluation, loop, optimizers, parallel, prng, stopping
-from cnn_jax.training.averaging import Average, Lookahead, MovingAverage
-from cnn_jax.training.backend import compile_single_call, keep_freed_memory
+from cnn_jax.training import checkpoints, evaluation, loop, parallel, prng, stopping
+from cnn_jax.training.backend import keep_freed_memory
+from cnn_jax.training.best import Best
 from cnn_jax.training.feeding import WholeSet
 from cnn_jax.training.recalibration import recalibrated
-from cnn_jax.training.state import TrainState, create
-from cnn_jax.training.step import Task
 
-from . import needs, watcher
+from . import continued, needs, watcher
 from . import options as flags
-from .options import DataOptions, ModelOptions, OptimizerOptions, RunOptions, flat
+from .length import average, build_optimizer, total_steps
+from .options import DataOptions, RunOptions
+from .run import Run, folder
+from .states import (
+    BEST,
+    CHECKPOINTS,
+    FINISHED,
+    evaluated_state,
+    restored,
+    starting_state,
+    state_shapes,
+)
 
-CHECKPOINTS = "checkpoints"
-BEST = "best"  # as CHECKPOINTS, for tasks that keep the state with the best evaluation
 _FEW = 20_000  # examples that are evaluated before processes to read them would have started
-DEFAULT_EPOCHS = 30
 EVALUATIONS = 10  # a run, unless --eval-every says otherwise
 
 # What helps where the device waits, by activity of `cnn_jax.training.clock`.
@@ -70,61 +72,7 @@ ADVICE = {
 T = TypeVar("T")
 
 
-# 1. A run
-
-
-@dataclass(frozen=True)
-class Run:
-    """One run of an entry point.
-
-    Attributes:
-        options: all options of the entry point, in groups; among them are `model`, `data`,
-            `optimizer` and `run`.
-        task: what is trained and evaluated.
-        model: the task's network, for the summary and for pretrained weights.
-        inputs: the arguments of the network for one example, as shapes and dtypes.
-        training_set: opens the training examples: batches, and the number of examples an epoch.
-            It is not called where nothing is trained.
-        evaluation_set: the held-out examples.
-        report: the pictures and the page.
-        recorded: what `config.json` holds besides the options, such as the names of the classes.
-        files: further texts of the run's folder, by file name.
-        best: the metric, higher is better, whose best evaluated state is kept in `best/`.
-        notices: lines for the user before the first step.
-        trained: the task that is trained, where another than `task` is.
-        finish: makes the state of `task` from that of `trained` when training has ended.
-        start: makes the first parameters of those that are drawn.
-        converted: makes, of the task and its restored state, those that `--eval-only` evaluates.
-    """
-
-    options: Any
-    task: Task
-    model: nn.Module
-    inputs: tuple[jax.ShapeDtypeStruct, ...]
-    training_set: Callable[[], tuple[loop.Batches, int]]
-    evaluation_set: evaluation.EvaluationSet
-    report: loop.Report
-    recorded: Mapping[str, Any] = field(default_factory=dict)
-    files: Mapping[str, str] = field(default_factory=dict)
-    best: str | None = None
-    notices: Sequence[str] = ()
-    trained: Task | None = None
-    finish: Callable[[TrainState], TrainState] | None = None
-    start: Callable[[Any], Any] | None = None
-    converted: Callable[[Task, TrainState], tuple[Task, TrainState]] | None = None
-
-    @property
-    def out(self) -> Path:
-        """The run's folder."""
-        return folder(self.options)
-
-
-def folder(options: Any) -> Path:
-    """The run's folder, which `main` names where no flag does."""
-    return Path(options.run.out)
-
-
-# 2. From the command line to a run
+# 1. From the command line to a run
 
 
 def main(
@@ -149,6 +97,7 @@ def main(
     if parsed.model.model == "list":
         print("\n".join(model_names(parsed)))
         return
+    check_best(parsed)
     if parsed.run.out is None:
         if parsed.run.distributed:
             raise UserError("--distributed: name the folder that the processes share with --out")
@@ -180,6 +129,16 @@ def start(parsed: T, build: Callable[[T], Run]) -> None:
         execute(build(parsed))
 
 
+def check_best(parsed: Any) -> None:
+    """Raise UserError unless evaluations may be judged by the metric of `--best`."""
+    metric, legal = parsed.run.best, names.judging(parsed.verb)
+    if metric is not None and metric not in legal:
+        raise UserError(
+            f"--best {metric}: no metric that {parsed.verb} is judged by"
+            f"{nearest(metric, legal)}; one of {', '.join(legal)}"
+        )
+
+
 def check_batch_sizes(parsed: Any) -> None:
     """Raise UserError unless every device gets equally many examples."""
     if not parsed.run.eval_only:
@@ -204,24 +163,27 @@ def prepare_devices(run: RunOptions) -> None:
         parallel.initialize()
 
 
-# 3. Training and evaluation
+# 2. Training and evaluation
 
 
 def execute(run: Run) -> None:
     """Train, or only evaluate, as the options say."""
-    if run.options.run.eval_only:
+    given = run.options.run
+    if given.resume or given.eval_only:
+        continued.check_classes(run)
+    if given.eval_only:
         evaluate(run)
         return
-    finished = run.finish is not None and checkpoints.steps(run.out / BEST)
-    if not (run.options.run.resume and finished):
+    finished = run.finish is not None and checkpoints.steps(run.out / FINISHED)
+    if not (given.resume and finished) or continued.length_given_anew(run):
         if not train(run):
             raise UnfinishedError
         if run.finish is None:
             return
-        state, _ = restored(run.trained or run.task, run.out)
-        checkpoints.save(run.out / BEST, int(state.step), run.finish(state), keep=1)
+        state, _ = restored(run.trained or run.task, run.out / CHECKPOINTS)
+        checkpoints.save(run.out / FINISHED, int(state.step), run.finish(state), keep=1)
     # The end of a run: made once, even where the run is killed after it and resumed.
-    if not evaluated(run.out, checkpoints.latest_step(run.out / BEST)):
+    if not evaluated(run.out, checkpoints.latest_step(run.out / FINISHED)):
         evaluate(run)
 
 
@@ -229,6 +191,8 @@ def train(run: Run) -> bool:
     """Train from the first state, or the newest checkpoint; return whether it has ended."""
     options, task = run.options, run.trained or run.task
     batches, examples_per_epoch = run.training_set()
+    if options.run.resume:
+        continued.check_examples(run, examples_per_epoch)
     steps_per_epoch = examples_per_epoch / options.data.batch_size
     total = total_steps(options.optimizer, steps_per_epoch)
     optimizer, learning_rate = build_optimizer(options.optimizer, total, steps_per_epoch)
@@ -248,7 +212,7 @@ def train(run: Run) -> bool:
     cost = needs.check(
         run.model,
         run.inputs,
-        jax.eval_shape(partial(fresh_state, task, optimizer, 0, plan.average is not None)),
+        state_shapes(task, optimizer, plan.average is not None),
         evaluated=evaluation_batch_size(options.data),
         trained=-(-options.data.batch_size // options.optimizer.accumulate),
         optimizer=optimizer,
@@ -256,6 +220,15 @@ def train(run: Run) -> bool:
     # The first checkpoint is written while the run goes on to the second.
     second_save = min(2 * plan.checkpoint_every, total) or total
     state, notices = starting_state(run, optimizer, second_save)
+    if options.run.resume:
+        run, change = continued.with_length(run, int(state.step), steps_per_epoch)
+        if change is not None:
+            chosen = run.options.optimizer
+            optimizer, learning_rate = build_optimizer(chosen, total, steps_per_epoch)
+            plan = dataclasses.replace(plan, average=average(chosen, total))
+            notices.append(change.line(chosen, learning_rate))
+            # Before the new length is recorded: what stages made of the shorter run is in the way.
+            shutil.rmtree(run.out / FINISHED, ignore_errors=True)
     resident = bytes_on_device(options.data, batches) if isinstance(batches, WholeSet) else 0
     first_process = jax.process_index() == 0
     with RunLog(
@@ -264,7 +237,7 @@ def train(run: Run) -> bool:
         resumed_step=int(state.step) if options.run.resume else None,
         enabled=first_process,
     ) as log:
-        describe(run, log)
+        describe(run, log, {continued.EXAMPLES: examples_per_epoch})
         reading = getattr(batches, "reading", "")
         if resident:
             reading = f"examples: {memory.shown(resident)}, kept on the device"
@@ -296,7 +269,7 @@ def evaluate(run: Run) -> None:
     needs.check(
         run.model,
         run.inputs,
-        jax.eval_shape(partial(fresh_state, run.trained or task, optax.identity(), 0)),
+        state_shapes(run.trained or task, optax.identity()),
         evaluated=evaluation_batch_size(options.data),
     )
     state, notices = evaluated_state(run)
@@ -327,7 +300,7 @@ def evaluate(run: Run) -> None:
         enabled=first_process,
     ) as log:
         if not (run.out / CONFIG_FILE).exists():
-            describe(run, log)
+            describe(run, log, {})
         # After training, those of the data were told at its start.
         for notice in (*(run.notices if options.run.eval_only else ()), *notices):
             log.message(notice)
@@ -337,231 +310,30 @@ def evaluate(run: Run) -> None:
         log.write_result(step, evaluated_split(options), measured.metrics)
 
 
-def describe(run: Run, log: RunLog) -> None:
-    """Write `config.json`, `environment.json` and the run's own files."""
-    log.write_config({"verb": run.options.verb, **flat(run.options), **run.recorded})
+def describe(run: Run, log: RunLog, measured: Mapping[str, Any]) -> None:
+    """Write `config.json`, with what was measured of the data, and the run's other files."""
+    log.write_config(flags.described(run.options, {**run.recorded, **measured}))
     log.write_environment()
     if log.enabled:
         for name, content in run.files.items():
             files.replace(run.out / name, content)
 
 
-def best_keeper(run: Run, step: int) -> loop.Best | None:
+def best_keeper(run: Run, step: int) -> Best | None:
     """The keeper of the best state, which knows the evaluations up to a resumed step."""
-    if run.best is None:
+    metric = run.options.run.best
+    if metric is None:
         return None
     rows = read_rows(run.out / METRICS_FILE) if step else []
-    earlier = [
-        row[run.best]
+    earlier = {
+        row["step"]: row[metric]
         for row in rows
-        if row["split"] == "eval" and row["step"] <= step and row.get(run.best) is not None
-    ]
-    return loop.Best(run.best, run.out / BEST, max(earlier, default=-math.inf))
+        if row["split"] == "eval" and row["step"] <= step and metric in row
+    }
+    return Best(metric, run.out / BEST, run.options.run.patience, earlier)
 
 
-# 4. States
-
-
-def starting_state(
-    run: Run, optimizer: optax.GradientTransformation, second_save: int
-) -> tuple[TrainState, list[str]]:
-    """The state that training goes on from, and notices for the user.
-
-    It is fresh from the seed, has the weights of `--init-from`, or with `--resume` is the newest
-    whole checkpoint. A run that was killed before `second_save`, the step of its second checkpoint,
-    may have none, and starts anew.
-    """
-    options, task = run.options, run.trained or run.task
-    ema = average(options.optimizer, 1) is not None
-    fresh = partial(fresh_state, task, optimizer, options.run.seed, ema)
-    notices: list[str] = []
-    if options.run.resume and not _never_saved(run, second_save):
-        state, _ = checkpoints.restore(
-            run.out / CHECKPOINTS, jax.eval_shape(fresh), notify=notices.append
-        )
-        return state, notices
-    state = fresh()
-    if options.run.resume:
-        notices.append(f"{run.out}: no checkpoint yet; starting from the first step")
-    if options.model.init_from is not None:
-        params, model_state = initialized(task, run.model, state, options.model)
-    elif run.start is not None:
-        # The same on every process, though their machines may round in other ways.
-        params, model_state = parallel.as_first(run.start(state.params)), state.model_state
-    else:
-        return state, notices
-    return create(params, model_state, optimizer, ema=ema), notices
-
-
-def _never_saved(run: Run, second_save: int) -> bool:
-    """Tell whether the run was killed before it saved a state; False where checkpoints are lost."""
-    if checkpoints.steps(run.out / CHECKPOINTS):
-        return False
-    rows = read_rows(run.out / METRICS_FILE) if (run.out / METRICS_FILE).exists() else []
-    return all(row["step"] <= second_save for row in rows)
-
-
-def evaluated_state(run: Run) -> tuple[TrainState, list[str]]:
-    """The state to evaluate, without an optimizer: the run's newest checkpoint, or `--init-from`.
-
-    Raises:
-        UserError: neither is there, it does not fit, or training has not ended that makes it.
-    """
-    trained = checkpoints.steps(run.out / CHECKPOINTS)
-    if run.finish is not None and trained and not checkpoints.steps(run.out / BEST):
-        raise UserError(f"{run.out}: its stages have not all ended; --resume goes on with them")
-    if trained:
-        return restored(run.task, run.out)
-    if run.options.model.init_from is None:
-        raise UserError(f"--eval-only: no checkpoint in {run.out}, and no --init-from")
-    state = fresh_state(run.task, optax.identity(), run.options.run.seed)
-    params, model_state = initialized(run.task, run.model, state, run.options.model)
-    return create(params, model_state, optax.identity()), []
-
-
-def restored(task: Task, out: Path) -> tuple[TrainState, list[str]]:
-    """The state that a run's best, or newest whole, checkpoint evaluates with.
-
-    The moving average takes the place of the parameters where the run keeps one. The second value
-    holds a notice for each damaged checkpoint.
-    """
-    notices: list[str] = []
-    directory = out / (BEST if checkpoints.steps(out / BEST) else CHECKPOINTS)
-    like = jax.eval_shape(partial(fresh_state, task, optax.identity(), 0))
-    averaged = any(path.startswith("ema/") for path in checkpoints.leaves(directory))
-    if averaged:
-        wanted: dict[str, Any] = {"step": like.step, "ema": (like.params, like.model_state)}
-    else:
-        wanted = {"step": like.step, "params": like.params, "model_state": like.model_state}
-    stored, _ = checkpoints.restore(directory, wanted, only=tuple(wanted), notify=notices.append)
-    params, model_state = stored["ema"] if averaged else (stored["params"], stored["model_state"])
-    state = like.replace(
-        step=stored["step"], params=params, model_state=model_state, opt_state=optax.EmptyState()
-    )
-    return state, notices
-
-
-def initialized(
-    task: Task, model: nn.Module, state: TrainState, options: ModelOptions
-) -> tuple[Any, Any]:
-    """The parameters and model state of `--init-from`: a run's, or a file's."""
-    path = Path(options.init_from)
-    if (path / CHECKPOINTS).is_dir():
-        other, _ = restored(task, path)
-        return other.params, other.model_state
-    variables = {"params": state.params, **state.model_state}
-    variables = dict(weights.load(path, model, variables, options.init_head, notify=flags.warn))
-    return variables.pop("params"), variables
-
-
-def fresh_state(
-    task: Task, optimizer: optax.GradientTransformation, seed: int, ema: bool = False
-) -> TrainState:
-    """The state before the first step."""
-
-    def draw(key: jax.Array) -> TrainState:
-        return create(*task.init(key), optimizer, ema=ema)
-
-    return compile_single_call(draw)(prng.stream(prng.root(seed), "init"))
-
-
-# 5. Length, optimizer and schedule
-
-
-def total_steps(options: OptimizerOptions, steps_per_epoch: float) -> int:
-    """Length of the run in steps: `--steps`, `--epochs`, or 30 epochs.
-
-    Raises:
-        UserError: both are given, or nothing would be trained, or more than can be counted.
-    """
-    if options.steps is not None and options.epochs is not None:
-        raise UserError("--steps and --epochs: give one of them")
-    if options.steps is not None:
-        return options.steps
-    epochs = options.epochs or DEFAULT_EPOCHS
-    steps = round(epochs * steps_per_epoch)
-    if not 1 <= steps <= LARGEST_INT:
-        raise UserError(f"--epochs {epochs:g}: {steps} steps; there must be 1 to {LARGEST_INT}")
-    return steps
-
-
-def build_optimizer(
-    options: OptimizerOptions, total: int, steps_per_epoch: float
-) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """The optimizer and its learning rate by step."""
-    warmup = options.warmup
-    if options.warmup_epochs is not None:
-        warmup = round(options.warmup_epochs * steps_per_epoch)
-    learning_rate = optimizers.schedule(
-        options.schedule,
-        options.learning_rate,
-        total,
-        warmup=warmup,
-        warmup_start=options.warmup_start,
-        milestones=options.milestones,
-        factor=options.decay_factor,
-        power=options.power,
-        final=options.final,
-    )
-    optimizer = optimizers.optimizer(
-        options.optimizer,
-        learning_rate,
-        options=optimizer_options(options),
-        weight_decay=options.weight_decay,
-        decay_mask=optimizers.kernels_only if options.decay_on == "kernels" else None,
-        clip_norm=options.clip_norm,
-        bias_rate=options.bias_rate,
-        bias_rate_on=options.bias_rate_on,
-        # A preset's does nothing for optimizers that have their own decay.
-        decoupled=options.decoupled
-        and "weight_decay" not in optimizers.legal_options(options.optimizer),
-        highest_rate=options.learning_rate,
-        frozen=options.frozen,
-        frozen_after=_steps_by_path(options.frozen_after, steps_per_epoch),
-    )
-    return optimizer, learning_rate
-
-
-def average(options: OptimizerOptions, total: int) -> Average | None:
-    """The average over the steps of a run that the options ask for."""
-    if options.lookahead:
-        decay, power = options.lookahead_decay, options.lookahead_power
-        return Lookahead(options.lookahead, total, decay, power)
-    return None if options.ema is None else MovingAverage(options.ema)
-
-
-def _steps_by_path(items: Sequence[str], steps_per_epoch: float) -> dict[str, int]:
-    """The steps that parameters are trained for, from `PATH=EPOCHS`."""
-    steps = {}
-    for item in items:
-        path, _, epochs = item.partition("=")
-        try:
-            steps[path] = round(float(epochs) * steps_per_epoch)
-        except (ValueError, OverflowError):
-            steps[path] = -1
-        if not path or not 0 <= steps[path] <= LARGEST_INT:
-            raise UserError(f"--frozen-after {item}: must be PATH=EPOCHS, such as conv1/bias=3")
-    return steps
-
-
-def optimizer_options(options: OptimizerOptions) -> dict[str, Any]:
-    """`--momentum`, `--nesterov` where the optimizer has them, and `--optimizer-options`."""
-    own = optimizers.legal_options(options.optimizer)
-    named = {"momentum": options.momentum, "nesterov": options.nesterov}
-    values: dict[str, Any] = {k: v for k, v in named.items() if k in own}
-    for item in options.optimizer_options:
-        name, _, text = item.partition("=")
-        try:
-            switch = {"true": True, "false": False}.get(text.lower())
-            values[name] = float(text) if switch is None else switch
-        except ValueError:
-            raise UserError(
-                f"--optimizer-options {item}: must be NAME=NUMBER or NAME=true|false"
-            ) from None
-    return values
-
-
-# 6. Data
+# 3. Data
 
 
 def evaluated_split(options: Any) -> Split:

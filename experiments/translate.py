@@ -65,7 +65,7 @@ class Seq2SeqOptions:
     """First weights; `paper` is Bahdanau et al.'s N(0, 0.01^2)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type that the network computes in; parameters, attention weights and losses stay float32."""
-    init_from: str | None = flags.flag(None, metavar="DIR")
+    init_from: str | None = flags.flag(None, moves=True, metavar="DIR")
     """Run whose weights and vocabularies to start from."""
 
 
@@ -73,9 +73,9 @@ class Seq2SeqOptions:
 class PairOptions:
     """The sentence pairs, and what a token is."""
 
-    data: str = flags.flag("dates", metavar="SPEC")
+    data: str = flags.flag("dates", moves=True, metavar="SPEC")
     """`dates`, `pairs:FILE`, `pairs:SOURCE,TARGET` or `tfds:NAME[/CONFIG]`."""
-    eval_data: str | None = flags.flag(None, metavar="SPEC")
+    eval_data: str | None = flags.flag(None, moves=True, metavar="SPEC")
     """Pairs that are evaluated during training. Default: a part of --data."""
     test_data: str | None = flags.flag(None, resumable=True, metavar="SPEC")
     """Pairs that `--split test` evaluates. Default: a part of --data."""
@@ -102,7 +102,7 @@ class PairOptions:
     )
     """Share of the distinct source sentences in each of eval and test, where the data has none."""
     data_dir: str | None = flags.flag(
-        None, only={"data|eval_data|test_data": ("tfds",)}, metavar="DIR"
+        None, moves=True, only={"data|eval_data|test_data": ("tfds",)}, metavar="DIR"
     )
     """Folder of the prepared TFDS data sets. Default: the one of TFDS."""
     batch_size: int = flags.flag(
@@ -169,7 +169,7 @@ class Options:
 
     # The network has no batch normalisation to recalibrate.
     run: Annotated[flags.RunOptions, flags.group({"recalibrate": flags.Declared(hidden=True)})] = (
-        field(default_factory=flags.RunOptions)
+        field(default_factory=lambda: flags.RunOptions(best="bleu"))
     )
     data: PairOptions = field(default_factory=PairOptions)
     model: Seq2SeqOptions = field(default_factory=Seq2SeqOptions)
@@ -240,7 +240,6 @@ def build(options: Options) -> Run:
             "signatures": task.held_out.text_metrics.signatures(held_out.targets),
         },
         files={VOCABULARY_FILE: dumps(source, target)},
-        best="bleu",
     )
 
 
@@ -388,7 +387,9 @@ def _tell_seen(split: str, training: Pairs, held_out: Pairs) -> None:
 def _check(options: Options) -> None:
     """Raise UserError where `--init-from` is no run of this verb."""
     start = options.model.init_from
-    if start is not None and not (Path(start) / VOCABULARY_FILE).exists():
+    # A run that goes on has its own vocabularies.
+    known = options.run.resume and (trainer.folder(options) / VOCABULARY_FILE).exists()
+    if start is not None and not known and not (Path(start) / VOCABULARY_FILE).exists():
         raise UserError(f"--init-from {start}: not a run of translate")
 
 

@@ -87,9 +87,9 @@ def record(folder: Path, names: list[str]) -> bool:
 
 
 def leaves(run: Path) -> dict[str, tuple]:
-    """Type, shape and bytes of every array of the last checkpoint and of the best, by path."""
+    """Type, shape and bytes of every array of the newest checkpoint of each kind, by path."""
     found = {}
-    for folder in ("checkpoints", "best"):
+    for folder in ("checkpoints", "best", "finished"):
         steps = [int(path.name) for path in (run / folder).glob("*") if path.name.isdecimal()]
         if not steps:
             continue

@@ -13,67 +13,72 @@ class Metric(NamedTuple):
         kind: `"fraction"` (0 to 1, shown in per cent), `"rate"` (whole numbers with thousands
             separated) or `"number"` (four significant digits).
         higher_is_better: direction of improvement; None for neither, as for a learning rate.
+        verbs: the commands whose evaluations measure it and may be judged by it, with spaces
+            between.
     """
 
     label: str
     kind: Literal["fraction", "rate", "number"] = "number"
     higher_is_better: bool | None = True
+    verbs: str = ""
 
 
 # In order of importance: a run's verdict names the first key that the run has.
 METRICS: dict[str, Metric] = {
-    "top1": Metric("top-1", "fraction"),
-    "map": Metric("mAP", "fraction"),
-    "map50": Metric("mAP at IoU 0.5", "fraction"),
-    "coco_ap": Metric("COCO AP", "fraction"),
-    "mean_iou": Metric("mean IoU", "fraction"),
-    "bleu": Metric("BLEU"),
-    "exact_match": Metric("exact match", "fraction"),
-    "top5": Metric("top-5", "fraction"),
-    "mean_class_accuracy": Metric("mean class accuracy", "fraction"),
-    "coco_ap50": Metric("COCO AP50", "fraction"),
-    "coco_ap75": Metric("COCO AP75", "fraction"),
-    "map50_11point": Metric("mAP at IoU 0.5 (11 points)", "fraction"),
-    "coco_ap_small": Metric("COCO AP, small", "fraction"),
-    "coco_ap_medium": Metric("COCO AP, medium", "fraction"),
-    "coco_ap_large": Metric("COCO AP, large", "fraction"),
-    "coco_ar1": Metric("COCO AR, 1 detection", "fraction"),
-    "coco_ar10": Metric("COCO AR, 10 detections", "fraction"),
-    "coco_ar100": Metric("COCO AR, 100 detections", "fraction"),
-    "coco_ar_small": Metric("COCO AR, small", "fraction"),
-    "coco_ar_medium": Metric("COCO AR, medium", "fraction"),
-    "coco_ar_large": Metric("COCO AR, large", "fraction"),
-    "count_mae": Metric("count error (mean absolute)", higher_is_better=False),
-    "count_exact": Metric("counted exactly", "fraction"),
+    "top1": Metric("top-1", "fraction", verbs="classify"),
+    "map": Metric("mAP", "fraction", verbs="annotate"),
+    "map50": Metric("mAP at IoU 0.5", "fraction", verbs="detect"),
+    "coco_ap": Metric("COCO AP", "fraction", verbs="detect"),
+    "mean_iou": Metric("mean IoU", "fraction", verbs="segment"),
+    "bleu": Metric("BLEU", verbs="translate"),
+    "exact_match": Metric("exact match", "fraction", verbs="translate"),
+    "top5": Metric("top-5", "fraction", verbs="classify"),
+    "mean_class_accuracy": Metric("mean class accuracy", "fraction", verbs="classify"),
+    "coco_ap50": Metric("COCO AP50", "fraction", verbs="detect"),
+    "coco_ap75": Metric("COCO AP75", "fraction", verbs="detect"),
+    "map50_11point": Metric("mAP at IoU 0.5 (11 points)", "fraction", verbs="detect"),
+    "coco_ap_small": Metric("COCO AP, small", "fraction", verbs="detect"),
+    "coco_ap_medium": Metric("COCO AP, medium", "fraction", verbs="detect"),
+    "coco_ap_large": Metric("COCO AP, large", "fraction", verbs="detect"),
+    "coco_ar1": Metric("COCO AR, 1 detection", "fraction", verbs="detect"),
+    "coco_ar10": Metric("COCO AR, 10 detections", "fraction", verbs="detect"),
+    "coco_ar100": Metric("COCO AR, 100 detections", "fraction", verbs="detect"),
+    "coco_ar_small": Metric("COCO AR, small", "fraction", verbs="detect"),
+    "coco_ar_medium": Metric("COCO AR, medium", "fraction", verbs="detect"),
+    "coco_ar_large": Metric("COCO AR, large", "fraction", verbs="detect"),
+    "count_mae": Metric("count error (mean absolute)", higher_is_better=False, verbs="detect"),
+    "count_exact": Metric("counted exactly", "fraction", verbs="detect"),
     "count_bias": Metric("count bias", higher_is_better=None),
     "score_threshold": Metric("score threshold", higher_is_better=None),
-    "precision": Metric("precision", "fraction"),
-    "recall": Metric("recall", "fraction"),
-    "f1": Metric("F1", "fraction"),
-    "sample_precision": Metric("precision per image", "fraction"),
-    "sample_recall": Metric("recall per image", "fraction"),
-    "sample_f1": Metric("F1 per image", "fraction"),
-    "sample_f2": Metric("F2 per image", "fraction"),
-    "class_precision": Metric("precision per class", "fraction"),
-    "class_recall": Metric("recall per class", "fraction"),
-    "overall_precision": Metric("overall precision", "fraction"),
-    "overall_recall": Metric("overall recall", "fraction"),
-    "n_plus": Metric("N+ (classes recalled)", "rate"),
-    "hamming_loss": Metric("Hamming loss", "fraction", False),
-    "class_accuracy": Metric("class accuracy", "fraction"),
-    "pixel_accuracy": Metric("pixel accuracy", "fraction"),
-    "boundary_f1": Metric("boundary F1", "fraction"),
-    "pixel_error": Metric("pixel error", "fraction", False),
-    "rand_error": Metric("Rand error", "fraction", False),
-    "warping_error": Metric("warping error", "fraction", False),
-    "token_accuracy": Metric("token accuracy", "fraction"),
-    "chrf": Metric("chrF"),
-    "perplexity": Metric("perplexity", higher_is_better=False),
-    "loss": Metric("loss", higher_is_better=False),
+    "precision": Metric("precision", "fraction", verbs="detect"),
+    "recall": Metric("recall", "fraction", verbs="detect"),
+    "f1": Metric("F1", "fraction", verbs="detect"),
+    "sample_precision": Metric("precision per image", "fraction", verbs="annotate"),
+    "sample_recall": Metric("recall per image", "fraction", verbs="annotate"),
+    "sample_f1": Metric("F1 per image", "fraction", verbs="annotate"),
+    "sample_f2": Metric("F2 per image", "fraction", verbs="annotate"),
+    "class_precision": Metric("precision per class", "fraction", verbs="annotate"),
+    "class_recall": Metric("recall per class", "fraction", verbs="annotate"),
+    "overall_precision": Metric("overall precision", "fraction", verbs="annotate"),
+    "overall_recall": Metric("overall recall", "fraction", verbs="annotate"),
+    "n_plus": Metric("N+ (classes recalled)", "rate", verbs="annotate"),
+    "hamming_loss": Metric("Hamming loss", "fraction", False, verbs="annotate"),
+    "class_accuracy": Metric("class accuracy", "fraction", verbs="segment"),
+    "pixel_accuracy": Metric("pixel accuracy", "fraction", verbs="segment"),
+    "boundary_f1": Metric("boundary F1", "fraction", verbs="segment"),
+    "pixel_error": Metric("pixel error", "fraction", False, verbs="segment"),
+    "rand_error": Metric("Rand error", "fraction", False, verbs="segment"),
+    "warping_error": Metric("warping error", "fraction", False, verbs="segment"),
+    "token_accuracy": Metric("token accuracy", "fraction", verbs="translate"),
+    "chrf": Metric("chrF", verbs="translate"),
+    "perplexity": Metric("perplexity", higher_is_better=False, verbs="translate"),
+    "loss": Metric(
+        "loss", higher_is_better=False, verbs="annotate classify detect segment translate"
+    ),
     "coordinate_loss": Metric("loss of coordinates", higher_is_better=False),
     "confidence_loss": Metric("loss of confidences", higher_is_better=False),
     "class_loss": Metric("loss of classes", higher_is_better=False),
-    "expected_calibration_error": Metric("calibration error", "fraction", False),
+    "expected_calibration_error": Metric("calibration error", "fraction", False, verbs="classify"),
     "learning_rate": Metric("learning rate", higher_is_better=None),
     "gradient_norm": Metric("gradient norm", higher_is_better=None),
     "examples_per_second": Metric("examples/s", "rate", None),
@@ -100,6 +105,11 @@ def main_metric(keys: Iterable[str]) -> str | None:
     """Return the most important of several metric keys, or None if all are unknown."""
     present = set(keys)
     return next((key for key in METRICS if key in present), None)
+
+
+def judging(verb: str) -> list[str]:
+    """Return the metric keys by which the evaluations of a command may be judged."""
+    return [key for key, known in METRICS.items() if verb in known.verbs.split()]
 
 
 def in_order(keys: Iterable[str]) -> list[str]:

@@ -189,6 +189,10 @@ class Segmentation:
         return confusion_matrix(jnp.argmax(scores, axis=-1), masks, counted, self.num_classes)
 
 
+CELL_ERRORS = ("pixel_error", "rand_error", "warping_error")
+"""The keys of what `cell_errors` computes."""
+
+
 def cell_errors(
     predicted: Bool[np.ndarray, "images height width"],
     truth: Bool[np.ndarray, "images height width"],
@@ -204,11 +208,12 @@ def cell_errors(
     # One image at a time: two of the three errors need steps that are no array operations.
     images = list(zip(predicted, truth, strict=True))
     pairs = sum(on_host(_rand_pairs, *map(cells.cells, pair)) for pair in images)
-    return {
-        "pixel_error": float(np.mean([cells.pixel_error(*pair) for pair in images])),
-        "rand_error": float(on_host(cells.error_of_pairs, pairs)),
-        "warping_error": float(np.mean([cells.warping_error(*pair) for pair in images])),
-    }
+    errors = (
+        np.mean([cells.pixel_error(*pair) for pair in images]),
+        on_host(cells.error_of_pairs, pairs),
+        np.mean([cells.warping_error(*pair) for pair in images]),
+    )
+    return dict(zip(CELL_ERRORS, map(float, errors), strict=True))
 
 
 _rand_pairs = jax.jit(cells.rand_pairs)

@@ -8,6 +8,10 @@ was due at its step and is not written is written first.
 A thread writes checkpoints, and computes the metrics of an evaluation and draws its pictures, while
 the next steps run. Rows keep their order: those of steps made meanwhile wait for it, and no newer
 state is saved before they are written.
+
+Where the state of the best evaluation is kept, every state is saved before it is evaluated. So a
+run never goes back before the best one, whose predecessor is gone. Where evaluations without a
+better figure end the run, it waits for the metrics of each, and ends at the same step every time.
 """
 
 import math
@@ -31,6 +35,7 @@ from cnn_jax.runs.log import RunLog
 from cnn_jax.training import checkpoints, parallel, stopping
 from cnn_jax.training.averaging import Average
 from cnn_jax.training.background import Background
+from cnn_jax.training.best import Best
 from cnn_jax.training.clock import DeviceClock, Times, busy, in_row, main_cause, summary, warning
 from cnn_jax.training.evaluation import Evaluation, EvaluationSet, collect
 from cnn_jax.training.feeding import Batches, FromDevice, FromHost, HostBatch
@@ -106,27 +111,6 @@ class Report(Protocol):
         ...
 
 
-@dataclass
-class Best:
-    """Keeps the state with the best evaluation.
-
-    Attributes:
-        metric: which figure counts; higher is better.
-        directory: where the state is kept, as a checkpoint.
-        value: the best figure so far.
-    """
-
-    metric: str
-    directory: Path
-    value: float = -math.inf
-
-    def offer(self, step: int, state: TrainState, metrics: dict[str, float]) -> None:
-        """Save the state if its figure is above all earlier ones."""
-        if metrics[self.metric] > self.value:
-            self.value = metrics[self.metric]
-            checkpoints.save(self.directory, step, state, keep=1)
-
-
 @dataclass(frozen=True)
 class Training:
     """The parts of a training: task, optimizer, examples and plan.
@@ -158,7 +142,7 @@ class Outputs:
         log: the rows of metrics.
         checkpoints: the folder of the states that are saved.
         report: pictures and pages, or None.
-        best: keeps the state with the best evaluation, or None.
+        best: keeps the state with the best evaluation, and may end the run, or None.
         advice: by activity of `cnn_jax.training.clock`, what helps where the device waits for it.
     """
 
@@ -183,8 +167,8 @@ def train(
         key: the run's root key.
 
     Returns:
-        The last state, and whether the run has ended: it reached the plan's end, and nothing asked
-        it to stop.
+        The last state, and whether the run has ended: it reached the plan's end or the end of the
+        patience for a better evaluation, and nothing asked it to stop.
 
     Raises:
         DivergenceError: the loss is not finite; the last good checkpoint is left as it is.
@@ -203,6 +187,7 @@ def train(
     interval = _Interval(
         task, plan.batch_size, checkpoints.interval(stored, step) if resumed else {}
     )
+    saves_first = outputs.best is not None or not parallel.alone()
     background, clock = Background(), DeviceClock()
     waiting: list[tuple[int, dict[str, float]]] = []  # rows of training, for an evaluation's
     finishing = False  # whether an evaluation's metrics and pictures are being made
@@ -281,6 +266,19 @@ def train(
                 finish()
         return False
 
+    def gives_up() -> bool:
+        """Tell whether the evaluations so far end the run."""
+        best = outputs.best
+        if best is None or best.patience is None:
+            return False
+        settle()
+        if best.exhausted and step < plan.total_steps:
+            log.message(
+                f"ended at step {step} of {plan.total_steps}: {best.without_improvement} "
+                f"evaluations without a better one; {best}"
+            )
+        return best.exhausted
+
     signals = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
     with (
         stopping.noted(*signals) as stop,
@@ -298,6 +296,7 @@ def train(
                 with interval.paused():
                     stopped = evaluate_now(stop)
         stopped = stopped or (stop.is_set() and parallel.alone())
+        ends = resumed and not stopped and gives_up()
         feed = (FromDevice if training.on_device else FromHost)(
             task,
             training.optimizer,
@@ -308,7 +307,7 @@ def train(
             average=plan.average,
             transform=plan.transform,
         )
-        while step < plan.total_steps and not stopped:
+        while step < plan.total_steps and not (stopped or ends):
             most = plan.until_event(step)
             state, interval.sums, made = feed.advance(state, interval.sums, key, most)
             step += made
@@ -317,19 +316,20 @@ def train(
             if plan.reports(step):
                 report_now()
             # Several processes learn of a failure together, when they save.
-            ended = finishing and background.idle
-            if parallel.alone() and (ended or background.failure is not None):
+            finished = finishing and background.idle
+            if parallel.alone() and (finished or background.failure is not None):
                 settle()
             stopped = parallel.agreed_stop(stop.is_set())
             evaluating = plan.evaluates(step) and not stopped
             with interval.paused():
-                if stopped or plan.saves(step) or (evaluating and not parallel.alone()):
+                if stopped or plan.saves(step) or (evaluating and saves_first):
                     save()
                 if evaluating:
                     stopped = evaluate_now(stop)
                     if stop.is_set() and parallel.alone():
                         save()
                         stopped = True
+                    ends = not stopped and gives_up()
         settle()
         clock.take()
         log.message(summary(clock.total))

@@ -96,6 +96,26 @@ def schedule(
     return optax.join_schedules([ramp, main], [warmup])
 
 
+def in_turn(schedules: Sequence[optax.Schedule], until: Sequence[int]) -> optax.Schedule:
+    """Join schedules of a whole run: each holds until its step, the last one to the end.
+
+    Unlike those of `optax.join_schedules` they all count from the run's first step.
+
+    Args:
+        schedules: one or more.
+        until: for each but the last, the first step at which it no longer holds; rising.
+    """
+    *earlier, last = schedules
+
+    def learning_rate(step: Any) -> Any:
+        value = last(step)
+        for schedule, end in reversed(list(zip(earlier, until, strict=True))):
+            value = jnp.where(step < end, schedule(step), value)
+        return value
+
+    return learning_rate if earlier else last
+
+
 def optimizer(
     name: str,
     learning_rate: optax.ScalarOrSchedule,

@@ -26,11 +26,10 @@ from cnn_jax.errors import UserError, nearest
 from cnn_jax.ranges import COUNTED, Range
 from cnn_jax.runs.folder import read_object
 from cnn_jax.tasks.detection.evaluation import BoxEvaluation, DetectionRule
-from cnn_jax.training import checkpoints
 from cnn_jax.training.step import Task
 
 from .. import options as flags
-from .. import trainer
+from .. import states, trainer
 from ..trainer import Run
 
 THRESHOLD_FILE = "threshold.json"
@@ -198,23 +197,27 @@ def box_evaluation(
 
 
 def write_threshold(run: Path, step: int, metrics: Mapping[str, float]) -> None:
-    """Keep the score that an evaluation of the split `eval` chose, and how well it counts."""
+    """Keep the score that an evaluation of the split `eval` chose, and how well it counts.
+
+    It lies beside the state that was evaluated: in the run's folder, in `best/`, or in both.
+    """
     content = {
         "step": step,
         "score": metrics["score_threshold"],
         "count_mae": metrics["count_mae"],
     }
-    files.replace(run / THRESHOLD_FILE, json.dumps(content, indent=2) + "\n")
+    for folder in states.folders_of(run, step):
+        files.replace(folder / THRESHOLD_FILE, json.dumps(content, indent=2) + "\n")
 
 
-def stored_threshold(run: Path) -> float:
-    """The score that a run's last evaluation of the split `eval` chose.
+def stored_threshold(state: states.Kept) -> float:
+    """The score that the last evaluation of a state on the split `eval` chose.
 
     Raises:
-        UserError: there is none, or it is of another checkpoint.
+        UserError: there is none, or it is of another state.
     """
-    path = run / THRESHOLD_FILE
-    again = f"choose it with --eval-only --out {run}, or give --score-threshold"
+    path = state.folder / THRESHOLD_FILE
+    again = f"choose it with {state.evaluation}, or give --score-threshold"
     if not path.exists():
         raise UserError(f"{path}: no threshold chosen on evaluation data; {again}")
     content = read_object(path)
@@ -223,9 +226,6 @@ def stored_threshold(run: Path) -> float:
         score = flags.checked("score", Annotated[float, Range(0, 1)], content["score"])
     except (KeyError, UserError):
         raise UserError(f"{path}: not what detect writes; {again}") from None
-    newest = max(checkpoints.steps(run / trainer.CHECKPOINTS), default=step)
-    if step != newest:
-        raise UserError(
-            f"{path}: chosen for step {step}, the newest checkpoint is of step {newest}; {again}"
-        )
+    if step != state.step:
+        raise UserError(f"{path}: chosen for step {step}, not for the state {state}; {again}")
     return score

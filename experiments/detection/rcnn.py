@@ -42,7 +42,7 @@ from .. import options as flags
 from ..trainer import Run
 from .regions import RegionSystem
 
-# What the stages leave in the run's folder; features by the step of the network that gave them.
+# What the stages leave in the run's folder, below the step of the network that they are made of.
 _FEATURES, _SVMS, _REGRESSIONS = "features", "svms.safetensors", "box_regressions.safetensors"
 
 
@@ -120,7 +120,7 @@ class RcnnSystem(RegionSystem):
             trained=task.network,
             model=task.network.model,
             training_set=partial(self._regions, examples),
-            finish=partial(self._fit, task, run.out, examples),
+            finish=partial(self._fit, task, run.out / _FEATURES, examples),
         )
 
     def _regions(self, examples: EvaluationBatches) -> tuple[TrainingBatches, int]:
@@ -145,19 +145,18 @@ class RcnnSystem(RegionSystem):
         return batches, len(windows)
 
     def _fit(
-        self, task: RCNN, out: Path, examples: EvaluationBatches, state: TrainState
+        self, task: RCNN, folder: Path, examples: EvaluationBatches, state: TrainState
     ) -> TrainState:
         """Stages 3 to 5: the state of the whole detector."""
         options, classes = self.options, task.evaluation.num_classes
         images = len(examples.rows.source)
-        stored = StoredRegions(
-            out / _FEATURES / str(int(state.step)), min(options.rcnn.fit_images or images, images)
-        )
+        folder = folder / str(int(state.step))
+        stored = StoredRegions(folder, min(options.rcnn.fit_images or images, images))
         stored.fill(task, state, examples, trainer.evaluation_batch_size(options.data))
         _say("stage 4 of 6: a linear SVM for each class")
-        svms = _fitted(out / _SVMS, lambda: fit_svms(stored, classes, options.run.seed))
+        svms = _fitted(folder / _SVMS, lambda: fit_svms(stored, classes, options.run.seed))
         _say("stage 5 of 6: a box regression for each class")
-        boxes = _fitted(out / _REGRESSIONS, lambda: fit_boxes(stored, classes))
+        boxes = _fitted(folder / _REGRESSIONS, lambda: fit_boxes(stored, classes))
         _say("stage 6 of 6: evaluating the detector")
         return state.replace(params={"network": state.params, "classes": svms, "boxes": boxes})
 

@@ -1,10 +1,11 @@
-"""Flags: typed groups of options, parsed from the command line over a preset or a run's own.
+"""Flags: typed groups of options, parsed from the command line over a file, a preset or a run.
 
 Each group is a frozen dataclass; the options of a command are a dataclass of groups. The name of a
 flag is its field's, without the group's.
 """
 
-from .command_line import flat, parse, parse_plain, recorded, replace, resumable, stored, typed
+from .command_line import parse, parse_plain, resumable, typed
+from .config import described, recorded, stored
 from .declare import GIVEN, Declared, Flag, Group, checked, declared, flag, group, idle
 from .groups import (
     AUGMENTATION,
@@ -23,6 +24,7 @@ from .groups import (
     network_options,
 )
 from .messages import as_flags, entry, help_text, warn
+from .values import flat, replace
 
 __all__ = [
     "AUGMENTATION",
@@ -44,6 +46,7 @@ __all__ = [
     "as_flags",
     "checked",
     "declared",
+    "described",
     "entry",
     "flag",
     "flat",

@@ -1,7 +1,6 @@
-"""From the command line, presets and `config.json` to a command's options."""
+"""From the command line, files and presets to a command's options."""
 
 import argparse
-import dataclasses
 import functools
 import inspect
 import re
@@ -11,10 +10,9 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from cnn_jax.errors import UserError
-from cnn_jax.runs.folder import CONFIG_FILE, read_object
 
-from .declare import Flag, checked, dashed, declared, idle
-from .groups import ModelOptions, network_options
+from .config import describing, given_by, stored
+from .declare import Flag, dashed, declared, idle
 from .messages import (
     Formatter,
     as_flags,
@@ -24,8 +22,8 @@ from .messages import (
     program,
     sections,
     unknown,
-    warn,
 )
+from .values import fitting, flat, replace
 
 T = TypeVar("T")
 
@@ -36,7 +34,9 @@ def parse(
     presets: Mapping[str, Mapping[str, Any]] | None = None,
     variant: str | None = None,
 ) -> T:
-    """The options of a command: what is typed, over the preset or the resumed run, over defaults.
+    """The options of a command: what is typed, over `--config`, over the preset, over defaults.
+
+    A run that is continued has its own options in place of file and preset.
 
     Args:
         options: a dataclass of groups, a `RunOptions` called `run` among them.
@@ -50,23 +50,72 @@ def parse(
             value that would make a resumed run another.
     """
     given = typed(options, argv)
-    start = {**flat(options()), **given}
-    if start["resume"] or (start["eval_only"] and start["out"] is not None):
-        if start["out"] is None:
+    if given.get("resume") or (given.get("eval_only") and given.get("out") is not None):
+        if given.get("out") is None:
             raise UserError("--resume: say which run with --out DIR")
-        earlier = stored(options, Path(start["out"]))
-        before, known = flat(earlier), declared(options)
-        for name, value in given.items():
-            if value != before[name] and not known[name].declared.resumable:
-                raise UserError(
-                    f"{dashed(name)}: the run in {start['out']} has {before[name]!r}; "
-                    "a run is continued with its own options, leave the flag out"
-                )
-        return _settled(options, earlier, given)
-    chosen = _preset(start, presets or {}, variant)
-    if not chosen:
-        return _settled(options, options(), given)
-    return _settled(options, replace(options(), chosen), {**given, "preset": chosen["preset"]})
+        return _continued(options, given)
+    named = given.get("config")
+    from_file = given_by(options, Path(named)) if named else {}
+    chosen = _preset({**flat(options()), **from_file, **given}, presets or {}, variant)
+    base = replace(options(), chosen)
+    if named:
+        base = _over(base, from_file, given, named)
+    if chosen:
+        given = {**given, "preset": chosen["preset"]}
+    return _settled(options, base, given)
+
+
+def _continued(options: type[T], given: Mapping[str, Any]) -> T:
+    """The options of the run in `--out`, with what is typed.
+
+    Raises:
+        UserError: there is none, or it would become another run.
+    """
+    earlier = stored(options, Path(given["out"]))
+    before, known = flat(earlier), declared(options)
+    for name, value in given.items():
+        said = known[name].declared
+        legal = said.resumable or said.moves or (said.lengthens and given.get("resume"))
+        if value != before[name] and not legal:
+            raise UserError(
+                f"{dashed(name)}: the run in {given['out']} has {before[name]!r}; "
+                "a run is continued with its own options, leave the flag out"
+            )
+    return _settled(options, earlier, given)
+
+
+def _over(base: T, from_file: Mapping[str, Any], given: Mapping[str, Any], file: str) -> T:
+    """`base` with the flags of a file, but for those that do nothing beside it and what is typed.
+
+    Raises:
+        UserError: two flags exclude each other.
+    """
+    known = declared(type(base))
+    try:
+        displaced = _displaced(known, from_file)
+    except UserError as error:
+        # In a run's own file one of them was made of the other.
+        if not from_file.keys() >= describing(type(base)):
+            raise UserError(f"{file}: {error}") from None
+        displaced = {}
+    values = {**flat(base), **displaced, **from_file, **given}
+    useful = {name: value for name, value in from_file.items() if not idle(known[name], values)}
+    return replace(base, {**displaced, **useful})
+
+
+def _displaced(known: Mapping[str, Flag], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags whose place others take, with their defaults.
+
+    Raises:
+        UserError: both are given.
+    """
+    displaced: dict[str, Any] = {}
+    for name, value in given.items():
+        for other in known[name].declared.instead_of if value else ():
+            if given.get(other):
+                raise UserError(f"{dashed(name)} and {dashed(other)}: give one of them")
+            displaced[other] = known[other].default
+    return displaced
 
 
 def _preset(
@@ -123,80 +172,6 @@ def resumable(options: type) -> set[str]:
     return {name for name, flag in declared(options).items() if flag.declared.resumable}
 
 
-def flat(options: Any) -> dict[str, Any]:
-    """All options by flag name, those of groups among them."""
-    values: dict[str, Any] = {}
-    for field in dataclasses.fields(options):
-        value = getattr(options, field.name)
-        values |= flat(value) if dataclasses.is_dataclass(value) else {field.name: value}
-    return values
-
-
-def replace(options: T, values: Mapping[str, Any]) -> T:
-    """The same options but for the given flags.
-
-    Raises:
-        UserError: a value has no flag, or is illegal.
-    """
-    known = declared(type(options))
-    for name in values:
-        if name not in known:
-            raise UserError(f"option {name!r}: not one of this command's")
-    own: dict[str, dict[str, Any]] = {}
-    for name, value in values.items():
-        own.setdefault(known[name].section, {})[name] = known[name].checked(value)
-    changed = own.pop("", {})
-    for section, ours in own.items():
-        changed[section] = dataclasses.replace(getattr(options, section), **ours)
-    return dataclasses.replace(options, **changed)
-
-
-def stored(options: type[T], run: Path) -> T:
-    """The options of a run, from its `config.json`.
-
-    Flags that the file lacks, as an earlier version wrote it, have their defaults; a line on stderr
-    names them. Keys without a flag are passed over.
-
-    Raises:
-        UserError: there is no run in that folder, it is of another verb, or a value is illegal.
-    """
-    path = run / CONFIG_FILE
-    if not path.exists():
-        raise UserError(f"{run}: no run there (no {CONFIG_FILE}): nothing to resume or evaluate")
-    content = read_object(path)
-    verb, own = content.get("verb"), getattr(options, "verb", None)
-    if None not in (verb, own) and verb != own:
-        raise UserError(f"{path}: a run of {verb}, not of {own}")
-    known = declared(options)
-    if missing := [dashed(name) for name in known if name not in content]:
-        warn(f"{path}: written without {', '.join(missing)}; the defaults are used")
-    try:
-        result = replace(options(), {k: v for k, v in content.items() if k in known})
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-    return _fitting(result)
-
-
-def recorded(run: Path, **kinds: Any) -> list[Any]:
-    """Read values of a run's `config.json` besides its options, checked as flags are.
-
-    Args:
-        run: the run's folder.
-        **kinds: the names of the values and their types, as `declare.checked` takes them.
-
-    Raises:
-        UserError: the file lacks one, or it is of another type or out of range.
-    """
-    path = run / CONFIG_FILE
-    content = read_object(path)
-    if missing := [name for name in kinds if name not in content]:
-        raise UserError(f"{path}: has no {missing[0]!r}; it is not whole, or of an earlier version")
-    try:
-        return [checked(name, kind, content[name]) for name, kind in kinds.items()]
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-
-
 def _settled(
     options: type[T],
     base: T,
@@ -208,12 +183,8 @@ def _settled(
     Raises:
         UserError: two flags exclude each other, one does nothing, or values do not fit together.
     """
-    known, displaced = declared(options), {}
-    for name, value in given.items():
-        for other in known[name].declared.instead_of if value else ():
-            if given.get(other):
-                raise UserError(f"{dashed(name)} and {dashed(other)}: give one of them")
-            displaced[other] = known[other].default
+    known = declared(options)
+    displaced = _displaced(known, given)
     values = {**flat(base), **displaced, **given}
     if facts is not None:
         values |= facts(values)
@@ -221,19 +192,9 @@ def _settled(
         if reason := idle(known[name], values):
             raise UserError(f"{dashed(name)}: {reason}")
     try:
-        return _fitting(replace(base, {**displaced, **given}))
+        return fitting(replace(base, {**displaced, **given}))
     except UserError as error:
         raise as_flags(error) from None
-
-
-def _fitting(options: T) -> T:
-    """The options without those of the model that a preset or a run has for another model."""
-    model = getattr(options, "model", None)
-    if not isinstance(model, ModelOptions):
-        return options
-    known, values = declared(type(options)), flat(options)
-    unfit = [name for name in network_options(model) if idle(known[name], values)]
-    return replace(options, dict.fromkeys(unfit))
 
 
 class _Parser(argparse.ArgumentParser):

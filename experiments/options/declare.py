@@ -37,6 +37,11 @@ class Declared:
     Attributes:
         help: in place of the text below the field.
         resumable: whether a resumed run may be given another value.
+        moves: whether the value is a place, such as a file, that a resumed run may find elsewhere.
+        lengthens: whether the value is the run's length, which a resumed run may change.
+        unrecorded: whether `config.json` lacks the flag, as it says where the run is kept or what
+            the command does with it.
+        typed_only: whether no file gives the flag to a command; it is unrecorded then, too.
         only: the flag does something only where all of these hold; typed elsewhere it is refused.
         unless: the flag does nothing where one of these holds.
         instead_of: flags whose preset values give way to this flag; typed together they are
@@ -50,6 +55,10 @@ class Declared:
 
     help: str | None = None
     resumable: bool = False
+    moves: bool = False
+    lengthens: bool = False
+    unrecorded: bool = False
+    typed_only: bool = False
     only: Conditions = dataclasses.field(default_factory=dict)
     unless: Conditions = dataclasses.field(default_factory=dict)
     instead_of: tuple[str, ...] = ()

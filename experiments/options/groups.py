@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from cnn_jax.data.augment import Views
 from cnn_jax.data.source import Settings
+from cnn_jax.errors import check
 from cnn_jax.models import Option, option_table
 from cnn_jax.ranges import LARGEST_INT, LARGEST_SIDE, ranges, split
 from cnn_jax.training import optimizers
@@ -36,17 +37,32 @@ class RunOptions:
     preset: str | None = flag(None, aliases="recipe", metavar="NAME")
     """A recipe whose values are the defaults; `--preset list` prints their names. The built-in
     data has its own."""
+    config: str | None = flag(None, typed_only=True, aliases="cfg config-file", metavar="FILE")
+    """A YAML or JSON file of flags, or the config.json of a run, whose values are the defaults.
+    What is typed comes first, then the file, then the preset, then the flags' own defaults."""
     out: str | None = flag(
-        None, resumable=True, aliases="output-dir output work-dir workdir logdir", metavar="DIR"
+        None,
+        resumable=True,
+        unrecorded=True,
+        aliases="output-dir output work-dir workdir logdir",
+        metavar="DIR",
     )
     """Folder of the run. Default: runs/VERB-TIME."""
-    resume: bool = flag(False, resumable=True)
-    """Continue the run in --out from its newest checkpoint, with its own options."""
-    eval_only: bool = flag(False, resumable=True, aliases="test-only evaluate")
+    resume: bool = flag(False, resumable=True, typed_only=True)
+    """Continue the run in --out from its newest checkpoint, with its own options; --steps or
+    --epochs lengthen it."""
+    eval_only: bool = flag(False, resumable=True, typed_only=True, aliases="test-only evaluate")
     """Evaluate the run in --out (or --init-from) and train nothing."""
-    split: Literal["eval", "test"] = flag("eval", resumable=True, only={"eval_only": GIVEN})
+    split: Literal["eval", "test"] = flag(
+        "eval", resumable=True, typed_only=True, only={"eval_only": GIVEN}
+    )
     """Which examples are evaluated."""
-    recalibrate: bool = flag(False, resumable=True, only={"eval_only": GIVEN})
+    state: Literal["best", "last"] | None = flag(
+        None, resumable=True, typed_only=True, only={"eval_only": GIVEN}
+    )
+    """Which state is evaluated: the one with the best evaluation, or the last one. Default: the
+    best, where the run keeps it."""
+    recalibrate: bool = flag(False, resumable=True, typed_only=True, only={"eval_only": GIVEN})
     """Compute the statistics of batch normalisation anew from the training set."""
     seed: int = flag(0, minimum=0, maximum=_LARGEST_SEED, aliases="manual-seed")
     """All randomness derives from this number."""
@@ -82,6 +98,18 @@ class RunOptions:
     """Steps between checkpoints; 0 stands for one at each evaluation."""
     keep: int = flag(3, resumable=True, minimum=1, maximum=1_000_000, aliases="checkpoint-hist")
     """Number of checkpoints that are kept."""
+    best: str | None = flag(None, metavar="METRIC")
+    """Keep the state with the best evaluation by this metric in best/ too, and use it to evaluate
+    and predict."""
+    patience: int | None = flag(
+        None,
+        resumable=True,
+        minimum=1,
+        maximum=LARGEST_INT,
+        only={"best": GIVEN},
+        aliases="early-stopping early-stopping-patience",
+    )
+    """End the run after this number of evaluations without a better --best."""
     distributed: bool = flag(False, resumable=True)
     """Join the other processes of the run, as JAX finds them under Slurm, on TPU pods and on
     Kubernetes."""
@@ -98,7 +126,7 @@ class RunOptions:
 class DataOptions:
     """The examples, and how they are read."""
 
-    data: str = flag("shapes", aliases="dataset data-path", metavar="SPEC")
+    data: str = flag("shapes", moves=True, aliases="dataset data-path", metavar="SPEC")
     """`shapes`, `folder:DIR`, `tfds:NAME[/CONFIG]` or `packed:DIR`."""
     image_size: int | None = flag(
         None, minimum=1, maximum=LARGEST_SIDE, aliases="img-size imgsz input-size"
@@ -126,7 +154,7 @@ class DataOptions:
     holdout_groups: str | None = flag(None, unless={"data": ("shapes", "packed")}, metavar="REGEX")
     r"""Regular expression of a file name's start. Files that agree in its first group stay together
     when examples are held out (`(\d+)_` for the frames of one track)."""
-    data_dir: str | None = flag(None, only={"data": ("tfds",)}, metavar="DIR")
+    data_dir: str | None = flag(None, moves=True, only={"data": ("tfds",)}, metavar="DIR")
     """Folder of the prepared TFDS data sets. Default: the one of TFDS."""
     skip_bad_images: bool = flag(False, resumable=True)
     """Leave out images that cannot be read and list them, instead of stopping."""
@@ -182,7 +210,7 @@ class ModelOptions:
     """Any registered architecture; `--model list` prints their names."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type that the network computes in; parameters, statistics and losses stay float32."""
-    init_from: str | None = flag(None, metavar="PATH")
+    init_from: str | None = flag(None, moves=True, metavar="PATH")
     """Weights to start from: safetensors or .pth with torchvision's or timm's names, or a run."""
     init_head: Literal["keep", "reinit"] = flag("keep", only={"init_from": GIVEN})
     """Whether the last layer keeps its weights too, which needs the same classes."""
@@ -250,14 +278,24 @@ class OptimizerOptions:
         None,
         minimum=1,
         maximum=LARGEST_INT,
+        lengthens=True,
         instead_of=("epochs",),
         aliases="max-steps max-iter iterations num-steps train-steps",
     )
     """Length of the run in steps. Default: 30 epochs."""
     epochs: float | None = flag(
-        None, above=0, maximum=1e6, instead_of=("steps",), aliases="num-epochs max-epochs"
+        None,
+        above=0,
+        maximum=1e6,
+        lengthens=True,
+        instead_of=("steps",),
+        aliases="num-epochs max-epochs",
     )
     """Length of the run in passes over the data."""
+    lengthened_at: tuple[int, ...] = flag((), minimum=0, maximum=LARGEST_INT, hidden=True)
+    """Steps at which the length of the run was changed, rising."""
+    lengths_before: tuple[int, ...] = flag((), minimum=1, maximum=LARGEST_INT, hidden=True)
+    """The length in steps that the run had until each of them."""
     optimizer: str = flag("sgd", aliases="opt optim", metavar="NAME")
     """Any optimizer of optax by its name there. `muon` takes kernels as matrices, and has Adam for
     the rest."""
@@ -360,6 +398,11 @@ class OptimizerOptions:
     lookahead_power: float = flag(3.0, minimum=0, maximum=100, only={"lookahead": GIVEN})
     """Exponent by which that weight grows from 0 over the run."""
 
+    def __post_init__(self) -> None:
+        at = self.lengthened_at
+        fits = len(at) == len(self.lengths_before) and list(at) == sorted(set(at))
+        check(fits, "lengthened_at", at, "rising, with one of lengths_before for each")
+
 
 @dataclasses.dataclass(frozen=True)
 class PredictOptions:
@@ -375,6 +418,9 @@ class PredictOptions:
     """Print JSON instead of lines."""
     batch_size: int = flag(32, minimum=1, maximum=LARGEST_BATCH, aliases="bs")
     """Images in a step."""
+    state: Literal["best", "last"] | None = None
+    """Which state of the run predicts: the one with the best evaluation, or the last one. Default:
+    the best, where the run keeps it."""
     top: int = flag(
         3, minimum=1, maximum=65_536, only={"verb": ("classify",)}, aliases="topk top-k"
     )

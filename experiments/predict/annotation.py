@@ -7,7 +7,7 @@ import numpy as np
 
 from cnn_jax.data.decode import decode
 
-from .. import annotate
+from .. import annotate, states
 from .. import options as flags
 from .predictor import Example, Result, class_names
 
@@ -22,7 +22,9 @@ class TagPredictor:
         self._alone = len(options.images) == 1
         self._thresholds = None
         if trained.rule.decision in ("tuned", "per-label"):
-            self._thresholds = annotate.stored_thresholds(run, self._names)
+            self._thresholds = annotate.stored_thresholds(
+                states.kept(run, options.state), self._names
+            )
         self.task = annotate.build_task(trained, self._names)
 
     def examples(self, name: str) -> list[Example]:

@@ -16,7 +16,7 @@ from cnn_jax.reports.boxes import Mark, draw_boxes
 from cnn_jax.reports.masks import palette
 from cnn_jax.reports.pictures import save
 
-from .. import detect
+from .. import detect, states
 from .. import options as flags
 from ..detection.common import box_evaluation, stored_threshold
 from .names import folder_name, output_names, require_other_files
@@ -109,7 +109,7 @@ def _threshold(run: Path, trained: detect.Options, options: flags.PredictOptions
     if threshold is None:
         threshold = trained.rule.score_threshold
     if threshold is None:
-        threshold = stored_threshold(run)
+        threshold = stored_threshold(states.kept(run, options.state))
     if not 0 <= threshold <= 1:
         raise UserError(f"--score-threshold {threshold}: must be from 0 to 1")
     return threshold

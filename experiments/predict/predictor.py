@@ -16,7 +16,7 @@ from cnn_jax.training.backend import compile_inference
 from cnn_jax.training.step import Task
 
 from .. import options as flags
-from .. import trainer
+from .. import states
 
 PICTURES = "predictions"
 """The folder below a run's where pictures go unless the user names one."""
@@ -74,8 +74,9 @@ def predict(
     Raises:
         UserError: the run, or an input, cannot be read.
     """
+    state = states.kept(run, options.state)
     predictor, content = make(run, options), []
-    for result in results(run, predictor, options.images, options.batch_size):
+    for result in results(state, predictor, options.images, options.batch_size):
         content += result.content
         if not options.json:
             print(result.line)
@@ -86,11 +87,12 @@ def predict(
 
 
 def results(
-    run: Path, predictor: Predictor, inputs: Sequence[str], batch_size: int
+    kept: states.Kept, predictor: Predictor, inputs: Sequence[str], batch_size: int
 ) -> Iterator[Result]:
     """The results of all inputs in their order, each as soon as it is there."""
     task = predictor.task
-    state, notices = trainer.restored(task, run)
+    state, notices = states.restored(task, kept.directory)
+    print(kept.told(state), file=sys.stderr)
     for notice in notices:
         flags.warn(notice)
     compiled = compile_inference(

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 from cnn_jax.errors import UserError
 from cnn_jax.training import checkpoints, parallel
 from cnn_jax.training.evaluation import evaluate
-from experiments import detect, predict, trainer
+from experiments import detect, predict, states
 from experiments import options as flags
 from experiments.detection import common, rcnn
 from tests.checks import assert_same_bits
@@ -179,11 +179,11 @@ def slow(photos, tmp_path_factory):
 
 
 def test_rcnn_leaves_what_its_stages_found(slow):
-    assert checkpoints.steps(slow / "best") == (4,)
-    assert len(list((slow / "features" / "4").iterdir())) == 10
-    found = leaves(slow, "best")["params"]
+    assert checkpoints.steps(slow / "finished") == (4,)
+    assert len(list((slow / "features" / "4").glob("0*.safetensors"))) == 10
+    found = leaves(slow, "finished")["params"]
     assert set(found) == {"network", "classes", "boxes"}
-    weights = load_file(slow / "svms.safetensors")["weights"]
+    weights = load_file(slow / "features/4/svms.safetensors")["weights"]
     np.testing.assert_array_equal(weights, found["classes"]["weights"])
     assert weights.shape == (16, 3)
     assert not weights[:, 2].any() and weights[:, 0].any()
@@ -196,15 +196,15 @@ def test_rcnn_leaves_what_its_stages_found(slow):
 @pytest.mark.parametrize("stage", ["fine-tuning", "features", "svms", "whole"])
 def test_rcnn_resumes_at_the_stage_it_was_in(slow, tmp_path, stage):
     out = shutil.copytree(slow, tmp_path / "run")
-    expected = leaves(slow, "best")
-    shutil.rmtree(out / "best")
+    expected = leaves(slow, "finished")
+    shutil.rmtree(out / "finished")
     with pytest.raises(UserError, match="stages have not all ended; --resume"):
         detect.main(["--eval-only", "--out", str(out)])
     if stage == "svms":
-        (out / "svms.safetensors").unlink()
+        (out / "features/4/svms.safetensors").unlink()
     elif stage != "whole":
         for name in ("svms.safetensors", "box_regressions.safetensors"):
-            (out / name).unlink()
+            (out / "features" / "4" / name).unlink()
         for path in sorted((out / "features" / "4").iterdir())[6:]:
             path.unlink()
     if stage == "fine-tuning":
@@ -212,9 +212,21 @@ def test_rcnn_resumes_at_the_stage_it_was_in(slow, tmp_path, stage):
         break_off(out)
     kept = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
     detect.main(["--out", str(out), "--resume"])
-    assert_same_bits(leaves(out, "best"), expected)
+    assert_same_bits(leaves(out, "finished"), expected)
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
     assert rows(out)[-1] == rows(slow)[-1]
+
+
+def test_rcnn_made_longer_goes_through_its_stages_again(slow, tmp_path):
+    out = shutil.copytree(slow, tmp_path / "run")
+    detect.main(["--out", str(out), "--resume", "--steps", "6"])
+    assert checkpoints.steps(out / "finished") == (6,)
+    assert (out / "features" / "6" / "svms.safetensors").exists()
+    assert json.loads((out / "result.json").read_text())["step"] == 6
+    with pytest.raises(UserError, match="--state: not used with --system rcnn"):
+        detect.main(["--out", str(out), "--eval-only", "--state", "last"])
+    with pytest.raises(UserError, match=r"--state last: .* has one state, which its last stage"):
+        predict.main([str(out), "x.png", "--state", "last"])
 
 
 def test_rcnn_s_last_evaluation_stands_once_in_its_rows(slow, tmp_path):
@@ -228,18 +240,18 @@ def test_rcnn_s_last_evaluation_stands_once_in_its_rows(slow, tmp_path):
     assert json.loads((out / "result.json").read_text())["step"] == 4
 
 
-@pytest.mark.parametrize("name", ["svms.safetensors", "features/4/0000003.safetensors"])
+@pytest.mark.parametrize("name", ["svms.safetensors", "0000003.safetensors"])
 def test_what_a_stage_left_and_is_damaged_is_named(slow, tmp_path, name):
     out = shutil.copytree(slow, tmp_path / "run")
-    shutil.rmtree(out / "best")
+    shutil.rmtree(out / "finished")
     for fitted in ("svms.safetensors", "box_regressions.safetensors"):
         if name != fitted:
-            (out / fitted).unlink()
-    path = out / name
+            (out / "features" / "4" / fitted).unlink()
+    path = out / "features" / "4" / name
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(UserError, match=rf"{re.escape(str(path))}: damaged .*delete it, and --res"):
         detect.main(["--out", str(out), "--resume"])
-    assert not checkpoints.steps(out / "best")
+    assert not checkpoints.steps(out / "finished")
 
 
 def network_s_own(run):
@@ -249,7 +261,7 @@ def network_s_own(run):
     names = held_out.class_names
     evaluation = common.box_evaluation(system.options, names, system.image_size)
     network = system.build_task(names, evaluation).network
-    state, _ = trainer.restored(network, run)
+    state, _ = states.restored(network, run / "checkpoints")
     step = parallel.compile_evaluation_step(network)
     batches = system.evaluation_set(held_out)
     return evaluate(network, step, parallel.replicate(state), batches).metrics
@@ -258,7 +270,7 @@ def network_s_own(run):
 def test_rcnn_judges_with_and_without_what_was_fitted(slow, photos, tmp_path, capsys):
     out = shutil.copytree(slow, tmp_path / "run")
     bare = shutil.copytree(slow, tmp_path / "bare")
-    shutil.rmtree(bare / "best")
+    shutil.rmtree(bare / "finished")
     network = network_s_own(bare)
     plain = ["--classifier", "softmax", "--no-regress-boxes"]
     detect.main(["--eval-only", "--out", str(out), *plain])

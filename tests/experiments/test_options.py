@@ -125,7 +125,8 @@ def contradiction(flag, known):
     key, wanted = next(iter(flag.declared.only.items()))
     other = known[key.split("|")[0]]
     if wanted is flags.GIVEN:
-        return [other.dashed, "0"] if other.default else []
+        nothing = "None" if other.optional else "0"
+        return [other.dashed, nothing] if other.default else []
     for choice in other.choices or ("adam", "resnet20", "vgg16", "shapes", "dates"):
         if choice not in wanted and (other.name != "model" or choice != "adam"):
             return [other.dashed, choice]

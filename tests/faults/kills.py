@@ -25,6 +25,7 @@ from cnn_jax.training import checkpoints
 from tests.checks import assert_same_bits
 from tests.commands import heeding_interrupts, leaves, rows
 
+KEPT = ("checkpoints", "best", "finished")
 SIZE = 20
 TRAIN, EVALUATED = 16, 8
 WORDS = {"one": "一", "two": "二", "three": "三"}
@@ -80,11 +81,20 @@ COMMANDS = {
         *("--optimizer", "adam", "--learning-rate", "0.01", "--weight-decay", "0"),
     ],
 }
+# Some keep their best state, and one ends where there is no better one.
+KEPT_STATES = {
+    "annotate": ["--best", "loss", "--patience", "1"],
+    "yolo": ["--best", "map50"],
+    "segment": ["--best", "mean_iou"],
+}
 
 
 def targets() -> dict[str, list[str]]:
     """The command of each verb and detector, with `{data}` and `{out}` for two folders."""
-    return {name: _command(name, *flags, *EVERY) for name, flags in COMMANDS.items()}
+    return {
+        name: _command(name, *flags, *EVERY, *KEPT_STATES.get(name, ()))
+        for name, flags in COMMANDS.items()
+    }
 
 
 def reference(name: str, folder: Path) -> Path:
@@ -167,7 +177,7 @@ def difference(out: Path, reference: Path) -> str | None:
         return f"files that only one run has: {sorted(ours.keys() ^ theirs.keys())}"
     if rows(out) != rows(reference):
         return f"rows differ: {rows(out)} and {rows(reference)}"
-    for directory in ("checkpoints", "best"):
+    for directory in KEPT:
         kept = checkpoints.steps(reference / directory)
         if checkpoints.steps(out / directory) != kept:
             return f"{directory}: {checkpoints.steps(out / directory)} and {kept}"
@@ -264,7 +274,7 @@ def _wait(process: subprocess.Popen, out: Path, seconds: float, rng: np.random.G
 def _signs(out: Path, moment: str) -> list[Path]:
     """Files that come and go: while a state is saved, or of the state before an evaluation."""
     if moment == "saving":
-        return [path for kind in ("checkpoints", "best") for path in (out / kind).glob("*.orbax*")]
+        return [path for kind in KEPT for path in (out / kind).glob("*.orbax*")]
     return [path for path in out.glob(".*.json.*") if "result" in path.name]
 
 
@@ -294,7 +304,7 @@ def _files(run: Path) -> dict[str, object]:
         parts = name.split("/")
         if path.is_dir() or name.startswith("events."):
             continue
-        if parts[0] in ("checkpoints", "best") and len(parts) > 2:
+        if parts[0] in KEPT and len(parts) > 2:
             # Orbax names its own files by chance; the arrays are compared instead.
             found["/".join(parts[:3])] = None
         else:
@@ -308,7 +318,7 @@ def _content(path: Path) -> object:
         return None  # rows are compared apart; the others tell times and command lines
     if path.suffix == ".json":
         content = json.loads(path.read_text())
-        own = ("out", "resume", "proposal_cache")
+        own = ("proposal_cache",)
         if isinstance(content, dict):
             return {k: v for k, v in content.items() if k not in own and not is_timing(k)}
         return content

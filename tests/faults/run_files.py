@@ -35,7 +35,8 @@ def corrupted(target: str, rng: np.random.Generator, folder: Path, tell: Tell) -
         raise UserError(ended.output.strip().splitlines()[-1].removeprefix("error: "))
     changed = [p for p, content in before.items() if not p.is_file() or p.read_bytes() != content]
     told = {path.relative_to(run).parts[0] for path in changed}
-    if action in ("resume", "evaluate") and done.startswith(("checkpoints", "best")) and told:
+    kept = done.startswith(("checkpoints", "best", "finished"))
+    if action in ("resume", "evaluate") and kept and told:
         compared = apart(partial(require_same_numbers, run, finished(target)), folder, SECONDS)
         assert compared.status == 0, compared.output
 

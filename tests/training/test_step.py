@@ -12,7 +12,7 @@ import pytest
 from cnn_jax.metrics.summary import Summary
 from cnn_jax.models.layers import on_axis
 from cnn_jax.training import parallel, prng
-from cnn_jax.training.averaging import Lookahead, MovingAverage
+from cnn_jax.training.averaging import Lookahead, MovingAverage, growing
 from cnn_jax.training.state import create
 from cnn_jax.training.step import evaluation_step, train_step
 
@@ -209,7 +209,7 @@ def test_dropout_differs_by_device_and_step_and_repeats_exactly():
 
 def test_look_ahead_sets_training_back_to_its_average():
     """Against plain NumPy: four gradient steps between, the average's weight grows as a cube."""
-    task, rates = Regression(), {"every": 2, "total_steps": 4, "decay": 0.8, "power": 3.0}
+    task, average = Regression(), Lookahead(2, growing(4, decay=0.8, power=3.0))
     state, optimizer = start(task, ema=True)
     free = state
     slow = jax.tree.map(np.asarray, (state.params, state.model_state))
@@ -217,7 +217,7 @@ def test_look_ahead_sets_training_back_to_its_average():
         settings = {"task": task, "optimizer": optimizer}
         batch = make_batch(step)
         free, _ = train_step(state, batch, prng.root(0), **settings)
-        state, _ = train_step(state, batch, prng.root(0), **settings, average=Lookahead(**rates))
+        state, _ = train_step(state, batch, prng.root(0), **settings, average=average)
         fast = jax.tree.map(np.asarray, (free.params, free.model_state))
         if step % 2 == 0:
             weight = 0.8 * (step / 4) ** 3

@@ -1,0 +1,179 @@
+"""The length of a run, its optimizer and its schedule; and a run that is made longer.
+
+`--resume --steps N` (or `--epochs N`) gives a run another length. Where the learning rate depends
+on the length, `config.json` keeps the lengths that the run had, and until when: so the learning
+rate stays a function of the options and the step, and the run can be repeated from its file.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import optax
+
+from cnn_jax.errors import UserError
+from cnn_jax.ranges import LARGEST_INT
+from cnn_jax.training import optimizers
+from cnn_jax.training.averaging import Average, Lookahead, MovingAverage, growing
+
+from .options import OptimizerOptions
+
+DEFAULT_EPOCHS = 30
+
+
+def total_steps(options: OptimizerOptions, steps_per_epoch: float) -> int:
+    """Length of the run in steps: `--steps`, `--epochs`, or 30 epochs.
+
+    Raises:
+        UserError: both are given, or nothing would be trained, or more than can be counted.
+    """
+    if options.steps is not None and options.epochs is not None:
+        raise UserError("--steps and --epochs: give one of them")
+    if options.steps is not None:
+        return options.steps
+    epochs = options.epochs or DEFAULT_EPOCHS
+    steps = round(epochs * steps_per_epoch)
+    if not 1 <= steps <= LARGEST_INT:
+        raise UserError(f"--epochs {epochs:g}: {steps} steps; there must be 1 to {LARGEST_INT}")
+    return steps
+
+
+def build_optimizer(
+    options: OptimizerOptions, total: int, steps_per_epoch: float
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """The optimizer and its learning rate by step."""
+    warmup = options.warmup
+    if options.warmup_epochs is not None:
+        warmup = round(options.warmup_epochs * steps_per_epoch)
+    schedules = [
+        optimizers.schedule(
+            options.schedule,
+            options.learning_rate,
+            steps,
+            warmup=warmup,
+            warmup_start=options.warmup_start,
+            milestones=options.milestones,
+            factor=options.decay_factor,
+            power=options.power,
+            final=options.final,
+        )
+        for steps in (*options.lengths_before, total)
+    ]
+    learning_rate = optimizers.in_turn(schedules, options.lengthened_at)
+    optimizer = optimizers.optimizer(
+        options.optimizer,
+        learning_rate,
+        options=optimizer_options(options),
+        weight_decay=options.weight_decay,
+        decay_mask=optimizers.kernels_only if options.decay_on == "kernels" else None,
+        clip_norm=options.clip_norm,
+        bias_rate=options.bias_rate,
+        bias_rate_on=options.bias_rate_on,
+        # A preset's does nothing for optimizers that have their own decay.
+        decoupled=options.decoupled
+        and "weight_decay" not in optimizers.legal_options(options.optimizer),
+        highest_rate=options.learning_rate,
+        frozen=options.frozen,
+        frozen_after=_steps_by_path(options.frozen_after, steps_per_epoch),
+    )
+    return optimizer, learning_rate
+
+
+def average(options: OptimizerOptions, total: int) -> Average | None:
+    """The average over the steps of a run that the options ask for."""
+    if not options.lookahead:
+        return None if options.ema is None else MovingAverage(options.ema)
+    decay, power = options.lookahead_decay, options.lookahead_power
+    weights = [growing(steps, decay, power) for steps in (*options.lengths_before, total)]
+    return Lookahead(options.lookahead, optimizers.in_turn(weights, options.lengthened_at))
+
+
+def _steps_by_path(items: Sequence[str], steps_per_epoch: float) -> dict[str, int]:
+    """The steps that parameters are trained for, from `PATH=EPOCHS`."""
+    steps = {}
+    for item in items:
+        path, _, epochs = item.partition("=")
+        try:
+            steps[path] = round(float(epochs) * steps_per_epoch)
+        except (ValueError, OverflowError):
+            steps[path] = -1
+        if not path or not 0 <= steps[path] <= LARGEST_INT:
+            raise UserError(f"--frozen-after {item}: must be PATH=EPOCHS, such as conv1/bias=3")
+    return steps
+
+
+def optimizer_options(options: OptimizerOptions) -> dict[str, Any]:
+    """`--momentum`, `--nesterov` where the optimizer has them, and `--optimizer-options`."""
+    own = optimizers.legal_options(options.optimizer)
+    named = {"momentum": options.momentum, "nesterov": options.nesterov}
+    values: dict[str, Any] = {k: v for k, v in named.items() if k in own}
+    for item in options.optimizer_options:
+        name, _, text = item.partition("=")
+        try:
+            switch = {"true": True, "false": False}.get(text.lower())
+            values[name] = float(text) if switch is None else switch
+        except ValueError:
+            raise UserError(
+                f"--optimizer-options {item}: must be NAME=NUMBER or NAME=true|false"
+            ) from None
+    return values
+
+
+def _depends_on_length(options: OptimizerOptions) -> bool:
+    """Tell whether what a step does depends on the length of the run."""
+    return options.schedule != "constant" or options.lookahead > 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """Another length for a run that goes on.
+
+    Attributes:
+        step: the number of updates that are made.
+        before, after: the two lengths, in steps.
+    """
+
+    step: int
+    before: int
+    after: int
+
+    @classmethod
+    def between(
+        cls, before: OptimizerOptions, now: OptimizerOptions, step: int, steps_per_epoch: float
+    ) -> "Change | None":
+        """The change that a run's new options make after `step` updates; None if there is none.
+
+        Raises:
+            UserError: the run is to have fewer steps than it has made.
+        """
+        old, new = (total_steps(options, steps_per_epoch) for options in (before, now))
+        if new < step:
+            given = f"--steps {new}" if now.steps else f"--epochs {now.epochs:g} ({new} steps)"
+            raise UserError(f"{given}: the run has made {step} already, and can be made longer")
+        return None if old == new else cls(step, old, new)
+
+    def recorded(self, options: OptimizerOptions) -> OptimizerOptions:
+        """The options of which the learning rate is a function, before the change and after it."""
+        if not _depends_on_length(options) or not self.step:
+            return options
+        earlier = zip(options.lengthened_at, options.lengths_before, strict=True)
+        kept = [(at, length) for at, length in earlier if at < self.step]
+        at, lengths = zip(*kept, (self.step, self.before), strict=True)
+        return dataclasses.replace(options, lengthened_at=at, lengths_before=lengths)
+
+    def line(self, options: OptimizerOptions, learning_rate: optax.Schedule) -> str:
+        """The notice for the user: what the learning rate does from here."""
+        begin = f"length: {self.before} steps become {self.after}"
+        if not _depends_on_length(options) or not self.step:
+            return f"{begin}; the run becomes that of {self.after} steps from its start"
+        last, now, end = (
+            f"{float(learning_rate(step)):.4g}"
+            for step in (self.step - 1, self.step, self.after - 1)
+        )
+        if self.step == self.after:
+            return f"{begin}, which are made"
+        return (
+            f"{begin}; from step {self.step} on the schedule ({options.schedule}) is that of {self.after} "
+            f"steps: the learning rate was {last}, is {now} now and {end} at the end. A run that "
+            "had this length from its start ends in other bits"
+        )
