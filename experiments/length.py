@@ -173,7 +173,7 @@ class Change:
         if self.step == self.after:
             return f"{begin}, which are made"
         return (
-            f"{begin}; from step {self.step} on the schedule ({options.schedule}) is that of {self.after} "
-            f"steps: the learning rate was {last}, is {now} now and {end} at the end. A run that "
+            f"{begin}; from step {self.step} on the schedule ({options.schedule}) is that of "
+            f"{self.after} steps: the learning rate was {last}, is {now} now and {end} at the end. A run that "
             "had this length from its start ends in other bits"
         )

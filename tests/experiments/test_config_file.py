@@ -101,7 +101,7 @@ def test_a_run_s_own_file_may_hold_what_excludes_each_other_when_typed(tmp_path)
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("modle: vgg16", "--modle: no such flag; nearest: --model; --help lists all"),
+        ("modle: vgg16", "--modle: no such flag; nearest: --model, --flip-mode; --help lists all"),
         ("grid: 7", "--grid: no flag of classify; detect has it"),
         ("steps: many", "steps many: must be a whole number in [1, 2147483647]"),
         ("steps: 0", "steps 0: must be a whole number in [1, 2147483647]"),
