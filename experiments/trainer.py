@@ -34,7 +34,7 @@ from cnn_jax.data.packed import prepared
 from cnn_jax.data.readers import Readers, suitable_readers
 from cnn_jax.data.source import Source, Split, Transform, find_bad_images, without
 from cnn_jax.errors import UnfinishedError, UserError
-from cnn_jax.models import summary, weights
+from cnn_jax.models import published, summary, weights
 from cnn_jax.ranges import LARGEST_INT
 from cnn_jax.runs.claim import claimed
 from cnn_jax.runs.folder import CONFIG_FILE, METRICS_FILE, evaluated, read_rows
@@ -382,7 +382,7 @@ def starting_state(
         notices.append(f"{run.out}: no checkpoint yet; starting from the first step")
     if options.model.init_from is None:
         return state, notices
-    params, model_state = initialized(task, run.model, state, options.model)
+    params, model_state = initialized(task, run.model, state, options.model, notices.append)
     return create(params, model_state, optimizer, ema=ema), notices
 
 
@@ -408,8 +408,9 @@ def evaluated_state(run: Run) -> tuple[TrainState, list[str]]:
     if run.options.model.init_from is None:
         raise UserError(f"--eval-only: no checkpoint in {run.out}, and no --init-from")
     state = fresh_state(run.task, optax.identity(), run.options.run.seed)
-    params, model_state = initialized(run.task, run.model, state, run.options.model)
-    return create(params, model_state, optax.identity()), []
+    notices: list[str] = []
+    params, model_state = initialized(run.task, run.model, state, run.options.model, notices.append)
+    return create(params, model_state, optax.identity()), notices
 
 
 def restored(task: Task, out: Path) -> tuple[TrainState, list[str]]:
@@ -435,13 +436,18 @@ def restored(task: Task, out: Path) -> tuple[TrainState, list[str]]:
 
 
 def initialized(
-    task: Task, model: nn.Module, state: TrainState, options: ModelOptions
+    task: Task,
+    model: nn.Module,
+    state: TrainState,
+    options: ModelOptions,
+    notify: Callable[[str], None],
 ) -> tuple[Any, Any]:
-    """The parameters and model state of `--init-from`: a run's, or a file's."""
+    """The parameters and model state of `--init-from`: a run's, a file's, or those of a name."""
     path = Path(options.init_from)
     if (path / CHECKPOINTS).is_dir():
         other, _ = restored(task, path)
         return other.params, other.model_state
+    path = published.located(options.init_from, options.model, options.weights_dir, notify)
     variables = {"params": state.params, **state.model_state}
     variables = dict(weights.load(path, model, variables, options.init_head, notify=flags.warn))
     return variables.pop("params"), variables

@@ -178,7 +178,10 @@ class ModelOptions:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type that the network computes in; parameters, statistics and losses stay float32."""
     init_from: str | None = flag(None, metavar="PATH")
-    """Weights to start from: safetensors or .pth with torchvision's or timm's names, or a run."""
+    """Weights to start from: safetensors or .pth with torchvision's or timm's names, a run, or a
+    name such as `torchvision:resnet50` or `hf:timm/resnet50.tv_in1k`."""
+    weights_dir: str | None = flag(None, resumable=True, only={"init_from": GIVEN}, metavar="DIR")
+    """Folder in which weights with a name are looked for before they are fetched."""
     init_head: Literal["keep", "reinit"] = flag("keep", only={"init_from": GIVEN})
     """Whether the last layer keeps its weights too, which needs the same classes."""
 
