@@ -15,6 +15,7 @@ VERBS = {
     "segment": "train and evaluate a segmenter",
     "translate": "train and evaluate a translator with attention",
     "predict": "apply a trained run to your own images or sentences",
+    "weights": "list published weights, make runs of them, and write runs for torch",
     "pack": "decode data once, into files that training maps into memory",
     "compare": "lay runs side by side",
     "benchmark": "measure speed and memory, also against other libraries",

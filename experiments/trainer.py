@@ -34,7 +34,7 @@ from cnn_jax.data.packed import prepared
 from cnn_jax.data.readers import Readers, suitable_readers
 from cnn_jax.data.source import Source, Split, Transform, find_bad_images, without
 from cnn_jax.errors import UnfinishedError, UserError
-from cnn_jax.models import published, summary, weights
+from cnn_jax.models import depth, published, summary, weights
 from cnn_jax.ranges import LARGEST_INT
 from cnn_jax.runs.claim import claimed
 from cnn_jax.runs.folder import CONFIG_FILE, METRICS_FILE, evaluated, read_rows
@@ -228,7 +228,9 @@ def train(run: Run) -> bool:
     batches, examples_per_epoch = run.training_set()
     steps_per_epoch = examples_per_epoch / options.data.batch_size
     total = total_steps(options.optimizer, steps_per_epoch)
-    optimizer, learning_rate = build_optimizer(options.optimizer, total, steps_per_epoch)
+    optimizer, learning_rate = build_optimizer(
+        options.optimizer, total, steps_per_epoch, run.model, run.inputs[0]
+    )
     evaluate_every = options.run.eval_every or -(-total // EVALUATIONS)
     plan = loop.Plan(
         total_steps=total,
@@ -482,7 +484,11 @@ def total_steps(options: OptimizerOptions, steps_per_epoch: float) -> int:
 
 
 def build_optimizer(
-    options: OptimizerOptions, total: int, steps_per_epoch: float
+    options: OptimizerOptions,
+    total: int,
+    steps_per_epoch: float,
+    model: nn.Module,
+    images: jax.ShapeDtypeStruct,
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """The optimizer and its learning rate by step."""
     warmup = options.warmup
@@ -507,9 +513,33 @@ def build_optimizer(
         decay_mask=optimizers.kernels_only if options.decay_on == "kernels" else None,
         clip_norm=options.clip_norm,
         bias_rate=options.bias_rate,
-        frozen=options.frozen,
+        rates=layer_rates(options, model, images),
+        frozen=frozen_parameters(options, model, images),
     )
     return optimizer, learning_rate
+
+
+def layer_rates(
+    options: OptimizerOptions, model: nn.Module, images: jax.ShapeDtypeStruct
+) -> dict[str, float]:
+    """Factors of the learning rate by module: `--backbone-rate` and `--layer-decay`."""
+    if options.backbone_rate == options.layer_decay == 1:
+        return {}
+    layers = depth.layers(model, images)
+    return {
+        module: options.backbone_rate * options.layer_decay ** (len(layers) + 1 - layer.depth)
+        for layer in layers
+        for module in layer.modules
+    }
+
+
+def frozen_parameters(
+    options: OptimizerOptions, model: nn.Module, images: jax.ShapeDtypeStruct
+) -> tuple[str, ...]:
+    """The beginnings of the paths that are not trained: `--frozen` and `--frozen-stages`."""
+    if not options.frozen_stages:
+        return options.frozen
+    return *options.frozen, *depth.first_stages(model, images, options.frozen_stages)
 
 
 def optimizer_options(options: OptimizerOptions) -> dict[str, Any]:

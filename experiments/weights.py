@@ -1,13 +1,14 @@
 """Weights of other libraries by name, as runs, and runs as weights for torch.
 
-python -m experiments.weights list resnet50                            # what is known, with its top-1
-python -m experiments.weights to-run torchvision:resnet50 runs/resnet50    # a run that predict takes
-python -m experiments.weights to-torch runs/mine mine.safetensors      # what torchvision loads
+python -m experiments.weights list resnet50                           # what is known, its top-1
+python -m experiments.weights to-run torchvision:resnet50 runs/r50    # a run that predict takes
+python -m experiments.weights to-torch runs/mine mine.safetensors     # what torchvision loads
 """
 
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -92,8 +93,8 @@ def to_run(options: Options) -> None:
         values["auxiliary"] = False  # only training has them, and not all files
     trained, names = flags.replace(classify.Options(), values), published.imagenet_classes()
     task = classify.build_task(trained, names)
-    # Every value is replaced, so the first ones may be of any seed.
-    state = trainer.fresh_state(task, optax.identity(), 0)
+    # Every value is replaced, so shapes are enough.
+    state = jax.eval_shape(partial(trainer.fresh_state, task, optax.identity(), 0))
     params, model_state = trainer.initialized(task, task.model, state, trained.model, print)
     with RunLog(out, total_steps=0) as log:
         log.write_config(

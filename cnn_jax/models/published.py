@@ -189,6 +189,8 @@ def _from_torchvision(name: str, place: Path) -> Path:
         _check(part, _sha256(part), path.name, address)
         part.replace(path)
     except (OSError, http.client.HTTPException) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()
         reason = getattr(error, "reason", None) or error
         raise _absent(name, place, f"{address}: {reason}") from error
     finally:

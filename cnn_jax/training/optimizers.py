@@ -97,6 +97,7 @@ def optimizer(
     decay_mask: Callable[[Any], Any] | None = None,
     clip_norm: float | None = None,
     bias_rate: float = 1.0,
+    rates: Mapping[str, float] | None = None,
     frozen: Sequence[str] = (),
 ) -> optax.GradientTransformation:
     """Build an optimizer of optax by its name, with weight decay, clipping and frozen parameters.
@@ -111,6 +112,7 @@ def optimizer(
             parameters; None selects all.
         clip_norm: the bound on the global norm of the gradient.
         bias_rate: the factor on the learning rate of biases.
+        rates: factors on the learning rate of modules, by their paths (`backbone/stage1_block0`).
         frozen: prefixes of the paths of parameters that are not trained, such as
             `backbone/conv1`.
 
@@ -133,6 +135,8 @@ def optimizer(
     parts.append(_tried(name, lambda: build(learning_rate, **options)))
     if bias_rate != 1:
         parts.append(optax.masked(optax.scale(bias_rate), _biases_only))
+    if rates:
+        parts.append(optax.stateless(functools.partial(_scaled, rates=rates)))
     trained = optax.chain(*parts)
     if not frozen:
         return trained
@@ -219,6 +223,18 @@ def kernels_only(params: Any) -> Any:
 def _biases_only(params: Any) -> Any:
     # `bias`, and a decoder's `output_bias`.
     return _named_by(params, lambda name: name.endswith("bias"))
+
+
+def _scaled(updates: Any, params: Any, rates: Mapping[str, float]) -> Any:
+    """The updates times the factors of their modules."""
+
+    def scaled(path: Any, update: Any) -> Any:
+        keys = [keystr((key,), simple=True) for key in path]
+        above = ("/".join(keys[:length]) for length in range(1, len(keys) + 1))
+        factor = next((rates[module] for module in above if module in rates), 1.0)
+        return update if factor == 1 else update * factor
+
+    return jax.tree.map_with_path(scaled, updates)
 
 
 def _named_by(params: Any, rule: Callable[[str], bool]) -> Any:

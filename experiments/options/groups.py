@@ -318,6 +318,15 @@ class OptimizerOptions:
     """Which parameters decay; `kernels` leaves out biases and the scales of normalisation."""
     bias_rate: float = flag(1.0, minimum=0, maximum=1000)
     """Factor of the learning rate of biases; 2 in many recipes of Caffe's time."""
+    backbone_rate: float = flag(1.0, minimum=0, maximum=1000, aliases="backbone-lr-mult")
+    """Factor of the learning rate of the layers that pretrained weights hold: all but the last of
+    a classifier, the backbone of other networks."""
+    layer_decay: float = flag(1.0, above=0, maximum=1, aliases="layerwise-decay layer-wise-decay")
+    """Factor of their learning rate from one layer, or block, to the one before it: the last has it
+    once, the one next to the image most often."""
+    frozen_stages: int = flag(0, minimum=0, maximum=64, aliases="freeze-stages")
+    """Stages that are not trained, counted from the image, with all layers before them. Their batch
+    statistics still follow the data."""
     frozen: tuple[str, ...] = flag((), aliases="freeze", metavar="PATH")
     """Parameters that are not trained, by the beginnings of their paths: backbone/conv1."""
     clip_norm: float | None = flag(

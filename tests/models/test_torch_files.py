@@ -98,7 +98,7 @@ def test_tensors_lie_within_their_storages(tmp_path):
     np.testing.assert_array_equal(torch_files.read(path)["a"], [1, 2, 3])
     for wrong in ((2, (3,), (1,)), (0, (2,), (-1,)), (-1, (2,), (1,)), (0, (10**12,), (0,))):
         archive(path, layout(*wrong))
-        with pytest.raises(UserError, match="a tensor (lies beyond|is larger than) its storage"):
+        with pytest.raises(UserError, match=r"a tensor (lies beyond|is larger than) its storage"):
             torch_files.read(path)
 
 

@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import sys
 
 import flax.traverse_util
 import jax
