@@ -6,7 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from experiments import annotate, classify, compare, detect, export, pack, segment, translate, weights
+from experiments import (
+    annotate,
+    classify,
+    compare,
+    detect,
+    export,
+    pack,
+    segment,
+    translate,
+    weights,
+)
 from experiments import options as flags
 from experiments.__main__ import VERBS
 from experiments.benchmark import __main__ as benchmark

@@ -26,7 +26,11 @@ CASES = {
         {"model": "resnet20", "width": 0.25, "image_shape": (16, 24)},
         {"evaluated_size": [16, 24]},
     ),
-    "detect": (detect, SMALL | {"image_size": 32, "score_threshold": 0.0}, {}),
+    "detect": (
+        detect,
+        SMALL | {"image_size": 32, "score_threshold": 0.0, "boxes": "free", "grid": 8},
+        {},
+    ),
 }
 
 
