@@ -132,31 +132,14 @@ def _sample(predictor: Predictor, verb: str, run: Path) -> Arrays:
         return predictor.examples(str(path))[0]
 
 
-class _Noting(dict[str, Any]):
-    """A batch that notes which of its arrays are read."""
-
-    def __init__(self, batch: Arrays) -> None:
-        """Note nothing yet."""
-        super().__init__(batch)
-        self.read: dict[str, None] = {}
-
-    def __getitem__(self, name: str) -> Any:
-        self.read[name] = None
-        return super().__getitem__(name)
-
-
-def _read(program: Callable[[Arrays], Any], inputs: Arrays) -> tuple[str, ...]:
+def _read(program: Callable[[Arrays], Any], inputs: Arrays) -> list[str]:
     """The names of the inputs that a program reads."""
-    found: list[str] = []
-
-    def noted(batch: Arrays) -> Any:
-        noting = _Noting(batch)
-        outputs = program(noting)
-        found.extend(noting.read)
-        return outputs
-
-    jax.eval_shape(noted, inputs)
-    return tuple(found)
+    jaxpr = jax.make_jaxpr(program)(inputs).jaxpr
+    used = {id(atom) for equation in jaxpr.eqns for atom in equation.invars}
+    # JAX orders the items of a dictionary by their keys.
+    return [
+        name for name, place in zip(sorted(inputs), jaxpr.invars, strict=True) if id(place) in used
+    ]
 
 
 def _of_classes(predictor: Predictor, predictions: jax.Array) -> dict[str, jax.Array]:

@@ -98,6 +98,8 @@ def test_the_program_is_for_all_platforms(program):
     called, description = program
     assert called.platforms == tuple(description["platforms"]) == ("cpu", "cuda", "tpu")
     assert description["inputs"]["image"]["shape"][0] == "batch"
+    boxed = description["verb"] == "detect"
+    assert set(description["inputs"]) == ({"image", "size"} if boxed else {"image"})
 
 
 def test_what_is_no_run_is_named(tmp_path):
