@@ -15,6 +15,8 @@ VERBS = {
     "segment": "train and evaluate a segmenter",
     "translate": "train and evaluate a translator with attention",
     "predict": "apply a trained run to your own images or sentences",
+    "weights": "list published weights, make runs of them, and write runs for torch",
+    "export": "write a run as one program that only needs JAX",
     "pack": "decode data once, into files that training maps into memory",
     "compare": "lay runs side by side",
     "benchmark": "measure speed and memory, also against other libraries",

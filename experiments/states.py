@@ -5,6 +5,7 @@ best/STEP/          the one with the best evaluation, where `--best` names a met
 finished/STEP/      what stages after the training made of its last one (R-CNN)
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ import jax
 import optax
 
 from cnn_jax.errors import UserError
-from cnn_jax.models import weights
+from cnn_jax.models import published, weights
 from cnn_jax.runs.folder import METRICS_FILE, read_rows
 from cnn_jax.training import checkpoints, parallel, prng
 from cnn_jax.training.backend import compile_single_call
@@ -52,7 +53,7 @@ def starting_state(
     if options.run.resume:
         notices.append(f"{run.out}: no checkpoint yet; starting from the first step")
     if options.model.init_from is not None:
-        params, model_state = initialized(task, run.model, state, options.model)
+        params, model_state = initialized(task, run.model, state, options.model, notices.append)
     elif run.start is not None:
         # The same on every process, though their machines may round in other ways.
         params, model_state = parallel.as_first(run.start(state.params)), state.model_state
@@ -159,9 +160,9 @@ def evaluated_state(run: Run) -> tuple[TrainState, list[str]]:
     if options.model.init_from is None:
         raise UserError(f"--eval-only: no checkpoint in {run.out}, and no --init-from")
     state = fresh_state(run.task, optax.identity(), options.run.seed)
-    params, model_state = initialized(run.task, run.model, state, options.model)
-    state = create(params, model_state, optax.identity())
-    return state, [f"state: {options.model.init_from}"]
+    notices = [f"state: {options.model.init_from}"]
+    params, model_state = initialized(run.task, run.model, state, options.model, notices.append)
+    return create(params, model_state, optax.identity()), notices
 
 
 def restored(task: Task, directory: Path) -> tuple[TrainState, list[str]]:
@@ -186,13 +187,18 @@ def restored(task: Task, directory: Path) -> tuple[TrainState, list[str]]:
 
 
 def initialized(
-    task: Task, model: nn.Module, state: TrainState, options: ModelOptions
+    task: Task,
+    model: nn.Module,
+    state: TrainState,
+    options: ModelOptions,
+    notify: Callable[[str], None],
 ) -> tuple[Any, Any]:
-    """The parameters and model state of `--init-from`: a run's, or a file's."""
+    """The parameters and model state of `--init-from`: a run's, a file's, or those of a name."""
     path = Path(options.init_from)
     if (path / CHECKPOINTS).is_dir():
         other, _ = restored(task, kept(path).directory)
         return other.params, other.model_state
+    path = published.located(options.init_from, options.model, options.weights_dir, notify)
     variables = {"params": state.params, **state.model_state}
     variables = dict(weights.load(path, model, variables, options.init_head, notify=flags.warn))
     return variables.pop("params"), variables

@@ -43,7 +43,8 @@ from cnn_jax.training.recalibration import recalibrated
 
 from . import continued, needs, watcher
 from . import options as flags
-from .length import average, build_optimizer, total_steps
+from .length import total_steps
+from .optimization import average, build_optimizer
 from .options import DataOptions, RunOptions
 from .run import Run, folder
 from .states import (
@@ -195,7 +196,8 @@ def train(run: Run) -> bool:
         continued.check_examples(run, examples_per_epoch)
     steps_per_epoch = examples_per_epoch / options.data.batch_size
     total = total_steps(options.optimizer, steps_per_epoch)
-    optimizer, learning_rate = build_optimizer(options.optimizer, total, steps_per_epoch)
+    network = run.model, run.inputs[0]
+    optimizer, learning_rate = build_optimizer(options.optimizer, total, steps_per_epoch, *network)
     evaluate_every = options.run.eval_every or -(-total // EVALUATIONS)
     plan = loop.Plan(
         total_steps=total,
@@ -224,7 +226,7 @@ def train(run: Run) -> bool:
         run, change = continued.with_length(run, int(state.step), steps_per_epoch)
         if change is not None:
             chosen = run.options.optimizer
-            optimizer, learning_rate = build_optimizer(chosen, total, steps_per_epoch)
+            optimizer, learning_rate = build_optimizer(chosen, total, steps_per_epoch, *network)
             plan = dataclasses.replace(plan, average=average(chosen, total))
             notices.append(change.line(chosen, learning_rate))
             # Before the new length is recorded: what stages made of the shorter run is in the way.

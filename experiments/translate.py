@@ -33,6 +33,11 @@ from .trainer import Run
 
 VOCABULARY_FILE = "vocabulary.json"
 
+# Flags about the depth of a network of layers, which a recurrent one has not.
+_OF_DEPTH = flags.group(
+    dict.fromkeys(("backbone_rate", "layer_decay", "frozen_stages"), flags.Declared(hidden=True))
+)
+
 # Types of what a run's files hold besides the options.
 _SHAPE = Annotated[tuple[int, int], Range(1, 10_000)]
 
@@ -175,7 +180,7 @@ class Options:
     model: Seq2SeqOptions = field(default_factory=Seq2SeqOptions)
     loss: TranslationLoss = field(default_factory=TranslationLoss)
     decoding: DecodingOptions = field(default_factory=DecodingOptions)
-    optimizer: flags.OptimizerOptions = field(default_factory=_optimizer)
+    optimizer: Annotated[flags.OptimizerOptions, _OF_DEPTH] = field(default_factory=_optimizer)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -123,6 +123,21 @@ def test_every_package_is_installed():
     assert installed == names
 
 
+def test_every_file_of_data_is_installed():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    named = {
+        ROOT / package.replace(".", "/") / file
+        for package, files in settings["package-data"].items()
+        for file in files
+    }
+    found = {
+        path
+        for path in ROOT.glob("cnn_jax/**/*")
+        if path.is_file() and path.suffix not in (".py", ".pyc")
+    }
+    assert named == found
+
+
 def test_the_package_works_under_the_name_that_it_is_installed_by(tmp_path):
     """Installed, the folder has another name, and there is no module `experiments`."""
     (tmp_path / "cnn_jax").symlink_to(ROOT / "cnn_jax")

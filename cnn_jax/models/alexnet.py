@@ -65,6 +65,7 @@ class AlexNet(nn.Module, Backbone):
 
     classifiers = ("head",)
     head_modules = ("dense1", "dense2", "head")
+    flattened = ("dense1",)
     head_options = ("dropout_rate",)
 
     @property

@@ -42,6 +42,7 @@ class Backbone(Protocol):
         head_modules: names of the modules that `num_classes=0` leaves out.
         head_options: names of the options that only these modules read.
         auxiliary_heads: names of the modules that only training calls.
+        flattened: names of the linear layers on maps, whose inputs other libraries flatten.
         auxiliary_weight: factor of each auxiliary head's loss. Training adds the losses of the
             logits in `features["auxiliary_logits"]`.
         hidden_layers: the hidden layers of a region network on this backbone.
@@ -53,6 +54,7 @@ class Backbone(Protocol):
     head_modules: tuple[str, ...]
     head_options: tuple[str, ...] = ()
     auxiliary_heads: tuple[str, ...] = ()
+    flattened: tuple[str, ...] = ()
     auxiliary_weight: float = 0.0
     hidden_layers: HiddenLayers = HiddenLayers()
 

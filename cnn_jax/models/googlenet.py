@@ -203,6 +203,7 @@ class GoogLeNet(nn.Module, Backbone):
 
     classifiers = ("fc", "aux1.fc2", "aux2.fc2")
     auxiliary_heads = ("aux1", "aux2")
+    flattened = ("aux1.fc1", "aux2.fc1")
     head_modules = ("fc", *auxiliary_heads)
     head_options = ("auxiliary", "auxiliary_weight", "dropout_rate", "auxiliary_dropout_rate")
 

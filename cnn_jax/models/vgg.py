@@ -62,6 +62,7 @@ class VGG(nn.Module, Backbone):
     minimum_size = 32
     classifiers = ("head",)
     head_modules = ("dense1", "dense2", "head")
+    flattened = ("dense1",)
     head_options = ("dropout_rate",)
     # Fast R-CNN's hidden layers are those of the classifier, fc6 and fc7.
     hidden_layers = HiddenLayers(4096, normal, ("dense1", "dense2"))

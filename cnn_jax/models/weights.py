@@ -1,9 +1,9 @@
-"""Pretrained weights: files with torchvision's or timm's names become our variables.
+"""Pretrained weights: tensors with torchvision's or timm's names become our variables, and back.
 
-A model gives three things (`cnn_jax.models.backbones`): `model.pretrained_names()` the rules from
+A model gives four things (`cnn_jax.models.backbones`): `model.pretrained_names()` the rules from
 our names to each library's; `model.classifiers` the modules whose size depends on the number of
-classes; and `model.optional_modules` those that it may lack and a file may hold. Tensors are looked
-up by name, never by order.
+classes; `model.optional_modules` those that it may lack and a file may hold; and `model.flattened`
+the linear layers whose inputs torch flattens. Tensors are looked up by name, never by order.
 
 Training tools wrap these names and files: `module.` (DataParallel), `_orig_mod.` (torch.compile),
 `model.` (Lightning), a `state_dict` beside the optimizer's, a moving average `ema` or `model_ema`.
@@ -15,7 +15,6 @@ Torch's tensors become ours by axis: convolutions OIHW -> HWIO, linear layers [o
 out].
 """
 
-import argparse
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -30,11 +29,12 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from cnn_jax.errors import UserError
+from cnn_jax.models import torch_files
 from cnn_jax.models.layers import NameRules
 from cnn_jax.reading import require_file
 
 Variables = Mapping[str, Any]
-Groups = Mapping[str, Mapping[str, Any]]
+Groups = Mapping[str, Mapping[str, np.ndarray]]
 """Named tensors by their place in a file, the keys above them joined with dots."""
 
 # Our names of a module's arrays, and torch's.
@@ -63,8 +63,7 @@ def load(
     """Load the variables of `model` from a file of pretrained weights.
 
     Args:
-        path: a .safetensors file, or a .pth, .pt, .bin or .ckpt file, which needs torch to be
-            installed.
+        path: a .safetensors file, or a .pth, .pt, .bin or .ckpt file of torch.
         model: the network that the weights are for.
         variables: result of `model.init(..., train=True)`; only classifiers that are not loaded
             keep its values.
@@ -88,8 +87,7 @@ def read(path: str | Path) -> Groups:
     """Read the named tensors of a .safetensors or torch file, by the keys they lie below.
 
     Raises:
-        UserError: there is no such file, its content does not fit its suffix, or it needs torch,
-            which is not installed.
+        UserError: there is no such file, or its content does not fit its suffix.
     """
     path = Path(path)
     require_file(path)
@@ -100,47 +98,30 @@ def read(path: str | Path) -> Groups:
             reason = str(error).partition("\n")[0]
             raise UserError(f"{path}: not a readable safetensors file ({reason})") from error
     if path.suffix in (".pth", ".pt", ".bin", ".ckpt"):
-        return _read_torch(path)
+        return _tensors_of(path)
     raise UserError(
         f"{path}: pretrained weights are read from .safetensors, .pth, .pt, .bin and .ckpt files"
     )
 
 
-def _read_torch(path: Path) -> Groups:
-    try:
-        import torch
-    except ImportError as error:
-        raise UserError(
-            f"{path}: reading this file needs torch: pip install 'cnn_jax[torch]', "
-            "or convert it to .safetensors"
-        ) from error
-    try:
-        # weights_only: a pickle could run any code, tensors cannot. A namespace is what scripts
-        # keep their arguments in.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises a different type for each kind of damage
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"{path}: not a torch file of named tensors ({reason})") from error
-    groups = dict(_groups(content, torch.is_tensor))
+def _tensors_of(path: Path) -> Groups:
+    groups = dict(_groups(torch_files.read(path)))
     if not groups:
         raise UserError(f"{path}: not a torch file of named tensors")
     return groups
 
 
-def _groups(
-    content: Any, is_tensor: Callable[[Any], bool], keys: tuple[str, ...] = ()
-) -> Iterator[tuple[str, dict[str, Any]]]:
+def _groups(content: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the named tensors of nested mappings, with the keys above them."""
     if not isinstance(content, Mapping):
         return
     named = {key: value for key, value in content.items() if isinstance(key, str)}
-    tensors = {name: value for name, value in named.items() if is_tensor(value)}
+    tensors = {name: value for name, value in named.items() if isinstance(value, np.ndarray)}
     if tensors:
         yield ".".join(keys), tensors
     if len(keys) < _DEPTH:
         for key, value in named.items():
-            yield from _groups(value, is_tensor, (*keys, key))
+            yield from _groups(value, (*keys, key))
 
 
 def assign(
@@ -201,7 +182,7 @@ def _assign(
         if path in fresh:
             loaded[path] = ours
             continue
-        tensor, legal = _array(tensors[names[path]]), _torch_shapes(ours.shape)
+        tensor, legal = tensors[names[path]], _torch_shapes(ours.shape)
         if not jnp.issubdtype(tensor.dtype, jnp.floating):
             raise UserError(f"{source}: tensor {names[path]} holds {tensor.dtype}, not fractions")
         if tensor.shape not in legal:
@@ -222,12 +203,30 @@ def _assign(
     return flax.traverse_util.unflatten_dict(loaded, sep=".")
 
 
-def _array(tensor: Any) -> np.ndarray:
-    """A tensor of torch as an array; an array as it is."""
-    if isinstance(tensor, np.ndarray):
-        return tensor
-    # NumPy has not all of torch's types of fractions.
-    return (tensor.detach().float() if tensor.is_floating_point() else tensor.detach()).numpy()
+def to_tensors(model: nn.Module, variables: Variables) -> dict[str, np.ndarray]:
+    """Name the arrays of a network as torchvision does, and order their axes so.
+
+    torch's batch normalisation also counts its updates. It does without the counts where a file
+    has none.
+
+    Args:
+        model: the network.
+        variables: its parameters and statistics.
+
+    Returns:
+        Tensors by the first library's names; `assign` makes the same variables of them.
+
+    Raises:
+        UserError: no other library has such a network.
+    """
+    if not hasattr(model, "pretrained_names"):
+        raise UserError(f"{type(model).__name__}: no network of another library is like it")
+    rules = next(iter(model.pretrained_names().values()))
+    tensors = {}
+    for path, ours in flax.traverse_util.flatten_dict(dict(variables), sep=".").items():
+        tensor = _to_torchs(np.asarray(ours), _module_of(path) in model.flattened)
+        tensors[tensor_name(path, rules)] = np.ascontiguousarray(tensor)
+    return tensors
 
 
 def tensor_name(path: str, rules: NameRules) -> str:
@@ -348,6 +347,14 @@ def _to_ours(tensor: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Bring the axes of torch's `tensor` into the order of our array of `shape`."""
     tensor = tensor.reshape(_torch_shapes(shape)[0])
     return tensor.transpose(2, 3, 1, 0) if tensor.ndim == 4 else tensor.T
+
+
+def _to_torchs(ours: np.ndarray, flattened: bool) -> np.ndarray:
+    """Bring the axes of our array into torch's order; the inverse of `_to_ours`."""
+    if ours.ndim == 4:
+        tensor = ours.transpose(3, 2, 0, 1)
+        return tensor.reshape(len(tensor), -1) if flattened else tensor
+    return ours.T
 
 
 def _listed(names: list[str]) -> str:

@@ -128,6 +128,7 @@ def optimizer(
     bias_rate_on: BiasKind = "all",
     decoupled: bool = False,
     highest_rate: float = 1.0,
+    rates: Mapping[str, float] | None = None,
     frozen: Sequence[str] = (),
     frozen_after: Mapping[str, int] | None = None,
 ) -> optax.GradientTransformation:
@@ -149,6 +150,7 @@ def optimizer(
             parameter after a step at the highest rate, of biases too: the L2 coefficient is the
             decay divided by that rate and, of biases, by their factor (Jordan 2024, section 3.4).
         highest_rate: the highest value of the learning rate.
+        rates: factors on the learning rate of modules, by their paths (`backbone/stage1_block0`).
         frozen: prefixes of the paths of parameters that are not trained, such as
             `backbone/conv1`.
         frozen_after: such prefixes, and the number of steps that these parameters are trained for.
@@ -186,6 +188,8 @@ def optimizer(
         ends = optax.piecewise_constant_schedule(1.0, {steps: 0.0})
         chosen = functools.partial(_below, flag="frozen_after", start=path)
         parts.append(optax.masked(optax.scale_by_schedule(ends), chosen))
+    if rates:
+        parts.append(optax.stateless(functools.partial(_scaled, rates=rates)))
     trained = optax.chain(*parts)
     if not frozen:
         return trained
@@ -319,6 +323,18 @@ def _biases(params: Any, kind: BiasKind) -> Any:
         if isinstance(path[-1], DictKey) and path[-1].key.endswith("kernel")
     }
     return jax.tree.map_with_path(lambda path, is_bias: is_bias and path[:-1] not in linear, chosen)
+
+
+def _scaled(updates: Any, params: Any, rates: Mapping[str, float]) -> Any:
+    """The updates times the factors of their modules."""
+
+    def scaled(path: Any, update: Any) -> Any:
+        keys = [keystr((key,), simple=True) for key in path]
+        above = ("/".join(keys[:length]) for length in range(1, len(keys) + 1))
+        factor = next((rates[module] for module in above if module in rates), 1.0)
+        return update if factor == 1 else update * factor
+
+    return jax.tree.map_with_path(scaled, updates)
 
 
 def _named_by(params: Any, rule: Callable[[str], bool]) -> Any:

@@ -211,7 +211,10 @@ class ModelOptions:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type that the network computes in; parameters, statistics and losses stay float32."""
     init_from: str | None = flag(None, moves=True, metavar="PATH")
-    """Weights to start from: safetensors or .pth with torchvision's or timm's names, or a run."""
+    """Weights to start from: safetensors or .pth with torchvision's or timm's names, a run, or a
+    name such as `torchvision:resnet50` or `hf:timm/resnet50.tv_in1k`."""
+    weights_dir: str | None = flag(None, resumable=True, only={"init_from": GIVEN}, metavar="DIR")
+    """Folder in which weights with a name are looked for before they are fetched."""
     init_head: Literal["keep", "reinit"] = flag("keep", only={"init_from": GIVEN})
     """Whether the last layer keeps its weights too, which needs the same classes."""
 
@@ -367,6 +370,15 @@ class OptimizerOptions:
     """Factor of the learning rate of biases; 2 in many recipes of Caffe's time."""
     bias_rate_on: Literal["all", "norms"] = flag("all", only={"bias_rate": GIVEN})
     """Which biases have that factor: all, or those of normalisation."""
+    backbone_rate: float = flag(1.0, minimum=0, maximum=1000, aliases="backbone-lr-mult")
+    """Factor of the learning rate of the layers that pretrained weights hold: all but the last of
+    a classifier, the backbone of other networks."""
+    layer_decay: float = flag(1.0, above=0, maximum=1, aliases="layerwise-decay layer-wise-decay")
+    """Factor of their learning rate from one layer, or block, to the one before it: the last has it
+    once, the one next to the image most often."""
+    frozen_stages: int = flag(0, minimum=0, maximum=64, aliases="freeze-stages")
+    """Stages that are not trained, counted from the image, with all layers before them. Their batch
+    statistics still follow the data."""
     frozen: tuple[str, ...] = flag((), aliases="freeze", metavar="PATH")
     """Parameters that are not trained, by the beginnings of their paths: backbone/conv1."""
     frozen_after: tuple[str, ...] = flag((), aliases="freeze-after", metavar="PATH=EPOCHS")

@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import sys
 
 import flax.traverse_util
 import jax
@@ -14,7 +13,7 @@ from safetensors.numpy import save_file
 
 from cnn_jax import models
 from cnn_jax.errors import UserError
-from cnn_jax.models import weights
+from cnn_jax.models import published, weights
 
 
 def shapes_of(model, side=32):
@@ -163,6 +162,37 @@ def test_names_of_timms_vgg(golden):
     )
 
 
+@pytest.mark.parametrize("name", sorted({row.model for row in published.table()}))
+def test_our_arrays_by_torchvisions_names(golden, name):
+    """Names and shapes of all tensors of torchvision's network, and back the same bits."""
+    model = models.create(name)
+    spec = models.input_spec(name)
+    shapes = shapes_of(model, spec.image_size)
+    # Repeated numbers, which take no memory.
+    flat = jax.tree.map(lambda x: np.broadcast_to(np.float32(0), x.shape), shapes)
+    tensors = weights.to_tensors(model, flat)
+    theirs = {n: s for n, s in golden.shapes(name).items() if "num_batches" not in n}
+    assert {n: x.shape for n, x in tensors.items()} == theirs
+
+
+@pytest.mark.parametrize("name", ["vgg11_bn", "googlenet", "inception_v3", "densenet121"])
+def test_there_and_back_are_the_same_bits(name):
+    model = models.create(name, 5, width=0.04)
+    shapes = shapes_of(model, models.input_spec(name).image_size)
+    leaves, tree = jax.tree.flatten(shapes)
+    ours = jax.tree.unflatten(tree, [normal(x.shape, seed) for seed, x in enumerate(leaves)])
+    tensors = weights.to_tensors(model, ours)
+    assert all(x.flags["C_CONTIGUOUS"] for x in tensors.values())
+    back = weights.assign(tensors, model, shapes)
+    jax.tree.map(np.testing.assert_array_equal, back, ours)
+
+
+def test_a_network_that_no_other_library_has():
+    model = models.create("unet", 3, kind="segmenter")
+    with pytest.raises(UserError, match="no network of another library is like it"):
+        weights.to_tensors(model, {})
+
+
 def test_a_file_may_have_auxiliary_heads_that_the_model_has_not(golden):
     model = models.create("googlenet", auxiliary=False)
     tensors = golden.tensors("googlenet")
@@ -229,14 +259,6 @@ def test_damaged_files_end_with_one_line(tmp_path, resnet20, tensors):
         weights.load(tmp_path / "pipe.safetensors", resnet20, {})
 
 
-def test_a_torch_file_without_torch(tmp_path, resnet20, monkeypatch):
-    path = tmp_path / "resnet20.pth"
-    path.touch()
-    monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(UserError, match=r"needs torch: pip install 'cnn_jax\[torch\]'"):
-        weights.load(path, resnet20, {})
-
-
 def wrapped(tensors, keys, prefix, wrap=np.array):
     """The content of a file with the tensors below keys and their names after a prefix."""
     content = {f"{prefix}{name}": wrap(x) for name, x in tensors.items()}
@@ -271,7 +293,7 @@ def test_wrapped_weights_are_recognised_by_what_fits(resnet20, tensors, keys, pr
             "hyper_parameters": {"lr": 0.1},
             "epoch": 3,
         }
-    groups = dict(weights._groups(content, lambda x: isinstance(x, np.ndarray)))
+    groups = dict(weights._groups(content))
     notices = []
     shapes = shapes_of(resnet20)
     loaded = weights._assign(groups, resnet20, shapes, "keep", "file.pth", notices.append)

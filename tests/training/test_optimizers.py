@@ -33,6 +33,23 @@ def test_biases_learn_at_a_multiple_of_the_rate():
         np.testing.assert_allclose([layer["kernel"], layer["bias"]], [0.1, 0.2], rtol=1e-5)
 
 
+def test_modules_learn_at_their_own_rates():
+    moves, _ = moved(rates={"backbone/conv1": 0.25, "backbone/conv": 9.0, "head": 2.0})
+    for layer, factor in (
+        (moves["backbone"]["conv1"], 0.25),
+        (moves["backbone"]["conv2"], 1.0),  # whole names count, not their beginnings
+        (moves["head"], 2.0),
+    ):
+        np.testing.assert_allclose(list(layer.values()), 0.1 * factor, rtol=1e-5)
+
+
+def test_rates_beside_frozen_parameters_and_decay():
+    moves, _ = moved(rates={"head": 0.5}, frozen=["backbone/conv1"], weight_decay=1.0)
+    assert set(moves["backbone"]["conv1"].values()) == {0.0}
+    np.testing.assert_allclose(list(moves["backbone"]["conv2"].values()), 0.2, rtol=1e-5)
+    np.testing.assert_allclose(list(moves["head"].values()), 0.1, rtol=1e-5)
+
+
 def test_frozen_parameters_stay_and_have_no_state():
     moves, state = moved(
         frozen=["backbone/conv1"], options={"momentum": 0.9}, weight_decay=1.0, clip_norm=1.0
