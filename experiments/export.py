@@ -2,6 +2,7 @@
 
 python -m experiments.export runs/mine                        # runs/mine/exported
 python -m experiments.export runs/mine --platforms cpu --out exported
+python -m experiments.export runs/mine --format onnx          # for ONNX Runtime
 
 The program holds the weights. It takes bytes of images at the network's size (or tokens), any
 number at a time, and gives what `predict` computes: probabilities, masks, boxes after suppression,
@@ -17,21 +18,21 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import export as jax_export
 from PIL import Image
 
 from cnn_jax import files
+from cnn_jax.conventions import SPECIAL
 from cnn_jax.errors import UserError
 from cnn_jax.runs.folder import CONFIG_FILE, read_object
 
-from . import annotate, classify, states, translate
+from . import onnx_programs, states, translate
 from . import options as flags
 from .predict import PREDICTORS
 from .predict.predictor import Predictor
 
-PROGRAM, DESCRIPTION = "model.stablehlo", "model.json"
+DESCRIPTION = "model.json"
 FOLDER = "exported"
 """The folder below a run's where the program goes unless the user names one."""
 
@@ -40,15 +41,19 @@ Arrays = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Options:
-    """Export a trained run as a program that only needs JAX."""
+    """Export a trained run as a program that only needs JAX, or ONNX Runtime."""
 
     verb: ClassVar[str] = "export"
 
     run: str = flags.flag("", positional=True, metavar="RUN")
     """Folder of the run."""
     out: str | None = flags.flag(None, aliases="output-dir", metavar="DIR")
-    """Folder for model.stablehlo and model.json. Default: RUN/exported."""
-    platforms: tuple[Literal["cpu", "cuda", "tpu"], ...] = ("cpu", "cuda", "tpu")
+    """Folder for model.stablehlo (or model.onnx) and model.json. Default: RUN/exported."""
+    format: Literal["stablehlo", "onnx"] = "stablehlo"
+    """StableHLO, which JAX runs; or ONNX, for ONNX Runtime (needs jax2onnx)."""
+    platforms: tuple[Literal["cpu", "cuda", "tpu"], ...] = flags.flag(
+        ("cpu", "cuda", "tpu"), only={"format": ("stablehlo",)}
+    )
     """Where the program can run."""
     state: Literal["best", "last"] | None = None
     """Which state is exported. Default: the best where the run keeps one, else the last."""
@@ -61,28 +66,27 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError("give a run's folder: export RUN")
     run = Path(options.run)
     verb = read_object(run / CONFIG_FILE).get("verb")
-    if verb not in _ANSWERS:
-        raise UserError(f"{run / CONFIG_FILE}: verb {verb!r} is none of {', '.join(_ANSWERS)}")
-    program, description = exported(run, verb, options.platforms, options.state)
+    if verb not in PREDICTORS:
+        raise UserError(f"{run / CONFIG_FILE}: verb {verb!r} is none of {', '.join(PREDICTORS)}")
+    content, description = exported(run, verb, options)
     out = Path(options.out) if options.out else run / FOLDER
-    files.replace(out / PROGRAM, program)
+    program = out / f"model.{options.format}"
+    files.replace(program, content)
     files.replace(out / DESCRIPTION, json.dumps(description, indent=2, ensure_ascii=False))
-    print(f"{out / PROGRAM}: {len(program):,} bytes for {', '.join(options.platforms)}")
+    print(f"{program}: {len(content):,} bytes for {', '.join(description['platforms'])}")
     for name in ("inputs", "outputs"):
         for key, one in description[name].items():
             print(f"  {name[:-1]} {key}: {one['dtype']} [{', '.join(map(str, one['shape']))}]")
 
 
-def exported(
-    run: Path, verb: str, platforms: Sequence[str], asked: Literal["best", "last"] | None
-) -> tuple[bytes, dict[str, Any]]:
+def exported(run: Path, verb: str, options: Options) -> tuple[bytes, dict[str, Any]]:
     """The program of a run, and the description of its inputs and outputs.
 
     Raises:
-        UserError: the run cannot be read, or a library is missing.
+        UserError: the run cannot be read, a library is missing, or ONNX lacks an operation.
     """
-    predictor = PREDICTORS[verb](run, flags.PredictOptions(run=str(run)))
-    kept = states.kept(run, asked)
+    predictor = PREDICTORS[verb](run, flags.PredictOptions(run=str(run), state=options.state))
+    kept = states.kept(run, options.state)
     state, notices = states.restored(predictor.task, kept.directory)
     print(kept.told(state), file=sys.stderr)
     for notice in notices:
@@ -90,31 +94,45 @@ def exported(
 
     def program(batch: Arrays) -> dict[str, jax.Array]:
         predictions = predictor.task.predict(state.params, state.model_state, batch)
-        return _ANSWERS[verb](predictor, predictor.select(predictions))
+        return predictor.outputs(predictor.select(predictions))
 
     (batch,) = jax_export.symbolic_shape("batch")
+    examples = _samples(predictor, verb, run)
     inputs = {
-        name: jax.ShapeDtypeStruct((batch, *np.shape(value)), np.asarray(value).dtype)
-        for name, value in _sample(predictor, verb, run).items()
+        name: jax.ShapeDtypeStruct((batch, *value.shape[1:]), value.dtype)
+        for name, value in examples.items()
     }
     inputs = {name: inputs[name] for name in _read(program, inputs)}
+    if options.format == "onnx":
+        content = onnx_programs.converted(
+            program, inputs, {name: examples[name] for name in inputs}
+        )
+        facts = {"platforms": ["onnxruntime"]}
+    else:
+        content, facts = _stablehlo(program, inputs, options.platforms)
+    return content, {
+        "verb": verb,
+        "step": int(state.step),
+        "format": options.format,
+        "jax": jax.__version__,
+        **facts,
+        "inputs": _shapes(inputs),
+        "outputs": _shapes(jax.eval_shape(program, inputs)),
+        **predictor.described(),
+    }
+
+
+def _stablehlo(
+    program: Callable[[Arrays], dict[str, jax.Array]], inputs: Arrays, platforms: Sequence[str]
+) -> tuple[bytes, dict[str, Any]]:
+    """The program as StableHLO, and what its description says of that."""
     whole = jax_export.export(jax.jit(program), platforms=platforms)(inputs)
     try:
         content = bytes(whole.serialize())
     except ImportError:
         raise UserError("export needs flatbuffers: pip install 'cnn_jax[export]'") from None
-    outputs = jax.tree.unflatten(whole.out_tree, whole.out_avals)
-    return content, {
-        "verb": verb,
-        "step": int(state.step),
-        "platforms": list(platforms),
-        "jax": jax.__version__,
-        "calling_convention_version": whole.calling_convention_version,
-        "inputs": _shapes(inputs),
-        "outputs": _shapes(outputs),
-        "preparation": _preparation(verb, run),
-        "class_names": read_object(run / CONFIG_FILE).get("class_names"),
-    }
+    version = whole.calling_convention_version
+    return content, {"platforms": list(platforms), "calling_convention_version": version}
 
 
 def _shapes(arrays: Arrays) -> dict[str, Any]:
@@ -127,16 +145,21 @@ def _shapes(arrays: Arrays) -> dict[str, Any]:
     }
 
 
-def _sample(predictor: Predictor, verb: str, run: Path) -> Arrays:
-    """One example as the predictor makes it, for its shapes."""
+def _samples(predictor: Predictor, verb: str, run: Path) -> dict[str, np.ndarray]:
+    """Two examples of noise as the predictor makes them, for their shapes and for comparison."""
+    rng = np.random.default_rng(0)
     if verb == "translate":
-        return {"source": np.zeros(flags.stored(translate.Options, run).data.max_length, np.int32)}
+        length = flags.stored(translate.Options, run).data.max_length
+        tokens = len(translate.read_vocabularies(run)[0])
+        return {"source": rng.integers(len(SPECIAL), tokens, (2, length), np.int32)}
     size = getattr(predictor.task, "size", (64, 64))
-    pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    examples = []
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "sample.png"
-        Image.fromarray(pixels).save(path)
-        return predictor.examples(str(path))[0]
+        for number in range(2):
+            path = Path(folder) / f"{number}.png"
+            Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)).save(path)
+            examples += predictor.examples(str(path))[:1]
+    return {name: np.stack([one[name] for one in examples]) for name in examples[0]}
 
 
 def _read(program: Callable[[Arrays], Any], inputs: Arrays) -> list[str]:
@@ -147,60 +170,6 @@ def _read(program: Callable[[Arrays], Any], inputs: Arrays) -> list[str]:
     return [
         name for name, place in zip(sorted(inputs), jaxpr.invars, strict=True) if id(place) in used
     ]
-
-
-def _of_classes(predictor: Predictor, predictions: jax.Array) -> dict[str, jax.Array]:
-    return {
-        "label": jnp.argmax(predictions, axis=-1).astype(jnp.int32),
-        "probabilities": jnp.exp(predictions),
-    }
-
-
-def _of_tags(predictor: Any, predictions: jax.Array) -> dict[str, jax.Array]:
-    task = predictor.task
-    softmax = task.loss_name == "softmax"
-    probability = jnp.exp(predictions) if softmax else jax.nn.sigmoid(predictions)
-    return {"scores": predictions, "probabilities": probability}
-
-
-def _of_pixels(predictor: Predictor, predictions: jax.Array) -> dict[str, jax.Array]:
-    return {
-        "mask": jnp.argmax(predictions, axis=-1).astype(jnp.uint8),
-        "probabilities": jnp.exp(predictions),
-    }
-
-
-def _of_boxes(predictor: Predictor, predictions: Any) -> dict[str, jax.Array]:
-    return predictions._asdict()
-
-
-def _of_words(predictor: Predictor, predictions: Any) -> dict[str, jax.Array]:
-    return dict(predictions)
-
-
-_ANSWERS: Mapping[str, Callable[[Any, Any], dict[str, jax.Array]]] = {
-    "annotate": _of_tags,
-    "classify": _of_classes,
-    "detect": _of_boxes,
-    "segment": _of_pixels,
-    "translate": _of_words,
-}
-"""The outputs of each verb, from what its predictor selects."""
-
-
-def _preparation(verb: str, run: Path) -> str:
-    """The host's part: how an image becomes an input, in words."""
-    if verb in _WHOLE:
-        sizes = flags.stored(_WHOLE[verb].Options, run).sizes
-        return (
-            f"RGB bytes; the shorter side resized to {sizes.resize} pixels, "
-            f"{sizes.evaluation} x {sizes.evaluation} cut from the middle"
-        )
-    return "tokens of vocabulary.json" if verb == "translate" else "RGB bytes of the input's shape"
-
-
-_WHOLE = {"annotate": annotate, "classify": classify}
-"""The verbs of whole images."""
 
 
 if __name__ == "__main__":

@@ -93,14 +93,14 @@ def by_resolution(features: dict[str, Any]) -> list[Array]:
     return sorted(sizes.values(), key=lambda m: -m.shape[1] * m.shape[2])
 
 
-def stride(image: tuple[int, ...], maps: tuple[int, ...]) -> int:
+def stride(image: tuple[Any, ...], maps: tuple[Any, ...]) -> int:
     """The stride of a map in pixels of the image: a power of two.
 
     The quotient of the sizes is a little more or less, because maps lose cells at their borders
     where windows are not padded.
 
     Args:
-        image: shape of the images, [batch, height, width, channels].
+        image: shape of the images, [batch, height, width, channels]; the batch may be symbolic.
         maps: shape of the maps, likewise.
     """
     return 2 ** round(math.log2(image[1] / maps[1]))

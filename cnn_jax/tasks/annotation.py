@@ -197,17 +197,36 @@ class Annotation:
         Raises:
             UserError: the rule needs thresholds, and there are none.
         """
+        least = self._least_scores(thresholds)
+        if least is None:
+            return metrics.best_k(scores, self.decision.k)
+        return metrics.above(scores, least)
+
+    def decided(
+        self, scores: Float[Array, "batch labels"], thresholds: Thresholds | None
+    ) -> Bool[Array, "batch labels"]:
+        """Apply the decision rule on the device: `decide` for a program that is compiled.
+
+        Raises:
+            UserError: the rule needs thresholds, and there are none.
+        """
+        least = self._least_scores(thresholds)
+        if least is None:
+            return jax.vmap(partial(metrics.top_k, k=self.decision.k))(scores)
+        by_label = np.broadcast_to(np.asarray(least, np.float32), self.num_labels)
+        return jax.vmap(lambda row: row >= by_label)(scores)
+
+    def _least_scores(self, thresholds: Thresholds | None) -> float | np.ndarray | None:
+        """Name the least score of a label that is given, of all or of each; None for `topk`."""
         rule = self.decision
         match rule.decision:
             case "topk":
-                return metrics.best_k(scores, rule.k)
+                return None
             case "threshold":
-                return metrics.above(scores, self.score(rule.threshold))
+                return self.score(rule.threshold)
         if thresholds is None:
             raise UserError(f"--decision {rule.decision}: no thresholds have been chosen yet")
-        if rule.decision == "tuned":
-            return metrics.above(scores, thresholds.one)
-        return metrics.above(scores, np.array(thresholds.per_label))
+        return thresholds.one if rule.decision == "tuned" else np.array(thresholds.per_label)
 
     def choose(
         self,

@@ -137,6 +137,14 @@ class System:
             "area": np.zeros(0, np.float32),
         }
 
+    def preparation(self) -> str:
+        """The preparation of an image to predict for, in words."""
+        side = self.image_size
+        return (
+            f"image: bytes of RGB, the whole squashed to {side} x {side} pixels, bilinear, "
+            "antialiased; size: height and width of the image before, in whose pixels the boxes are"
+        )
+
     def decided_by(
         self, surveyed: BoxSurvey, training: Source, held_out: Source
     ) -> tuple[Any, list[str]]:

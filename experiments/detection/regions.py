@@ -94,6 +94,15 @@ class RegionSystem(System):
             "proposals": proposals.find(image)[: proposals.max_proposals],
         }
 
+    def preparation(self) -> str:
+        """The preparation of an image and its proposals, in words."""
+        chosen = self.options.proposals
+        return (
+            f"{super().preparation()}; proposals: x1 y1 x2 y2 of regions in pixels of the squashed "
+            f"image, best first, the first {chosen.max_proposals} of {chosen.proposals}, filled up "
+            "with zeros; proposal_valid: which of them are not filled up"
+        )
+
     def decided_by(
         self, surveyed: BoxSurvey, training: Source, held_out: Source
     ) -> tuple[Any, list[str]]:

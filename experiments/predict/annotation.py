@@ -2,14 +2,17 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from cnn_jax.data.decode import decode
 
 from .. import annotate, states
 from .. import options as flags
-from .predictor import Example, Result, class_names
+from .predictor import Example, Result, class_names, whole_image_preparation
 
 
 class TagPredictor:
@@ -34,6 +37,23 @@ class TagPredictor:
     def select(self, predictions: np.ndarray) -> np.ndarray:
         """The scores."""
         return predictions
+
+    def outputs(self, selected: jax.Array) -> dict[str, jax.Array]:
+        """The labels that the run's rule gives, and the scores and probabilities of all."""
+        softmax = self.task.loss_name == "softmax"
+        return {
+            "tags": self.task.decided(selected, self._thresholds),
+            "scores": selected,
+            "probabilities": jnp.exp(selected) if softmax else jax.nn.sigmoid(selected),
+        }
+
+    def described(self) -> dict[str, Any]:
+        """The preparation of an image, the rule, and the names of the labels."""
+        return {
+            "preparation": whole_image_preparation(self._transform),
+            "decision": self.task.decision.decision,
+            "class_names": self._names,
+        }
 
     def result(self, name: str, predictions: Sequence[np.ndarray]) -> Result:
         """`sea 0.95; sand 0.80`, best first; `no label` where the rule gives none."""

@@ -2,14 +2,17 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from cnn_jax.data.decode import decode
 
 from .. import classify
 from .. import options as flags
-from .predictor import Example, Result, class_names
+from .predictor import Example, Result, class_names, whole_image_preparation
 
 
 class ClassPredictor:
@@ -29,6 +32,20 @@ class ClassPredictor:
     def select(self, predictions: np.ndarray) -> np.ndarray:
         """The log-probabilities."""
         return predictions
+
+    def outputs(self, selected: jax.Array) -> dict[str, jax.Array]:
+        """The most probable class, and the probabilities of all."""
+        return {
+            "label": jnp.argmax(selected, axis=-1).astype(jnp.int32),
+            "probabilities": jnp.exp(selected),
+        }
+
+    def described(self) -> dict[str, Any]:
+        """The preparation of an image, and the names of the classes."""
+        return {
+            "preparation": whole_image_preparation(self._transform),
+            "class_names": self._names,
+        }
 
     def result(self, name: str, predictions: Sequence[np.ndarray]) -> Result:
         """`bicycle 0.60; people 0.30; ...`, best first."""

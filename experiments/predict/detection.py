@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from PIL import Image
 
@@ -80,6 +81,18 @@ class BoxPredictor:
     def select(self, predictions: Any) -> Detections:
         """The detections."""
         return getattr(predictions, "detections", predictions)
+
+    def outputs(self, selected: Detections) -> dict[str, jax.Array]:
+        """The detections: rows of boxes, scores and labels, best first, and which are valid."""
+        return selected._asdict()
+
+    def described(self) -> dict[str, Any]:
+        """The preparation of an image, the least score of an object, and the classes' names."""
+        return {
+            "preparation": self._system.preparation(),
+            "score_threshold": self._threshold,
+            "class_names": self._names,
+        }
 
     def result(self, name: str, predictions: Sequence[Detections]) -> Result:
         """`photo.jpg: circle 0.97 at 10 20 30 40; ...`, or the counts."""

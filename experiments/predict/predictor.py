@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 import numpy as np
 
+from cnn_jax.data.transforms import EvaluationTransform
 from cnn_jax.errors import UserError
 from cnn_jax.runs.folder import CONFIG_FILE
 from cnn_jax.training.backend import compile_inference
@@ -52,6 +53,17 @@ class Predictor(Protocol):
 
     def select(self, predictions: Any) -> Any:
         """The part of the task's predictions that `result` needs."""
+        ...
+
+    def outputs(self, selected: Any) -> dict[str, jax.Array]:
+        """The outputs of an exported program, by name, from what `select` leaves of a batch."""
+        ...
+
+    def described(self) -> dict[str, Any]:
+        """What the user of an exported program needs to know, as JSON.
+
+        `preparation` says in words how an input is made, other entries what outputs mean.
+        """
         ...
 
     def result(self, name: str, predictions: Sequence[Any]) -> Result:
@@ -142,6 +154,22 @@ def in_batches(
 
 def _shape(example: Example) -> tuple[tuple[str, tuple[int, ...]], ...]:
     return tuple((name, np.shape(value)) for name, value in example.items())
+
+
+def whole_image_preparation(transform: EvaluationTransform) -> str:
+    """The preparation of an image of which the whole is classified or annotated, in words."""
+    crops = (
+        "the one in the middle"
+        if not transform.ten_crop
+        else (
+            "ten: top left, top right, bottom left, bottom right, middle; then those of the "
+            "mirrored image"
+        )
+    )
+    return (
+        f"bytes of RGB; the shorter side resized to {transform.resize} pixels, bilinear and "
+        f"antialiased as Pillow does it; squares of {transform.crop} pixels cut out: {crops}"
+    )
 
 
 def class_names(run: Path) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ import io
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -64,6 +65,26 @@ class MaskPredictor:
     def select(self, predictions: jax.Array) -> jax.Array:
         """The log-probabilities of every pixel."""
         return predictions
+
+    def outputs(self, selected: jax.Array) -> dict[str, jax.Array]:
+        """The most probable class of each pixel, and the probabilities of all."""
+        return {
+            "mask": jnp.argmax(selected, axis=-1).astype(jnp.uint8),
+            "probabilities": jnp.exp(selected),
+        }
+
+    def described(self) -> dict[str, Any]:
+        """The preparation of an image, and the names of the classes."""
+        (rows, columns), margin = self.task.size, self.task.model.margin
+        resized = segment.resized_to(self._trained)
+        if self._trained.masks.tile is not None:
+            part = f"tiles of {rows} x {columns} pixels, side by side from the top left"
+        elif resized is not None:
+            part = f"the whole image squashed to {rows} x {columns} pixels, bilinear, antialiased"
+        else:
+            part = f"the whole image, which has {rows} x {columns} pixels"
+        around = f", and {margin} pixels around them, mirrored beyond the image" if margin else ""
+        return {"preparation": f"bytes of RGB; {part}{around}", "class_names": self._names}
 
     def result(self, name: str, predictions: Sequence[np.ndarray]) -> Result:
         """`road 61.0 %; sky 20.1 % -> overlay.png`: the share of each class, largest first."""

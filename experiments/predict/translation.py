@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from cnn_jax import files
-from cnn_jax.conventions import END, SPECIAL, UNKNOWN
+from cnn_jax.conventions import END, PAD, SPECIAL, UNKNOWN
 from cnn_jax.errors import UserError
 from cnn_jax.reports import alignment
 from cnn_jax.reports.translation import alignment_of
@@ -50,6 +51,21 @@ class TranslationPredictor:
     def select(self, predictions: Any) -> Any:
         """The words and their attention weights."""
         return predictions
+
+    def outputs(self, selected: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """The words of the translation, and the attention weights at each of them."""
+        return dict(selected)
+
+    def described(self) -> dict[str, Any]:
+        """The preparation of a sentence, and both vocabularies."""
+        return {
+            "preparation": (
+                f"a sentence as the indices of its tokens in the vocabulary `source`, then {END}, "
+                f"filled up with {PAD}; unknown ones are {UNKNOWN}; words are likewise of `target`"
+            ),
+            "source": self._source.as_json(),
+            "target": self._target.as_json(),
+        }
 
     def result(self, name: str, predictions: Sequence[Mapping[str, np.ndarray]]) -> Result:
         """The translation, and below it the picture of its alignment."""

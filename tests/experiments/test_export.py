@@ -7,10 +7,12 @@ import numpy as np
 import optax
 import pytest
 
+from cnn_jax.conventions import END, PAD, SPECIAL
+from cnn_jax.data.text.vocabulary import Vocabulary
 from cnn_jax.errors import UserError
 from cnn_jax.runs.log import RunLog
 from cnn_jax.training import checkpoints
-from experiments import annotate, classify, detect, export, segment, states
+from experiments import annotate, classify, detect, export, segment, states, translate
 from experiments import options as flags
 from experiments.predict import PREDICTORS
 
@@ -18,6 +20,10 @@ pytest.importorskip("flatbuffers")
 
 NAMES = ("circle", "square", "star")
 SMALL = {"model": "resnet20", "width": 0.25, "image_size": 16}
+REGIONS = SMALL | {
+    **{"image_size": 32, "score_threshold": 0.0, "max_detections": 10},
+    **{"proposals": "grid", "grid_scales": (0.5,), "max_proposals": 12},
+}
 CASES = {
     "classify": (classify, SMALL | {"resize": 18}, {}),
     "annotate": (annotate, SMALL | {"resize": 18}, {}),
@@ -26,30 +32,59 @@ CASES = {
         {"model": "resnet20", "width": 0.25, "image_shape": (16, 24)},
         {"evaluated_size": [16, 24]},
     ),
-    "detect": (
+    "yolo": (
         detect,
         SMALL | {"image_size": 32, "score_threshold": 0.0, "boxes": "free", "grid": 8},
         {},
     ),
+    "fast_rcnn": (detect, REGIONS | {"system": "fast_rcnn"}, {}),
+    "rcnn": (detect, REGIONS | {"system": "rcnn", "crop_size": 16}, {}),
+    "translate": (
+        translate,
+        {"embedding_size": 8, "hidden_size": 8, "max_length": 6, "beam": 3},
+        {},
+    ),
+}
+INPUTS = {
+    "yolo": {"image", "size"},
+    "fast_rcnn": {"image", "size", "proposals", "proposal_valid"},
+    "rcnn": {"image", "size", "proposals", "proposal_valid"},
+    "translate": {"source"},
 }
 
 
 @pytest.fixture(scope="module", params=CASES)
 def run(request, tmp_path_factory):
-    """An untrained run of each verb, with the network's values drawn at random."""
+    """An untrained run of each kind, with the network's values drawn at random."""
     module, values, recorded = CASES[request.param]
     out = tmp_path_factory.mktemp("runs") / request.param
     options = flags.replace(module.Options(), {**values, "out": str(out)})
+    if module is not translate:
+        recorded = {"class_names": NAMES, **recorded}
     with RunLog(out, total_steps=0) as log:
-        log.write_config(flags.described(options, {"class_names": NAMES, **recorded}))
-    task = PREDICTORS[request.param](out, flags.PredictOptions(run=str(out))).task
-    shapes = states.state_shapes(task, optax.identity())
+        log.write_config(flags.described(options, recorded))
+    if module is translate:
+        words = Vocabulary.build(["the cat saw a dog", "a dog saw the sea"], "word").as_json()
+        text = json.dumps({"source": words, "target": words})
+        (out / translate.VOCABULARY_FILE).write_text(text)
+    task = predictor_of(out).task
     rng = np.random.default_rng(0)
-    state = jax.tree.map(
-        lambda x: np.asarray(rng.uniform(0.05, 0.5, x.shape), x.dtype), shapes
-    ).replace(step=np.int32(5))
-    checkpoints.save(out / states.CHECKPOINTS, 5, state, keep=1)
+    shapes = states.state_shapes(task, optax.identity())
+    state = jax.tree_util.tree_map_with_path(lambda path, x: drawn(rng, path, x), shapes)
+    checkpoints.save(out / states.CHECKPOINTS, 5, state.replace(step=np.int32(5)), keep=1)
     return out
+
+
+def predictor_of(run):
+    verb = json.loads((run / "config.json").read_text())["verb"]
+    return PREDICTORS[verb](run, flags.PredictOptions(run=str(run)))
+
+
+def drawn(rng, path, x):
+    """Values that keep a layer's outputs about as large as its inputs."""
+    if any(name in jax.tree_util.keystr(path[-1:]) for name in ("var", "scale")):
+        return np.asarray(rng.uniform(0.5, 1.5, x.shape), x.dtype)
+    return np.asarray(rng.normal(0, 1 / np.sqrt(max(1, np.prod(x.shape[:-1]))), x.shape), x.dtype)
 
 
 @pytest.fixture(scope="module")
@@ -62,12 +97,27 @@ def program(run):
 
 
 def examples(description, count):
+    """Inputs of the described shapes, as random as each may be."""
     rng = np.random.default_rng(count)
-    made = {}
-    for name, one in description["inputs"].items():
-        shape, dtype = (count, *one["shape"][1:]), np.dtype(one["dtype"])
-        made[name] = rng.integers(1, 255, shape).astype(dtype)
-    return made
+
+    def made(name, shape):
+        match name:
+            case "size":
+                return rng.uniform(20, 90, shape)
+            case "proposals":
+                return np.sort(rng.uniform(0, 32, (*shape[:2], 2, 2)), axis=2).reshape(shape)
+            case "proposal_valid":
+                return np.arange(shape[1]) < rng.integers(1, shape[1] + 1, (count, 1))
+            case "source":
+                lengths = rng.integers(1, shape[1], (count, 1))
+                places, words = np.arange(shape[1]), rng.integers(len(SPECIAL), 10, shape)
+                return np.where(places < lengths, words, np.where(places == lengths, END, PAD))
+        return rng.integers(0, 256, shape)
+
+    return {
+        name: made(name, (count, *one["shape"][1:])).astype(one["dtype"])
+        for name, one in description["inputs"].items()
+    }
 
 
 @pytest.mark.parametrize("count", [1, 7])
@@ -75,30 +125,27 @@ def test_outputs_equal_those_of_predict(run, program, count):
     called, description = program
     batch = examples(description, count)
     outputs = called.call(batch)
-    verb = description["verb"]
-    predictor = PREDICTORS[verb](run, flags.PredictOptions(run=str(run)))
+    predictor = predictor_of(run)
     state, _ = states.restored(predictor.task, run / states.CHECKPOINTS)
-
-    @jax.jit
-    def predicted(batch):
-        selected = predictor.select(predictor.task.predict(state.params, state.model_state, batch))
-        return export._ANSWERS[verb](predictor, selected)
-
-    expected = predicted(batch)
+    predicted = jax.jit(predictor.task.predict)(state.params, state.model_state, batch)
+    expected = predictor.outputs(predictor.select(predicted))
     assert outputs.keys() == description["outputs"].keys() == expected.keys()
     for name, x in expected.items():
         assert outputs[name].dtype == x.dtype
-        np.testing.assert_allclose(outputs[name], x, rtol=1e-5, atol=1e-5, err_msg=name)
+        if count > 1 and (name == "words" or np.issubdtype(x.dtype, np.floating)):
+            assert np.any(x != x[:1]), f"{name}: the same for all examples"
+        # A box's side is small beside the image that it lies in.
+        largest = max(1, np.abs(x).max())
+        np.testing.assert_allclose(outputs[name], x, rtol=1e-5, atol=1e-5 * largest, err_msg=name)
     assert description["step"] == 5
-    assert description["class_names"] == list(NAMES)
 
 
-def test_the_program_is_for_all_platforms(program):
+def test_the_program_is_for_all_platforms(run, program):
     called, description = program
     assert called.platforms == tuple(description["platforms"]) == ("cpu", "cuda", "tpu")
-    assert description["inputs"]["image"]["shape"][0] == "batch"
-    boxed = description["verb"] == "detect"
-    assert set(description["inputs"]) == ({"image", "size"} if boxed else {"image"})
+    inputs = description["inputs"]
+    assert all(one["shape"][0] == "batch" for one in inputs.values())
+    assert set(inputs) == INPUTS.get(run.name, {"image"})
 
 
 def test_what_is_no_run_is_named(tmp_path):
