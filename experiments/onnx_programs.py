@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.extend.core import jaxpr_as_fun
 
 from cnn_jax.errors import UserError
 from cnn_jax.ops import convolution_definition as definition
@@ -46,17 +47,17 @@ def converted(program: Program, inputs: Arrays, batch: Arrays) -> bytes:
 
     with _quiet():
         try:
+            # Traced before: jax2onnx replaces functions of JAX by its own, which know less.
             model = jax2onnx.to_onnx(
-                of_values,
+                jaxpr_as_fun(jax.make_jaxpr(of_values)(*inputs.values())),
                 inputs=list(inputs.values()),
                 input_names=list(inputs),
                 output_names=list(expected),
             )
             content = model.SerializeToString()
             options = onnxruntime.SessionOptions()
-            options.log_severity_level = (
-                4  # Its warnings are about shapes that it works out itself.
-            )
+            # Its warnings are about shapes that it works out itself.
+            options.log_severity_level = 4
             session = onnxruntime.InferenceSession(content, options)
             outputs = session.run(list(expected), dict(batch))
         except Exception as error:  # Each of the libraries raises many kinds.

@@ -1,6 +1,8 @@
 """Exported programs give what `predict` computes, for any number of examples."""
 
 import json
+import re
+import sys
 
 import jax
 import numpy as np
@@ -56,8 +58,12 @@ INPUTS = {
 @pytest.fixture(scope="module", params=CASES)
 def run(request, tmp_path_factory):
     """An untrained run of each kind, with the network's values drawn at random."""
-    module, values, recorded = CASES[request.param]
-    out = tmp_path_factory.mktemp("runs") / request.param
+    return written(request.param, tmp_path_factory.mktemp("runs"))
+
+
+def written(case, folder):
+    module, values, recorded = CASES[case]
+    out = folder / case
     options = flags.replace(module.Options(), {**values, "out": str(out)})
     if module is not translate:
         recorded = {"class_names": NAMES, **recorded}
@@ -91,6 +97,10 @@ def drawn(rng, path, x):
 def program(run):
     """The exported program, as another process would read it, and its description."""
     export.main([str(run), "--platforms", "cpu", "cuda", "tpu"])
+    return read(run)
+
+
+def read(run):
     content = (run / "exported" / "model.stablehlo").read_bytes()
     description = json.loads((run / "exported" / "model.json").read_text())
     return jax.export.deserialize(bytearray(content)), description
@@ -146,6 +156,68 @@ def test_the_program_is_for_all_platforms(run, program):
     inputs = description["inputs"]
     assert all(one["shape"][0] == "batch" for one in inputs.values())
     assert set(inputs) == INPUTS.get(run.name, {"image"})
+
+
+SAID = {
+    "classify": "shorter side resized to 18 pixels.* squares of 16 pixels cut out: the one",
+    "annotate": "shorter side resized to 18 pixels.* squares of 16 pixels cut out: the one",
+    "segment": "whole image squashed to 16 x 24 pixels",
+    "yolo": "whole squashed to 32 x 32 pixels.* size: height and width",
+    "fast_rcnn": "32 x 32.* the first 12 of grid.*; proposal_valid:",
+    "rcnn": "32 x 32.* the first 12 of grid.*; proposal_valid:",
+    "translate": "vocabulary `source`, then 3, filled up with 0",
+}
+
+
+def test_the_description_says_how_inputs_are_made_and_what_outputs_mean(run, program):
+    _, description = program
+    assert re.search(SAID[run.name], description["preparation"])
+    if run.name == "translate":
+        vocabularies = [Vocabulary.from_json(description[side]) for side in ("source", "target")]
+        stored = translate.read_vocabularies(run)
+        assert [v.tokens for v in vocabularies] == [v.tokens for v in stored]
+    else:
+        assert description["class_names"] == list(NAMES)
+    boxed = description["verb"] == "detect"
+    assert description.get("score_threshold") == (0.0 if boxed else None)
+
+
+CONVERTED = ("classify", "annotate")
+"""The runs that jax2onnx can convert."""
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_onnx_runtime_gives_the_same_outputs_or_the_run_is_refused(case, tmp_path):
+    pytest.importorskip("jax2onnx")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    run = written(case, tmp_path)
+    if case not in CONVERTED:
+        with pytest.raises(UserError, match=r"--format onnx: .*; --format stablehlo"):
+            export.main([str(run), "--format", "onnx"])
+        assert not (run / "exported").exists()
+        return
+    export.main([str(run), "--format", "onnx"])
+    description = json.loads((run / "exported" / "model.json").read_text())
+    session = onnxruntime.InferenceSession(run / "exported" / "model.onnx")
+    predictor = predictor_of(run)
+    state, _ = states.restored(predictor.task, run / states.CHECKPOINTS)
+    for count in (1, 7):
+        batch = examples(description, count)
+        predicted = jax.jit(predictor.task.predict)(state.params, state.model_state, batch)
+        expected = predictor.outputs(predictor.select(predicted))
+        for name, output in zip(expected, session.run(list(expected), batch), strict=True):
+            assert output.dtype == expected[name].dtype
+            np.testing.assert_allclose(output, expected[name], rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+def test_what_onnx_needs_is_named(tmp_path, monkeypatch):
+    run = written("classify", tmp_path)
+    monkeypatch.setitem(sys.modules, "jax2onnx", None)
+    with pytest.raises(UserError, match="--format onnx needs jax2onnx: pip install"):
+        export.main([str(run), "--format", "onnx"])
+    with pytest.raises(UserError, match="--platforms"):
+        export.main([str(run), "--format", "onnx", "--platforms", "cpu"])
+    assert not (run / "exported").exists()
 
 
 def test_what_is_no_run_is_named(tmp_path):

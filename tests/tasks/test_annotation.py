@@ -99,6 +99,17 @@ def test_rules():
     np.testing.assert_array_equal(given, scores >= np.float32([0.5, -0.5, 9.0, 0.0]))
 
 
+@pytest.mark.parametrize("rule", ["topk", "threshold", "tuned", "per-label"])
+def test_the_device_decides_as_the_host_does(rule):
+    scores, _ = examples(2)
+    scores[0] = 0.0  # labels of equal scores
+    annotator = task(loss_name="sigmoid", decision=Decision(rule, k=2))
+    thresholds = Thresholds(0.1, (0.5, -0.5, 9.0, 0.0))
+    given = jax.jit(lambda x: annotator.decided(x, thresholds))(scores)
+    np.testing.assert_array_equal(given, annotator.decide(scores, thresholds))
+    assert 0 < given.sum() < given.size
+
+
 def test_given_thresholds_are_used_and_not_chosen_anew():
     scores, truth = examples(3)
     sums, rows = {"loss": 1.0, "examples": EXAMPLES}, {"scores": scores, "labels": truth}
