@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.extend.core import jaxpr_as_fun
 
 from cnn_jax.errors import UserError
 from cnn_jax.ops import convolution_definition as definition
@@ -47,9 +46,8 @@ def converted(program: Program, inputs: Arrays, batch: Arrays) -> bytes:
 
     with _quiet():
         try:
-            # Traced before: jax2onnx replaces functions of JAX by its own, which know less.
             model = jax2onnx.to_onnx(
-                jaxpr_as_fun(jax.make_jaxpr(of_values)(*inputs.values())),
+                of_values,
                 inputs=list(inputs.values()),
                 input_names=list(inputs),
                 output_names=list(expected),
