@@ -455,7 +455,10 @@ def test_help_beside_a_system_leaves_out_the_others(capsys):
     assert "--grid " not in text and "--svd" not in text
 
 
-def test_readme_s_commands_are_understood():
+def test_readme_s_commands_are_understood(tmp_path, monkeypatch):
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    (tmp_path / "runs" / "mine" / "config.json").write_text('{"model": "resnet20"}')
+    monkeypatch.chdir(tmp_path)
     readme = Path(__file__).parents[2] / "README.md"
     commands = re.findall(r"^(?:\w+=\S+ )*python -m experiments\.(.*)$", readme.read_text(), re.M)
     assert len(commands) > 10
