@@ -308,7 +308,7 @@ def stored_thresholds(state: states.Kept, class_names: Sequence[str]) -> Thresho
         )
     except (KeyError, TypeError, ValueError, AttributeError, UserError):
         raise UserError(f"{path}: not what annotate writes; {again}") from None
-    if names != tuple(class_names) or step != state.step:
+    if names != tuple(class_names) or state.step not in (None, step):
         raise UserError(
             f"{path}: chosen for step {step} and {len(names)} labels, not for the state {state} "
             f"and the {len(class_names)} labels of the data; {again}"

@@ -8,7 +8,7 @@ from PIL import Image
 
 from cnn_jax import data
 from cnn_jax.errors import UserError
-from experiments import annotate, predict, presets
+from experiments import annotate, predict, presets, states
 from experiments import options as flags
 from tests.checks import assert_same_bits
 from tests.commands import leaves, rows
@@ -185,12 +185,12 @@ def test_mistakes_are_told_in_one_line_and_leave_nothing_behind(
 
 def test_thresholds_that_do_not_fit_are_refused(trained, tmp_path):
     with pytest.raises(UserError, match=r"thresholds\.json: no thresholds chosen"):
-        annotate.stored_thresholds(tmp_path, ("a",))
-    with pytest.raises(UserError, match=r"3 labels, .* the data has 1"):
-        annotate.stored_thresholds(trained, ("a",))
+        annotate.stored_thresholds(states.kept(tmp_path), ("a",))
+    with pytest.raises(UserError, match=r"3 labels, .* the 1 labels of the data"):
+        annotate.stored_thresholds(states.kept(trained), ("a",))
     (tmp_path / "thresholds.json").write_text('{"step": 3}')
     with pytest.raises(UserError, match="not what annotate writes"):
-        annotate.stored_thresholds(tmp_path, ("a",))
+        annotate.stored_thresholds(states.kept(tmp_path), ("a",))
 
 
 @pytest.mark.parametrize("name", presets.ANNOTATION)

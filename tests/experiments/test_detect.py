@@ -13,7 +13,7 @@ from cnn_jax.errors import UserError
 from cnn_jax.metrics.detection.coco import evaluate_coco
 from cnn_jax.metrics.detection.rows import DetectionRows, ObjectRows
 from cnn_jax.training import checkpoints
-from experiments import detect, predict, presets
+from experiments import detect, predict, presets, states
 from experiments import options as flags
 from experiments.detection.common import DetectorOptions, stored_threshold
 from tests.checks import assert_same_bits
@@ -106,7 +106,7 @@ def test_a_run_leaves_its_folder_with_a_threshold_and_a_page(photos, trained):
     assert len(config["priors"]) == 6
     threshold = json.loads((trained / "threshold.json").read_text())
     assert threshold["step"] == 4
-    assert threshold["score"] == result["score_threshold"] == stored_threshold(trained)
+    assert threshold["score"] == result["score_threshold"] == stored_threshold(states.kept(trained))
     page = (trained / "report.html").read_text()
     for heading in (
         "Worst",
@@ -327,10 +327,10 @@ def test_classes_that_are_alike_are_groups_of_labels():
 
 def test_a_missing_threshold_is_told(trained, tmp_path):
     with pytest.raises(UserError, match=r"threshold\.json: no threshold chosen"):
-        stored_threshold(tmp_path)
+        stored_threshold(states.kept(tmp_path))
     (tmp_path / "threshold.json").write_text('{"step": 3}')
     with pytest.raises(UserError, match="not what detect writes"):
-        stored_threshold(tmp_path)
+        stored_threshold(states.kept(tmp_path))
     with pytest.raises(UserError, match=r"--score-threshold 3"):
         predict.main([str(trained), "x.png", "--score-threshold", "3"])
 
