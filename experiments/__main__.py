@@ -16,6 +16,7 @@ VERBS = {
     "translate": "train and evaluate a translator with attention",
     "predict": "apply a trained run to your own images or sentences",
     "pack": "decode data once, into files that training maps into memory",
+    "sweep": "train one command with many settings and seeds, and compare them",
     "compare": "lay runs side by side",
     "benchmark": "measure speed and memory, also against other libraries",
     "tour": "train ten steps of a small classifier: the code to read first",

@@ -132,8 +132,7 @@ class Options(images.ImageOptions):
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the flags, and train or evaluate."""
-    names = models.names()
-    trainer.main(argv, Options, presets.ANNOTATION, build, lambda _: names)
+    trainer.main(argv, *COMMAND)
 
 
 def build(options: Options) -> Run:
@@ -320,6 +319,9 @@ def _score(entry: Mapping[str, Any]) -> float:
     if isinstance(score, bool) or not isinstance(score, int | float) or math.isnan(score):
         raise ValueError(score)
     return float(score)
+
+
+COMMAND = trainer.Command(Options, presets.ANNOTATION, build, lambda _: models.names())
 
 
 if __name__ == "__main__":

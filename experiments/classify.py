@@ -52,8 +52,7 @@ class Options(images.ImageOptions):
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the flags, and train or evaluate."""
-    names = models.names()
-    trainer.main(argv, Options, presets.CLASSIFICATION, build, lambda _: names)
+    trainer.main(argv, *COMMAND)
 
 
 def build(options: Options) -> Run:
@@ -100,6 +99,9 @@ def build_task(options: Options, class_names: Sequence[str]) -> Classification:
         loss_name=options.loss.loss,
         label_smoothing=options.loss.label_smoothing,
     )
+
+
+COMMAND = trainer.Command(Options, presets.CLASSIFICATION, build, lambda _: models.names())
 
 
 if __name__ == "__main__":

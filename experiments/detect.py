@@ -120,14 +120,7 @@ class Options:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the flags, and train or evaluate."""
-    trainer.main(
-        argv,
-        Options,
-        presets.DETECTION,
-        build,
-        lambda options: SYSTEMS[options.detector.system].model_names(),
-        variant="system",
-    )
+    trainer.main(argv, *COMMAND)
 
 
 def build(options: Options) -> Run:
@@ -193,6 +186,15 @@ class Report:
         if self._split == "eval" and self._task.evaluation.rule.score_threshold is None:
             write_threshold(self._out, step, evaluation.metrics)
         report.write(self._out, self._source, evaluation.details, self._similar)
+
+
+COMMAND = trainer.Command(
+    Options,
+    presets.DETECTION,
+    build,
+    lambda options: SYSTEMS[options.detector.system].model_names(),
+    variant="system",
+)
 
 
 if __name__ == "__main__":

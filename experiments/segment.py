@@ -140,8 +140,7 @@ class Options:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the flags, and train or evaluate."""
-    names = models.names("segmenter")
-    trainer.main(argv, Options, presets.SEGMENTATION, build, lambda _: names)
+    trainer.main(argv, *COMMAND)
 
 
 def build(options: Options) -> Run:
@@ -326,6 +325,9 @@ def mask_transform(
 
 def _cut(source: Source, tile: int | None, margin: int) -> Source:
     return source if tile is None else Tiles(source, tile, margin)
+
+
+COMMAND = trainer.Command(Options, presets.SEGMENTATION, build, lambda _: models.names("segmenter"))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import flax.linen as nn
 import jax
@@ -122,6 +122,16 @@ def folder(options: Any) -> Path:
 
 
 # 2. From the command line to a run
+
+
+class Command(NamedTuple):
+    """The arguments of `main` besides the command line, for those who check a command line too."""
+
+    options: type
+    presets: Mapping[str, Mapping[str, Any]]
+    build: Callable[[Any], Run]
+    model_names: Callable[[Any], Sequence[str]]
+    variant: str | None = None
 
 
 def main(

@@ -180,7 +180,7 @@ class Options:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the flags, and train or evaluate."""
-    trainer.main(argv, Options, presets.TRANSLATION, build, lambda _: ["seq2seq"])
+    trainer.main(argv, *COMMAND)
 
 
 def build(options: Options) -> Run:
@@ -390,6 +390,9 @@ def _check(options: Options) -> None:
     start = options.model.init_from
     if start is not None and not (Path(start) / VOCABULARY_FILE).exists():
         raise UserError(f"--init-from {start}: not a run of translate")
+
+
+COMMAND = trainer.Command(Options, presets.TRANSLATION, build, lambda _: ["seq2seq"])
 
 
 if __name__ == "__main__":
