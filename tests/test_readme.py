@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import annotate, classify, compare, detect, pack, segment, translate
+from experiments import annotate, classify, compare, detect, pack, segment, sweep, translate
 from experiments import options as flags
 from experiments.__main__ import VERBS
 from experiments.benchmark import __main__ as benchmark
@@ -39,6 +39,7 @@ def test_every_command_and_every_flag_exists():
             flags.PredictOptions,
             benchmark.Options,
             compare.Options,
+            sweep.Options,
             *map(pack.options_of, ("classify", "annotate", "detect", "segment")),
         )
         for flag in flags.declared(options).values()

@@ -53,6 +53,11 @@ def command(verb: str, run: PlannedRun) -> list[str]:
     return [sys.executable, "-m", module, *run.arguments, f"--out={run.folder}", *resumed]
 
 
+def guarded(line: Sequence[str]) -> list[str]:
+    """The command line, in a process that is sent SIGTERM when this one ends."""
+    return [sys.executable, "-S", "-c", _GUARDED, str(os.getpid()), *line]
+
+
 def carry_out(
     verb: str,
     runs: Sequence[PlannedRun],
@@ -111,7 +116,7 @@ def _start(verb: str, run: PlannedRun, place: int, variables: Mapping[str, str])
     _say(f"{run.name}: {'resumed' if run.started else 'started'}")
     with files.writing(run.log), run.log.open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-S", "-c", _GUARDED, str(os.getpid()), *line],
+            guarded(line),
             env={**os.environ, **variables},
             stdin=subprocess.DEVNULL,
             stdout=log,
