@@ -80,7 +80,9 @@ def build(options: Options) -> Run:
         inputs=trainer.image_input(sizes.training, sizes.training),
         training_set=training_set,
         evaluation_set=trainer.evaluation_batches(options, held_out, transform),
-        report=ClassificationReport(trainer.folder(options), held_out, pictures),
+        report=ClassificationReport(
+            trainer.folder(options), held_out, pictures, trainer.predictions(options)
+        ),
         recorded={"class_names": held_out.class_names},
         notices=images.noticed(options, training, held_out),
     )

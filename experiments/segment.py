@@ -188,7 +188,7 @@ def build(options: Options) -> Run:
         inputs=trainer.image_input(*map(task.model.legal_size, task.size)),
         training_set=training_set,
         evaluation_set=trainer.evaluation_batches(options, evaluated, transform),
-        report=SegmentationReport(out, evaluated),
+        report=SegmentationReport(out, evaluated, trainer.predictions(options)),
         recorded={"class_names": names, "evaluated_size": size, "weights_by_class": weights},
         notices=notices,
     )

@@ -36,6 +36,7 @@ from cnn_jax.data.source import Source, Split, Transform, find_bad_images, witho
 from cnn_jax.errors import UnfinishedError, UserError
 from cnn_jax.models import summary, weights
 from cnn_jax.ranges import LARGEST_INT
+from cnn_jax.reports.rows import RowsFile
 from cnn_jax.runs.claim import claimed
 from cnn_jax.runs.folder import CONFIG_FILE, METRICS_FILE, evaluated, read_rows
 from cnn_jax.runs.log import RunLog
@@ -119,6 +120,12 @@ class Run:
 def folder(options: Any) -> Path:
     """The run's folder, which `main` names where no flag does."""
     return Path(options.run.out)
+
+
+def predictions(options: Any) -> RowsFile | None:
+    """The file that `--predictions` names, for the run's report."""
+    path = options.run.predictions
+    return None if path is None else RowsFile(path)
 
 
 # 2. From the command line to a run

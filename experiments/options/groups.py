@@ -45,6 +45,9 @@ class RunOptions:
     """Evaluate the run in --out (or --init-from) and train nothing."""
     split: Literal["eval", "test"] = flag("eval", resumable=True, only={"eval_only": GIVEN})
     """Which examples are evaluated."""
+    predictions: str | None = flag(None, resumable=True, metavar="FILE")
+    """Write a row for each example of an evaluation to this file, .csv or .jsonl: its name, the
+    truth, the prediction and its probability."""
     recalibrate: bool = flag(False, resumable=True, only={"eval_only": GIVEN})
     """Compute the statistics of batch normalisation anew from the training set."""
     seed: int = flag(0, minimum=0, maximum=_LARGEST_SEED, aliases="manual-seed")
@@ -341,9 +344,16 @@ class PredictOptions:
     run: str = flag("", positional=True, metavar="RUN")
     """Folder of the run."""
     images: tuple[str, ...] = flag((), positional=True, metavar="IMAGE")
-    """Image files, or sentences."""
+    """Images: files, folders, patterns such as `**/*.jpg`, and `@FILE` with one in each line. Or
+    sentences."""
+    list: str | None = flag(None, metavar="FILE")
+    """A file with an image, or a sentence, in each line."""
     json: bool = False
     """Print JSON instead of lines."""
+    csv: bool = flag(False, unless={"json": GIVEN})
+    """Print a CSV table instead of lines."""
+    predictions: str | None = flag(None, metavar="FILE", unless={"json|csv": GIVEN})
+    """Write the predictions to this file instead, .csv, .json or .jsonl."""
     batch_size: int = flag(32, minimum=1, maximum=LARGEST_BATCH, aliases="bs")
     """Images in a step."""
     top: int = flag(
