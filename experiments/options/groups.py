@@ -360,6 +360,11 @@ class PredictOptions:
         3, minimum=1, maximum=65_536, only={"verb": ("classify",)}, aliases="topk top-k"
     )
     """Number of classes that are named for each image."""
+    tta: tuple[str, ...] = flag(
+        (), only={"verb": ("classify", "segment", "detect")}, metavar="VIEW"
+    )
+    """Average over views of each image at test time: `flip` its mirror image, and sizes as shares
+    of its own, such as 0.75 1.25. Detections of all views are joined."""
     directory: str | None = flag(
         None, only={"verb": ("segment", "detect")}, aliases="output-dir out", metavar="DIR"
     )

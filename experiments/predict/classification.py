@@ -3,11 +3,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
+
+from cnn_jax.tasks.views import average_classes, read_views
 
 from .. import classify
 from .. import options as flags
-from .predictor import Example, Found, ImagePredictor, Result, class_names
+from .predictor import Batch, Example, Found, ImagePredictor, Predict, Result, class_names
 
 
 class ClassPredictor(ImagePredictor):
@@ -17,12 +20,17 @@ class ClassPredictor(ImagePredictor):
         trained = flags.stored(classify.Options, run)
         self._names = class_names(run)
         self._transform = trained.evaluation_transform
+        self._views = read_views(options.tta)
         self._top, self._alone = options.top, len(options.images) == 1
         self.task = classify.build_task(trained, self._names)
 
     def examples(self, content: np.ndarray) -> list[Example]:
         """The image, prepared as for an evaluation."""
         return [{"image": self._transform({"image": content})["image"]}]
+
+    def averaged(self, predict: Predict, batch: Batch) -> jax.Array:
+        """The log-probabilities, from the mean over the views of `--tta`."""
+        return average_classes(predict, batch, self._views)
 
     def select(self, predictions: np.ndarray) -> np.ndarray:
         """The log-probabilities."""

@@ -14,12 +14,22 @@ from cnn_jax.ops.nms import Detections
 from cnn_jax.reports.boxes import Mark, draw_boxes
 from cnn_jax.reports.masks import palette
 from cnn_jax.reports.pictures import save
+from cnn_jax.tasks.views import join_detections, read_views
 
 from .. import detect
 from .. import options as flags
 from ..detection.common import box_evaluation, stored_threshold
 from .names import folder_name, output_names, require_other_files
-from .predictor import PICTURES, Example, Found, ImagePredictor, Result, class_names
+from .predictor import (
+    PICTURES,
+    Batch,
+    Example,
+    Found,
+    ImagePredictor,
+    Predict,
+    Result,
+    class_names,
+)
 
 
 @dataclass(frozen=True)
@@ -60,6 +70,7 @@ class BoxPredictor(ImagePredictor):
         self.task = self._system.build_task(
             self._names, box_evaluation(trained, self._names, self._system.image_size)
         )
+        self._views = read_views(options.tta)
         self._folder = None
         if options.directory is not None:
             self._folder = Path(options.directory)
@@ -77,6 +88,17 @@ class BoxPredictor(ImagePredictor):
     def examples(self, content: np.ndarray) -> list[Example]:
         """The image, prepared as for an evaluation."""
         return [self._transform(self._system.unlabelled(content))]
+
+    def averaged(self, predict: Predict, batch: Batch) -> Detections:
+        """The detections, joined from the views of `--tta`."""
+        return join_detections(
+            predict,
+            batch,
+            self._views,
+            rule=self.task.evaluation.rule,
+            num_classes=len(self._names),
+            background=self.task.mean,
+        )
 
     def select(self, predictions: Any) -> Detections:
         """The detections."""

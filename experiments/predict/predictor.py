@@ -25,6 +25,9 @@ Example = Mapping[str, np.ndarray]
 Input = str | Path | np.ndarray
 """The file of an image, or its RGB pixels uint8 [height, width, 3]; or a sentence."""
 
+Batch = dict[str, Any]
+Predict = Callable[[Batch], Any]
+
 Found = Mapping[str, Any]
 """What a run says of one input: values, lists and arrays by name."""
 
@@ -63,6 +66,10 @@ class Predictor(Protocol):
         """The part of the task's predictions that `found` needs."""
         ...
 
+    def averaged(self, predict: Predict, batch: Batch) -> Any:
+        """What `predict` gives of a batch: of the batch alone, or of the views of `--tta`."""
+        ...
+
     def found(self, content: Any, predictions: Sequence[Any]) -> Found:
         """What the predictions of one input say, at the size of its image."""
         ...
@@ -89,6 +96,10 @@ class ImagePredictor:
             )
         return given
 
+    def averaged(self, predict: Predict, batch: Batch) -> Any:
+        """The prediction of the images as they are."""
+        return predict(batch)
+
 
 class Network:
     """A trained run's network, compiled for prediction.
@@ -105,9 +116,11 @@ class Network:
         state, notices = trainer.restored(task, run)
         for notice in notices:
             flags.warn(notice)
-        self._compiled = compile_inference(
-            lambda batch: predictor.select(task.predict(state.params, state.model_state, batch))
-        )
+
+        def selected(batch: Batch) -> Any:
+            return predictor.select(task.predict(state.params, state.model_state, batch))
+
+        self._compiled = compile_inference(lambda batch: predictor.averaged(selected, batch))
         self._sizes: dict[Any, int] = {}
 
     def outcomes(self, inputs: Iterable[Input]) -> Iterator[tuple[Input, Any, Found]]:

@@ -16,11 +16,21 @@ from cnn_jax.data.tiles import corners, window
 from cnn_jax.reports import masks as pictures
 from cnn_jax.reports.pictures import save
 from cnn_jax.runs.names import show
+from cnn_jax.tasks.views import average_pixels, read_views
 
 from .. import options as flags
 from .. import segment
 from .names import output_names, require_other_files
-from .predictor import PICTURES, Example, Found, ImagePredictor, Result, class_names
+from .predictor import (
+    PICTURES,
+    Batch,
+    Example,
+    Found,
+    ImagePredictor,
+    Predict,
+    Result,
+    class_names,
+)
 
 
 class MaskPredictor(ImagePredictor):
@@ -32,6 +42,7 @@ class MaskPredictor(ImagePredictor):
         (size,) = flags.recorded(run, evaluated_size=segment.RECORDED_SIZE)
         self.task = segment.build_task(self._trained, self._names, size)
         self._folder = Path(options.directory) if options.directory else run / PICTURES
+        self._views = read_views(options.tta)
         self._write_probabilities = options.probabilities
         self._outputs = deque(self._named(options.images))
 
@@ -57,6 +68,10 @@ class MaskPredictor(ImagePredictor):
         resized = segment.resized_to(self._trained)
         seen = image if resized is None else to_canvas(image, resized)
         return [{"image": window(seen, 0, 0, *seen.shape[:2], margin)}]
+
+    def averaged(self, predict: Predict, batch: Batch) -> jax.Array:
+        """The log-probabilities, from the mean over the views of `--tta`."""
+        return average_pixels(predict, batch, self._views, self.task.model.margin)
 
     def select(self, predictions: jax.Array) -> jax.Array:
         """The log-probabilities of every pixel."""

@@ -15,7 +15,7 @@ from cnn_jax.tasks.translation import looked_at
 
 from .. import options as flags
 from .. import translate
-from .predictor import Example, Found, Input, Result
+from .predictor import Batch, Example, Found, Input, Predict, Result
 
 
 class TranslationPredictor:
@@ -30,6 +30,10 @@ class TranslationPredictor:
     def read(self, given: Input) -> str:
         """The sentence."""
         return str(given)
+
+    def averaged(self, predict: Predict, batch: Batch) -> Any:
+        """The prediction of the sentences: there is nothing to average."""
+        return predict(batch)
 
     def examples(self, content: str) -> list[Example]:
         """The sentence as tokens, padded to the run's longest.

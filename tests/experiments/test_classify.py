@@ -215,6 +215,16 @@ def test_python_gives_the_numbers_of_the_command(folder, trained, tmp_path, caps
         predict.load(tmp_path)
 
 
+def test_views_of_an_image_are_averaged(folder, trained, capsys):
+    image = np.asarray(Image.open(folder / "val/red/0.png"))[:16, :16]
+    plain = predict.load(trained)
+    both = [one["probabilities"] for one in plain.predict([image, image[:, ::-1]])]
+    (averaged,) = predict.load(trained, tta=("flip",)).predict([image])
+    np.testing.assert_allclose(averaged["probabilities"], np.mean(both, axis=0), atol=1e-5)
+    predict.main([str(trained), str(folder / "val/red/0.png"), "--tta", "flip", "1.25"])
+    assert capsys.readouterr().out.startswith(("red 0.", "red 1.", "blue 0.", "blue 1."))
+
+
 def test_inputs_are_read_a_batch_at_a_time(trained, folder):
     """Of any number of inputs, no more are held than a batch has."""
     image, read = np.asarray(Image.open(folder / "val/red/0.png")), 0

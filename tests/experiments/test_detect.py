@@ -226,6 +226,18 @@ def test_predictions_are_the_evaluation_s(photos, trained, capsys):
         assert evaluated[key] == pytest.approx(numbers[key], abs=1e-4)
 
 
+def test_detections_of_several_views_are_joined(photos, trained):
+    image = np.asarray(Image.open(next(iter(sorted(photos.glob("**/*.png"))))).convert("RGB"))
+    (found,) = predict.load(trained, tta=("flip", "0.5")).predict([image])
+    (mirrored,) = predict.load(trained, tta=("flip", "0.5")).predict([image[:, ::-1]])
+    assert len(found["boxes"]) == len(found["scores"]) == len(found["names"]) > 0
+    assert (np.diff(found["scores"]) <= 0).all()
+    # The views of an image and of its mirror image are the same.
+    np.testing.assert_allclose(found["scores"], mirrored["scores"], atol=1e-4)
+    with pytest.raises(UserError, match="tta 1.5: must be at most 1 for detect"):
+        list(predict.load(trained, tta=("1.5",)).predict([image]))
+
+
 def test_predictions_are_drawn_named_counted_and_cut_out(photos, trained, tmp_path, capsys):
     files = [str(photos / "images" / f"val{i}.png") for i in (0, 1)]
     everything = ["--score-threshold", "0"]

@@ -129,6 +129,18 @@ def test_predict_writes_masks_of_the_image_s_own_size(trained, photos, tmp_path,
     assert found["shares"]["disc"] == pytest.approx((mask == 1).mean())
 
 
+def test_views_of_an_image_are_averaged(trained, photos):
+    image = pixels(photos / "images/val/0.png")
+    plain = predict.load(trained)
+    both = [one["probabilities"] for one in plain.predict([image, image[:, ::-1]])]
+    (averaged,) = predict.load(trained, tta=("flip",)).predict([image])
+    mean = (both[0] + both[1][:, ::-1]) / 2
+    np.testing.assert_allclose(averaged["probabilities"], mean, atol=1e-4)
+    (sizes,) = predict.load(trained, tta=("flip", "0.75", "1.25")).predict([image])
+    np.testing.assert_allclose(sizes["probabilities"].sum(-1), 1, atol=1e-3)
+    assert sizes["mask"].shape == image.shape[:2]
+
+
 def test_predictions_of_one_stem_do_not_replace_each_other(trained, tmp_path, capsys):
     inputs = [tmp_path / name for name in ("x/0001.png", "y/0001.png", "y/0001.jpg", "y/other.png")]
     for shade, path in enumerate(inputs):
