@@ -234,7 +234,7 @@ def test_detections_of_several_views_are_joined(photos, trained):
     assert (np.diff(found["scores"]) <= 0).all()
     # The views of an image and of its mirror image are the same.
     np.testing.assert_allclose(found["scores"], mirrored["scores"], atol=1e-4)
-    with pytest.raises(UserError, match="tta 1.5: must be at most 1 for detect"):
+    with pytest.raises(UserError, match=r"tta 1\.5: must be at most 1 for detect"):
         list(predict.load(trained, tta=("1.5",)).predict([image]))
 
 
