@@ -77,8 +77,7 @@ class Options(images.ImageOptions):
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the flags, and train or evaluate."""
-    names = models.names()
-    trainer.main(argv, Options, presets.CLASSIFICATION, build, lambda _: names)
+    trainer.main(argv, *COMMAND)
 
 
 def build(options: Options) -> Run:
@@ -108,7 +107,9 @@ def build(options: Options) -> Run:
         inputs=trainer.image_input(sizes.training, sizes.training),
         training_set=training_set,
         evaluation_set=trainer.evaluation_batches(options, held_out, transform),
-        report=ClassificationReport(trainer.folder(options), held_out, pictures),
+        report=ClassificationReport(
+            trainer.folder(options), held_out, pictures, trainer.predictions(options)
+        ),
         recorded={"class_names": held_out.class_names},
         start=partial(first_parameters, options, task, training),
         notices=images.noticed(options, training, held_out),
@@ -164,6 +165,9 @@ def build_task(options: Options, class_names: Sequence[str]) -> Classification:
         logit_scale=options.loss.logit_scale,
         views=options.data.views,
     )
+
+
+COMMAND = trainer.Command(Options, presets.CLASSIFICATION, build, lambda _: models.names())
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -74,6 +74,16 @@ T = TypeVar("T")
 
 
 # 1. From the command line to a run
+
+
+class Command(NamedTuple):
+    """The arguments of `main` besides the command line, for those who check a command line too."""
+
+    options: type
+    presets: Mapping[str, Mapping[str, Any]]
+    build: Callable[[Any], Run]
+    model_names: Callable[[Any], Sequence[str]]
+    variant: str | None = None
 
 
 def main(

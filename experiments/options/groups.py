@@ -57,6 +57,9 @@ class RunOptions:
         "eval", resumable=True, typed_only=True, only={"eval_only": GIVEN}
     )
     """Which examples are evaluated."""
+    predictions: str | None = flag(None, resumable=True, unrecorded=True, metavar="FILE")
+    """Write a row for each example of an evaluation to this file, .csv or .jsonl: its name, the
+    truth, the prediction and its probability."""
     state: Literal["best", "last"] | None = flag(
         None, resumable=True, typed_only=True, only={"eval_only": GIVEN}
     )
@@ -425,9 +428,16 @@ class PredictOptions:
     run: str = flag("", positional=True, metavar="RUN")
     """Folder of the run."""
     images: tuple[str, ...] = flag((), positional=True, metavar="IMAGE")
-    """Image files, or sentences."""
+    """Images: files, folders, patterns such as `**/*.jpg`, and `@FILE` with one in each line. Or
+    sentences."""
+    list: str | None = flag(None, metavar="FILE")
+    """A file with an image, or a sentence, in each line."""
     json: bool = False
     """Print JSON instead of lines."""
+    csv: bool = flag(False, unless={"json": GIVEN})
+    """Print a CSV table instead of lines."""
+    predictions: str | None = flag(None, metavar="FILE", unless={"json|csv": GIVEN})
+    """Write the predictions to this file instead, .csv, .json or .jsonl."""
     batch_size: int = flag(32, minimum=1, maximum=LARGEST_BATCH, aliases="bs")
     """Images in a step."""
     state: Literal["best", "last"] | None = None
@@ -437,6 +447,11 @@ class PredictOptions:
         3, minimum=1, maximum=65_536, only={"verb": ("classify",)}, aliases="topk top-k"
     )
     """Number of classes that are named for each image."""
+    tta: tuple[str, ...] = flag(
+        (), only={"verb": ("classify", "segment", "detect")}, metavar="VIEW"
+    )
+    """Average over views of each image at test time: `flip` its mirror image, and sizes as shares
+    of its own, such as 0.75 1.25. Detections of all views are joined."""
     directory: str | None = flag(
         None, only={"verb": ("segment", "detect")}, aliases="output-dir out", metavar="DIR"
     )

@@ -17,7 +17,7 @@ from experiments import detect, predict, presets, states
 from experiments import options as flags
 from experiments.detection.common import DetectorOptions, stored_threshold
 from tests.checks import assert_same_bits
-from tests.commands import leaves, rows
+from tests.commands import leaves, per_class, rows
 
 SMALL = [
     *("--model", "fast_yolo", "--width", "0.03", "--image-size", "64", "--grid", "4"),
@@ -146,9 +146,21 @@ def test_the_same_command_gives_the_same_bits_and_resumes_with_them(photos, trai
 
 def test_the_test_split_is_judged_by_the_stored_threshold(photos, trained):
     before = (trained / "threshold.json").read_text()
-    detect.main(["--eval-only", "--out", str(trained), "--split", "test"])
-    row = rows(trained)[-1]
+    table = trained / "rows.jsonl"
+    only = ["--eval-only", "--out", str(trained), "--split", "test"]
+    detect.main([*only, "--predictions", str(table)])
+    row, by_class = rows(trained)[-1], per_class(trained)
     assert row["split"] == "test"
+    examples = [json.loads(line) for line in table.read_text().splitlines()]
+    objects = [one["class"] for example in examples for one in example["truth"]]
+    for name, one in by_class.items():
+        assert one["support"] == objects.count(name)
+    for key, figure in (("coco_ap", "coco_ap"), ("coco_ap50", "coco_ap50"), ("map50", "ap50")):
+        values = [one[figure] for one in by_class.values() if one[figure] is not None]
+        assert row[key] == pytest.approx(np.mean(values), abs=1e-6)
+    for example in examples:
+        assert len(example["prediction"]) == len(example["probability"])
+        assert example["probability"] == sorted(example["probability"], reverse=True)
     assert row["score_threshold"] == json.loads(before)["score"]
     detect.main(["--eval-only", "--out", str(trained), "--score-threshold", "0.25"])
     assert rows(trained)[-1]["score_threshold"] == 0.25
@@ -212,6 +224,18 @@ def test_predictions_are_the_evaluation_s(photos, trained, capsys):
     assert numbers["coco_ar100"] > 0
     for key in ("coco_ap50", "coco_ar1", "coco_ar100"):
         assert evaluated[key] == pytest.approx(numbers[key], abs=1e-4)
+
+
+def test_detections_of_several_views_are_joined(photos, trained):
+    image = np.asarray(Image.open(next(iter(sorted(photos.glob("**/*.png"))))).convert("RGB"))
+    (found,) = predict.load(trained, tta=("flip", "0.5")).predict([image])
+    (mirrored,) = predict.load(trained, tta=("flip", "0.5")).predict([image[:, ::-1]])
+    assert len(found["boxes"]) == len(found["scores"]) == len(found["names"]) > 0
+    assert (np.diff(found["scores"]) <= 0).all()
+    # The views of an image and of its mirror image are the same.
+    np.testing.assert_allclose(found["scores"], mirrored["scores"], atol=1e-4)
+    with pytest.raises(UserError, match=r"tta 1\.5: must be at most 1 for detect"):
+        list(predict.load(trained, tta=("1.5",)).predict([image]))
 
 
 def test_predictions_are_drawn_named_counted_and_cut_out(photos, trained, tmp_path, capsys):

@@ -24,10 +24,12 @@ from experiments import (
     predict,
     presets,
     segment,
+    sweep,
     translate,
 )
 from experiments import options as flags
 from experiments.benchmark import __main__ as benchmark
+from experiments.sweep.plan import plan
 
 PRESETS = {
     classify: presets.CLASSIFICATION,
@@ -41,6 +43,7 @@ COMMANDS = [
     flags.PredictOptions,
     compare.Options,
     pack.Options,
+    sweep.Options,
 ]
 COMMANDS.append(benchmark.Options)
 every_command = pytest.mark.parametrize("options", COMMANDS, ids=lambda options: options.verb)
@@ -455,6 +458,12 @@ def test_help_beside_a_system_leaves_out_the_others(capsys):
     assert "--grid " not in text and "--svd" not in text
 
 
+def partitioned(items, mark):
+    """What is before a mark, the mark, and what is behind it."""
+    place = items.index(mark) if mark in items else len(items)
+    return items[:place], [mark], items[place + 1 :]
+
+
 def test_readme_s_commands_are_understood(tmp_path, monkeypatch):
     (tmp_path / "runs" / "mine").mkdir(parents=True)
     (tmp_path / "runs" / "mine" / "config.json").write_text('{"model": "resnet20"}')
@@ -474,7 +483,11 @@ def test_readme_s_commands_are_understood(tmp_path, monkeypatch):
             )
         elif verb == "pack":
             flags.parse_plain(pack.options_of(pack._task(argv)), argv)
-        elif verb != "tour":
+        elif verb == "sweep":
+            own, _, fixed = (list(part) for part in partitioned(argv, "--"))
+            given = flags.parse_plain(sweep.Options, own)
+            plan(given.command, Path(given.out), fixed, given.grid, given.seeds, given.random)
+        elif verb not in ("tour", "launch.optuna_search"):
             (options,) = (options for options in COMMANDS if options.verb == verb)
             flags.parse_plain(options, argv)
 
