@@ -33,7 +33,7 @@ from cnn_jax.tasks.annotation import Annotation, Decision, LossName, Thresholds
 
 from . import images, presets, states, trainer
 from . import options as flags
-from .trainer import Run
+from .run import Run, predictions
 
 THRESHOLDS_FILE = "thresholds.json"
 
@@ -167,7 +167,7 @@ def build(options: Options) -> Run:
         inputs=trainer.image_input(sizes.training, sizes.training),
         training_set=training_set,
         evaluation_set=trainer.evaluation_batches(options, held_out, transform),
-        report=Report(out, held_out, options, task, split, trainer.predictions(options)),
+        report=Report(out, held_out, options, task, split, predictions(options)),
         recorded={"class_names": held_out.class_names},
         notices=images.noticed(options, training, held_out, unit),
     )

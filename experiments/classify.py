@@ -31,7 +31,7 @@ from cnn_jax.tasks.images import floating
 
 from . import images, presets, trainer
 from . import options as flags
-from .trainer import Run
+from .run import Run, predictions
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def build(options: Options) -> Run:
         training_set=training_set,
         evaluation_set=trainer.evaluation_batches(options, held_out, transform),
         report=ClassificationReport(
-            trainer.folder(options), held_out, pictures, trainer.predictions(options)
+            trainer.folder(options), held_out, pictures, predictions(options)
         ),
         recorded={"class_names": held_out.class_names},
         start=partial(first_parameters, options, task, training),

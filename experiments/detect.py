@@ -40,7 +40,7 @@ from .detection.fast_rcnn import FastRcnnOptions, FastRcnnSystem
 from .detection.rcnn import RcnnOptions, RcnnSystem
 from .detection.regions import RegionOptions
 from .detection.yolo import YoloOptions, YoloSystem
-from .trainer import Run
+from .run import Run, predictions
 
 SYSTEMS: dict[str, type[System]] = {
     "yolo": YoloSystem,
@@ -171,7 +171,7 @@ def build(options: Options) -> Run:
             task,
             split,
             options.detector.similar_labels(names),
-            trainer.predictions(options),
+            predictions(options),
         ),
         recorded={"class_names": names},
         notices=notices,

@@ -35,7 +35,7 @@ from cnn_jax.tasks.segmentation import CELL_ERRORS, LossName, Segmentation, Size
 
 from . import images, presets, trainer
 from . import options as flags
-from .trainer import Run
+from .run import Run, predictions
 
 MEDIAN_FREQUENCY = ("median_frequency",)
 
@@ -190,7 +190,7 @@ def build(options: Options) -> Run:
         inputs=trainer.image_input(*map(task.model.legal_size, task.size)),
         training_set=training_set,
         evaluation_set=trainer.evaluation_batches(options, evaluated, transform),
-        report=SegmentationReport(out, evaluated, trainer.predictions(options)),
+        report=SegmentationReport(out, evaluated, predictions(options)),
         recorded={"class_names": names, "evaluated_size": size, "weights_by_class": weights},
         notices=notices,
     )

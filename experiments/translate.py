@@ -30,7 +30,7 @@ from cnn_jax.tasks.translation import HeldOut, Translation
 
 from . import options as flags
 from . import presets, trainer
-from .trainer import Run
+from .run import Run, predictions
 
 VOCABULARY_FILE = "vocabulary.json"
 
@@ -239,7 +239,7 @@ def build(options: Options) -> Run:
             maximum=chosen.max_length,
             **trainer.processes(),
         ),
-        report=_report(out, task, options.model.attention != "none", trainer.predictions(options)),
+        report=_report(out, task, options.model.attention != "none", predictions(options)),
         recorded={
             "bucket_shapes": [list(shape) for shape in shapes],
             "vocabulary_sizes": [len(source), len(target)],
