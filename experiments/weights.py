@@ -42,7 +42,7 @@ class Options:
     verb: ClassVar[str] = "weights"
 
     action: Literal["list", "to-run", "to-torch"] = flags.flag(
-        "list", positional=True, metavar="list|to-run|to-torch"
+        "list", positional=True, metavar="ACTION"
     )
     """`list [WORD ...]`, `to-run NAME|FILE RUN`, or `to-torch RUN FILE`."""
     arguments: tuple[str, ...] = flags.flag((), positional=True, metavar="ARGUMENT")

@@ -20,12 +20,14 @@ from experiments import (
     classify,
     compare,
     detect,
+    export,
     pack,
     predict,
     presets,
     segment,
     sweep,
     translate,
+    weights,
 )
 from experiments import options as flags
 from experiments.benchmark import __main__ as benchmark
@@ -44,6 +46,8 @@ COMMANDS = [
     compare.Options,
     pack.Options,
     sweep.Options,
+    weights.Options,
+    export.Options,
 ]
 COMMANDS.append(benchmark.Options)
 every_command = pytest.mark.parametrize("options", COMMANDS, ids=lambda options: options.verb)
@@ -132,7 +136,7 @@ def contradiction(flag, known):
         return [other.dashed, nothing] if other.default else []
     for choice in other.choices or ("adam", "resnet20", "vgg16", "shapes", "dates"):
         if choice not in wanted and (other.name != "model" or choice != "adam"):
-            return [other.dashed, choice]
+            return [choice] if other.declared.positional else [other.dashed, choice]
     raise AssertionError(other)
 
 
