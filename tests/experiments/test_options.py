@@ -478,7 +478,8 @@ def test_readme_s_commands_are_understood(tmp_path, monkeypatch):
     by_verb = {verb.Options.verb: verb for verb in PRESETS}
     for command in commands:
         verb, *argv = shlex.split(command, comments=True)
-        if verb in by_verb and "--out" in argv and {"--eval-only", "--resume"} & set(argv):
+        reads_a_run = {"--eval-only", "--resume", "--config"} & set(argv)
+        if verb in by_verb and "--out" in argv and reads_a_run:
             flags.typed(by_verb[verb].Options, argv)
         elif verb in by_verb:
             module = by_verb[verb]
