@@ -3,14 +3,13 @@
 python -m experiments.export runs/mine                        # runs/mine/exported
 python -m experiments.export runs/mine --platforms cpu --out exported
 
-The program holds the weights. It takes bytes of images at the network's size (or tokens), any
-number at a time, and gives what `predict` computes: probabilities, masks, boxes after suppression,
-translations. `model.json` beside it says what goes in and comes out.
+The program holds the weights. It takes bytes of images at the network's size, any number at a
+time, and gives what `predict` computes: probabilities, masks, boxes after suppression. `model.json`
+beside it says what goes in and comes out. R-CNN, Fast R-CNN and translations are not exported.
 """
 
 import json
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +19,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import export as jax_export
-from PIL import Image
 
 from cnn_jax import files
 from cnn_jax.errors import UserError
 from cnn_jax.runs.folder import CONFIG_FILE, read_object
 
-from . import annotate, classify, states, translate
+from . import annotate, classify, detect, states
 from . import options as flags
 from .predict import PREDICTORS
 from .predict.predictor import Predictor
@@ -79,8 +77,10 @@ def exported(
     """The program of a run, and the description of its inputs and outputs.
 
     Raises:
-        UserError: the run cannot be read, or a library is missing.
+        UserError: the run cannot be read, its network is not exported, or a library is missing.
     """
+    if verb == "detect" and (system := flags.stored(detect.Options, run).detector.system) != "yolo":
+        raise UserError(f"{run}: a run of {system}, which is not exported; yolo is")
     predictor = PREDICTORS[verb](run, flags.PredictOptions(run=str(run)))
     kept = states.kept(run, asked)
     state, notices = states.restored(predictor.task, kept.directory)
@@ -95,7 +95,7 @@ def exported(
     (batch,) = jax_export.symbolic_shape("batch")
     inputs = {
         name: jax.ShapeDtypeStruct((batch, *np.shape(value)), np.asarray(value).dtype)
-        for name, value in _sample(predictor, verb, run).items()
+        for name, value in _sample(predictor).items()
     }
     inputs = {name: inputs[name] for name in _read(program, inputs)}
     whole = jax_export.export(jax.jit(program), platforms=platforms)(inputs)
@@ -127,16 +127,10 @@ def _shapes(arrays: Arrays) -> dict[str, Any]:
     }
 
 
-def _sample(predictor: Predictor, verb: str, run: Path) -> Arrays:
+def _sample(predictor: Predictor) -> Arrays:
     """One example as the predictor makes it, for its shapes."""
-    if verb == "translate":
-        return {"source": np.zeros(flags.stored(translate.Options, run).data.max_length, np.int32)}
     size = getattr(predictor.task, "size", (64, 64))
-    pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "sample.png"
-        Image.fromarray(pixels).save(path)
-        return predictor.examples(str(path))[0]
+    return predictor.examples(np.zeros((*size, 3), np.uint8))[0]
 
 
 def _read(program: Callable[[Arrays], Any], inputs: Arrays) -> list[str]:
@@ -174,16 +168,11 @@ def _of_boxes(predictor: Predictor, predictions: Any) -> dict[str, jax.Array]:
     return predictions._asdict()
 
 
-def _of_words(predictor: Predictor, predictions: Any) -> dict[str, jax.Array]:
-    return dict(predictions)
-
-
 _ANSWERS: Mapping[str, Callable[[Any, Any], dict[str, jax.Array]]] = {
     "annotate": _of_tags,
     "classify": _of_classes,
     "detect": _of_boxes,
     "segment": _of_pixels,
-    "translate": _of_words,
 }
 """The outputs of each verb, from what its predictor selects."""
 
@@ -196,7 +185,7 @@ def _preparation(verb: str, run: Path) -> str:
             f"RGB bytes; the shorter side resized to {sizes.resize} pixels, "
             f"{sizes.evaluation} x {sizes.evaluation} cut from the middle"
         )
-    return "tokens of vocabulary.json" if verb == "translate" else "RGB bytes of the input's shape"
+    return "RGB bytes of the input's shape"
 
 
 _WHOLE = {"annotate": annotate, "classify": classify}

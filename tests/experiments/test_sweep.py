@@ -438,19 +438,19 @@ SMALL = [
 
 
 def command(out):
-    seeds = ["--seeds", "0", "1", "2"]
-    line = ["classify", *seeds, "--grid", *GRID, "--out", str(out), "--jobs", "2", "--", *SMALL]
+    seeds = ["--seeds", "0", "1"]
+    line = ["classify", *seeds, "--grid", GRID[0], "--out", str(out), "--jobs", "2", "--", *SMALL]
     return [sys.executable, "-m", "experiments.sweep", *line]
 
 
 @pytest.mark.slow
-def test_a_sweep_that_is_killed_ten_times_ends_as_one_that_is_not(tmp_path):
+def test_a_sweep_that_is_killed_ends_as_one_that_is_not(tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     began = time.monotonic()
     subprocess.run(command(whole), check=True, capture_output=True, text=True)
     took = time.monotonic() - began
     rng, kills = random.Random(0), 0
-    while kills < 10:
+    while kills < 4:
         process = subprocess.Popen(command(killed), stdout=subprocess.DEVNULL, stderr=-3)
         try:
             process.wait(rng.uniform(3, took / 3))
@@ -465,4 +465,4 @@ def test_a_sweep_that_is_killed_ten_times_ends_as_one_that_is_not(tmp_path):
     for run in whole.glob("*seed=*"):
         assert rows(killed / run.name) == rows(run)
         assert_same_bits(leaves(killed / run.name), leaves(run))
-    assert len(compare.grouped([compare.read_run(run) for run in whole.glob("*seed=*")])) == 4
+    assert len(compare.grouped([compare.read_run(run) for run in whole.glob("*seed=*")])) == 2
