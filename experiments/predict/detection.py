@@ -91,13 +91,15 @@ class BoxPredictor(ImagePredictor):
 
     def averaged(self, predict: Predict, batch: Batch) -> Detections:
         """The detections, joined from the views of `--tta`."""
+        # R-CNN's images are those of its network.
+        pixels = getattr(self.task, "network", self.task)
         return join_detections(
             predict,
             batch,
             self._views,
             rule=self.task.evaluation.rule,
             num_classes=len(self._names),
-            background=self.task.mean,
+            background=pixels.mean,
         )
 
     def select(self, predictions: Any) -> Detections:

@@ -25,6 +25,7 @@ _OWN = {
     "seed": "the sweep's --seeds gives it",
     "out": "the sweep's --out names the folder of all runs",
     **dict.fromkeys(("resume", "eval_only", "split", "recalibrate"), "a sweep trains, and resumes"),
+    "predictions": "every run would write the same file; evaluate a run for it",
     "distributed": "each run has one process; a Slurm array adds the flag itself",
 }
 """The flags of a run that no setting may have, and why."""

@@ -122,6 +122,7 @@ def test_what_is_wrong_is_told_before_anything_starts(tmp_path, capsys):
         "classify --out {out} --search-seed 3": "--search-seed: only used with --random",
         "classify --out {out} --metric top2": "--metric top2: no metric that orders runs",
         "classify --out {out} -- --resume": "--resume: not a flag of a sweep's runs",
+        "classify --out {out} -- --predictions a.csv": "every run would write the same file",
         "classify --out {out} -- --lrx 1": "--lrx: no such flag",
         "classify --out {out} --grid lr=.1 -- --lr 1": "--learning-rate: given here and in --grid",
         "classify --out {out} --grid model=resnet20,vgg": "model=vgg,seed=0: --model vgg: no such",
