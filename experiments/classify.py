@@ -77,7 +77,7 @@ class Options(images.ImageOptions):
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the flags, and train or evaluate."""
-    trainer.main(argv, *COMMAND)
+    trainer.main(argv, COMMAND)
 
 
 def build(options: Options) -> Run:
@@ -111,7 +111,9 @@ def build(options: Options) -> Run:
             trainer.folder(options), held_out, pictures, predictions(options)
         ),
         recorded={"class_names": held_out.class_names},
-        start=partial(first_parameters, options, task, training),
+        start=partial(first_parameters, options, task, training)
+        if options.start.whiten or options.start.identity_init
+        else None,
         notices=images.noticed(options, training, held_out),
     )
 
@@ -140,7 +142,10 @@ def first_images(
         options,
         source,
         options.training_transform,
-        **{"process_index": 0, "process_count": 1, "workers": 0, "cache_bytes": 0},
+        process_index=0,
+        process_count=1,
+        workers=0,
+        cache_bytes=0,
     )
     count = min(count, len(source))
     with contextlib.closing(batches.iterate()) as read:

@@ -47,9 +47,9 @@ class Options:
     out: str | None = flags.flag(None, aliases="output-dir", metavar="DIR")
     """Folder for model.stablehlo and model.json. Default: RUN/exported."""
     platforms: tuple[Literal["cpu", "cuda", "tpu"], ...] = ("cpu", "cuda", "tpu")
-    """Where the program can run."""
+    """Platforms that the program can run on."""
     state: Literal["best", "last"] | None = None
-    """Which state is exported. Default: the best where the run keeps one, else the last."""
+    """State that is exported. Default: the best where the run keeps one, else the last."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -140,7 +140,7 @@ class Options:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the flags, and train or evaluate."""
-    trainer.main(argv, *COMMAND)
+    trainer.main(argv, COMMAND)
 
 
 def build(options: Options) -> Run:

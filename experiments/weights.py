@@ -52,7 +52,7 @@ class Options:
     model: str | None = flags.flag(None, only={"action": ("to-run",)}, metavar="NAME")
     """Architecture of a file, or of weights of the Hub that are not in the list."""
     state: Literal["best", "last"] | None = flags.flag(None, only={"action": ("to-torch",)})
-    """Which state is written. Default: the best where the run keeps one, else the last."""
+    """State that is written. Default: the best where the run keeps one, else the last."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from cnn_jax import losses
-from cnn_jax.data.augment import Augmentation, Views, mix, normalize
+from cnn_jax.data.augment import Augmentation, ViewKind, mix, normalize
 from cnn_jax.metrics import classification as metrics
 from cnn_jax.metrics.summary import Summary
 from cnn_jax.tasks.images import Batch, apply_training, augmented, averaged_logits, floating, init
@@ -73,7 +73,7 @@ class Classification:
     loss_name: LossName = "softmax"
     label_smoothing: float = 0.0
     logit_scale: float = 1.0
-    views: Views = "one"
+    views: ViewKind = "one"
 
     def init(self, key: Key[Array, ""]) -> tuple[Any, Any]:
         """Draw the first (params, model_state)."""

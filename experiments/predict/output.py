@@ -1,4 +1,4 @@
-"""What a prediction prints or writes: a line for a person, JSON or CSV, one input after another."""
+"""Results of predictions as lines for a person, JSON or CSV, one input after another."""
 
 import json
 import sys

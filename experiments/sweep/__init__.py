@@ -1,12 +1,12 @@
 """Many runs of one command: grids of settings, several seeds, and one table at their end.
 
-python -m experiments.sweep classify --seeds 0 1 2 --grid learning_rate=.1,.03 model=resnet18,vgg11 --out runs/grid
-python -m experiments.sweep classify --random 20 --grid learning_rate=log:.001:1 label_smoothing=uniform:0:.2 --out runs/search -- --epochs 5
+python -m experiments.sweep classify --seeds 0 1 2 --grid model=resnet18,vgg11 --out runs/grid
+python -m experiments.sweep classify --random 20 --grid learning_rate=log:.001:1 --out runs/search
 python -m experiments.sweep segment --seeds 0 1 2 --out runs/seeds --jobs 2 -- --data masks:DIR
 python -m experiments.sweep classify --seeds 0 1 2 --out runs/array --slurm -- --data folder:DIR
 
 The same command goes on with what was stopped: finished runs are left alone, broken ones resumed.
-"""  # noqa: E501
+"""
 
 import signal
 import sys

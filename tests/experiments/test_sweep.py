@@ -354,7 +354,7 @@ def test_the_table_orders_by_any_metric_and_leaves_out_what_is_not_finite(toy, t
     expected = ["learning_rate", "width", "loss", "seed 0", "seed 1", "top-1", "time of a run"]
     assert header == expected
     assert cells[0] == ["0.03", "0.25", "0.6 ± 0.14", "0.5", "0.7", "50.00 ± 0.00 %", "9 s"]
-    assert cells[3][2:5] == ["–", "–", "1"]  # noqa: RUF001
+    assert cells[3][2:5] == ["–", "–", "1"]  # noqa: RUF001 (en dashes are meant)
     assert table.summary(best)["settings"][3]["metrics"]["loss"]["mean"] is None
     with pytest.raises(UserError, match="--metric bleu: the runs have top1, loss"):
         table.compared(found, {}, "bleu")
