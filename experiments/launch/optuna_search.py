@@ -14,11 +14,16 @@ import sys
 import time
 from pathlib import Path
 
-import optuna
-
+from cnn_jax.errors import UserError
 from cnn_jax.runs.claim import is_claimed
 
+from ..options import entry
 from ..sweep.jobs import UNFINISHED, guarded
+
+try:
+    import optuna
+except ImportError:
+    optuna = None
 
 # <- the command that trains, and the flags that all trials share
 VERB = "classify"
@@ -26,7 +31,7 @@ FIXED = ["--epochs", "1", "--eval-every", "20"]
 METRIC, DIRECTION = "top1", "maximize"  # <-
 
 
-def flags(trial: optuna.Trial) -> dict[str, str]:
+def flags(trial: "optuna.Trial") -> dict[str, str]:
     """The flags that the tuner chooses."""
     return {  # <-
         "learning-rate": f"{trial.suggest_float('learning_rate', 1e-3, 1, log=True):.4g}",
@@ -35,7 +40,7 @@ def flags(trial: optuna.Trial) -> dict[str, str]:
     }
 
 
-def objective(trial: optuna.Trial, out: Path) -> float:
+def objective(trial: "optuna.Trial", out: Path) -> float:
     """Carry one trial out as a run of its own, and return its last figure."""
     # A repeated trial has the values of the one that was cut short, and goes on with its run.
     number = trial.user_attrs.get("run", trial.number)
@@ -63,6 +68,8 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("trials", type=int)
     options = parser.parse_args()
+    if optuna is None:
+        raise UserError("Optuna is not installed: pip install 'cnn_jax[search]'")
     options.out.mkdir(parents=True, exist_ok=True)
     study = optuna.create_study(
         storage=f"sqlite:///{options.out / 'optuna.db'}",
@@ -85,4 +92,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    entry(main)
