@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from cnn_jax.errors import UserError
 
@@ -45,14 +46,24 @@ def replace(path: Path, content: str | bytes) -> None:
     Raises:
         UserError: the file cannot be written; an earlier file stays unchanged.
     """
-    data = content.encode() if isinstance(content, str) else content
+    with stream(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def stream(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that replaces an earlier one at the end of the block, and only if that succeeds.
+
+    Raises:
+        UserError: the file cannot be written; an earlier file stays unchanged.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _parts.add(temporary)
         try:
             with temporary.open("wb") as file:
-                file.write(data)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)

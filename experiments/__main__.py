@@ -18,6 +18,7 @@ VERBS = {
     "weights": "list published weights, make runs of them, and write runs for torch",
     "export": "write a run as one program that only needs JAX",
     "pack": "decode data once, into files that training maps into memory",
+    "sweep": "train one command with many settings and seeds, and compare them",
     "compare": "lay runs side by side",
     "benchmark": "measure speed and memory, also against other libraries",
     "tour": "train ten steps of a small classifier: the code to read first",

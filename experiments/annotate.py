@@ -26,12 +26,14 @@ from cnn_jax.data.source import Source
 from cnn_jax.errors import UserError
 from cnn_jax.ranges import COUNTED
 from cnn_jax.reports import annotation as report
+from cnn_jax.reports.per_class import write_per_class
+from cnn_jax.reports.rows import RowsFile
 from cnn_jax.runs.folder import read_object
 from cnn_jax.tasks.annotation import Annotation, Decision, LossName, Thresholds
 
 from . import images, presets, states, trainer
 from . import options as flags
-from .trainer import Run
+from .run import Run, predictions
 
 THRESHOLDS_FILE = "thresholds.json"
 
@@ -131,8 +133,7 @@ class Options(images.ImageOptions):
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the flags, and train or evaluate."""
-    names = models.names()
-    trainer.main(argv, Options, presets.ANNOTATION, build, lambda _: names)
+    trainer.main(argv, COMMAND)
 
 
 def build(options: Options) -> Run:
@@ -166,7 +167,7 @@ def build(options: Options) -> Run:
         inputs=trainer.image_input(sizes.training, sizes.training),
         training_set=training_set,
         evaluation_set=trainer.evaluation_batches(options, held_out, transform),
-        report=Report(out, held_out, options, task, split),
+        report=Report(out, held_out, options, task, split, predictions(options)),
         recorded={"class_names": held_out.class_names},
         notices=images.noticed(options, training, held_out, unit),
     )
@@ -212,9 +213,16 @@ class Report:
     """Writes the page and the pictures and, of the split `eval`, the thresholds chosen on it."""
 
     def __init__(
-        self, out: Path, source: Source, options: Options, task: Annotation, split: str
+        self,
+        out: Path,
+        source: Source,
+        options: Options,
+        task: Annotation,
+        split: str,
+        predictions: RowsFile | None = None,
     ) -> None:
         self._out, self._source, self._task, self._split = out, source, task, split
+        self._predictions = predictions
         transform = dataclasses.replace(options.evaluation_transform, ten_crop=False)
         self._transform = prepared(source, transform)
 
@@ -244,6 +252,9 @@ class Report:
             rule=words,
         )
         report.write(self._out, self._source, self._transform, outcome)
+        write_per_class(self._out, step, names, report.figures(outcome))
+        if self._predictions is not None:
+            self._predictions.write(report.rows(outcome, self._source))
 
 
 def described(task: Annotation, thresholds: Thresholds) -> tuple[bool, str]:
@@ -308,7 +319,7 @@ def stored_thresholds(state: states.Kept, class_names: Sequence[str]) -> Thresho
         )
     except (KeyError, TypeError, ValueError, AttributeError, UserError):
         raise UserError(f"{path}: not what annotate writes; {again}") from None
-    if names != tuple(class_names) or step != state.step:
+    if names != tuple(class_names) or state.step not in (None, step):
         raise UserError(
             f"{path}: chosen for step {step} and {len(names)} labels, not for the state {state} "
             f"and the {len(class_names)} labels of the data; {again}"
@@ -322,6 +333,9 @@ def _score(entry: Mapping[str, Any]) -> float:
     if isinstance(score, bool) or not isinstance(score, int | float) or math.isnan(score):
         raise ValueError(score)
     return float(score)
+
+
+COMMAND = trainer.Command(Options, presets.ANNOTATION, build, lambda _: models.names())
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from cnn_jax.tasks.images import floating
 
 from . import images, presets, trainer
 from . import options as flags
-from .trainer import Run
+from .run import Run, predictions
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,7 @@ class Options(images.ImageOptions):
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the flags, and train or evaluate."""
-    names = models.names()
-    trainer.main(argv, Options, presets.CLASSIFICATION, build, lambda _: names)
+    trainer.main(argv, COMMAND)
 
 
 def build(options: Options) -> Run:
@@ -108,9 +107,13 @@ def build(options: Options) -> Run:
         inputs=trainer.image_input(sizes.training, sizes.training),
         training_set=training_set,
         evaluation_set=trainer.evaluation_batches(options, held_out, transform),
-        report=ClassificationReport(trainer.folder(options), held_out, pictures),
+        report=ClassificationReport(
+            trainer.folder(options), held_out, pictures, predictions(options)
+        ),
         recorded={"class_names": held_out.class_names},
-        start=partial(first_parameters, options, task, training),
+        start=partial(first_parameters, options, task, training)
+        if options.start.whiten or options.start.identity_init
+        else None,
         notices=images.noticed(options, training, held_out),
     )
 
@@ -139,7 +142,10 @@ def first_images(
         options,
         source,
         options.training_transform,
-        **{"process_index": 0, "process_count": 1, "workers": 0, "cache_bytes": 0},
+        process_index=0,
+        process_count=1,
+        workers=0,
+        cache_bytes=0,
     )
     count = min(count, len(source))
     with contextlib.closing(batches.iterate()) as read:
@@ -164,6 +170,9 @@ def build_task(options: Options, class_names: Sequence[str]) -> Classification:
         logit_scale=options.loss.logit_scale,
         views=options.data.views,
     )
+
+
+COMMAND = trainer.Command(Options, presets.CLASSIFICATION, build, lambda _: models.names())
 
 
 if __name__ == "__main__":

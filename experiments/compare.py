@@ -75,7 +75,7 @@ class Group:
     @property
     def label(self) -> str:
         """The name of the group in a legend."""
-        settings = ", ".join(f"{key} {_written(value)}" for key, value in self.differs.items())
+        settings = ", ".join(f"{key} {written(value)}" for key, value in self.differs.items())
         return settings or ", ".join(self.names)
 
 
@@ -110,13 +110,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     groups = grouped([_with_rows(read_run(path)) for path in dict.fromkeys(options.runs)])
     split = common_split(groups)
     header, rows = table(groups, split)
-    _print(header, rows, split)
+    print_table(f"last report on {split}:", header, rows, left=2)
     out = Path(options.out)
     charts = [*overlaid(groups), *by_length(groups)]
     note = f"The last report on {split}; of several seeds, mean ± sample standard deviation."
     sections = [Table("Results", header, rows, note, left=2), Curves("Curves", charts)]
     count = sum(len(group.runs) for group in groups)
-    lead = f"{_counted(count, 'run')} of {_counted(len(groups), 'experiment')}."
+    lead = f"{counted(count, 'run')} of {counted(len(groups), 'experiment')}."
     files.replace(out / "comparison.html", render("Comparison of runs", lead, sections))
     files.replace(out / "comparison.png", picture(charts))
     files.replace(out / "comparison.json", json.dumps(summary(groups, split), indent=2) + "\n")
@@ -154,7 +154,7 @@ def measured(group: Group, split: str) -> dict[str, Statistic]:
     """Each metric's last value on a split, over the group's runs."""
     last = [row for run in group.runs if (row := run.last(split))]
     keys = in_order(key for row in last for key in row if key not in ROW_KEYS)
-    return {key: Statistic.of([_number(row[key]) for row in last if key in row]) for key in keys}
+    return {key: Statistic.of([number(row[key]) for row in last if key in row]) for key in keys}
 
 
 def speed(group: Group) -> Statistic | None:
@@ -177,7 +177,7 @@ def table(groups: Sequence[Group], split: str) -> tuple[list[str], list[list[str
         rows.append(
             [
                 _names(group),
-                ", ".join(f"{key} {_written(value)}" for key, value in group.differs.items()),
+                ", ".join(f"{key} {written(value)}" for key, value in group.differs.items()),
                 ", ".join(steps),
                 *(_figure(key, found.get(key)) for key in keys),
                 _figure("examples_per_second", speed(group)),
@@ -287,6 +287,29 @@ def picture(charts: Sequence[Chart], columns: int = 3) -> bytes:
     return buffer.getvalue()
 
 
+def print_table(
+    title: str, header: Sequence[str], rows: Sequence[Sequence[str]], left: int
+) -> None:
+    """Print a table on standard output; one line a row where it is not a terminal.
+
+    Args:
+        title: the line above.
+        header: the names of the columns.
+        rows: their cells.
+        left: the number of columns aligned left.
+    """
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=10_000)
+    drawn = TerminalTable(box=box.SIMPLE_HEAD, pad_edge=False)
+    for i, name in enumerate(header):
+        drawn.add_column(name, justify="left" if i < left else "right", overflow="fold")
+    for row in rows:
+        drawn.add_row(*map(Text, row))
+    console.print(title, markup=False, highlight=False)
+    console.print(drawn, highlight=False)
+
+
 def _line(group: Group, split: str, key: str, color: int) -> Line:
     """The mean over the group's runs at the steps that all of them reported."""
     series = [dict(zip(*run.series(split, key), strict=True)) for run in group.runs]
@@ -316,39 +339,25 @@ def _figure(key: str, value: Statistic | None) -> str:
     return "" if value is None else show_spread(key, value.mean, value.spread)
 
 
-def _number(value: float | int | None) -> float | int:
+def number(value: float | int | None) -> float | int:
     """A reported value; null stands for one that was not finite."""
     return math.nan if value is None else value
 
 
-def _written(value: Any) -> str:
+def written(value: Any) -> str:
     """A setting as its flag would have it."""
     if isinstance(value, Sequence) and not isinstance(value, str):
         return " ".join(map(str, value))
     return "none" if value is None else str(value)
 
 
-def _counted(count: int, noun: str) -> str:
+def counted(count: int, noun: str) -> str:
     return f"{count} {noun}" + ("s" if count != 1 else "")
 
 
 def _literal(text: str) -> str:
     """Text that matplotlib takes for no formula, nor for a label to hide."""
     return text.replace("$", r"\$").lstrip("_")
-
-
-def _print(header: Sequence[str], rows: Sequence[Sequence[str]], split: str) -> None:
-    """The table on standard output; one line a run where it is not a terminal."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=10_000)
-    drawn = TerminalTable(box=box.SIMPLE_HEAD, pad_edge=False)
-    for i, name in enumerate(header):
-        drawn.add_column(name, justify="left" if i < 2 else "right", overflow="fold")
-    for row in rows:
-        drawn.add_row(*map(Text, row))
-    console.print(f"last report on {split}:", markup=False, highlight=False)
-    console.print(drawn, highlight=False)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a run that goes on, or is evaluated again, has in common with what it was.
+"""A run that goes on, or is evaluated again, checked against the one that it was.
 
 Its folder and its data may lie elsewhere than before, and `--data` then says where. Whether they
 are the same data is checked by what the run recorded of them.

@@ -21,6 +21,8 @@ from cnn_jax.data.source import Source
 from cnn_jax.data.surveys import boxes as box_survey
 from cnn_jax.data.surveys import images as image_survey
 from cnn_jax.reports import detection as report
+from cnn_jax.reports.per_class import write_per_class
+from cnn_jax.reports.rows import RowsFile
 from cnn_jax.tasks.detection.evaluation import DetectionRule
 from cnn_jax.tasks.detection.regions import RegionSampling
 
@@ -38,7 +40,7 @@ from .detection.fast_rcnn import FastRcnnOptions, FastRcnnSystem
 from .detection.rcnn import RcnnOptions, RcnnSystem
 from .detection.regions import RegionOptions
 from .detection.yolo import YoloOptions, YoloSystem
-from .trainer import Run
+from .run import Run, predictions
 
 SYSTEMS: dict[str, type[System]] = {
     "yolo": YoloSystem,
@@ -126,14 +128,7 @@ class Options:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the flags, and train or evaluate."""
-    trainer.main(
-        argv,
-        Options,
-        presets.DETECTION,
-        build,
-        lambda options: SYSTEMS[options.detector.system].model_names(),
-        variant="system",
-    )
+    trainer.main(argv, COMMAND)
 
 
 def build(options: Options) -> Run:
@@ -170,7 +165,14 @@ def build(options: Options) -> Run:
         inputs=system.inputs(),
         training_set=training_set,
         evaluation_set=system.evaluation_set(held_out),
-        report=Report(out, held_out, task, split, options.detector.similar_labels(names)),
+        report=Report(
+            out,
+            held_out,
+            task,
+            split,
+            options.detector.similar_labels(names),
+            predictions(options),
+        ),
         recorded={"class_names": names},
         notices=notices,
     )
@@ -187,9 +189,10 @@ class Report:
         task: DetectionTask,
         split: str,
         similar: Sequence[Sequence[int]],
+        predictions: RowsFile | None = None,
     ) -> None:
         self._out, self._source, self._task, self._split = out, source, task, split
-        self._similar = similar
+        self._similar, self._predictions = similar, predictions
 
     def select(self, batch: Mapping[str, np.ndarray], predictions: Any) -> None:
         """Do nothing: an evaluation's details hold the detections of the whole set."""
@@ -198,7 +201,20 @@ class Report:
         """Write what an evaluation found, after `step` updates."""
         if self._split == "eval" and self._task.evaluation.rule.score_threshold is None:
             write_threshold(self._out, step, evaluation.metrics)
-        report.write(self._out, self._source, evaluation.details, self._similar)
+        details = evaluation.details
+        report.write(self._out, self._source, details, self._similar)
+        write_per_class(self._out, step, self._source.class_names, report.figures(details))
+        if self._predictions is not None:
+            self._predictions.write(report.rows(details.whole, self._source))
+
+
+COMMAND = trainer.Command(
+    Options,
+    presets.DETECTION,
+    build,
+    lambda options: SYSTEMS[options.detector.system].model_names(),
+    variant="system",
+)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ translations. `model.json` beside it says what goes in and comes out.
 
 import json
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,6 @@ from typing import Any, ClassVar, Literal
 import jax
 import numpy as np
 from jax import export as jax_export
-from PIL import Image
 
 from cnn_jax import files
 from cnn_jax.conventions import SPECIAL
@@ -54,9 +52,9 @@ class Options:
     platforms: tuple[Literal["cpu", "cuda", "tpu"], ...] = flags.flag(
         ("cpu", "cuda", "tpu"), only={"format": ("stablehlo",)}
     )
-    """Where the program can run."""
+    """Platforms that the program can run on."""
     state: Literal["best", "last"] | None = None
-    """Which state is exported. Default: the best where the run keeps one, else the last."""
+    """State that is exported. Default: the best where the run keeps one, else the last."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -153,12 +151,8 @@ def _samples(predictor: Predictor, verb: str, run: Path) -> dict[str, np.ndarray
         tokens = len(translate.read_vocabularies(run)[0])
         return {"source": rng.integers(len(SPECIAL), tokens, (2, length), np.int32)}
     size = getattr(predictor.task, "size", (64, 64))
-    examples = []
-    with tempfile.TemporaryDirectory() as folder:
-        for number in range(2):
-            path = Path(folder) / f"{number}.png"
-            Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)).save(path)
-            examples += predictor.examples(str(path))[:1]
+    photos = rng.integers(0, 256, (2, *size, 3), np.uint8)
+    examples = [predictor.examples(photo)[0] for photo in photos]
     return {name: np.stack([one[name] for one in examples]) for name in examples[0]}
 
 

@@ -23,7 +23,7 @@ from cnn_jax.data.source import Source, Split
 from cnn_jax.data.transforms import BoxTransform, EvaluationTransform, HostTransform, MaskTransform
 from cnn_jax.errors import UserError
 
-from . import detect, images, presets, segment, trainer
+from . import detect, images, segment, trainer
 from . import options as flags
 from .annotate import TagOptions
 
@@ -39,13 +39,6 @@ _FLAGS = {
     *("resize", "canvas_size", "crop", "output_size", "model", "stem"),
     *("image_shape", "class_names", "label_values", "ignore_labels", "label_colors"),
     *("eval_folders", "test_folders"),
-}
-
-_PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
-    "classify": presets.CLASSIFICATION,
-    "annotate": presets.ANNOTATION,
-    "detect": presets.DETECTION,
-    "segment": presets.SEGMENTATION,
 }
 
 
@@ -67,7 +60,7 @@ class PackOptions:
 
 def options_of(task: Task) -> type:
     """The options of the command where it packs for a task: the task's own that decide canvases."""
-    own = importlib.import_module(f"{__package__}.{task}").Options
+    own = _command(task).options
     hints = get_type_hints(own, include_extras=True)
     groups = [
         (
@@ -85,6 +78,11 @@ def options_of(task: Task) -> type:
         frozen=True,
         namespace={"__doc__": __doc__.partition("\n")[0], "__module__": __name__, "verb": "pack"},
     )
+
+
+def _command(task: Task) -> trainer.Command:
+    """The command that will read the data."""
+    return importlib.import_module(f"{__package__}.{task}").COMMAND
 
 
 def _with_some_hidden(hint: Any) -> Any:
@@ -108,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Parse the flags; pack, or verify what is packed."""
     given = list(sys.argv[1:] if argv is None else argv)
     task = _task(given)
-    options = flags.parse_plain(options_of(task), given, presets=_PRESETS[task])
+    options = flags.parse_plain(options_of(task), given, presets=_command(task).presets)
     if options.run.out is None:
         raise UserError("--out: name the folder of the packed data")
     folder = Path(options.run.out)

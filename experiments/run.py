@@ -8,6 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
+from cnn_jax.reports.rows import RowsFile
 from cnn_jax.training import evaluation, loop
 from cnn_jax.training.state import TrainState
 from cnn_jax.training.step import Task
@@ -60,3 +61,9 @@ class Run:
 def folder(options: Any) -> Path:
     """The run's folder, which `main` names where no flag does."""
     return Path(options.run.out)
+
+
+def predictions(options: Any) -> RowsFile | None:
+    """The file that `--predictions` names, for the run's report."""
+    path = options.run.predictions
+    return None if path is None else RowsFile(path)

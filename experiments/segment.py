@@ -35,7 +35,7 @@ from cnn_jax.tasks.segmentation import CELL_ERRORS, LossName, Segmentation, Size
 
 from . import images, presets, trainer
 from . import options as flags
-from .trainer import Run
+from .run import Run, predictions
 
 MEDIAN_FREQUENCY = ("median_frequency",)
 
@@ -140,8 +140,7 @@ class Options:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the flags, and train or evaluate."""
-    names = models.names("segmenter")
-    trainer.main(argv, Options, presets.SEGMENTATION, build, lambda _: names)
+    trainer.main(argv, COMMAND)
 
 
 def build(options: Options) -> Run:
@@ -191,7 +190,7 @@ def build(options: Options) -> Run:
         inputs=trainer.image_input(*map(task.model.legal_size, task.size)),
         training_set=training_set,
         evaluation_set=trainer.evaluation_batches(options, evaluated, transform),
-        report=SegmentationReport(out, evaluated),
+        report=SegmentationReport(out, evaluated, predictions(options)),
         recorded={"class_names": names, "evaluated_size": size, "weights_by_class": weights},
         notices=notices,
     )
@@ -328,6 +327,9 @@ def mask_transform(
 
 def _cut(source: Source, tile: int | None, margin: int) -> Source:
     return source if tile is None else Tiles(source, tile, margin)
+
+
+COMMAND = trainer.Command(Options, presets.SEGMENTATION, build, lambda _: models.names("segmenter"))
 
 
 if __name__ == "__main__":

@@ -83,13 +83,9 @@ class Kept:
     directory: Path
 
     @property
-    def step(self) -> int:
-        """The number of updates that it had.
-
-        Raises:
-            UserError: the state is not there.
-        """
-        return checkpoints.latest_step(self.directory)
+    def step(self) -> int | None:
+        """The number of updates that it had; None where it is not there."""
+        return max(checkpoints.steps(self.directory), default=None)
 
     @property
     def folder(self) -> Path:

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -70,43 +70,48 @@ ADVICE = {
     "reporting": "--report-every N reports less often",
 }
 
-T = TypeVar("T")
-
 
 # 1. From the command line to a run
 
 
-def main(
-    argv: Sequence[str] | None,
-    options: type[T],
-    presets: Mapping[str, Mapping[str, Any]],
-    build: Callable[[T], Run],
-    model_names: Callable[[T], Sequence[str]],
-    variant: str | None = None,
-) -> None:
-    """Parse the flags, prepare the devices, build the run and execute it.
+class Command(NamedTuple):
+    """A command that trains.
 
-    Args:
-        argv: the arguments; None reads those of the process.
-        options: the dataclass of the entry point's groups of options.
+    Attributes:
+        options: the dataclass of its groups of options.
         presets: its recipes by name.
         build: makes the run of the parsed options.
         model_names: the networks that `--model list` prints.
         variant: see `flags.parse`.
     """
-    parsed = flags.parse(options, argv, presets, variant)
+
+    options: type
+    presets: Mapping[str, Mapping[str, Any]]
+    build: Callable[[Any], Run]
+    model_names: Callable[[Any], Sequence[str]]
+    variant: str | None = None
+
+
+def main(argv: Sequence[str] | None, command: Command) -> None:
+    """Parse the flags, prepare the devices, build the run and execute it.
+
+    Args:
+        argv: the arguments; None reads those of the process.
+        command: which they are of.
+    """
+    parsed = flags.parse(command.options, argv, command.presets, command.variant)
     if parsed.model.model == "list":
-        print("\n".join(model_names(parsed)))
+        print("\n".join(command.model_names(parsed)))
         return
     check_best(parsed)
     if parsed.run.out is None:
         if parsed.run.distributed:
             raise UserError("--distributed: name the folder that the processes share with --out")
-        out = Path("runs") / f"{options.verb}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+        out = Path("runs") / f"{parsed.verb}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
         parsed = flags.replace(parsed, {"out": str(out)})
     try:
         with stopping.limited(parsed.run.max_minutes):
-            start(parsed, build)
+            start(parsed, command.build)
     except UnfinishedError as error:
         if not str(error):  # a training has told its step
             raise
@@ -116,7 +121,7 @@ def main(
         raise UnfinishedError(f"{error}; {again}") from None
 
 
-def start(parsed: T, build: Callable[[T], Run]) -> None:
+def start(parsed: Any, build: Callable[[Any], Run]) -> None:
     """Prepare the devices, build the run of the parsed options and execute it."""
     prepare_devices(parsed.run)
     check_batch_sizes(parsed)

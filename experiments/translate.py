@@ -23,13 +23,14 @@ from cnn_jax.errors import UserError
 from cnn_jax.metrics.translation import TextMetrics, bleu_by_length, tokenizer_for
 from cnn_jax.models.seq2seq import AttentionName, EncoderName, Initialization, InitialState, Seq2Seq
 from cnn_jax.ranges import LARGEST_INT, Range
+from cnn_jax.reports.rows import RowsFile
 from cnn_jax.reports.translation import Sentences, TranslationReport
 from cnn_jax.runs.folder import CONFIG_FILE, read_object
 from cnn_jax.tasks.translation import HeldOut, Translation
 
 from . import options as flags
 from . import presets, trainer
-from .trainer import Run
+from .run import Run, predictions
 
 VOCABULARY_FILE = "vocabulary.json"
 
@@ -185,7 +186,7 @@ class Options:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the flags, and train or evaluate."""
-    trainer.main(argv, Options, presets.TRANSLATION, build, lambda _: ["seq2seq"])
+    trainer.main(argv, COMMAND)
 
 
 def build(options: Options) -> Run:
@@ -238,7 +239,7 @@ def build(options: Options) -> Run:
             maximum=chosen.max_length,
             **trainer.processes(),
         ),
-        report=_report(out, task, options.model.attention != "none"),
+        report=_report(out, task, options.model.attention != "none", predictions(options)),
         recorded={
             "bucket_shapes": [list(shape) for shape in shapes],
             "vocabulary_sizes": [len(source), len(target)],
@@ -336,7 +337,9 @@ def build_task(
     )
 
 
-def _report(out: Path, task: Translation, attends: bool) -> TranslationReport:
+def _report(
+    out: Path, task: Translation, attends: bool, predictions: RowsFile | None
+) -> TranslationReport:
     held_out = task.held_out
     source, target, pairs = held_out.source, held_out.target, held_out.pairs
     lengths = [len(source.split(sentence)) for sentence in pairs.sources]
@@ -350,7 +353,7 @@ def _report(out: Path, task: Translation, attends: bool) -> TranslationReport:
         ),
         signatures=held_out.text_metrics.signatures(pairs.targets),
     )
-    return TranslationReport(out, sentences, attends)
+    return TranslationReport(out, sentences, attends, predictions)
 
 
 def _open(options: Options, split: Literal["train", "eval", "test"]) -> Pairs:
@@ -396,6 +399,9 @@ def _check(options: Options) -> None:
     known = options.run.resume and (trainer.folder(options) / VOCABULARY_FILE).exists()
     if start is not None and not known and not (Path(start) / VOCABULARY_FILE).exists():
         raise UserError(f"--init-from {start}: not a run of translate")
+
+
+COMMAND = trainer.Command(Options, presets.TRANSLATION, build, lambda _: ["seq2seq"])
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ class Options:
     verb: ClassVar[str] = "weights"
 
     action: Literal["list", "to-run", "to-torch"] = flags.flag(
-        "list", positional=True, metavar="list|to-run|to-torch"
+        "list", positional=True, metavar="ACTION"
     )
     """`list [WORD ...]`, `to-run NAME|FILE RUN`, or `to-torch RUN FILE`."""
     arguments: tuple[str, ...] = flags.flag((), positional=True, metavar="ARGUMENT")
@@ -52,7 +52,7 @@ class Options:
     model: str | None = flags.flag(None, only={"action": ("to-run",)}, metavar="NAME")
     """Architecture of a file, or of weights of the Hub that are not in the list."""
     state: Literal["best", "last"] | None = flags.flag(None, only={"action": ("to-torch",)})
-    """Which state is written. Default: the best where the run keeps one, else the last."""
+    """State that is written. Default: the best where the run keeps one, else the last."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:

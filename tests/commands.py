@@ -18,6 +18,13 @@ def rows(out):
     return [{k: v for k, v in row.items() if not is_timing(k)} for row in lines]
 
 
+def per_class(out):
+    """The figures of a run's classes, by name."""
+    content = json.loads((out / "per_class.json").read_text())
+    assert content["step"] == json.loads((out / "result.json").read_text())["step"]
+    return {one.pop("name"): one for one in content["classes"]}
+
+
 def leaves(out, folder="checkpoints", step=None):
     """The arrays of a run's newest checkpoint, or that of a step, as nested dictionaries."""
     return traverse_util.unflatten_dict(checkpoints.arrays(out / folder, step), sep="/")

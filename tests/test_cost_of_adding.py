@@ -179,7 +179,7 @@ class Report:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    trainer.main(argv, Options, {}, build, lambda _: models.names())
+    trainer.main(argv, trainer.Command(Options, {}, build, lambda _: models.names()))
 
 
 def build(options: Options) -> Run:

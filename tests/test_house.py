@@ -126,13 +126,17 @@ def test_every_package_is_installed():
 def test_every_file_of_data_is_installed():
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     named = {
-        ROOT / package.replace(".", "/") / file
-        for package, files in settings["package-data"].items()
-        for file in files
+        path
+        for package, patterns in settings["package-data"].items()
+        for pattern in patterns
+        for path in ROOT.glob(
+            f"{package.replace('cnn_jax_experiments', 'experiments').replace('.', '/')}/{pattern}"
+        )
     }
     found = {
         path
-        for path in ROOT.glob("cnn_jax/**/*")
+        for top in ("cnn_jax", "experiments")
+        for path in ROOT.glob(f"{top}/**/*")
         if path.is_file() and path.suffix not in (".py", ".pyc")
     }
     assert named == found

@@ -14,6 +14,7 @@ from experiments import (
     export,
     pack,
     segment,
+    sweep,
     translate,
     weights,
 )
@@ -51,6 +52,7 @@ def test_every_command_and_every_flag_exists():
             compare.Options,
             export.Options,
             weights.Options,
+            sweep.Options,
             *map(pack.options_of, ("classify", "annotate", "detect", "segment")),
         )
         for flag in flags.declared(options).values()

@@ -12,6 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Num
 
+from cnn_jax.metrics.host import on_host
+
+_CLASSES_AT_A_TIME = 16
+
 
 def top_k_correct(
     logits: Float[Array, " classes"], label: Int[Array, ""], k: int
@@ -101,6 +105,97 @@ def calibration_bins(
         confidence=jnp.where(member == 1, confidence, 0.0),
         correct=jnp.where(jnp.argmax(probabilities) == label, member, 0),
     )
+
+
+def area_under_roc(
+    scores: Float[Array, " examples"], truth: Bool[Array, " examples"]
+) -> Float[Array, ""]:
+    """Compute the share of pairs of a true and a false example that the scores of one class order.
+
+    Pairs of equal scores count half. It is nan where a score is, and where all examples are true,
+    or all false.
+
+    References:
+        Hanley and McNeil, The Meaning and Use of the Area under a Receiver Operating Characteristic
+        (ROC) Curve, Radiology, 1982
+    """
+    ordered = jnp.sort(scores)
+    below, up_to = (
+        jnp.searchsorted(ordered, scores, side=side, method="sort") for side in ("left", "right")
+    )
+    ranks = (below + up_to + 1).astype(scores.dtype) / 2  # the mean of those of equal scores
+    true = jnp.sum(truth, dtype=ranks.dtype)
+    pairs = true * (len(scores) - true)
+    wins = jnp.sum(ranks, where=truth) - true * (true + 1) / 2
+    known = (pairs > 0) & ~jnp.any(jnp.isnan(scores))
+    return jnp.where(known, wins / jnp.maximum(pairs, 1), jnp.nan)
+
+
+class ClassFigures(NamedTuple):
+    """Figures of each class of a confusion matrix.
+
+    They are nan for a class that is neither true nor predicted anywhere; else 0/0 counts as 0. So
+    scikit-learn has them, which averages over the other classes.
+
+    Attributes:
+        precision, recall, f1: shares.
+        support: the number of examples of each class.
+    """
+
+    precision: Float[np.ndarray, " classes"]
+    recall: Float[np.ndarray, " classes"]
+    f1: Float[np.ndarray, " classes"]
+    support: Int[np.ndarray, " classes"]
+
+
+def class_figures(confusion: Int[np.ndarray, "classes classes"]) -> ClassFigures:
+    """Divide a confusion matrix: precision, recall, F1 and support of each class."""
+    right = np.diagonal(confusion).astype(np.float64)
+    guesses, support = confusion.sum(axis=0), confusion.sum(axis=1)
+
+    def share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+        unknown = np.where(guesses + support > 0, 0.0, np.nan)
+        return np.divide(part, whole, out=unknown, where=whole > 0)
+
+    return ClassFigures(
+        precision=share(right, guesses),
+        recall=share(right, support),
+        f1=share(2 * right, guesses + support),
+        support=support,
+    )
+
+
+def averages(
+    values: Float[np.ndarray, " classes"], support: Int[np.ndarray, " classes"]
+) -> tuple[float, float]:
+    """Average over the classes whose value is known: each alike (macro), and by their support.
+
+    Both are nan where no class has a value, or an example.
+    """
+    known = ~np.isnan(values)
+    if not support[known].sum():
+        return float("nan"), float("nan")
+    return float(values[known].mean()), float(np.average(values[known], weights=support[known]))
+
+
+def areas_under_roc(
+    scores: Float[np.ndarray, "examples classes"], labels: Int[np.ndarray, " examples"]
+) -> Float[np.ndarray, " classes"]:
+    """Compute :func:`area_under_roc` of every class against all others, on the host."""
+    return on_host(_areas_under_roc, scores, labels)
+
+
+@jax.jit
+def _areas_under_roc(
+    scores: Float[Array, "examples classes"], labels: Int[Array, " examples"]
+) -> Float[Array, " classes"]:
+    def one(column: tuple[Array, Array]) -> Array:
+        values, label = column
+        return area_under_roc(values.astype(jnp.result_type(float)), labels == label)
+
+    # Some classes at a time: all of them would take several times the memory of the scores.
+    columns = (scores.T, jnp.arange(scores.shape[1]))
+    return jax.lax.map(one, columns, batch_size=_CLASSES_AT_A_TIME)
 
 
 def per_class_accuracy(

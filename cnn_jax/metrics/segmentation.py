@@ -5,6 +5,7 @@ added over the whole set: not a mean of images' figures. Ignored pixels count no
 """
 
 import math
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,8 +16,10 @@ from cnn_jax.metrics.classification import mean_class_accuracy, per_class_accura
 
 __all__ = [
     "BOUNDARY_TOLERANCE",
+    "ClassPixels",
     "boundary_f1",
     "class_boundaries",
+    "class_pixels",
     "intersection_over_union",
     "mean_class_accuracy",
     "mean_iou",
@@ -52,6 +55,31 @@ def mean_iou(confusion: Int[np.ndarray, "classes classes"]) -> float:
     values = intersection_over_union(confusion)
     present = values[~np.isnan(values)]
     return float(present.mean()) if len(present) else float("nan")
+
+
+class ClassPixels(NamedTuple):
+    """Numbers of pixels of each class in one image; those ignored in the mask do not count."""
+
+    right: Int[Array | np.ndarray, "*batch classes"]
+    predicted: Int[Array | np.ndarray, "*batch classes"]
+    true: Int[Array | np.ndarray, "*batch classes"]
+
+
+def class_pixels(
+    prediction: Int[Array, "height width"], mask: Int[Array, "height width"], num_classes: int
+) -> ClassPixels:
+    """Count the pixels of one image that are rightly predicted, predicted and true, by class."""
+    counted = mask != IGNORED
+
+    def count(labels: Array, chosen: Array) -> Array:
+        places = jnp.where(chosen, labels, num_classes).ravel()
+        return jnp.zeros(num_classes, jnp.int32).at[places].add(1, mode="drop")
+
+    return ClassPixels(
+        right=count(mask, counted & (mask == prediction)),
+        predicted=count(prediction, counted),
+        true=count(mask, counted),
+    )
 
 
 def boundary_f1(

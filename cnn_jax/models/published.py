@@ -7,7 +7,6 @@ the accuracies of its own recipes (`torchvision.models.get_model_weights`), timm
 another normalisation than our architecture's are not in it.
 """
 
-import contextlib
 import csv
 import functools
 import hashlib
@@ -17,10 +16,10 @@ import os
 import re
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import resources
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from cnn_jax import files
 from cnn_jax.errors import UserError, nearest
@@ -169,33 +168,32 @@ def _from_torchvision(name: str, place: Path) -> Path:
     if path.exists():
         return path
     address = f"{os.environ.get(ADDRESS_VARIABLE) or _ADDRESS}/{place}"
-    part = path.with_name(f".{path.name}.{os.getpid()}")
+    digest = hashlib.sha256()
+    with files.stream(path) as file:
+        for content in _downloaded(name, place, address):
+            digest.update(content)
+            file.write(content)
+        _check(path, digest.hexdigest(), address)
+    return path
+
+
+def _downloaded(name: str, place: Path, address: str) -> Iterator[bytes]:
+    """The content of an address in parts; raises UserError where it does not come, or not whole."""
+    got = 0
     try:
-        with files.writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        with (
-            urllib.request.urlopen(address, timeout=_SECONDS) as answer,
-            contextlib.closing(part.open("wb")) as file,
-        ):
+        with urllib.request.urlopen(address, timeout=_SECONDS) as answer:
             length = int(answer.headers.get("Content-Length") or 0)
             parts = iter(lambda: answer.read(_PART), b"")
-            got = 0
             for content in track(parts, place.name, -(-length // _PART) or None):
                 got += len(content)
-                with files.writing(path):
-                    file.write(content)
-        if length and got != length:
-            raise _absent(name, place, f"{address}: ended after {got} of {length} bytes")
-        _check(part, _sha256(part), path.name, address)
-        part.replace(path)
+                yield content
     except (OSError, http.client.HTTPException) as error:
         if isinstance(error, urllib.error.HTTPError):
             error.close()
         reason = getattr(error, "reason", None) or error
         raise _absent(name, place, f"{address}: {reason}") from error
-    finally:
-        part.unlink(missing_ok=True)
-    return path
+    if length and got != length:
+        raise _absent(name, place, f"{address}: ended after {got} of {length} bytes")
 
 
 def _from_hub(name: str, place: Path) -> Path:
@@ -226,13 +224,13 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _check(path: Path, digest: str, name: str | None = None, source: Any = None) -> None:
+def _check(path: Path, digest: str, source: str | None = None) -> None:
     """Raise UserError unless a file is the one that its name, or that of its blob, says.
 
     The names of torchvision's files end in the first eight digits of their SHA-256. The Hub's cache
     names a file by all of them.
     """
-    published = re.search(r"-([0-9a-f]{8})\.pth$", name or path.name)
+    published = re.search(r"-([0-9a-f]{8})\.pth$", path.name)
     digits = published[1] if published else path.resolve().name
     stated = published is not None or re.fullmatch(r"[0-9a-f]{64}", digits)
     if stated and not digest.startswith(digits):

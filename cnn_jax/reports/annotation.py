@@ -1,6 +1,6 @@
 """The page and pictures of a multi-label classification run."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,6 +97,31 @@ def write(
         together(outcome.truth, names),
     ]
     write_report(directory, sections=sections)
+
+
+def figures(outcome: Outcome) -> dict[str, np.ndarray]:
+    """The figures of each label; 0/0 counts as 0."""
+    counts = metrics.counts_by_label(outcome.predicted, outcome.truth)
+    right, predicted, true = (np.asarray(count, np.float64) for count in counts)
+    return {
+        "precision": metrics.precision(counts),
+        "recall": metrics.recall(counts),
+        "f1": 2 * right / np.maximum(predicted + true, 1),
+        "average_precision": outcome.average_precisions,
+        "support": np.asarray(counts.true),
+    }
+
+
+def rows(outcome: Outcome, source: Source) -> Iterator[dict[str, Any]]:
+    """Name, true labels, labels given, and the probability of every label, of each example."""
+    names = np.array(source.class_names)
+    for index, probabilities in enumerate(outcome.probabilities):
+        yield {
+            "name": source.describe(index),
+            "truth": names[outcome.truth[index]].tolist(),
+            "prediction": names[outcome.predicted[index]].tolist(),
+            "probability": dict(zip(source.class_names, probabilities, strict=True)),
+        }
 
 
 def floors(outcome: Outcome, ks: Sequence[int] = ()) -> Table:

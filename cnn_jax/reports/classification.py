@@ -1,21 +1,33 @@
 """The page and pictures of a classification run."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from cnn_jax.data.source import Source
+from cnn_jax.metrics import classification as metrics
 from cnn_jax.reports.calibration import ReliabilityDiagram
 from cnn_jax.reports.confusion import ClassAccuracy, ConfusionMatrix
 from cnn_jax.reports.page import Section
+from cnn_jax.reports.per_class import write_per_class
 from cnn_jax.reports.pictures import Gallery, Picks, draw_guesses, save
 from cnn_jax.reports.report import Evaluation, write_report
+from cnn_jax.reports.rows import RowsFile
 
 # Pictures in `samples/wrong.png` and `samples/right.png`. The page shows more mistakes.
 DRAWN = 18
 MISTAKES = 24
+
+
+@runtime_checkable
+class Details(Protocol):
+    """The details of an evaluation (see `cnn_jax.tasks.classification.ClassificationDetails`)."""
+
+    log_probabilities: np.ndarray
+    labels: np.ndarray
+    areas_under_roc: np.ndarray
 
 
 class ClassificationReport:
@@ -25,6 +37,7 @@ class ClassificationReport:
         directory: the run's folder.
         source: the evaluated examples.
         transform: the preparation of an example for the network: one crop.
+        predictions: the file of a row for each example, if there is to be one.
     """
 
     def __init__(
@@ -32,10 +45,12 @@ class ClassificationReport:
         directory: str | Path,
         source: Source,
         transform: Callable[[Mapping[str, Any]], Mapping[str, Any]],
+        predictions: RowsFile | None = None,
     ) -> None:
         self.directory = Path(directory)
         self.source = source
         self.transform = transform
+        self.predictions = predictions
         self._picks = Picks(MISTAKES)
 
     def select(self, batch: Mapping[str, np.ndarray], log_probabilities: Any) -> None:
@@ -57,8 +72,8 @@ class ClassificationReport:
 
         Args:
             step: the number of updates made.
-            evaluation: its metrics, and its `confusion` and `calibration` sums. The pictures are
-                those that `select` has chosen since the last call.
+            evaluation: its metrics, its `confusion` and `calibration` sums, and its details. The
+                pictures are those that `select` has chosen since the last call.
         """
         picks, self._picks = self._picks, Picks(MISTAKES)
         names = self.source.class_names
@@ -74,6 +89,12 @@ class ClassificationReport:
             else:
                 (samples / f"{name}.png").unlink(missing_ok=True)
         confusion = np.asarray(evaluation.sums["confusion"])
+        details = evaluation.details
+        figures = metrics.class_figures(confusion)._asdict()
+        columns = {**figures, "auroc": details.areas_under_roc}
+        write_per_class(self.directory, step, names, columns)
+        if self.predictions is not None:
+            self.predictions.write(self._rows(details))
         count, confidence, correct = map(np.asarray, evaluation.sums["calibration"])
         sections: list[Section] = [
             Gallery("Mistakes", wrong, "The most confident mistakes come first."),
@@ -90,3 +111,17 @@ class ClassificationReport:
         ]
         shown = [part for part in sections if not isinstance(part, Gallery) or part.guesses]
         write_report(self.directory, sections=shown)
+
+    def _rows(self, details: Details) -> Iterator[dict[str, Any]]:
+        """Name, truth, prediction and its probability of each example."""
+        names = self.source.class_names
+        for index, (scores, label) in enumerate(
+            zip(details.log_probabilities, details.labels, strict=True)
+        ):
+            guess = int(scores.argmax())
+            yield {
+                "name": self.source.describe(index),
+                "truth": names[label],
+                "prediction": names[guess],
+                "probability": np.exp(scores[guess]),
+            }

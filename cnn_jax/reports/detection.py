@@ -1,6 +1,6 @@
 """The page and pictures of a detection run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -47,6 +47,8 @@ class DetectedSet(Protocol):
 
     detections: DetectionRows
     objects: ObjectRows
+    predicted: Mapping[str, np.ndarray]
+    truth: Mapping[str, np.ndarray]
 
     def __len__(self) -> int: ...
 
@@ -92,6 +94,42 @@ def write(
         kinds(details, names, similar),
     ]
     write_report(directory, sections=sections)
+
+
+def figures(details: Details) -> dict[str, np.ndarray]:
+    """The figures of each class; nan where nothing was detected, or there is nothing to detect.
+
+    Precision, recall and F1 are of detections above the score threshold, at an IoU of 0.5.
+    """
+    coco, matches = details.coco, details.decided.matches
+    return {
+        **metrics.precision_recall_by_class(matches)._asdict(),
+        "ap50": details.voc.by_class(),
+        "ap50_11point": details.voc.by_class("11point"),
+        "coco_ap": coco.by_class(),
+        "coco_ap50": coco.by_class(0.5),
+        "coco_ap75": coco.by_class(0.75),
+        "support": np.asarray(matches.objects),
+    }
+
+
+def rows(whole: DetectedSet, source: Source) -> Iterator[dict[str, Any]]:
+    """Name, objects, detections and their scores of each image; boxes as [x1, y1, x2, y2]."""
+    names = source.class_names
+
+    def listed(found: Mapping[str, np.ndarray], index: int) -> list[dict[str, Any]]:
+        valid = found["valid"][index]
+        pairs = zip(found["labels"][index][valid], found["boxes"][index][valid], strict=True)
+        return [{"class": names[label], "box": box} for label, box in pairs]
+
+    for index in range(len(whole)):
+        scores = whole.predicted["scores"][index][whole.predicted["valid"][index]]
+        yield {
+            "name": source.describe(index),
+            "truth": listed(whole.truth, index),
+            "prediction": listed(whole.predicted, index),
+            "probability": scores,
+        }
 
 
 def by_class(details: Details, names: Sequence[str]) -> Table:

@@ -19,6 +19,7 @@ class Evaluation(Protocol):
 
     metrics: Mapping[str, float]
     sums: Mapping[str, Any]
+    details: Any
 
 
 def write_report(directory: str | Path, *, sections: Sequence[Section] = ()) -> Path:

@@ -1,21 +1,24 @@
 """The page and pictures of a segmentation run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from cnn_jax.conventions import IGNORED
 from cnn_jax.data.source import Source
 from cnn_jax.metrics import segmentation as metrics
+from cnn_jax.metrics.classification import class_figures
 from cnn_jax.reports import masks
 from cnn_jax.reports.confusion import ConfusionMatrix
 from cnn_jax.reports.html import Html, join, tag
 from cnn_jax.reports.page import Section, Table
+from cnn_jax.reports.per_class import write_per_class
 from cnn_jax.reports.pictures import data_uri, save
 from cnn_jax.reports.report import Evaluation, write_report
+from cnn_jax.reports.rows import RowsFile
 from cnn_jax.runs.names import show
 
 DRAWN = 8
@@ -90,16 +93,28 @@ def legend(class_names: Sequence[str]) -> Html:
     return join([tag("p", *keys, class_="key"), tag("p", views, class_="note")])
 
 
+@runtime_checkable
+class Details(Protocol):
+    """The details of an evaluation (see `cnn_jax.tasks.segmentation.SegmentationDetails`)."""
+
+    pixels: metrics.ClassPixels
+    probability: np.ndarray
+
+
 class SegmentationReport:
     """A writer of `report.html` and `samples/*.png` after each evaluation.
 
     Args:
         directory: the run's folder.
         source: the evaluated examples.
+        predictions: the file of a row for each example, if there is to be one.
     """
 
-    def __init__(self, directory: str | Path, source: Source) -> None:
+    def __init__(
+        self, directory: str | Path, source: Source, predictions: RowsFile | None = None
+    ) -> None:
         self.directory = Path(directory)
+        self.predictions = predictions
         self.source = source
         spread = np.linspace(0, len(source) - 1, min(DRAWN, len(source)))
         self._spread = set(spread.round().astype(int).tolist())
@@ -157,6 +172,31 @@ class SegmentationReport:
             ConfusionMatrix("Confusion matrix (pixels)", confusion, names),
         ]
         write_report(self.directory, sections=sections)
+        figures = class_figures(confusion)._asdict()
+        union = metrics.intersection_over_union(confusion)
+        write_per_class(self.directory, step, names, {**figures, "iou": union})
+        if self.predictions is not None:
+            self.predictions.write(self._rows(evaluation.details))
+
+    def _rows(self, details: Details) -> Iterator[dict[str, Any]]:
+        """Name, true and predicted shares, mean probability, accuracy and IoU of each image."""
+        names = self.source.class_names
+
+        def by_name(part: np.ndarray, whole: np.ndarray) -> dict[str, float | None]:
+            shares = np.divide(part, whole, out=np.full(len(names), np.nan), where=whole > 0)
+            return dict(zip(names, shares, strict=True))
+
+        counts = zip(*details.pixels, details.probability, strict=True)
+        for index, (right, predicted, true, probability) in enumerate(counts):
+            pixels = np.full(len(names), true.sum())
+            yield {
+                "name": self.source.describe(index),
+                "truth": by_name(true, pixels),
+                "prediction": by_name(predicted, pixels),
+                "probability": probability,
+                "pixel_accuracy": right.sum() / max(true.sum(), 1),
+                "iou": by_name(right, predicted + true - right),
+            }
 
 
 def by_class(confusion: np.ndarray, names: Sequence[str]) -> Table:

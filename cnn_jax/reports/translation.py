@@ -15,6 +15,7 @@ from cnn_jax.reports.alignment import Alignment, Alignments
 from cnn_jax.reports.curves import Chart, Curves, Line
 from cnn_jax.reports.page import Section, Table, Text
 from cnn_jax.reports.report import write_report
+from cnn_jax.reports.rows import RowsFile
 
 SHOWN = 6
 
@@ -59,9 +60,17 @@ class TranslationReport:
         directory: the run's folder.
         sentences: the evaluated examples.
         attends: whether the model has attention.
+        predictions: the file of a row for each example, if there is to be one.
     """
 
-    def __init__(self, directory: str | Path, sentences: Sentences, attends: bool) -> None:
+    def __init__(
+        self,
+        directory: str | Path,
+        sentences: Sentences,
+        attends: bool,
+        predictions: RowsFile | None = None,
+    ) -> None:
+        self.predictions = predictions
         self.directory = Path(directory)
         self.sentences = sentences
         self.attends = attends
@@ -108,6 +117,10 @@ class TranslationReport:
         counted = "; ".join(f"{name}: {text}" for name, text in texts.signatures.items())
         sections.append(Text("Computation of BLEU and chrF", f"sacrebleu's signatures: {counted}"))
         write_report(self.directory, sections=sections)
+        if self.predictions is not None:
+            columns = zip(texts.sources, texts.references, hypotheses, strict=True)
+            keys = ("name", "truth", "prediction")
+            self.predictions.write(dict(zip(keys, row, strict=True)) for row in columns)
 
     def _alignment(self, index: int, words: np.ndarray, weights: np.ndarray) -> Alignment:
         source, target = self.sentences.source_words(index), self.sentences.target_words(words)

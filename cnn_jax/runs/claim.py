@@ -44,3 +44,20 @@ def claimed(directory: str | Path) -> Iterator[None]:
             for path in made:
                 path.rmdir()
         os.close(descriptor)
+
+
+def is_claimed(directory: str | Path) -> bool:
+    """Tell whether another process, or this one, holds a run's folder."""
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # a file system without locks
+        return False
+    finally:
+        os.close(descriptor)
+    return False

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Key
 from scipy import special
 
 from cnn_jax import losses
-from cnn_jax.data.augment import Augmentation, Views, mix, normalize
+from cnn_jax.data.augment import Augmentation, ViewKind, mix, normalize
 from cnn_jax.errors import UserError
 from cnn_jax.losses import ranking as ranking_losses
 from cnn_jax.metrics import annotation as metrics
@@ -114,7 +114,7 @@ class Annotation:
     focal_gamma: float = 0.0
     decision: Decision = field(default_factory=Decision)
     thresholds: Thresholds | None = None
-    views: Views = "one"
+    views: ViewKind = "one"
 
     def init(self, key: Key[Array, ""]) -> tuple[Any, Any]:
         """Draw the first (params, model_state)."""

@@ -9,10 +9,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from cnn_jax import losses
-from cnn_jax.data.augment import Augmentation, Views, mix, normalize
+from cnn_jax.data.augment import Augmentation, ViewKind, mix, normalize
 from cnn_jax.metrics import classification as metrics
 from cnn_jax.metrics.summary import Summary
 from cnn_jax.tasks.images import Batch, apply_training, augmented, averaged_logits, floating, init
@@ -30,6 +30,21 @@ LOSSES: dict[str, Loss] = {
 """The losses by name: from logits, a distribution over classes and `label_smoothing`."""
 
 LossName = Literal[tuple(LOSSES)]
+
+
+@dataclass(frozen=True)
+class ClassificationDetails:
+    """The results that an evaluation derives from a whole set.
+
+    Attributes:
+        log_probabilities: those of every example and class.
+        labels: the true classes.
+        areas_under_roc: of every class against all others; nan where it has all examples or none.
+    """
+
+    log_probabilities: Float[np.ndarray, "examples classes"]
+    labels: Int[np.ndarray, " examples"]
+    areas_under_roc: Float[np.ndarray, " classes"]
 
 
 @dataclass(frozen=True)
@@ -58,7 +73,7 @@ class Classification:
     loss_name: LossName = "softmax"
     label_smoothing: float = 0.0
     logit_scale: float = 1.0
-    views: Views = "one"
+    views: ViewKind = "one"
 
     def init(self, key: Key[Array, ""]) -> tuple[Any, Any]:
         """Draw the first (params, model_state)."""
@@ -109,7 +124,11 @@ class Classification:
     def measure(
         self, predictions: Float[Array, "batch classes"], batch: Batch
     ) -> tuple[Sums, Rows]:
-        """Sum loss, top-1, top-5, confusion matrix and calibration bins."""
+        """Sum loss, top-1, top-5, confusion matrix and calibration bins.
+
+        A row is the log-probabilities and the label of an example: areas below ROC curves need
+        those of the whole set.
+        """
         valid = batch["valid"]
         per_example = jax.vmap(losses.cross_entropy)(predictions, batch["label"])
         bins = jax.vmap(partial(metrics.calibration_bins, bins=CALIBRATION_BINS))(
@@ -123,10 +142,15 @@ class Classification:
             ),
             "calibration": jax.tree.map(lambda x: jnp.sum(x, axis=0, where=valid[:, None]), bins),
         }
-        return sums, {}
+        return sums, {"log_probabilities": predictions, "labels": batch["label"]}
 
     def summarize(self, sums: Sums, rows: Rows | None = None) -> Summary:
-        """Average over the examples; of an evaluation, add class accuracy and calibration error."""
+        """Average over the examples; of an evaluation, add the figures by class and calibration.
+
+        Precision, recall, F1 and the area below the ROC curve of each class are averaged alike
+        (macro) and by the number of its examples (weighted). The details of an evaluation are
+        `ClassificationDetails`.
+        """
         examples = float(sums["examples"])
         means = {k: float(sums[k]) / examples for k in ("loss", "top1", "top5") if k in sums}
         if "confusion" in sums:
@@ -136,7 +160,16 @@ class Classification:
             means["expected_calibration_error"] = metrics.expected_calibration_error(
                 sums["calibration"]
             )
-        return Summary(means)
+        if not rows:
+            return Summary(means)
+        scores, labels = rows["log_probabilities"].astype(np.float32), rows["labels"]
+        figures = metrics.class_figures(np.asarray(sums["confusion"], np.int64))
+        areas = metrics.areas_under_roc(scores, labels)
+        columns = {"precision": figures.precision, "recall": figures.recall, "f1": figures.f1}
+        for name, values in (*columns.items(), ("auroc", areas)):
+            macro, weighted = metrics.averages(values, figures.support)
+            means |= {f"macro_{name}": macro, f"weighted_{name}": weighted}
+        return Summary(means, ClassificationDetails(scores, labels, areas))
 
     def _per_example(
         self, logits: Float[Array, "batch classes"], targets: Float[Array, "batch classes"]

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from cnn_jax.data.augment import Augmentation, Views, alternating_flip, augment_example, views
+from cnn_jax.data.augment import Augmentation, ViewKind, alternating_flip, augment_example, views
 from cnn_jax.models.layers import on_axis
 
 Batch = dict[str, Array]
@@ -51,7 +51,7 @@ def averaged_logits(
     params: Any,
     model_state: Any,
     images: Float[Array, "batch height width channels"],
-    kind: Views,
+    kind: ViewKind,
 ) -> Float[Array, "batch classes"]:
     """Apply a network to the views of every image, and average the logits by their weights."""
     seen, weights = views(images, kind)

@@ -28,6 +28,19 @@ LossName = Literal["cross_entropy", "dice", "both"]
 
 
 @dataclass(frozen=True)
+class SegmentationDetails:
+    """The results of each image of an evaluation.
+
+    Attributes:
+        pixels: the numbers of pixels by class.
+        probability: the mean probability of the predicted classes over the pixels.
+    """
+
+    pixels: metrics.ClassPixels
+    probability: Float[np.ndarray, " images"]
+
+
+@dataclass(frozen=True)
 class Segmentation:
     """A segmenter: the network, its input, its loss and its metrics.
 
@@ -121,8 +134,9 @@ class Segmentation:
     ) -> tuple[Sums, Rows]:
         """Sum the confusion matrix of all pixels, the loss, and the F1 of boundaries.
 
-        The loss is that of training with every pixel's weight that of its class. Where there are
-        cells, a row is the predicted and the true foreground, bool [height, width] each.
+        The loss is that of training with every pixel's weight that of its class. A row is the
+        numbers of pixels of an image by class, and the mean probability of what is predicted; where
+        there are cells, also the predicted and the true foreground, bool [height, width] each.
         """
         masks, valid = batch["mask"].astype(jnp.int32), batch["valid"]
         predicted = jnp.argmax(predictions, axis=-1)
@@ -137,10 +151,19 @@ class Segmentation:
             "boundary_f1": jnp.sum(boundary, where=has_class & valid),
             "boundary_images": jnp.sum(has_class & valid),
         }
-        return sums, {"predicted": predicted == 1, "truth": masks == 1} if self.cells else {}
+        pixels = jax.vmap(lambda one, mask: metrics.class_pixels(one, mask, self.num_classes))
+        rows = {
+            "pixels": pixels(predicted, masks)._asdict(),
+            "probability": jnp.mean(jnp.exp(jnp.max(predictions, axis=-1)), axis=(1, 2)),
+        }
+        cell_maps = {"predicted": predicted == 1, "truth": masks == 1} if self.cells else {}
+        return sums, {**rows, **cell_maps}
 
     def summarize(self, sums: Sums, rows: Rows | None = None) -> Summary:
-        """Compute every metric; boundaries and cells only of an evaluation."""
+        """Compute every metric; boundaries and cells only of an evaluation.
+
+        The details of an evaluation are `SegmentationDetails`.
+        """
         confusion = np.asarray(sums["confusion"], np.int64)
         means = {
             "loss": float(sums["loss"]) / float(sums["examples"]),
@@ -151,9 +174,12 @@ class Segmentation:
         if "boundary_f1" in sums:
             images = float(sums["boundary_images"])
             means["boundary_f1"] = float(sums["boundary_f1"]) / images if images else float("nan")
-        if rows:
+        if not rows:
+            return Summary(means)
+        if self.cells:
             means |= cell_errors(rows["predicted"], rows["truth"])
-        return Summary(means)
+        pixels = metrics.ClassPixels(**rows["pixels"])
+        return Summary(means, SegmentationDetails(pixels, rows["probability"]))
 
     def _logits(
         self, variables: Any, images: Array, size: Size, axis_name: str | None, **options: Any

@@ -36,9 +36,8 @@ _ANY = Range(-1e9, 1e9)
 _OPTIONS = "optimizer_options"
 
 # Arguments that are no numbers, and are given here where they are needed.
-_NO_OPTIONS = {"learning_rate", "mask", "weight_decay_mask", "key"}
 _DIMENSIONS = "muon_weight_dimension_numbers"
-_NO_OPTIONS |= {_DIMENSIONS}
+_NO_OPTIONS = {"learning_rate", "mask", "weight_decay_mask", "key", _DIMENSIONS}
 
 # Their updates need the loss's value or another function besides the gradient.
 _MORE_THAN_GRADIENTS = {"lbfgs", "momo", "momo_adam", "sophia", "schedule_free"}
@@ -167,7 +166,7 @@ def optimizer(
     biases = functools.partial(_biases, kind=bias_rate_on)
     if decoupled:
         check("weight_decay" not in legal, "optimizer", name, "one without a decay of its own")
-        parts += _decoupled_decay(weight_decay / highest_rate, decay_mask, biases, bias_rate)
+        parts += _decoupled_decay(_share(weight_decay, highest_rate), decay_mask, biases, bias_rate)
     elif "weight_decay" in legal:
         options.setdefault("weight_decay", weight_decay)
         parameters = inspect.signature(build).parameters
@@ -179,7 +178,7 @@ def optimizer(
     if _DIMENSIONS in inspect.signature(build).parameters:
         options[_DIMENSIONS] = _matrices
         if "adam_learning_rate" in options:
-            share = options["adam_learning_rate"] / highest_rate
+            share = _share(options["adam_learning_rate"], highest_rate)
             options["adam_learning_rate"] = _times(share, learning_rate)
     parts.append(_tried(name, lambda: build(learning_rate, **options)))
     if bias_rate != 1:
@@ -270,6 +269,11 @@ def _tried(
 def kernels_only(params: Any) -> Any:
     """Select kernels for weight decay, but not biases or normalisation's scales."""
     return _named_by(params, lambda name: name == "kernel")
+
+
+def _share(value: float, highest_rate: float) -> float:
+    """Divide by the highest learning rate; a rate of 0 moves nothing whatever the share is."""
+    return value / highest_rate if highest_rate else 0.0
 
 
 def _decoupled_decay(

@@ -142,7 +142,6 @@ def _state(
 ) -> TrainState:
     """The first state, on the devices; refused where the job does not fit into memory."""
 
-    @compile_single_call
     def fresh() -> TrainState:
         return create(*task.init(jax.random.key(0)), optimizer)
 
@@ -150,7 +149,7 @@ def _state(
     trained = 0 if evaluated else job.batch_size
     shapes = jax.eval_shape(fresh)
     needs.check(task.model, inputs, shapes, evaluated=evaluated, trained=trained)
-    return parallel.replicate(fresh())
+    return parallel.replicate(compile_single_call(fresh)())
 
 
 def _facts(job: Job, model: nn.Module, *inputs: jax.ShapeDtypeStruct) -> dict[str, Any]:
@@ -172,6 +171,7 @@ def _batch(job: Job) -> dict[str, np.ndarray]:
         "label": rng.integers(0, job.num_classes, job.batch_size, dtype=np.int32),
         "valid": np.ones(job.batch_size, bool),
         "ordinal": np.arange(job.batch_size, dtype=np.int32),
+        "index": np.arange(job.batch_size, dtype=np.int32),
         "size": np.full((job.batch_size, 2), size, np.float32),
     }
 

@@ -234,6 +234,6 @@ def stored_threshold(state: states.Kept) -> float:
         score = flags.checked("score", Annotated[float, Range(0, 1)], content["score"])
     except (KeyError, UserError):
         raise UserError(f"{path}: not what detect writes; {again}") from None
-    if step != state.step:
+    if state.step not in (None, step):
         raise UserError(f"{path}: chosen for step {step}, not for the state {state}; {again}")
     return score

@@ -36,7 +36,7 @@ def parse(
 ) -> T:
     """The options of a command: what is typed, over `--config`, over the preset, over defaults.
 
-    A run that is continued has its own options in place of file and preset.
+    A run that is continued has its own options in place of a preset; a file has to describe it.
 
     Args:
         options: a dataclass of groups, a `RunOptions` called `run` among them.
@@ -68,20 +68,34 @@ def parse(
 def _continued(options: type[T], given: Mapping[str, Any]) -> T:
     """The options of the run in `--out`, with what is typed.
 
+    A file of `--config` may be typed again; what it says has to be the run's.
+
     Raises:
         UserError: there is none, or it would become another run.
     """
     earlier = stored(options, Path(given["out"]))
     before, known = flat(earlier), declared(options)
-    for name, value in given.items():
+    typed = {name: value for name, value in given.items() if name != "config"}
+    file = given.get("config")
+    from_file = given_by(options, Path(file)) if file else {}
+    passed_over = {*typed, *_displaced(known, typed)}
+    from_file = {
+        name: value
+        for name, value in from_file.items()
+        if name not in passed_over and value != before[name] and not idle(known[name], before)
+    }
+    for name, value in {**from_file, **typed}.items():
         said = known[name].declared
         legal = said.resumable or said.moves or (said.lengthens and given.get("resume"))
         if value != before[name] and not legal:
+            flag, held = dashed(name), repr(before[name])
+            if name in from_file:
+                flag, held = "--config", f"{flag} {held}"
             raise UserError(
-                f"{dashed(name)}: the run in {given['out']} has {before[name]!r}; "
+                f"{flag}: the run in {given['out']} has {held}; "
                 "a run is continued with its own options, leave the flag out"
             )
-    return _settled(options, earlier, given)
+    return _settled(options, earlier, {**from_file, **typed})
 
 
 def _over(base: T, from_file: Mapping[str, Any], given: Mapping[str, Any], file: str) -> T:

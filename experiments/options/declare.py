@@ -360,5 +360,5 @@ def _setting(name: str, values: Mapping[str, Any]) -> str:
 
 
 def _named(name: str) -> str:
-    # Of the options of `predict`, the verb that trained the run is no flag.
-    return "a run of" if name == "verb" else dashed(name)
+    # These are no flags: the verb that trained the run of `predict`, and what `weights` does.
+    return {"verb": "a run of", "action": "the action"}.get(name) or dashed(name)

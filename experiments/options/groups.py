@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Collection, Mapping
 from typing import Any, ClassVar, Literal
 
-from cnn_jax.data.augment import Views
+from cnn_jax.data.augment import ViewKind
 from cnn_jax.data.source import Settings
 from cnn_jax.errors import check
 from cnn_jax.models import Option, option_table
@@ -57,10 +57,13 @@ class RunOptions:
         "eval", resumable=True, typed_only=True, only={"eval_only": GIVEN}
     )
     """Which examples are evaluated."""
+    predictions: str | None = flag(None, resumable=True, unrecorded=True, metavar="FILE")
+    """Write a row for each example of an evaluation to this file, .csv or .jsonl: its name, the
+    truth, the prediction and its probability."""
     state: Literal["best", "last"] | None = flag(
         None, resumable=True, typed_only=True, only={"eval_only": GIVEN}
     )
-    """Which state is evaluated: the one with the best evaluation, or the last one. Default: the
+    """State that is evaluated: the one with the best evaluation, or the last one. Default: the
     best, where the run keeps it."""
     recalibrate: bool = flag(False, resumable=True, typed_only=True, only={"eval_only": GIVEN})
     """Compute the statistics of batch normalisation anew from the training set."""
@@ -179,7 +182,7 @@ class WholeImageOptions(DataOptions):
     """Pixels on a side of the images that are augmented on the device."""
     ten_crop: bool = flag(False, resumable=True)
     """Evaluate the corners, the centre and their mirror images instead of the centre alone."""
-    views: Views = flag("one", resumable=True, aliases="tta")  # noqa: RUF009 (a Literal)
+    views: ViewKind = flag("one", resumable=True, aliases="tta")
     """Views of an image whose logits an evaluation averages: the image; `mirror`: its mirror image
     too; `shift`: both also moved by a pixel, towards two corners."""
 
@@ -369,7 +372,7 @@ class OptimizerOptions:
     bias_rate: float = flag(1.0, minimum=0, maximum=1000)
     """Factor of the learning rate of biases; 2 in many recipes of Caffe's time."""
     bias_rate_on: Literal["all", "norms"] = flag("all", only={"bias_rate": GIVEN})
-    """Which biases have that factor: all, or those of normalisation."""
+    """Biases that have that factor: all, or those of normalisation."""
     backbone_rate: float = flag(1.0, minimum=0, maximum=1000, aliases="backbone-lr-mult")
     """Factor of the learning rate of the layers that pretrained weights hold: all but the last of
     a classifier, the backbone of other networks."""
@@ -425,18 +428,30 @@ class PredictOptions:
     run: str = flag("", positional=True, metavar="RUN")
     """Folder of the run."""
     images: tuple[str, ...] = flag((), positional=True, metavar="IMAGE")
-    """Image files, or sentences."""
+    """Images: files, folders, patterns such as `**/*.jpg`, and `@FILE` with one in each line. Or
+    sentences."""
+    list: str | None = flag(None, metavar="FILE")
+    """A file with an image, or a sentence, in each line."""
     json: bool = False
     """Print JSON instead of lines."""
+    csv: bool = flag(False, unless={"json": GIVEN})
+    """Print a CSV table instead of lines."""
+    predictions: str | None = flag(None, metavar="FILE", unless={"json|csv": GIVEN})
+    """Write the predictions to this file instead, .csv, .json or .jsonl."""
     batch_size: int = flag(32, minimum=1, maximum=LARGEST_BATCH, aliases="bs")
     """Images in a step."""
     state: Literal["best", "last"] | None = None
-    """Which state of the run predicts: the one with the best evaluation, or the last one. Default:
+    """State of the run that predicts: the one with the best evaluation, or the last one. Default:
     the best, where the run keeps it."""
     top: int = flag(
         3, minimum=1, maximum=65_536, only={"verb": ("classify",)}, aliases="topk top-k"
     )
     """Number of classes that are named for each image."""
+    tta: tuple[str, ...] = flag(
+        (), only={"verb": ("classify", "segment", "detect")}, metavar="VIEW"
+    )
+    """Average over views of each image at test time: `flip` its mirror image, and sizes as shares
+    of its own, such as 0.75 1.25. Detections of all views are joined."""
     directory: str | None = flag(
         None, only={"verb": ("segment", "detect")}, aliases="output-dir out", metavar="DIR"
     )

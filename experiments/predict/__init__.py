@@ -1,25 +1,34 @@
 """Apply a trained run to your own images or sentences.
 
 python -m experiments.predict runs/NAME photo.jpg       # bicycle 0.60; people 0.30; ...
+python -m experiments.predict runs/NAME photos '**/*.png' @list.txt --predictions found.csv
 python -m experiments.predict runs/NAME *.jpg --json
 python -m experiments.predict runs/NAME street.jpg --count  # of a detector
 python -m experiments.predict runs/NAME "12th of May, 2009"
+
+From Python, `load(RUN).predict(images)` gives the same numbers.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 import jax
 
 from cnn_jax.errors import UserError
+from cnn_jax.progress import track
 from cnn_jax.runs.folder import CONFIG_FILE, read_object
 
 from .. import options as flags
+from .. import states
 from .annotation import TagPredictor
 from .classification import ClassPredictor
 from .detection import BoxPredictor
-from .predictor import Predictor, predict
+from .inputs import expanded
+from .output import shown
+from .predictor import Found, Input, Network, Predictor
 from .segmentation import MaskPredictor
 from .translation import TranslationPredictor
 
@@ -33,22 +42,80 @@ PREDICTORS: dict[str, Callable[[Path, flags.PredictOptions], Predictor]] = {
 """The predictor of each verb that trains."""
 
 
+class LoadedRun:
+    """A trained run that predicts; see `load`."""
+
+    def __init__(self, options: flags.PredictOptions) -> None:
+        run = Path(options.run)
+        precision = read_object(run / CONFIG_FILE).get("matmul_precision")
+        if precision in get_args(flags.Precision):
+            jax.config.update("jax_default_matmul_precision", precision)
+        self.predictor = PREDICTORS[_verb(options.run)](run, options)
+        kept = states.kept(run, options.state)
+        self.network = Network(kept, self.predictor, options.batch_size)
+
+    def predict(self, inputs: Iterable[Input]) -> Iterator[Found]:
+        """Give what is found of each input, in order and as soon as it is there.
+
+        Args:
+            inputs: files of images, or their RGB pixels uint8 [height, width, 3]; or sentences. Of
+                an iterator, no more than a batch is read ahead.
+
+        Yields:
+            A dictionary for each input. classify: `predictions` (label and probability, best first)
+            and `probabilities` [classes]. annotate: `tags`, and `probabilities` by label. segment:
+            `mask` [height, width], `shares` by class, and `probabilities` [height, width,
+            classes]. detect: `boxes` [n, 4] as x1 y1 x2 y2 in pixels, `scores`, `labels`, `names`,
+            and `counted`, which marks scores that reach the run's threshold. translate:
+            `translation`, `words`, `source_words` and `attention_weights`.
+
+        Raises:
+            UserError: an input cannot be read.
+        """
+        for _, _, found in self.network.outcomes(inputs):
+            yield found
+
+
+def load(run: str | Path, **settings: Any) -> LoadedRun:
+    """Load a trained run for prediction from Python.
+
+    Args:
+        run: its folder.
+        **settings: the flags of the command `predict` that say what is found: `batch_size`, `top`,
+            `score_threshold`.
+
+    Raises:
+        UserError: there is no run, it cannot be restored, or a setting is illegal.
+    """
+    _verb(str(run))
+    return LoadedRun(flags.replace(flags.PredictOptions(run=str(run)), settings))
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the flags, and predict as the run's task does."""
-    options = flags.parse_plain(flags.PredictOptions, argv, lambda values: {"verb": _verb(values)})
-    precision = read_object(Path(options.run) / CONFIG_FILE).get("matmul_precision")
-    if precision in get_args(flags.Precision):
-        jax.config.update("jax_default_matmul_precision", precision)
-    predict(Path(options.run), PREDICTORS[_verb(flags.flat(options))], options)
+    options = flags.parse_plain(flags.PredictOptions, argv, _facts)
+    inputs = expanded(options.images, options.list, _verb(options.run) != "translate")
+    loaded = LoadedRun(dataclasses.replace(options, images=tuple(inputs)))
+    print(loaded.network.told, file=sys.stderr)
+    with shown(options) as show:
+        for name, content, found in loaded.network.outcomes(track(inputs, "predicting")):
+            show(loaded.predictor.result(name, content, found))
+    if options.predictions is not None:
+        print(f"predictions of {len(inputs):,} inputs: {options.predictions}")
 
 
-def _verb(values: Mapping[str, Any]) -> str:
-    """The verb that trained the run."""
-    if not values["run"] or not values["images"]:
+def _facts(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The verb that trained the run, on which flags depend."""
+    if not values["run"] or not (values["images"] or values["list"]):
         raise UserError(
             "give a run's folder and at least one image (or sentence): predict RUN IMAGE..."
         )
-    config = Path(values["run"]) / CONFIG_FILE
+    return {"verb": _verb(values["run"])}
+
+
+def _verb(run: str) -> str:
+    """The verb that trained a run."""
+    config = Path(run) / CONFIG_FILE
     verb = read_object(config).get("verb")
     if not isinstance(verb, str) or verb not in PREDICTORS:
         raise UserError(f"{config}: verb {verb!r} is none of {', '.join(PREDICTORS)}")

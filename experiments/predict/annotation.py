@@ -8,14 +8,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnn_jax.data.decode import decode
-
 from .. import annotate, states
 from .. import options as flags
-from .predictor import Example, Result, class_names, whole_image_preparation
+from .predictor import (
+    Example,
+    Found,
+    ImagePredictor,
+    Result,
+    class_names,
+    whole_image_preparation,
+)
 
 
-class TagPredictor:
+class TagPredictor(ImagePredictor):
     """The labels of each image with their probabilities."""
 
     def __init__(self, run: Path, options: flags.PredictOptions) -> None:
@@ -25,14 +30,13 @@ class TagPredictor:
         self._alone = len(options.images) == 1
         self._thresholds = None
         if trained.rule.decision in ("tuned", "per-label"):
-            self._thresholds = annotate.stored_thresholds(
-                states.kept(run, options.state), self._names
-            )
+            kept = states.kept(run, options.state)
+            self._thresholds = annotate.stored_thresholds(kept, self._names)
         self.task = annotate.build_task(trained, self._names)
 
-    def examples(self, name: str) -> list[Example]:
+    def examples(self, content: np.ndarray) -> list[Example]:
         """The image, prepared as for an evaluation."""
-        return [{"image": self._transform({"image": decode(name)})["image"]}]
+        return [{"image": self._transform({"image": content})["image"]}]
 
     def select(self, predictions: np.ndarray) -> np.ndarray:
         """The scores."""
@@ -55,8 +59,8 @@ class TagPredictor:
             "class_names": self._names,
         }
 
-    def result(self, name: str, predictions: Sequence[np.ndarray]) -> Result:
-        """`sea 0.95; sand 0.80`, best first; `no label` where the rule gives none."""
+    def found(self, content: np.ndarray, predictions: Sequence[np.ndarray]) -> Found:
+        """`tags`, best first, and `probabilities` by label."""
         scores = np.asarray(predictions, np.float32)
         (probabilities,), (given,) = (
             self.task.probability(scores),
@@ -64,7 +68,11 @@ class TagPredictor:
         )
         order = np.argsort(-probabilities, kind="stable")
         named = {self._names[i]: float(probabilities[i]) for i in order}
-        tags = [self._names[i] for i in order if given[i]]
+        return {"tags": [self._names[i] for i in order if given[i]], "probabilities": named}
+
+    def result(self, name: str, content: np.ndarray, found: Found) -> Result:
+        """`sea 0.95; sand 0.80`, best first; `no label` where the rule gives none."""
+        tags, named = found["tags"], found["probabilities"]
         line = "; ".join(f"{tag} {named[tag]:.2f}" for tag in tags) or "no label"
         line = line if self._alone else f"{name}: {line}"
-        return Result(line, [{"image": name, "tags": tags, "probabilities": named}])
+        return Result(line, [{"image": name, **found}])

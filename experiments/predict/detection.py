@@ -10,18 +10,27 @@ import jax
 import numpy as np
 from PIL import Image
 
-from cnn_jax.data.decode import decode
 from cnn_jax.errors import UserError
 from cnn_jax.ops.nms import Detections
 from cnn_jax.reports.boxes import Mark, draw_boxes
 from cnn_jax.reports.masks import palette
 from cnn_jax.reports.pictures import save
+from cnn_jax.tasks.views import join_detections, read_views
 
 from .. import detect, states
 from .. import options as flags
 from ..detection.common import box_evaluation, stored_threshold
 from .names import folder_name, output_names, require_other_files
-from .predictor import PICTURES, Example, Result, class_names
+from .predictor import (
+    PICTURES,
+    Batch,
+    Example,
+    Found,
+    ImagePredictor,
+    Predict,
+    Result,
+    class_names,
+)
 
 
 @dataclass(frozen=True)
@@ -30,11 +39,13 @@ class ImageDetections:
 
     Attributes:
         file: the image's file.
+        pixels: the image.
         name: the beginning of the names of the files made of it.
         detections: the valid rows.
     """
 
     file: str
+    pixels: np.ndarray
     name: str
     detections: Detections
 
@@ -44,7 +55,7 @@ class ImageDetections:
         return dataclasses.replace(self, detections=Detections(*(x[kept] for x in self.detections)))
 
 
-class BoxPredictor:
+class BoxPredictor(ImagePredictor):
     """The objects in each image.
 
     Pictures are drawn unless JSON, counts or crops are asked for; `--count` gives the number of
@@ -60,6 +71,7 @@ class BoxPredictor:
         self.task = self._system.build_task(
             self._names, box_evaluation(trained, self._names, self._system.image_size)
         )
+        self._views = read_views(options.tta)
         self._folder = None
         if options.directory is not None:
             self._folder = Path(options.directory)
@@ -74,9 +86,22 @@ class BoxPredictor:
         """The file that an image's boxes are drawn to."""
         return self._folder / f"{name}.png"
 
-    def examples(self, name: str) -> list[Example]:
+    def examples(self, content: np.ndarray) -> list[Example]:
         """The image, prepared as for an evaluation."""
-        return [self._transform(self._system.unlabelled(decode(name)))]
+        return [self._transform(self._system.unlabelled(content))]
+
+    def averaged(self, predict: Predict, batch: Batch) -> Detections:
+        """The detections, joined from the views of `--tta`."""
+        # R-CNN's images are those of its network.
+        pixels = getattr(self.task, "network", self.task)
+        return join_detections(
+            predict,
+            batch,
+            self._views,
+            rule=self.task.evaluation.rule,
+            num_classes=len(self._names),
+            background=pixels.mean,
+        )
 
     def select(self, predictions: Any) -> Detections:
         """The detections."""
@@ -94,12 +119,28 @@ class BoxPredictor:
             "class_names": self._names,
         }
 
-    def result(self, name: str, predictions: Sequence[Detections]) -> Result:
-        """`photo.jpg: circle 0.97 at 10 20 30 40; ...`, or the counts."""
+    def found(self, content: np.ndarray, predictions: Sequence[Detections]) -> Found:
+        """The `boxes` as x1 y1 x2 y2 in pixels, their `scores`, `labels` and classes' `names`.
+
+        Best first; `counted` marks the scores that reach the run's threshold.
+        """
         (row,) = predictions
+        boxes, scores, labels, _ = (x[row.valid] for x in row)
+        return {
+            "boxes": boxes,
+            "scores": scores,
+            "labels": labels,
+            "names": [self._names[label] for label in labels],
+            "counted": scores >= np.float32(self._threshold),
+        }
+
+    def result(self, name: str, content: np.ndarray, found: Found) -> Result:
+        """`photo.jpg: circle 0.97 at 10 20 30 40; ...`, or the counts."""
         output = self._outputs[self._number]
         self._number += 1
-        every = ImageDetections(name, output, Detections(*(x[row.valid] for x in row)))
+        rows = (found[key] for key in ("boxes", "scores", "labels"))
+        valid = np.ones(len(found["scores"]), bool)
+        every = ImageDetections(name, content, output, Detections(*rows, valid))
         kept = every.above(self._threshold)
         if self._options.crops is not None:
             write_crops(Path(self._options.crops), kept, self._names)
@@ -109,11 +150,11 @@ class BoxPredictor:
             counts = counted(kept, self._names)
             line = ", ".join(f"{label} {number}" for label, number in counts.items())
             return Result(f"{name}: {line}", [{"image": name, "counts": counts}])
-        content = [
+        listed = [
             {**coco, "category": self._names[coco["category_id"] - 1]}
             for coco in coco_results(every, self._number)
         ]
-        return Result(f"{name}: {described(kept, self._names)}", content)
+        return Result(f"{name}: {described(kept, self._names)}", listed)
 
 
 def _threshold(run: Path, trained: detect.Options, options: flags.PredictOptions) -> float:
@@ -164,12 +205,12 @@ def drawn(image: ImageDetections, names: Sequence[str]) -> Image.Image:
         Mark(box, f"{names[label]} {min(score, 1):.2f}", tuple(colors[label]))
         for box, score, label, _ in zip(*image.detections, strict=True)
     ]
-    return Image.fromarray(draw_boxes(decode(image.file), marks[::-1]))
+    return Image.fromarray(draw_boxes(image.pixels, marks[::-1]))
 
 
 def write_crops(folder: Path, image: ImageDetections, names: Sequence[str]) -> None:
     """Each detection as a picture `CLASS/IMAGE-NUMBER.png`, best first; at least a pixel large."""
-    picture = Image.fromarray(decode(image.file))
+    picture = Image.fromarray(image.pixels)
     for number, (box, _, label, _) in enumerate(zip(*image.detections, strict=True), 1):
         left, top = (min(int(v), side - 1) for v, side in zip(box[:2], picture.size, strict=True))
         right, bottom = (int(np.ceil(v)) for v in box[2:])

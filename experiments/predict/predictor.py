@@ -1,8 +1,7 @@
-"""The shared way of all predictions: restore the run, compile, batch, print, write."""
+"""The shared way of all predictions: restore the run, compile, batch, and give what is found."""
 
 import itertools
-import json
-import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 import numpy as np
 
+from cnn_jax.data.decode import decode
 from cnn_jax.data.transforms import EvaluationTransform
 from cnn_jax.errors import UserError
 from cnn_jax.runs.folder import CONFIG_FILE
@@ -23,10 +23,18 @@ PICTURES = "predictions"
 """The folder below a run's where pictures go unless the user names one."""
 
 Example = Mapping[str, np.ndarray]
+Input = str | Path | np.ndarray
+"""The file of an image, or its RGB pixels uint8 [height, width, 3]; or a sentence."""
+
+Batch = dict[str, Any]
+Predict = Callable[[Batch], Any]
+
+Found = Mapping[str, Any]
+"""What a run says of one input: values, lists and arrays by name."""
 
 
 class Result(NamedTuple):
-    """The result for one input.
+    """The result for one input, as a command shows it.
 
     Attributes:
         line: the text printed for a person.
@@ -39,7 +47,7 @@ class Result(NamedTuple):
 
 @runtime_checkable
 class Predictor(Protocol):
-    """The part of one task: its inputs as examples, and its predictions in words.
+    """The part of one task: its inputs as examples, and what their predictions say.
 
     Attributes:
         task: makes the predictions.
@@ -47,12 +55,16 @@ class Predictor(Protocol):
 
     task: Task
 
-    def examples(self, name: str) -> Sequence[Example]:
+    def read(self, given: Input) -> Any:
+        """The input itself: the pixels of an image, or a sentence."""
+        ...
+
+    def examples(self, content: Any) -> Sequence[Example]:
         """The arrays that the network is fed for one input: one example, or several tiles."""
         ...
 
     def select(self, predictions: Any) -> Any:
-        """The part of the task's predictions that `result` needs."""
+        """The part of the task's predictions that `found` needs."""
         ...
 
     def outputs(self, selected: Any) -> dict[str, jax.Array]:
@@ -66,70 +78,97 @@ class Predictor(Protocol):
         """
         ...
 
-    def result(self, name: str, predictions: Sequence[Any]) -> Result:
-        """One input's predictions in words and as data; writes its pictures."""
+    def averaged(self, predict: Predict, batch: Batch) -> Any:
+        """What `predict` gives of a batch: of the batch alone, or of the views of `--tta`."""
+        ...
+
+    def found(self, content: Any, predictions: Sequence[Any]) -> Found:
+        """What the predictions of one input say, at the size of its image."""
+        ...
+
+    def result(self, name: str, content: Any, found: Found) -> Result:
+        """The same in words and as data for JSON; writes its pictures."""
         ...
 
 
-def predict(
-    run: Path,
-    make: Callable[[Path, flags.PredictOptions], Predictor],
-    options: flags.PredictOptions,
-) -> None:
-    """Predict for every input, and print a line each, or all of them as JSON.
+class ImagePredictor:
+    """The part that all predictors of images share."""
+
+    def read(self, given: Input) -> np.ndarray:
+        """The pixels of an image.
+
+        Raises:
+            UserError: the file cannot be read, or the array is no RGB image of 8 bits.
+        """
+        if not isinstance(given, np.ndarray):
+            return decode(given)
+        if given.dtype != np.uint8 or given.ndim != 3 or given.shape[2] != 3 or not given.size:
+            raise UserError(
+                f"an array {given.dtype}{list(given.shape)}: must be uint8 [height, width, 3], RGB"
+            )
+        return given
+
+    def averaged(self, predict: Predict, batch: Batch) -> Any:
+        """The prediction of the images as they are."""
+        return predict(batch)
+
+
+class Network:
+    """A trained run's network, compiled for prediction.
 
     Args:
-        run: the run's folder.
-        make: the task's predictor.
-        options: the flags.
+        kept: the state of the run.
+        predictor: the part of its task.
+        batch_size: the most examples in a step.
 
-    Raises:
-        UserError: the run, or an input, cannot be read.
+    Attributes:
+        told: the line for the user about the state.
     """
-    state = states.kept(run, options.state)
-    predictor, content = make(run, options), []
-    for result in results(state, predictor, options.images, options.batch_size):
-        content += result.content
-        if not options.json:
-            print(result.line)
-    if options.json:
-        # Elsewhere JSON's own escapes stand for what the encoding lacks.
-        unicode = (sys.stdout.encoding or "").lower().startswith("utf")
-        print(json.dumps(content, indent=2, ensure_ascii=not unicode))
 
+    def __init__(self, kept: states.Kept, predictor: Predictor, batch_size: int) -> None:
+        self._predictor, self._batch_size = predictor, batch_size
+        task = predictor.task
+        state, notices = states.restored(task, kept.directory)
+        self.told = kept.told(state)
+        for notice in notices:
+            flags.warn(notice)
 
-def results(
-    kept: states.Kept, predictor: Predictor, inputs: Sequence[str], batch_size: int
-) -> Iterator[Result]:
-    """The results of all inputs in their order, each as soon as it is there."""
-    task = predictor.task
-    state, notices = states.restored(task, kept.directory)
-    print(kept.told(state), file=sys.stderr)
-    for notice in notices:
-        flags.warn(notice)
-    compiled = compile_inference(
-        lambda batch: predictor.select(task.predict(state.params, state.model_state, batch))
-    )
-    waiting: list[tuple[str, int]] = []  # inputs, and how many of their examples are to come
+        def selected(batch: Batch) -> Any:
+            return predictor.select(task.predict(state.params, state.model_state, batch))
 
-    def examples() -> Iterator[Example]:
-        for name in inputs:
-            own = predictor.examples(name)
-            waiting.append((name, len(own)))
-            yield from own
+        self._compiled = compile_inference(lambda batch: predictor.averaged(selected, batch))
+        self._sizes: dict[Any, int] = {}
 
-    rows: list[Any] = []
-    for row in in_batches(compiled, examples(), batch_size):
-        rows.append(row)
-        name, count = waiting[0]
-        if len(rows) == count:
-            yield predictor.result(name, rows)
-            del waiting[0]
-            rows = []
+    def outcomes(self, inputs: Iterable[Input]) -> Iterator[tuple[Input, Any, Found]]:
+        """Each input, its content and what is found of it, in order and as soon as it is there.
+
+        Only the inputs of one batch are held at a time.
+        """
+        predictor = self._predictor
+        waiting: deque[tuple[Input, Any, int]] = deque()  # the last: how many examples are to come
+
+        def examples() -> Iterator[Example]:
+            for given in inputs:
+                content = predictor.read(given)
+                own = predictor.examples(content)
+                waiting.append((given, content, len(own)))
+                yield from own
+
+        rows: list[Any] = []
+        for row in in_batches(self._compiled, examples(), self._batch_size, self._sizes):
+            rows.append(row)
+            given, content, count = waiting[0]
+            if len(rows) == count:
+                waiting.popleft()
+                yield given, content, predictor.found(content, rows)
+                rows = []
 
 
 def in_batches(
-    function: Callable[[dict[str, np.ndarray]], Any], examples: Iterable[Example], batch_size: int
+    function: Callable[[dict[str, np.ndarray]], Any],
+    examples: Iterable[Example],
+    batch_size: int,
+    compiled: dict[Any, int] | None = None,
 ) -> Iterator[Any]:
     """One prediction an example, in their order.
 
@@ -140,8 +179,10 @@ def in_batches(
         function: from a batch to its predictions.
         examples: arrays by name.
         batch_size: the most examples in a batch.
+        compiled: the size of the batches that each shape is compiled for; those of this call are
+            added.
     """
-    compiled: dict[Any, int] = {}
+    compiled = {} if compiled is None else compiled
     for shape, group in itertools.groupby(examples, _shape):
         while rows := list(itertools.islice(group, batch_size)):
             size = compiled[shape] = max(len(rows), compiled.get(shape, 0))

@@ -12,20 +12,29 @@ import numpy as np
 from PIL import Image
 
 from cnn_jax import files
-from cnn_jax.data.decode import decode
 from cnn_jax.data.resize import to_canvas
 from cnn_jax.data.tiles import corners, window
 from cnn_jax.reports import masks as pictures
 from cnn_jax.reports.pictures import save
 from cnn_jax.runs.names import show
+from cnn_jax.tasks.views import average_pixels, read_views
 
 from .. import options as flags
 from .. import segment
 from .names import output_names, require_other_files
-from .predictor import PICTURES, Example, Result, class_names
+from .predictor import (
+    PICTURES,
+    Batch,
+    Example,
+    Found,
+    ImagePredictor,
+    Predict,
+    Result,
+    class_names,
+)
 
 
-class MaskPredictor:
+class MaskPredictor(ImagePredictor):
     """The mask of each image, written as a picture, and the share of each class."""
 
     def __init__(self, run: Path, options: flags.PredictOptions) -> None:
@@ -34,9 +43,9 @@ class MaskPredictor:
         (size,) = flags.recorded(run, evaluated_size=segment.RECORDED_SIZE)
         self.task = segment.build_task(self._trained, self._names, size)
         self._folder = Path(options.directory) if options.directory else run / PICTURES
+        self._views = read_views(options.tta)
         self._write_probabilities = options.probabilities
         self._outputs = deque(self._named(options.images))
-        self._images: deque[np.ndarray] = deque()  # those whose results are still to come
 
     def _named(self, inputs: Sequence[str]) -> list[dict[str, str]]:
         """The files that are written for each input, by what they hold."""
@@ -50,10 +59,9 @@ class MaskPredictor:
         require_other_files(inputs, (file for files in outputs for file in files.values()))
         return outputs
 
-    def examples(self, name: str) -> list[Example]:
+    def examples(self, content: np.ndarray) -> list[Example]:
         """The image, resized as in training, or its tiles."""
-        image = decode(name)
-        self._images.append(image)
+        image = content
         tile, margin = self._trained.masks.tile, self.task.model.margin
         if tile is not None:
             places = corners(image.shape[:2], tile)
@@ -61,6 +69,10 @@ class MaskPredictor:
         resized = segment.resized_to(self._trained)
         seen = image if resized is None else to_canvas(image, resized)
         return [{"image": window(seen, 0, 0, *seen.shape[:2], margin)}]
+
+    def averaged(self, predict: Predict, batch: Batch) -> jax.Array:
+        """The log-probabilities, from the mean over the views of `--tta`."""
+        return average_pixels(predict, batch, self._views, self.task.model.margin)
 
     def select(self, predictions: jax.Array) -> jax.Array:
         """The log-probabilities of every pixel."""
@@ -86,20 +98,28 @@ class MaskPredictor:
         around = f", and {margin} pixels around them, mirrored beyond the image" if margin else ""
         return {"preparation": f"bytes of RGB; {part}{around}", "class_names": self._names}
 
-    def result(self, name: str, predictions: Sequence[np.ndarray]) -> Result:
-        """`road 61.0 %; sky 20.1 % -> overlay.png`: the share of each class, largest first."""
-        image, written = self._images.popleft(), self._outputs.popleft()
-        probabilities = self._whole(predictions, image.shape[:2])
+    def found(self, content: np.ndarray, predictions: Sequence[np.ndarray]) -> Found:
+        """The `mask`, the `shares` of the classes, largest first, and the pixels' `probabilities`.
+
+        They are uint8 [height, width] and float32 [height, width, classes], at the image's size.
+        """
+        probabilities = self._whole(predictions, content.shape[:2])
         mask = probabilities.argmax(axis=-1).astype(np.uint8)
+        shares = np.bincount(mask.ravel(), minlength=len(self._names)) / mask.size
+        by_name = {self._names[i]: float(shares[i]) for i in np.argsort(-shares, kind="stable")}
+        return {"mask": mask, "shares": by_name, "probabilities": probabilities}
+
+    def result(self, name: str, content: np.ndarray, found: Found) -> Result:
+        """`road 61.0 %; sky 20.1 % -> overlay.png`: the share of each class, largest first."""
+        image, written, mask = content, self._outputs.popleft(), found["mask"]
         save(Path(written["mask"]), pictures.index_image(mask, len(self._names)))
         shown = Image.fromarray(pictures.overlay(image, mask, len(self._names)))
         save(Path(written["overlay"]), shown)
         if "probabilities" in written:
-            content = io.BytesIO()
-            np.save(content, probabilities.astype(np.float32))
-            files.replace(Path(written["probabilities"]), content.getvalue())
-        shares = np.bincount(mask.ravel(), minlength=len(self._names)) / mask.size
-        by_name = {self._names[i]: float(shares[i]) for i in np.argsort(-shares, kind="stable")}
+            array = io.BytesIO()
+            np.save(array, found["probabilities"].astype(np.float32))
+            files.replace(Path(written["probabilities"]), array.getvalue())
+        by_name = found["shares"]
         line = "; ".join(f"{n} {show('pixel_accuracy', s)}" for n, s in by_name.items() if s)
         return Result(
             f"{name}: {line} -> {written['overlay']}",

@@ -16,7 +16,7 @@ from cnn_jax.tasks.translation import looked_at
 
 from .. import options as flags
 from .. import translate
-from .predictor import Example, Result
+from .predictor import Batch, Example, Found, Input, Predict, Result
 
 
 class TranslationPredictor:
@@ -28,14 +28,23 @@ class TranslationPredictor:
         self.task = translate.build_task(self._trained, self._source, self._target)
         self._number = 0
 
-    def examples(self, name: str) -> list[Example]:
+    def read(self, given: Input) -> str:
+        """The sentence."""
+        return str(given)
+
+    def averaged(self, predict: Predict, batch: Batch) -> Any:
+        """The prediction of the sentences: there is nothing to average."""
+        return predict(batch)
+
+    def examples(self, content: str) -> list[Example]:
         """The sentence as tokens, padded to the run's longest.
 
         Raises:
             UserError: the sentence has no word.
         """
         row = np.zeros(self._trained.data.max_length, np.int32)
-        tokens, source = self._source.encode(name), self._source
+        name, source = content, self._source
+        tokens = source.encode(name)
         if len(tokens) == 1:
             raise UserError(f"{name!r}: no words to translate")
         if len(tokens) > len(row):
@@ -67,28 +76,37 @@ class TranslationPredictor:
             "target": self._target.as_json(),
         }
 
-    def result(self, name: str, predictions: Sequence[Mapping[str, np.ndarray]]) -> Result:
-        """The translation, and below it the picture of its alignment."""
+    def found(self, content: str, predictions: Sequence[Mapping[str, np.ndarray]]) -> Found:
+        """The `translation`, its `words` and their `attention_weights` [words, source words]."""
         (prediction,) = predictions
         words, weights = prediction["words"].tolist(), prediction["attention_weights"]
         unknown = None
         if self._trained.decoding.replace_unknown:
-            unknown = looked_at(self._source, name, weights.argmax(-1).tolist())
-        translation = self._target.decode(words, unknown)
-        content: dict[str, Any] = {"source": name, "translation": translation}
-        line = translation
+            unknown = looked_at(self._source, content, weights.argmax(-1).tolist())
+        written = [*self._target.words(words, unknown), SPECIAL[END]]
+        read = [*self._source.split(content), SPECIAL[END]]
+        return {
+            "translation": self._target.decode(words, unknown),
+            "words": written,
+            "source_words": read,
+            "attention_weights": weights[: len(written), : len(read)],
+        }
+
+    def result(self, name: str, content: str, found: Found) -> Result:
+        """The translation, and below it the picture of its alignment."""
+        line = found["translation"]
+        listed: dict[str, Any] = {"source": name, "translation": line}
         if self._trained.model.attention != "none":
             picture = self._run / "samples" / f"predict_{self._number}.png"
-            written = [*self._target.words(words, unknown), SPECIAL[END]]
-            read = [*self._source.split(name), SPECIAL[END]]
-            drawn, missing = alignment.draw(alignment_of(read, written, weights))
+            shown = (found[key] for key in ("source_words", "words", "attention_weights"))
+            drawn, missing = alignment.draw(alignment_of(*shown))
             files.replace(picture, drawn)
             if missing:
                 flags.warn(
                     f"no font here shows {missing[:20]} in {picture}; install one that does, such "
                     "as Noto Sans CJK (Debian: fonts-noto-cjk)"
                 )
-            content["alignment"] = str(picture)
+            listed["alignment"] = str(picture)
             line += f"\n  alignment: {picture}"
         self._number += 1
-        return Result(line, [content])
+        return Result(line, [listed])

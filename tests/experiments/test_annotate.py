@@ -5,13 +5,14 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn import metrics as sklearn_metrics
 
 from cnn_jax import data
 from cnn_jax.errors import UserError
-from experiments import annotate, predict, presets
+from experiments import annotate, predict, presets, states
 from experiments import options as flags
 from tests.checks import assert_same_bits
-from tests.commands import leaves, rows
+from tests.commands import leaves, per_class, rows
 
 SMALL = ["--width", "0.25", "--image-size", "16", "--batch-size", "8", "--eval-batch-size", "16"]
 STEPS = ["--steps", "6", "--report-every", "2", "--eval-every", "3"]
@@ -86,10 +87,28 @@ def test_the_same_command_gives_the_same_bits(table, trained, tmp_path):
     assert_same_bits(leaves(tmp_path / "again"), leaves(trained))
 
 
-def test_the_test_split_is_judged_by_the_thresholds_of_the_evaluation(trained):
+def test_the_test_split_is_judged_by_the_thresholds_of_the_evaluation(trained, tmp_path):
     before = (trained / "thresholds.json").read_text()
     last = [row for row in rows(trained) if row["split"] == "eval"][-1]
-    annotate.main(["--eval-only", "--out", str(trained)])
+    table = tmp_path / "rows.jsonl"
+    annotate.main(["--eval-only", "--out", str(trained), "--predictions", str(table)])
+    examples = [json.loads(line) for line in table.read_text().splitlines()]
+    by_class = per_class(trained)
+    truth, guesses = (
+        np.array([[name in row[key] for name in by_class] for row in examples])
+        for key in ("truth", "prediction")
+    )
+    scores = np.array([[row["probability"][name] for name in by_class] for row in examples])
+    expected = sklearn_metrics.precision_recall_fscore_support(truth, guesses, zero_division=0)
+    for key, values in zip(("precision", "recall", "f1", "support"), expected, strict=True):
+        ours = [one[key] for one in by_class.values()]
+        np.testing.assert_allclose(ours, values, atol=1e-6)
+    for number, one in enumerate(by_class.values()):
+        holds = truth[:, number]
+        area = 0.0
+        if holds.any():
+            area = sklearn_metrics.average_precision_score(holds, scores[:, number])
+        assert one["average_precision"] == pytest.approx(area, abs=1e-6)
     assert rows(trained)[-1] == last
     assert (trained / "thresholds.json").read_text() == before
     found = {}
@@ -185,12 +204,12 @@ def test_mistakes_are_told_in_one_line_and_leave_nothing_behind(
 
 def test_thresholds_that_do_not_fit_are_refused(trained, tmp_path):
     with pytest.raises(UserError, match=r"thresholds\.json: no thresholds chosen"):
-        annotate.stored_thresholds(tmp_path, ("a",))
-    with pytest.raises(UserError, match=r"3 labels, .* the data has 1"):
-        annotate.stored_thresholds(trained, ("a",))
+        annotate.stored_thresholds(states.kept(tmp_path), ("a",))
+    with pytest.raises(UserError, match=r"3 labels, .* the 1 labels of the data"):
+        annotate.stored_thresholds(states.kept(trained), ("a",))
     (tmp_path / "thresholds.json").write_text('{"step": 3}')
     with pytest.raises(UserError, match="not what annotate writes"):
-        annotate.stored_thresholds(tmp_path, ("a",))
+        annotate.stored_thresholds(states.kept(tmp_path), ("a",))
 
 
 @pytest.mark.parametrize("name", presets.ANNOTATION)

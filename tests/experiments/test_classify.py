@@ -1,5 +1,6 @@
 """The classify and predict commands, as a user runs them: on small runs, wholly, and killed."""
 
+import csv
 import itertools
 import json
 import shutil
@@ -10,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 from PIL import Image
+from sklearn import metrics as sklearn_metrics
 
 from cnn_jax.errors import UserError
 from cnn_jax.ops.whitening import whitening_filters
@@ -20,7 +22,7 @@ from cnn_jax.training.step import train_step
 from experiments import classify, predict, trainer
 from experiments import options as flags
 from tests.checks import assert_same_bits
-from tests.commands import leaves, rows
+from tests.commands import leaves, per_class, rows
 
 SMALL = ["--width", "0.25", "--image-size", "16", "--batch-size", "8", "--eval-batch-size", "16"]
 STEPS = ["--steps", "6", "--report-every", "2", "--eval-every", "3"]
@@ -136,10 +138,40 @@ def test_a_folder_that_another_run_writes_in_is_refused(folder, tmp_path):
     assert not out.exists()
 
 
-def test_evaluating_again_gives_the_same_figures(trained):
-    before = rows(trained)[-1]
-    classify.main(["--eval-only", "--out", str(trained)])
+def test_evaluating_again_gives_the_same_figures(folder, trained, tmp_path):
+    before, by_class = rows(trained)[-1], per_class(trained)
+    table = tmp_path / "rows.csv"
+    classify.main(["--eval-only", "--out", str(trained), "--predictions", str(table)])
     assert rows(trained)[-1] == before
+    assert per_class(trained) == by_class
+    with table.open(newline="") as file:
+        found = list(csv.DictReader(file))
+    names = sorted(str(path) for path in (folder / "val").glob("*/*.png"))
+    assert [row["name"] for row in found] == names
+    truth, guesses = ([row[key] for row in found] for key in ("truth", "prediction"))
+    assert truth == [name.split("/")[-2] for name in names]
+    assert all(0.5 <= float(row["probability"]) <= 1 for row in found)  # of two classes
+    for average in ("macro", "weighted"):
+        theirs = sklearn_metrics.precision_recall_fscore_support(
+            truth, guesses, average=average, zero_division=0
+        )
+        for name, value in zip(("precision", "recall", "f1"), theirs, strict=False):
+            assert before[f"{average}_{name}"] == pytest.approx(value, abs=1e-6)
+    blue = [
+        float(row["probability"]) * (1 if row["prediction"] == "blue" else -1)
+        + (row["prediction"] != "blue")
+        for row in found
+    ]
+    area = sklearn_metrics.roc_auc_score([name == "blue" for name in truth], blue)
+    assert by_class["blue"]["auroc"] == pytest.approx(area, abs=1e-6)
+    assert before["macro_auroc"] == pytest.approx(area, abs=1e-6)
+    assert {name: one["support"] for name, one in by_class.items()} == {"blue": 3, "red": 3}
+
+
+def test_a_table_of_another_form_is_refused_before_anything_is_done(folder, tmp_path):
+    with pytest.raises(UserError, match=r"rows\.txt: must end in \.csv or \.jsonl"):
+        train(folder, tmp_path / "out", "--predictions", str(tmp_path / "rows.txt"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_predictions_are_the_evaluation_s(folder, trained, capsys):
@@ -156,6 +188,58 @@ def test_predictions_are_the_evaluation_s(folder, trained, capsys):
     predict.main([str(trained), images[0], "--top", "2"])
     first, second = capsys.readouterr().out.strip().split("; ")
     assert float(first.split()[1]) >= float(second.split()[1])
+
+
+def test_python_gives_the_numbers_of_the_command(folder, trained, tmp_path, capsys):
+    table = tmp_path / "found.csv"
+    predict.main([str(trained), str(folder / "val"), "--predictions", str(table), "--top", "1"])
+    assert capsys.readouterr().out == f"predictions of 6 inputs: {table}\n"
+    with table.open(newline="") as file:
+        written = list(csv.DictReader(file))
+    loaded = predict.load(trained, top=1, batch_size=4)
+    files = sorted((folder / "val").glob("*/*.png"))
+    arrays = (np.asarray(Image.open(file)) for file in files)
+    for row, file, of_file, of_array in zip(
+        written, files, loaded.predict(files), loaded.predict(arrays), strict=True
+    ):
+        assert row["image"] == str(file)
+        (best,) = of_file["predictions"]
+        assert row["predictions.1.label"] == best["label"]
+        assert float(row["predictions.1.probability"]) == pytest.approx(
+            best["probability"], abs=1e-6
+        )
+        np.testing.assert_allclose(of_array["probabilities"], of_file["probabilities"], atol=1e-6)
+        assert of_file["probabilities"].max() == pytest.approx(best["probability"])
+    with pytest.raises(UserError, match="top 0: must be a whole number"):
+        predict.load(trained, top=0)
+    with pytest.raises(UserError, match=r"config\.json"):
+        predict.load(tmp_path)
+
+
+def test_views_of_an_image_are_averaged(folder, trained, capsys):
+    image = np.asarray(Image.open(folder / "val/red/0.png"))[:16, :16]
+    plain = predict.load(trained)
+    both = [one["probabilities"] for one in plain.predict([image, image[:, ::-1]])]
+    (averaged,) = predict.load(trained, tta=("flip",)).predict([image])
+    np.testing.assert_allclose(averaged["probabilities"], np.mean(both, axis=0), atol=1e-5)
+    predict.main([str(trained), str(folder / "val/red/0.png"), "--tta", "flip", "1.25"])
+    assert capsys.readouterr().out.startswith(("red 0.", "red 1.", "blue 0.", "blue 1."))
+
+
+def test_inputs_are_read_a_batch_at_a_time(trained, folder):
+    """Of any number of inputs, no more are held than a batch has."""
+    image, read = np.asarray(Image.open(folder / "val/red/0.png")), 0
+
+    def many():
+        nonlocal read
+        for _ in range(100):
+            read += 1
+            yield image
+
+    found = predict.load(trained, batch_size=4).predict(many())
+    for number in range(1, 101):
+        next(found)
+        assert read <= number + 4
 
 
 def test_a_run_starts_from_another_s_weights(folder, trained, tmp_path):

@@ -150,6 +150,16 @@ def test_a_run_that_goes_on_has_its_own_options(write, tmp_path):
         parse("--config", "/nowhere.yaml")
 
 
+def test_a_run_that_goes_on_may_be_given_its_file_again(write, tmp_path):
+    file = write("model: resnet20\nwidth: 0.5\nepochs: 3\ncheckpoint_every: 7")
+    line = ["--config", file, "--steps", "9"]
+    begun = parse(*line)
+    (tmp_path / "config.json").write_text(json.dumps(flags.described(begun, {})))
+    again = parse(*line, "--resume", "--out", str(tmp_path))
+    assert (again.model, again.optimizer) == (begun.model, begun.optimizer)
+    assert again.run.checkpoint_every == 7
+
+
 def test_the_help_states_what_comes_first():
     text = flags.help_text(flags.declared(classify.Options)["config"])
     assert "typed comes first, then the file, then the preset, then the flags' own" in text

@@ -13,11 +13,11 @@ from cnn_jax.errors import UserError
 from cnn_jax.metrics.detection.coco import evaluate_coco
 from cnn_jax.metrics.detection.rows import DetectionRows, ObjectRows
 from cnn_jax.training import checkpoints
-from experiments import detect, predict, presets
+from experiments import detect, predict, presets, states
 from experiments import options as flags
 from experiments.detection.common import DetectorOptions, stored_threshold
 from tests.checks import assert_same_bits
-from tests.commands import leaves, rows
+from tests.commands import leaves, per_class, rows
 
 SMALL = [
     *("--model", "fast_yolo", "--width", "0.03", "--image-size", "64", "--grid", "4"),
@@ -106,7 +106,7 @@ def test_a_run_leaves_its_folder_with_a_threshold_and_a_page(photos, trained):
     assert len(config["priors"]) == 6
     threshold = json.loads((trained / "threshold.json").read_text())
     assert threshold["step"] == 4
-    assert threshold["score"] == result["score_threshold"] == stored_threshold(trained)
+    assert threshold["score"] == result["score_threshold"] == stored_threshold(states.kept(trained))
     page = (trained / "report.html").read_text()
     for heading in (
         "Worst",
@@ -146,9 +146,21 @@ def test_the_same_command_gives_the_same_bits_and_resumes_with_them(photos, trai
 
 def test_the_test_split_is_judged_by_the_stored_threshold(photos, trained):
     before = (trained / "threshold.json").read_text()
-    detect.main(["--eval-only", "--out", str(trained), "--split", "test"])
-    row = rows(trained)[-1]
+    table = trained / "rows.jsonl"
+    only = ["--eval-only", "--out", str(trained), "--split", "test"]
+    detect.main([*only, "--predictions", str(table)])
+    row, by_class = rows(trained)[-1], per_class(trained)
     assert row["split"] == "test"
+    examples = [json.loads(line) for line in table.read_text().splitlines()]
+    objects = [one["class"] for example in examples for one in example["truth"]]
+    for name, one in by_class.items():
+        assert one["support"] == objects.count(name)
+    for key, figure in (("coco_ap", "coco_ap"), ("coco_ap50", "coco_ap50"), ("map50", "ap50")):
+        values = [one[figure] for one in by_class.values() if one[figure] is not None]
+        assert row[key] == pytest.approx(np.mean(values), abs=1e-6)
+    for example in examples:
+        assert len(example["prediction"]) == len(example["probability"])
+        assert example["probability"] == sorted(example["probability"], reverse=True)
     assert row["score_threshold"] == json.loads(before)["score"]
     detect.main(["--eval-only", "--out", str(trained), "--score-threshold", "0.25"])
     assert rows(trained)[-1]["score_threshold"] == 0.25
@@ -212,6 +224,18 @@ def test_predictions_are_the_evaluation_s(photos, trained, capsys):
     assert numbers["coco_ar100"] > 0
     for key in ("coco_ap50", "coco_ar1", "coco_ar100"):
         assert evaluated[key] == pytest.approx(numbers[key], abs=1e-4)
+
+
+def test_detections_of_several_views_are_joined(photos, trained):
+    image = np.asarray(Image.open(next(iter(sorted(photos.glob("**/*.png"))))).convert("RGB"))
+    (found,) = predict.load(trained, tta=("flip", "0.5")).predict([image])
+    (mirrored,) = predict.load(trained, tta=("flip", "0.5")).predict([image[:, ::-1]])
+    assert len(found["boxes"]) == len(found["scores"]) == len(found["names"]) > 0
+    assert (np.diff(found["scores"]) <= 0).all()
+    # The views of an image and of its mirror image are the same.
+    np.testing.assert_allclose(found["scores"], mirrored["scores"], atol=1e-4)
+    with pytest.raises(UserError, match=r"tta 1\.5: must be at most 1 for detect"):
+        list(predict.load(trained, tta=("1.5",)).predict([image]))
 
 
 def test_predictions_are_drawn_named_counted_and_cut_out(photos, trained, tmp_path, capsys):
@@ -327,10 +351,10 @@ def test_classes_that_are_alike_are_groups_of_labels():
 
 def test_a_missing_threshold_is_told(trained, tmp_path):
     with pytest.raises(UserError, match=r"threshold\.json: no threshold chosen"):
-        stored_threshold(tmp_path)
+        stored_threshold(states.kept(tmp_path))
     (tmp_path / "threshold.json").write_text('{"step": 3}')
     with pytest.raises(UserError, match="not what detect writes"):
-        stored_threshold(tmp_path)
+        stored_threshold(states.kept(tmp_path))
     with pytest.raises(UserError, match=r"--score-threshold 3"):
         predict.main([str(trained), "x.png", "--score-threshold", "3"])
 

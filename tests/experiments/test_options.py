@@ -20,14 +20,18 @@ from experiments import (
     classify,
     compare,
     detect,
+    export,
     pack,
     predict,
     presets,
     segment,
+    sweep,
     translate,
+    weights,
 )
 from experiments import options as flags
 from experiments.benchmark import __main__ as benchmark
+from experiments.sweep.plan import plan
 
 PRESETS = {
     classify: presets.CLASSIFICATION,
@@ -41,6 +45,9 @@ COMMANDS = [
     flags.PredictOptions,
     compare.Options,
     pack.Options,
+    sweep.Options,
+    weights.Options,
+    export.Options,
 ]
 COMMANDS.append(benchmark.Options)
 every_command = pytest.mark.parametrize("options", COMMANDS, ids=lambda options: options.verb)
@@ -129,7 +136,7 @@ def contradiction(flag, known):
         return [other.dashed, nothing] if other.default else []
     for choice in other.choices or ("adam", "resnet20", "vgg16", "shapes", "dates"):
         if choice not in wanted and (other.name != "model" or choice != "adam"):
-            return [other.dashed, choice]
+            return [choice] if other.declared.positional else [other.dashed, choice]
     raise AssertionError(other)
 
 
@@ -455,6 +462,12 @@ def test_help_beside_a_system_leaves_out_the_others(capsys):
     assert "--grid " not in text and "--svd" not in text
 
 
+def partitioned(items, mark):
+    """What is before a mark, the mark, and what is behind it."""
+    place = items.index(mark) if mark in items else len(items)
+    return items[:place], [mark], items[place + 1 :]
+
+
 def test_readme_s_commands_are_understood():
     readme = Path(__file__).parents[2] / "README.md"
     commands = re.findall(r"^(?:\w+=\S+ )*python -m experiments\.(.*)$", readme.read_text(), re.M)
@@ -462,7 +475,8 @@ def test_readme_s_commands_are_understood():
     by_verb = {verb.Options.verb: verb for verb in PRESETS}
     for command in commands:
         verb, *argv = shlex.split(command, comments=True)
-        if verb in by_verb and "--out" in argv and {"--eval-only", "--resume"} & set(argv):
+        reads_a_run = {"--eval-only", "--resume", "--config"} & set(argv)
+        if verb in by_verb and "--out" in argv and reads_a_run:
             flags.typed(by_verb[verb].Options, argv)
         elif verb in by_verb:
             module = by_verb[verb]
@@ -471,7 +485,11 @@ def test_readme_s_commands_are_understood():
             )
         elif verb == "pack":
             flags.parse_plain(pack.options_of(pack._task(argv)), argv)
-        elif verb != "tour":
+        elif verb == "sweep":
+            own, _, fixed = (list(part) for part in partitioned(argv, "--"))
+            given = flags.parse_plain(sweep.Options, own)
+            plan(given.command, Path(given.out), fixed, given.grid, given.seeds, given.random)
+        elif verb not in ("tour", "launch.optuna_search"):
             (options,) = (options for options in COMMANDS if options.verb == verb)
             flags.parse_plain(options, argv)
 

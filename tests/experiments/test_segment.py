@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from cnn_jax.errors import UserError
 from cnn_jax.training import checkpoints
 from experiments import options as flags
 from experiments import predict, presets, segment
-from tests.commands import rows
+from tests.commands import per_class, rows
 
 SMALL = ["--model", "unet_same", "--width", "0.0625", "--batch-size", "4"]
 STEPS = ["--steps", "4", "--report-every", "2", "--eval-every", "2", "--learning-rate", "0.02"]
@@ -87,8 +88,23 @@ def test_a_run_that_stopped_goes_on_to_the_same_bits(photos, trained, tmp_path):
 
 def test_the_test_split_with_batch_norm_recalibrated(trained):
     before = rows(trained)[-1]
-    segment.main(["--eval-only", "--out", str(trained), "--split", "test"])
-    plain = rows(trained)[-1]
+    table = trained / "rows.jsonl"
+    only = ["--eval-only", "--out", str(trained), "--split", "test"]
+    segment.main([*only, "--predictions", str(table)])
+    plain, by_class = rows(trained)[-1], per_class(trained)
+    examples = [json.loads(line) for line in table.read_text().splitlines()]
+    assert [Path(row["name"]).name for row in examples] == ["0.png", "1.png", "2.png"]
+    # Every image has as many pixels that count, so that the mean over images is that over pixels.
+    accuracy = np.mean([row["pixel_accuracy"] for row in examples])
+    assert accuracy == pytest.approx(plain["pixel_accuracy"], abs=1e-6)
+    ious = [one["iou"] for one in by_class.values()]
+    assert np.mean(ious) == pytest.approx(plain["mean_iou"], abs=1e-6)
+    for name, one in by_class.items():
+        true = np.mean([row["truth"][name] for row in examples])
+        pixels = 3 * (SIZE[0] * SIZE[1] - 3)
+        assert one["support"] == pytest.approx(true * pixels)
+        # F1 is a function of IoU.
+        assert one["f1"] == pytest.approx(2 * one["iou"] / (1 + one["iou"]), abs=1e-6)
     segment.main(["--eval-only", "--out", str(trained), "--split", "test", "--recalibrate"])
     anew = rows(trained)[-1]
     assert plain["split"] == anew["split"] == "test" and before["split"] == "eval"
@@ -111,6 +127,18 @@ def test_predict_writes_masks_of_the_image_s_own_size(trained, photos, tmp_path,
     np.testing.assert_allclose(probabilities.sum(-1), 1, atol=1e-4)
     np.testing.assert_array_equal(probabilities.argmax(-1), mask)
     assert found["shares"]["disc"] == pytest.approx((mask == 1).mean())
+
+
+def test_views_of_an_image_are_averaged(trained, photos):
+    image = pixels(photos / "images/val/0.png")
+    plain = predict.load(trained)
+    both = [one["probabilities"] for one in plain.predict([image, image[:, ::-1]])]
+    (averaged,) = predict.load(trained, tta=("flip",)).predict([image])
+    mean = (both[0] + both[1][:, ::-1]) / 2
+    np.testing.assert_allclose(averaged["probabilities"], mean, atol=1e-4)
+    (sizes,) = predict.load(trained, tta=("flip", "0.75", "1.25")).predict([image])
+    np.testing.assert_allclose(sizes["probabilities"].sum(-1), 1, atol=1e-3)
+    assert sizes["mask"].shape == image.shape[:2]
 
 
 def test_predictions_of_one_stem_do_not_replace_each_other(trained, tmp_path, capsys):

@@ -83,8 +83,12 @@ def test_stopped_and_resumed_a_run_ends_with_the_same_bits(file, trained, tmp_pa
 def test_evaluating_again_gives_the_same_figures_and_beams_others(trained):
     (best,) = checkpoints.steps(trained / "best")
     before = next(r for r in rows(trained) if r["split"] == "eval" and r["step"] == best)
-    translate.main(["--eval-only", "--out", str(trained)])
+    table = trained / "rows.jsonl"
+    translate.main(["--eval-only", "--out", str(trained), "--predictions", str(table)])
     assert rows(trained)[-1] == before
+    examples = [json.loads(line) for line in table.read_text().splitlines()]
+    right = [row["truth"] == row["prediction"] for row in examples]
+    assert np.mean(right) == pytest.approx(before["exact_match"], abs=1e-6)
     translate.main(["--eval-only", "--out", str(trained), "--split", "test", "--beam", "3"])
     assert rows(trained)[-1]["split"] == "test"
 

@@ -181,7 +181,7 @@ def test_fine_tuning_starts_from_a_name(tmp_path, capsys):
         (["to-run", "a.pth", "RUN", "--model", "resnet18"], "is a run already"),
         (["to-torch", "RUN", "a.onnx"], r"a.onnx: must end in .safetensors or .pth"),
         (["to-torch", "a", "a.pth"], "a/config.json: cannot be read"),
-        (["list", "--model", "resnet18"], "--model: only used with --action to-run"),
+        (["list", "--model", "resnet18"], "--model: only used with the action to-run"),
     ],
 )
 def test_mistakes_are_named(run, arguments, message, tmp_path, monkeypatch):

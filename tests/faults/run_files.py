@@ -33,11 +33,15 @@ def corrupted(target: str, rng: np.random.Generator, folder: Path, tell: Tell) -
     assert ended.fault is None, ended.fault
     if ended.status == 2:
         raise UserError(ended.output.strip().splitlines()[-1].removeprefix("error: "))
-    changed = [p for p, content in before.items() if not p.is_file() or p.read_bytes() != content]
+    changed = [p for p, content in before.items() if not _holds(p, content)]
     told = {path.relative_to(run).parts[0] for path in changed}
     kept = done.startswith(("checkpoints", "best", "finished"))
     if action in ("resume", "evaluate") and kept and told:
-        compared = apart(partial(require_same_numbers, run, finished(target)), folder, SECONDS)
+        compared = apart(
+            partial(require_same_numbers, run, finished(target), action == "resume"),
+            folder,
+            SECONDS,
+        )
         assert compared.status == 0, compared.output
 
 
@@ -64,9 +68,18 @@ def command(target: str, rng: np.random.Generator) -> tuple[str, list[str]]:
     )[rng.integers(5)]
 
 
-def require_same_numbers(run: Path, reference: Path) -> None:
-    """Fail unless the last evaluation and the newest checkpoint are the reference's."""
+def _holds(path: Path, content: bytes) -> bool:
+    """Tell whether a file has this content, which may have been made terabytes long."""
+    return path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content
+
+
+def require_same_numbers(run: Path, reference: Path, whole: bool) -> None:
+    """Fail unless the last evaluation is the reference's, and the newest checkpoint if `whole`.
+
+    An evaluation does not read the optimizer's state, which may be damaged.
+    """
     last, wanted = rows(run)[-1], rows(reference)[-1]
     assert last == wanted, f"other numbers: {last}, not {wanted}"
-    same = jax.tree.map(np.array_equal, leaves(run), leaves(reference))
-    assert all(jax.tree.leaves(same)), "other parameters"
+    if whole:
+        same = jax.tree.map(np.array_equal, leaves(run), leaves(reference))
+        assert all(jax.tree.leaves(same)), "other parameters"

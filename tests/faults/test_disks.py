@@ -151,6 +151,9 @@ def full_checkpoint(disk, patch):
     patch.setattr(checkpoints, "write", filled)
 
 
+# TensorBoard's writer does not close its file where the last bytes do not fit.
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("fills", [full_row, full_page, full_checkpoint])
 def test_a_disk_that_another_fills(fills, data, whole, small_disk, capsys, monkeypatch):
     out = small_disk / "run"
@@ -160,7 +163,7 @@ def test_a_disk_that_another_fills(fills, data, whole, small_disk, capsys, monke
     assert re.search(r"the disk is full|No space left on device", line)
     (small_disk / "ballast").unlink()
     # The last good checkpoint is whole.
-    assert checkpoints.leaves(out / "checkpoints") or fills is full_page
+    assert fills is full_page or checkpoints.leaves(out / "checkpoints")
     run(data, out)
     assert kills.difference(out, whole) is None
 

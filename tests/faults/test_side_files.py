@@ -7,7 +7,7 @@ import pytest
 from cnn_jax.data.text.vocabulary import Vocabulary, dumps
 from cnn_jax.errors import UserError
 from cnn_jax.runs import folder as runs
-from experiments import annotate, compare, segment, translate
+from experiments import annotate, compare, segment, states, translate
 from experiments.detection.common import stored_threshold
 from experiments.options import recorded
 from experiments.predict.predictor import class_names
@@ -67,9 +67,13 @@ READERS = {
     "thresholds": (
         annotate.THRESHOLDS_FILE,
         {"step": 2, "f_beta": 2.0, "one": ONE, "per_label": {"a": ONE, "b": ONE}},
-        lambda run: annotate.stored_thresholds(run, ("a", "b")),
+        lambda run: annotate.stored_thresholds(states.kept(run), ("a", "b")),
     ),
-    "threshold": ("threshold.json", {"step": 2, "score": 0.5, "count_mae": 1.0}, stored_threshold),
+    "threshold": (
+        "threshold.json",
+        {"step": 2, "score": 0.5, "count_mae": 1.0},
+        lambda run: stored_threshold(states.kept(run)),
+    ),
     "bleu_by_length": (
         compare.LENGTHS_FILE,
         {"step": 2, "buckets": [{"shortest": 1, "longest": 5, "sentences": 3, "bleu": 20.5}]},

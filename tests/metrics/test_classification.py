@@ -6,10 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
 
+from cnn_jax.metrics import classification as metrics
 from cnn_jax.metrics.classification import (
     CalibrationBins,
     calibration_bins,
@@ -170,3 +172,59 @@ def test_calibration_error_of_known_cases():
     assert expected_calibration_error(certain_and_right) == pytest.approx(0.0)
     empty = CalibrationBins(*(np.zeros(15) for _ in range(3)))
     assert math.isnan(expected_calibration_error(empty))
+
+
+@pytest.mark.parametrize(("classes", "examples"), [(2, 40), (7, 300)])
+def test_figures_by_class_and_their_averages_are_scikit_learn_s(classes, examples):
+    rng = np.random.default_rng(classes)
+    # The last class has no example; coarse scores are often equal.
+    labels = rng.integers(0, max(classes - 1, 2), examples)
+    scores = rng.integers(0, 12, (examples, classes)) / 16 + 0.3 * np.eye(classes)[labels]
+    guesses = scores.argmax(axis=1)
+    confusion = sklearn_metrics.confusion_matrix(labels, guesses, labels=range(classes))
+    found = metrics.class_figures(confusion)
+    expected = sklearn_metrics.precision_recall_fscore_support(
+        labels, guesses, labels=range(classes), zero_division=0
+    )
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(np.nan_to_num(ours), theirs, rtol=0, atol=1e-12)
+    present = confusion.sum(axis=0) + confusion.sum(axis=1) > 0
+    assert (np.isnan(found.f1) == ~present).all()
+    for values, name in zip(found, ("precision", "recall", "f1"), strict=False):
+        score = getattr(sklearn_metrics, f"{name}_score")
+        for average, ours in zip(
+            ("macro", "weighted"), metrics.averages(values, found.support), strict=True
+        ):
+            theirs = score(labels, guesses, average=average, zero_division=0)
+            assert ours == pytest.approx(theirs, abs=1e-12)
+    areas = metrics.areas_under_roc(scores.astype(np.float32), labels)
+    for label in range(classes):
+        truth = labels == label
+        if truth.any():
+            theirs = sklearn_metrics.roc_auc_score(truth, scores[:, label].astype(np.float32))
+            assert areas[label] == pytest.approx(theirs, abs=1e-12)
+        else:
+            assert np.isnan(areas[label])
+
+
+def test_areas_under_roc_average_as_scikit_learn_has_them():
+    rng = np.random.default_rng(0)
+    labels = np.append(np.arange(5), rng.integers(0, 5, 200))
+    scores = scipy.special.log_softmax(rng.normal(size=(205, 5)) + np.eye(5)[labels], axis=1)
+    areas = metrics.areas_under_roc(scores, labels)
+    averages = metrics.averages(areas, np.bincount(labels))
+    probabilities = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+    for average, ours in zip(("macro", "weighted"), averages, strict=True):
+        theirs = sklearn_metrics.roc_auc_score(
+            labels, probabilities, multi_class="ovr", average=average
+        )
+        assert ours == pytest.approx(theirs, abs=1e-9)
+
+
+def test_an_area_without_pairs_or_with_a_nan_is_unknown():
+    labels = np.zeros(3, np.int64)
+    assert np.isnan(metrics.areas_under_roc(np.eye(3), labels)).all()
+    scores = np.array([[0.1, np.nan], [0.2, 0.3], [0.5, 0.1]])
+    areas = metrics.areas_under_roc(scores, np.array([0, 1, 0]))
+    assert areas[0] == 0.5 and np.isnan(areas[1])
+    assert np.isnan(metrics.averages(np.full(2, np.nan), np.array([1, 1]))).all()

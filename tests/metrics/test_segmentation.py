@@ -21,6 +21,18 @@ def confusion(truth, prediction, classes):
     return np.asarray(confusion_matrix(prediction, truth, valid, classes))
 
 
+def test_pixels_of_a_class_are_counted_where_the_mask_is_not_ignored():
+    rng = np.random.default_rng(0)
+    mask = rng.choice([0, 1, 2, 255], (9, 7))
+    prediction = rng.integers(0, 3, (9, 7))
+    found = metrics.class_pixels(jnp.array(prediction), jnp.array(mask), 3)
+    counted = mask != 255
+    for label in range(3):
+        assert found.right[label] == np.sum((mask == label) & (prediction == label))
+        assert found.predicted[label] == np.sum(counted & (prediction == label))
+        assert found.true[label] == np.sum(mask == label)
+
+
 def test_worked_example():
     """Two classes of three, half of one wrong, an ignored pixel, and one class absent."""
     truth = np.array([[0, 0, 0, 0], [1, 1, 255, 255]])

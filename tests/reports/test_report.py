@@ -14,6 +14,7 @@ from cnn_jax.metrics import classification as metrics
 from cnn_jax.reports.classification import ClassificationReport
 from cnn_jax.reports.page import Folded, Table, Text, settings_table
 from cnn_jax.reports.report import write_report
+from cnn_jax.reports.rows import RowsFile
 
 CONFIG = {"model": "resnet20", "data": "folder:<b>my</b>", "seed": 7, "class_names": ["a", "b"]}
 ENVIRONMENT = {
@@ -161,9 +162,16 @@ class Source:
 
 
 class Evaluation:
-    def __init__(self, confusion, calibration, metrics):
+    def __init__(self, confusion, calibration, metrics, details):
         self.sums = {"confusion": confusion, "calibration": calibration}
         self.metrics = metrics
+        self.details = details
+
+
+class Details:
+    def __init__(self, log_probabilities, labels):
+        self.log_probabilities, self.labels = log_probabilities, labels
+        self.areas_under_roc = metrics.areas_under_roc(log_probabilities, labels)
 
 
 def evaluation(count: int, classes: int):
@@ -183,7 +191,8 @@ def evaluation(count: int, classes: int):
     )
     batch = {"index": np.arange(count), "label": label, "valid": np.ones(count, bool)}
     figures = {"expected_calibration_error": metrics.expected_calibration_error(bins)}
-    return batch, log_probabilities, Evaluation(confusion, bins, figures)
+    details = Details(log_probabilities, label)
+    return batch, log_probabilities, Evaluation(confusion, bins, figures, details)
 
 
 def test_a_classification_run_shows_its_mistakes(tmp_path):
@@ -211,6 +220,27 @@ def test_a_classification_run_shows_its_mistakes(tmp_path):
     truth, taken, times, _ = page.tables["Confusion matrix"][1]
     assert int(times) == errors.max() == errors[names.index(truth), names.index(taken)]
     assert {p.name for p in (tmp_path / "samples").iterdir()} == {"right.png", "wrong.png"}
+
+
+def test_figures_by_class_and_rows_are_written(tmp_path):
+    _, log_probabilities, outcome = evaluation(120, 3)
+    table = RowsFile(tmp_path / "rows.csv")
+    report = ClassificationReport(make_run(tmp_path), Source("abc"), lambda x: x, table)
+    report.write(1500, outcome)
+    content = json.loads((tmp_path / "per_class.json").read_text())
+    assert content["step"] == 1500
+    confusion = outcome.sums["confusion"]
+    for number, one in enumerate(content["classes"]):
+        assert one["name"] == "abc"[number]
+        assert one["support"] == confusion[number].sum()
+        assert one["recall"] == pytest.approx(confusion[number, number] / one["support"])
+        assert 0 < one["auroc"] < 1
+    lines = table.path.read_text().splitlines()
+    assert lines[0] == "name,truth,prediction,probability" and len(lines) == 121
+    name, truth, prediction, probability = lines[1].split(",")
+    assert (name, truth) == ("photos/0.jpg", "abc"[outcome.details.labels[0]])
+    assert prediction == "abc"[log_probabilities[0].argmax()]
+    assert float(probability) == pytest.approx(np.exp(log_probabilities[0].max()))
 
 
 def test_without_selection_there_are_no_pictures(tmp_path):

@@ -211,8 +211,9 @@ def test_figures_of_known_predictions():
         np.log(probabilities / probabilities.sum(-1, keepdims=True)), jnp.float32
     )
     sums, rows = jax.tree.map(np.asarray, jax.jit(of.measure)(predictions, given))
-    assert rows == {}
-    figures = of.summarize(sums).metrics
+    figures, details = of.summarize(sums, rows)
+    assert figures["macro_recall"] == pytest.approx(figures["mean_class_accuracy"])
+    assert details.labels.tolist() == np.asarray(given["label"]).tolist()
     normalized = probabilities / probabilities.sum(-1, keepdims=True)
     assert figures["loss"] == pytest.approx(
         -np.log(normalized[np.arange(5), labels[:5]]).mean(), rel=1e-5

@@ -104,9 +104,9 @@ def test_biases_of_normalisation_can_have_a_rate_of_their_own():
 def test_decoupled_decay_takes_the_same_share_of_every_parameter():
     """With gradients of zero: at the highest rate the share asked for, at half of it the half."""
     still = jax.tree.map(jnp.zeros_like, NORMED)
-    for rate, share in ((2.0, 0.01), (1.0, 0.005)):
+    for rate, highest, share in ((2.0, 2.0, 0.01), (1.0, 2.0, 0.005), (0.0, 0.0, 0.0)):
         options = {"bias_rate": 64.0, "bias_rate_on": "norms", "weight_decay": 0.01}
-        transformation = optimizer("sgd", rate, **options, decoupled=True, highest_rate=2.0)
+        transformation = optimizer("sgd", rate, **options, decoupled=True, highest_rate=highest)
         updates, _ = transformation.update(still, transformation.init(NORMED), NORMED)
         for leaf in jax.tree.leaves(updates):
             np.testing.assert_allclose(leaf, -share, rtol=1e-5)

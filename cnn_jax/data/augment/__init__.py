@@ -21,13 +21,13 @@ from cnn_jax.data.augment.geometry import (
 from cnn_jax.data.augment.masks import MaskAugmentation, augment_with_mask
 from cnn_jax.data.augment.mixing import cutmix, mixup, mixup_or_cutmix
 from cnn_jax.data.augment.policies import rand_augment, trivial_augment_wide
-from cnn_jax.data.augment.views import Views, views
+from cnn_jax.data.augment.views import ViewKind, views
 
 __all__ = [
     "Augmentation",
     "BoxAugmentation",
     "MaskAugmentation",
-    "Views",
+    "ViewKind",
     "affine",
     "alternating_flip",
     "augment_boxes",

@@ -36,7 +36,8 @@ class Augmentation:
     flip: bool = False
     """Mirror images left to right, half of them."""
     flip_mode: Literal["random", "alternating"] = "random"
-    """Which half: drawn anew every time, or in every other epoch the one, then the other."""
+    """The half that is mirrored: drawn anew every time, or the one half in even epochs and the
+    other in odd ones."""
     rotate: Annotated[float, Range(0, 360)] = 0.0
     """The largest rotation in degrees, in either direction."""
     translate: Annotated[float, Range(0, 1)] = 0.0

@@ -6,12 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-Views = Literal["one", "mirror", "shift"]
+ViewKind = Literal["one", "mirror", "shift"]
 """The image alone; also its mirror image; also both, moved by a pixel along the diagonal."""
 
 
 def views(
-    images: Float[Array, "batch height width channels"], kind: Views
+    images: Float[Array, "batch height width channels"], kind: ViewKind
 ) -> tuple[Float[Array, "views batch height width channels"], Float[np.ndarray, " views"]]:
     """Make the views of every image, and their weights in the average, which add up to one.
 

@@ -72,9 +72,16 @@ class CocoResult:
             "coco_ar_large": _mean(self.recall[..., large, -1]),
         }
 
-    def by_class(self) -> Float[np.ndarray, " classes"]:
-        """Average to the AP of every class; nan for a class without objects to find."""
-        values = self.precision[..., 0, -1].mean(axis=(0, 1))
+    def by_class(self, threshold: float | None = None) -> Float[np.ndarray, " classes"]:
+        """Average to the AP of every class; nan for a class without objects to find.
+
+        Args:
+            threshold: the least IoU of a match, one of `THRESHOLDS`; None averages over all.
+        """
+        chosen = self.precision[..., 0, -1]
+        if threshold is not None:
+            chosen = chosen[np.argmin(np.abs(THRESHOLDS - threshold))][None]
+        values = chosen.mean(axis=(0, 1))
         return np.where(values < 0, np.nan, values)
 
 

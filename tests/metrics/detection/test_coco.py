@@ -82,6 +82,10 @@ def compare(objects, detections, images, num_classes):
     np.testing.assert_allclose(summary, expected.stats, atol=1e-6)
     np.testing.assert_allclose(result.precision, expected.eval["precision"], atol=1e-6)
     np.testing.assert_allclose(result.recall, expected.eval["recall"], atol=1e-6)
+    for threshold, chosen in ((None, slice(None)), (0.5, slice(1)), (0.75, slice(5, 6))):
+        theirs = expected.eval["precision"][chosen, :, :, 0, -1].mean(axis=(0, 1))
+        ours = result.by_class(threshold)
+        np.testing.assert_allclose(ours, np.where(theirs < 0, np.nan, theirs), atol=1e-6)
     return summary
 
 
