@@ -225,19 +225,3 @@ def test_what_is_no_run_is_named(tmp_path):
         export.main([])
     with pytest.raises(UserError, match=r"config\.json: cannot be read"):
         export.main([str(tmp_path)])
-
-
-@pytest.mark.parametrize(
-    ("module", "values", "message"),
-    [
-        (detect, {"system": "fast_rcnn"}, "a run of fast_rcnn, which is not exported; yolo is"),
-        (translate, {}, "verb 'translate' is none of annotate, classify, detect, segment"),
-    ],
-)
-def test_other_runs_are_refused(tmp_path, module, values, message):
-    with RunLog(tmp_path, total_steps=0) as log:
-        options = flags.replace(module.Options(), values)
-        log.write_config(flags.described(options, {"class_names": NAMES}))
-    with pytest.raises(UserError, match=message):
-        export.main([str(tmp_path)])
-    assert not (tmp_path / "exported").exists()
