@@ -90,12 +90,17 @@ DAMAGE = {
     "array removed": lambda path: data_file(path).unlink(),
     "index flipped": lambda path: flip(path / "state" / "manifest.ocdbt", 40),
     "index removed": lambda path: (path / "state" / "manifest.ocdbt").unlink(),
+    "index of terabytes": lambda path: os.truncate(path / "state" / "manifest.ocdbt", 2**42),
+    "array of terabytes": lambda path: os.truncate(data_file(path), 2**42),
+    "metadata of terabytes": lambda path: os.truncate(path / "state" / "_METADATA", 2**42),
     "metadata truncated": lambda path: os.truncate(path / "state" / "_METADATA", 50),
     "state removed": lambda path: shutil.rmtree(path / "state"),
     "manifest flipped": lambda path: flip(path / "manifest" / "metadata", 20),
     "manifest truncated": lambda path: os.truncate(path / "manifest" / "metadata", 20),
+    "manifest of terabytes": lambda path: os.truncate(path / "manifest" / "metadata", 2**42),
     "manifest replaced": lambda path: (path / "manifest" / "metadata").write_text("[]"),
     "manifest removed": lambda path: shutil.rmtree(path / "manifest"),
+    "all metadata of terabytes": lambda path: os.truncate(path / "_CHECKPOINT_METADATA", 2**42),
     "all removed": lambda path: [shutil.rmtree(path), path.mkdir()],
 }
 
