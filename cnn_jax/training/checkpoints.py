@@ -432,7 +432,11 @@ def _read_arrays(path: Path, stored: Mapping[str, jax.ShapeDtypeStruct]) -> dict
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
         state = ocp.args.PyTreeRestore(tree, restore_args=as_numpy, partial_restore=True)
         restored = _read_item(path, "state", state)
-        arrays |= traverse_util.flatten_dict(restored, sep="/")
+        for name, array in traverse_util.flatten_dict(restored, sep="/").items():
+            # Orbax leaves what its metadata lacks as it was asked for.
+            if not isinstance(array, np.ndarray):
+                raise _DamagedError(f"{name} is missing from its metadata")
+            arrays[name] = array
     return arrays
 
 
