@@ -1,4 +1,4 @@
-"""An encoder that is any registered backbone, and a decoder with any of four ways of upsampling.
+"""An encoder that is any registered backbone, and a decoder with any of six ways of upsampling.
 
 The decoder is the U-Net's with two 3x3 convolutions a level, as widely used with pretrained
 encoders. Its way of upsampling, which Badrinarayanan et al. 2017 (table 1) compare, is an option.
@@ -20,8 +20,14 @@ from cnn_jax.models.segnet import PixelOutput
 from cnn_jax.ops import upsampling
 from cnn_jax.ops.pooling import max_pool_with_indices, max_unpool
 
-Upsampling = Literal["nearest", "bilinear", "transposed", "unpool"]
+Upsampling = Literal["nearest", "bilinear", "cubic", "gaussian", "transposed", "unpool"]
 Size = tuple[int, int]
+
+_FILTERS = {
+    "nearest": upsampling.nearest,
+    "cubic": upsampling.cubic,
+    "gaussian": upsampling.gaussian,
+}
 
 # Channels of the coarsest level's decoder; each finer one has half, but not below the second.
 MOST_CHANNELS, FEWEST_CHANNELS = 256, 16
@@ -44,10 +50,10 @@ class Upsample(nn.Module):
     cropped at its end, or its last rows and columns are repeated.
 
     Attributes:
-        method: "nearest" and "bilinear" have no parameters. "transposed" is a transposed
-            convolution that starts as bilinear interpolation. "unpool" is a 1x1 convolution to the
-            finer map's channels, whose values go where the finer map's own max pooling finds its
-            maxima.
+        method: "nearest", "bilinear", "cubic" and "gaussian" have no parameters. "transposed" is a
+            transposed convolution that starts as bilinear interpolation. "unpool" is a 1x1
+            convolution to the finer map's channels, whose values go where the finer map's own max
+            pooling finds its maxima.
         dtype: type of the computation.
     """
 
@@ -69,8 +75,6 @@ class Upsample(nn.Module):
             x = Conv(finer.shape[-1], 1, dtype=self.dtype, name="projection")(x)
             _, indices = max_pool_with_indices(finer, (factor,) * 2, (factor,) * 2, ceil_mode=True)
             return max_unpool(fitted(x, indices.shape[1:3]), indices, size, (factor,) * 2)
-        if self.method == "nearest":
-            return fitted(upsampling.nearest(x, factor), size)
         if self.method == "transposed":
             taps = len(upsampling.bilinear_filter(factor))
             shape = (taps, taps, x.shape[-1], x.shape[-1])
@@ -78,7 +82,7 @@ class Upsample(nn.Module):
             padding = upsampling.bilinear_padding(factor)
             kernel, x = kernel.astype(self.dtype), x.astype(self.dtype)
             return fitted(upsampling.transposed_conv(x, kernel, factor, padding), size)
-        return fitted(upsampling.bilinear(x, factor), size)
+        return fitted(_FILTERS.get(self.method, upsampling.bilinear)(x, factor), size)
 
 
 class EncoderDecoder(nn.Module):

@@ -1,4 +1,4 @@
-"""Upsampling of feature maps: nearest neighbour, bilinear, transposed convolution.
+"""Upsampling of feature maps: nearest neighbour, interpolating filters, transposed convolution.
 
 Max unpooling is in `cnn_jax.ops.pooling`.
 """
@@ -94,6 +94,69 @@ def bilinear(
     return y
 
 
+def gaussian_filter(factor: int = 2) -> Float[np.ndarray, "taps taps"]:
+    """Compute the Gaussian that blurs inserted zeros away; its values sum to 1.
+
+    Its standard deviation is half the distance between two cells, `factor / 2`. It is cut off at
+    three of these, which leaves 3 * factor taps.
+    """
+    taps = _bell((np.arange(3 * factor) - (3 * factor - 1) / 2) / factor)
+    return np.outer(taps, taps) / taps.sum() ** 2
+
+
+def gaussian(
+    x: Float[Array, "batch height width channels"], factor: int = 2
+) -> Float[Array, "batch out_height out_width channels"]:
+    """Insert zeros, convolve with a Gaussian, and divide by the result for a map of ones.
+
+    The division restores the mean, and corrects the border for the zeros outside the map. The
+    Gaussian is that of :func:`gaussian_filter`. Unlike interpolation it does not keep the values at
+    the cells' centres: it blurs the map.
+
+    A 2x2 map::
+
+        1 2      1.14  1.36  1.83  2.05
+        3 4  ->  1.59  1.81  2.27  2.49
+                 2.51  2.73  3.19  3.41
+                 2.95  3.17  3.64  3.86
+
+    Args:
+        x: feature maps.
+        factor: the factor of enlargement.
+    """
+    y = x
+    for axis, size in ((1, x.shape[1]), (2, x.shape[2])):
+        centres = (np.arange(factor * size) + 0.5) / factor
+        weights = _bell(centres[:, None] - (np.arange(size) + 0.5))
+        weights = jnp.asarray(weights / weights.sum(axis=1, keepdims=True), x.dtype)
+        y = jnp.tensordot(weights, y, (1, axis), precision=lax.Precision.HIGHEST)
+        y = jnp.moveaxis(y, 0, axis)
+    return y
+
+
+def cubic(
+    x: Float[Array, "batch height width channels"], factor: int = 2
+) -> Float[Array, "batch out_height out_width channels"]:
+    """Interpolate by cubic convolution with a = -1/2, normalised at the border.
+
+    Values may lie outside the range of the map's own: beside an edge it overshoots (Keys 1981,
+    "Cubic convolution interpolation for digital image processing").
+
+    A 2x2 map::
+
+        1 2      0.74  1.03  1.62  1.91
+        3 4  ->  1.33  1.62  2.21  2.50
+                 2.50  2.79  3.38  3.67
+                 3.09  3.38  3.97  4.26
+
+    Args:
+        x: feature maps.
+        factor: the factor of enlargement.
+    """
+    batch, height, width, channels = x.shape
+    return jax.image.resize(x, (batch, factor * height, factor * width, channels), "cubic")
+
+
 def transposed_conv(
     x: Float[Array, "batch height width channels"],
     kernel: Float[Array, "kernel_height kernel_width channels out_channels"],
@@ -166,6 +229,11 @@ def _tent(factor: int) -> Float[np.ndarray, " taps"]:
     size = 2 * factor - factor % 2
     distance = np.abs(np.arange(size) - (size - 1) / 2)
     return (1 - distance / factor) / factor
+
+
+def _bell(distance: np.ndarray) -> np.ndarray:
+    """Compute the Gaussian at distances in cells, up to three standard deviations."""
+    return np.where(np.abs(distance) < 1.5, np.exp(-2 * distance**2), 0)
 
 
 def _convolve(y: Array, taps: np.ndarray, factor: int, axis: int) -> Array:

@@ -53,6 +53,9 @@ _ABANDONED = ("Event loop is closed", "no attribute '_ssock'")
 # The top-level entry of the sums that are saved beside the state.
 _INTERVAL = "interval"
 
+# The most bytes of a file beside the arrays, and above their size of a file with arrays.
+_MOST_BYTES = 2**28
+
 # The operating system's messages when it refuses to read or write.
 _REFUSALS = tuple(map(os.strerror, files.REFUSALS))
 
@@ -425,15 +428,21 @@ def _read_arrays(path: Path, stored: Mapping[str, jax.ShapeDtypeStruct]) -> dict
     arrays = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in stored.items()}
     tree = _nested({name: 0 for name, leaf in stored.items() if leaf.size})
     if tree:
+        _check_sizes(path, "state", 2 * sum(array.nbytes for array in arrays.values()))
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
         state = ocp.args.PyTreeRestore(tree, restore_args=as_numpy, partial_restore=True)
         restored = _read_item(path, "state", state)
-        arrays |= traverse_util.flatten_dict(restored, sep="/")
+        for name, array in traverse_util.flatten_dict(restored, sep="/").items():
+            # Orbax leaves what its metadata lacks as it was asked for.
+            if not isinstance(array, np.ndarray):
+                raise _DamagedError(f"{name} is missing from its metadata")
+            arrays[name] = array
     return arrays
 
 
 def _read_manifest(path: Path) -> dict[str, dict[str, Any]]:
     """Read a checkpoint's manifest: `{leaf path: {shape, dtype, crc32}}`."""
+    _check_sizes(path, "manifest", 0)
     content = _read_item(path, "manifest", ocp.args.JsonRestore())
     if not isinstance(content, dict) or content.get("crc32") != _manifest_checksum(
         content.get("leaves")
@@ -452,6 +461,20 @@ def _read_item(path: Path, name: str, arguments: ocp.args.CheckpointArgs) -> Any
     except Exception as error:
         reason = _system_message(error)
     raise _DamagedError(f"its {name} cannot be read" + (f": {reason}" if reason else ""))
+
+
+def _check_sizes(path: Path, name: str, expected: int) -> None:
+    """Raise if a file of an item is far larger than expected.
+
+    TensorStore reads a file whole and ends the process if the memory does not hold it.
+    """
+    for file in (*path.glob("*"), *path.glob(f"{name}/**/*")):
+        try:
+            size = file.stat().st_size
+        except OSError:
+            continue  # reading it says what is wrong
+        if size > expected + _MOST_BYTES:
+            raise _DamagedError(f"{file.relative_to(path)} has {size:,} bytes")
 
 
 def _holds(path: Path, manifest: Mapping[str, Any]) -> bool:

@@ -102,7 +102,7 @@ def test_the_option_table_says_which_models_have_an_option():
     assert not {"stage_sizes", "block", "stages", "batch_norm", "paper"} & set(table)
     # The values of all architectures.
     assert set(get_args(models.option_table("segmenter")["upsampling"].type)) == {
-        *("nearest", "bilinear", "transposed", "unpool")
+        *("nearest", "bilinear", "cubic", "gaussian", "transposed", "unpool")
     }
 
 

@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import pytest
 from cnn_jax import models
 from cnn_jax.errors import UserError
 from cnn_jax.models import weights
-from cnn_jax.models.encoder_decoder import Upsample
+from cnn_jax.models.encoder_decoder import Upsample, Upsampling
 from cnn_jax.models.unet import center_crop
 from cnn_jax.ops import upsampling
 
@@ -162,7 +163,7 @@ def test_every_pixel_has_logits_in_any_legal_size(name):
     assert logits.shape == (1, 360, 480, 5)
 
 
-@pytest.mark.parametrize("method", ["nearest", "bilinear", "transposed", "unpool"])
+@pytest.mark.parametrize("method", get_args(Upsampling))
 def test_each_way_of_upsampling_reaches_the_finer_maps_size(method):
     key = jax.random.key(0)
     x = jax.random.normal(key, (1, 3, 4, 2))
@@ -180,7 +181,7 @@ def test_each_way_of_upsampling_reaches_the_finer_maps_size(method):
         )
     else:
         # The third row of the map, doubled, is the fifth; a sixth is cut off.
-        double = upsampling.nearest if method == "nearest" else upsampling.bilinear
+        double = getattr(upsampling, "bilinear" if method == "transposed" else method)
         raw = {"normalize": False} if method == "transposed" else {}
         np.testing.assert_allclose(y, double(x, **raw)[:, :5], rtol=1e-5, atol=1e-6)
 
@@ -190,6 +191,7 @@ def test_each_way_of_upsampling_reaches_the_finer_maps_size(method):
     [
         ("nearest", set()),
         ("bilinear", set()),
+        ("gaussian", set()),
         ("transposed", {"kernel"}),
         ("unpool", {"projection"}),
     ],
@@ -208,7 +210,7 @@ def test_the_decoder_ends_at_the_output_stride(stride, levels):
     assert variables["params"]["head"]["kernel"].shape[2] == last.shape[-1]
 
 
-@pytest.mark.parametrize("method", ["nearest", "bilinear", "transposed", "unpool"])
+@pytest.mark.parametrize("method", get_args(Upsampling))
 def test_every_way_of_upsampling_hands_gradients_back(method):
     key = jax.random.key(0)
     x, finer = jax.random.normal(key, (1, 3, 4, 2)), jax.random.normal(key, (1, 6, 8, 3))
@@ -234,7 +236,7 @@ def test_every_way_of_upsampling_hands_gradients_back(method):
             "segnet has no option",
         ),
         (
-            partial(models.create, "resnet18", 2, "segmenter", upsampling="cubic"),
+            partial(models.create, "resnet18", 2, "segmenter", upsampling="lanczos"),
             "one of 'nearest'",
         ),
         (

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import signal
 
 from cnn_jax.ops import upsampling
 from cnn_jax.ops.pooling import max_pool, max_pool_with_indices, max_unpool
@@ -47,6 +48,49 @@ def test_worked_example_of_bilinear():
         [1.6875, 2.4375, 2.8125, 2.25],
     ]
     np.testing.assert_allclose(plane(upsampling.bilinear(SMALL, normalize=False)), raw, rtol=1e-6)
+
+
+def test_worked_examples_of_gaussian_and_cubic():
+    """As the docstrings show them."""
+    for double in (upsampling.gaussian, upsampling.cubic):
+        text = double.__doc__.split("::")[1]
+        expected = [row.split("->")[-1].split()[-4:] for row in text.strip().splitlines()[:4]]
+        np.testing.assert_allclose(plane(double(SMALL)), np.float64(expected), atol=0.005)
+
+
+@pytest.mark.parametrize("factor", [2, 3, 4])
+def test_gaussian_is_a_convolution_of_inserted_zeros(factor):
+    """The lecture's form: convolve with the filter, then divide by what ones give."""
+    x = np.random.default_rng(0).normal(size=(5, 7))
+    taps = upsampling.gaussian_filter(factor)
+    assert taps.shape == (3 * factor, 3 * factor)
+    np.testing.assert_allclose(taps.sum(), 1)
+
+    def blurred(x):
+        zeros = np.zeros((factor * x.shape[0], factor * x.shape[1]))
+        # A cell's centre is that of its block; of an even block it lies between two pixels.
+        zeros[(factor - 1) // 2 :: factor, (factor - 1) // 2 :: factor] = x
+        whole = signal.convolve2d(zeros, taps)
+        first = (3 * factor - 1) // 2
+        return whole[first : first + zeros.shape[0], first : first + zeros.shape[1]]
+
+    expected = blurred(x) / blurred(np.ones_like(x))
+    y = upsampling.gaussian(jnp.asarray(x, jnp.float32)[None, :, :, None], factor)
+    np.testing.assert_allclose(plane(y), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("double", [upsampling.gaussian, upsampling.cubic])
+def test_filters_keep_a_constant_map_up_to_its_border(double):
+    np.testing.assert_allclose(double(jnp.full((1, 3, 4, 2), 0.7), 3), 0.7, rtol=1e-6)
+
+
+def test_cubic_is_keys_kernel_within_the_map():
+    """Values between four cells: a = -1/2 gives -9/128, 111/128, 29/128 and -3/128."""
+    x = np.random.default_rng(1).normal(size=8).astype(np.float32)
+    y = plane(upsampling.cubic(jnp.asarray(np.tile(x, (8, 1)))[None, :, :, None]))[6]
+    taps = np.array([-9, 111, 29, -3]) / 128
+    expected = [np.dot(taps, x[i - 1 : i + 3]) for i in range(1, 6)]
+    np.testing.assert_allclose(y[3:13:2], expected, rtol=1e-4, atol=1e-6)
 
 
 def test_worked_example_of_transposed_convolution():

@@ -1,5 +1,6 @@
 """Checkpoints survive kills, detect damage, and report storage that refuses to write."""
 
+import json
 import os
 import shutil
 import signal
@@ -83,6 +84,13 @@ def data_file(checkpoint):
     return max((checkpoint / "state" / "d").iterdir(), key=lambda path: path.stat().st_size)
 
 
+def rename_in_metadata(checkpoint):
+    path = checkpoint / "state" / "_METADATA"
+    names = list(json.loads(path.read_text())["tree_metadata"])
+    (name,) = json.loads(path.read_text())["tree_metadata"][names[-1]]["key_metadata"][-1:]
+    path.write_text(path.read_text().replace(name["key"], "renamed"))
+
+
 DAMAGE = {
     "array flipped": lambda path: flip(data_file(path), data_file(path).stat().st_size // 2),
     "array truncated": lambda path: os.truncate(data_file(path), 100),
@@ -90,12 +98,18 @@ DAMAGE = {
     "array removed": lambda path: data_file(path).unlink(),
     "index flipped": lambda path: flip(path / "state" / "manifest.ocdbt", 40),
     "index removed": lambda path: (path / "state" / "manifest.ocdbt").unlink(),
+    "index of terabytes": lambda path: os.truncate(path / "state" / "manifest.ocdbt", 2**42),
+    "array of terabytes": lambda path: os.truncate(data_file(path), 2**42),
+    "metadata of terabytes": lambda path: os.truncate(path / "state" / "_METADATA", 2**42),
     "metadata truncated": lambda path: os.truncate(path / "state" / "_METADATA", 50),
+    "metadata renamed": rename_in_metadata,
     "state removed": lambda path: shutil.rmtree(path / "state"),
     "manifest flipped": lambda path: flip(path / "manifest" / "metadata", 20),
     "manifest truncated": lambda path: os.truncate(path / "manifest" / "metadata", 20),
+    "manifest of terabytes": lambda path: os.truncate(path / "manifest" / "metadata", 2**42),
     "manifest replaced": lambda path: (path / "manifest" / "metadata").write_text("[]"),
     "manifest removed": lambda path: shutil.rmtree(path / "manifest"),
+    "all metadata of terabytes": lambda path: os.truncate(path / "_CHECKPOINT_METADATA", 2**42),
     "all removed": lambda path: [shutil.rmtree(path), path.mkdir()],
 }
 
