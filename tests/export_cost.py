@@ -93,9 +93,7 @@ def in_batches(
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def elsewhere(
-    python: str, run: Path, inputs: Mapping[str, np.ndarray]
-) -> Mapping[str, np.ndarray]:
+def elsewhere(python: str, run: Path, inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
     """The outputs of the same program, run by another interpreter."""
     np.savez(run / "inputs.npz", **inputs)
     paths = [run / "exported" / "model.stablehlo", run / "inputs.npz", run / "outputs.npz"]

@@ -24,6 +24,7 @@ import logging
 import os
 import re
 import shutil
+import stat
 import sys
 import time
 import warnings
@@ -428,7 +429,7 @@ def _read_arrays(path: Path, stored: Mapping[str, jax.ShapeDtypeStruct]) -> dict
     arrays = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in stored.items()}
     tree = _nested({name: 0 for name, leaf in stored.items() if leaf.size})
     if tree:
-        _check_sizes(path, "state", 2 * sum(array.nbytes for array in arrays.values()))
+        _check_files(path, "state", 2 * sum(array.nbytes for array in arrays.values()))
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
         state = ocp.args.PyTreeRestore(tree, restore_args=as_numpy, partial_restore=True)
         restored = _read_item(path, "state", state)
@@ -442,7 +443,7 @@ def _read_arrays(path: Path, stored: Mapping[str, jax.ShapeDtypeStruct]) -> dict
 
 def _read_manifest(path: Path) -> dict[str, dict[str, Any]]:
     """Read a checkpoint's manifest: `{leaf path: {shape, dtype, crc32}}`."""
-    _check_sizes(path, "manifest", 0)
+    _check_files(path, "manifest", 0)
     content = _read_item(path, "manifest", ocp.args.JsonRestore())
     if not isinstance(content, dict) or content.get("crc32") != _manifest_checksum(
         content.get("leaves")
@@ -463,18 +464,21 @@ def _read_item(path: Path, name: str, arguments: ocp.args.CheckpointArgs) -> Any
     raise _DamagedError(f"its {name} cannot be read" + (f": {reason}" if reason else ""))
 
 
-def _check_sizes(path: Path, name: str, expected: int) -> None:
-    """Raise if a file of an item is far larger than expected.
+def _check_files(path: Path, name: str, expected: int) -> None:
+    """Raise if a file of an item is far larger than expected, or a pipe or a device.
 
-    TensorStore reads a file whole and ends the process if the memory does not hold it.
+    TensorStore reads a file whole and ends the process if the memory does not hold it; a pipe it
+    reads for ever.
     """
     for file in (*path.glob("*"), *path.glob(f"{name}/**/*")):
         try:
-            size = file.stat().st_size
+            found = file.stat()
         except OSError:
             continue  # reading it says what is wrong
-        if size > expected + _MOST_BYTES:
-            raise _DamagedError(f"{file.relative_to(path)} has {size:,} bytes")
+        if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+            raise _DamagedError(f"{file.relative_to(path)} is no regular file")
+        if found.st_size > expected + _MOST_BYTES:
+            raise _DamagedError(f"{file.relative_to(path)} has {found.st_size:,} bytes")
 
 
 def _holds(path: Path, manifest: Mapping[str, Any]) -> bool:

@@ -91,7 +91,15 @@ def rename_in_metadata(checkpoint):
     path.write_text(path.read_text().replace(name["key"], "renamed"))
 
 
+def become_pipe(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
 DAMAGE = {
+    "array became a pipe": lambda path: become_pipe(data_file(path)),
+    "metadata became a pipe": lambda path: become_pipe(path / "state" / "_METADATA"),
+    "manifest became a pipe": lambda path: become_pipe(path / "manifest" / "metadata"),
     "array flipped": lambda path: flip(data_file(path), data_file(path).stat().st_size // 2),
     "array truncated": lambda path: os.truncate(data_file(path), 100),
     "array emptied": lambda path: os.truncate(data_file(path), 0),
