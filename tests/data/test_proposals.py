@@ -122,10 +122,14 @@ def subset(count=4, size=32):
     return Subset(ShapeBoxesSource("train", 0, size), range(count))
 
 
-def test_proposals_are_computed_once_and_read_again(tmp_path, monkeypatch):
+def test_proposals_are_computed_once_and_read_again(tmp_path, monkeypatch, capsys):
     method = Proposals("selective_search", max_proposals=5)
     source = ProposalSource(subset(), method, tmp_path)
     assert prepare(source, workers=0) == 4
+    assert (
+        capsys.readouterr().err
+        == f"finding proposals of 4 images, unless {source.folder} has them\n"
+    )
     stored = sorted(tmp_path.rglob("*.safetensors"))
     assert len(stored) == 4
     before = [source[i]["proposals"] for i in range(4)]

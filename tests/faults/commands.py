@@ -18,7 +18,7 @@ from pathlib import Path
 from experiments import __main__ as console
 
 STEPS = "--steps 2 --batch-size 8 --warmup 0 --report-every 1 --eval-every 2 --image-size 32"
-REGIONS = "--max-proposals 20 --regions 8 --pool-size 2 --units 8"
+REGIONS = "--max-proposals 20 --regions 8 --pool-size 2 --units 8 --train-images 20"
 TINY = {
     "classify": f"classify {STEPS} --model resnet20 --width 0.25",
     "annotate": f"annotate {STEPS} --model resnet20 --width 0.25",

@@ -101,9 +101,10 @@ class _Fill:
 def prepare(
     source: ProposalSource, workers: int | None = None, console: Console | None = None
 ) -> int:
-    """Compute the proposals of all examples that the cache lacks, with a progress bar.
+    """Compute the proposals of all examples that the cache lacks.
 
-    It can be interrupted at any time; finished proposals are kept.
+    A terminal shows a progress bar, a file or a pipe a line. It can be interrupted at any time;
+    finished proposals are kept.
 
     Args:
         source: the examples.
@@ -129,6 +130,9 @@ def prepare(
         transient=True,
         disable=not console.is_terminal,
     )
+    if not console.is_terminal:
+        found = f"finding proposals of {len(source):,} images, unless {source.folder} has them"
+        console.print(found, soft_wrap=True, highlight=False, markup=False)
     computed = 0
     with progress:
         bar = progress.add_task("", total=len(source))
