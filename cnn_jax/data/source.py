@@ -1,5 +1,6 @@
 """The protocol of data sources: random access to examples, on the host, in NumPy."""
 
+import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -178,6 +179,14 @@ def without(source: Source, left_out: Mapping[int, Any]) -> Source:
     if not indices:
         raise UserError(f"all {len(source)} images are bad: nothing is left to read")
     return Subset(source, indices)
+
+
+def names_digest(source: Source) -> str:
+    """A digest of the names of all examples, in order."""
+    digest = hashlib.blake2b(digest_size=16)
+    for index in range(len(source)):
+        digest.update(source.describe(index).encode(errors="surrogateescape") + b"\n")
+    return digest.hexdigest()
 
 
 def find_bad_images(source: Source, workers: int = 0) -> dict[int, str]:
