@@ -1,6 +1,7 @@
 """Data sources: `open_source` selects the reader for a data spec."""
 
 import os
+from collections import ChainMap
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Any, Literal
@@ -90,10 +91,7 @@ def task_of(spec: str) -> Task:
     for task, formats in TASK_FORMATS.items():
         if name in formats:
             return task
-    every = {
-        known: reader for formats in TASK_FORMATS.values() for known, reader in formats.items()
-    }
-    raise UserError(_unknown(spec, name, every))
+    raise UserError(_unknown(spec, name, ChainMap(*map(dict, TASK_FORMATS.values()))))
 
 
 def open_source(

@@ -9,7 +9,6 @@ While a split is written, `progress.jsonl` has a line for each block of examples
 disk. A command that was stopped goes on after the last of them.
 """
 
-import hashlib
 import json
 import mmap
 import os

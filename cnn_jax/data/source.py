@@ -107,7 +107,8 @@ class Subset:
 
     Attributes:
         notices: the source's, if it has some.
-        labels, files: those of the examples, of sources that know them without reading images.
+        labels, present, files: those of the examples, of sources that know them without reading
+            images.
     """
 
     def __init__(self, source: Source, indices: Sequence[int]):
@@ -132,6 +133,11 @@ class Subset:
     def labels(self) -> np.ndarray | None:
         labels = getattr(self.source, "labels", None)
         return None if labels is None else labels[self.indices]
+
+    @property
+    def present(self) -> np.ndarray | None:
+        present = getattr(self.source, "present", None)
+        return None if present is None else present[self.indices]
 
     @property
     def files(self) -> list[str] | None:

@@ -39,8 +39,7 @@ def page(inspection: Inspection, title: str, command: str = "") -> str:
     """
     sections = [
         Lines("Findings", inspection.findings(), "Nothing suspicious was found."),
-        ClassBars("Classes", inspection),
-        _folded_if_long(classes(inspection)),
+        *_classes(inspection),
         sizes(inspection),
         *_leaks(inspection, across=True),
         *samples(inspection),
@@ -51,6 +50,14 @@ def page(inspection: Inspection, title: str, command: str = "") -> str:
     if notices := inspection.notices():
         sections.append(Lines("What the reader did", notices))
     return render(title, f"{inspection.summary()}.", sections, command)
+
+
+def _classes(inspection: Inspection) -> list[Section]:
+    """A table of the classes; of many, bars instead, and the table closed."""
+    table = classes(inspection)
+    if len(table.rows) <= _ROWS:
+        return [table]
+    return [ClassBars("Classes", inspection), Folded(table)]
 
 
 @dataclass(frozen=True)
@@ -143,7 +150,7 @@ def samples(inspection: Inspection) -> Iterator[Section]:
         chosen = np.unique(np.linspace(0, len(places) - 1, min(count, len(places))).astype(int))
         scenes = [_scene(split, int(split.indices[places[i]])) for i in chosen]
         note = "Evenly spread over the split."
-        yield Pictures(f"Samples: {split.name}", scenes, note, _key(split))
+        yield _pictures(f"Samples: {split.name}", split, scenes, note)
 
 
 @dataclass(frozen=True)
@@ -151,17 +158,19 @@ class Pictures(Scenes):
     """A section of pictures with a key of their colours.
 
     Attributes:
-        key: the key, above the pictures.
+        key: the key, above the pictures; empty for none.
     """
 
-    key: Html = Html()
+    key: Sequence[Html] = ()
 
     def html(self) -> Html:
-        return join([self.key, super().html()])
+        return join([*self.key, super().html()])
 
 
-def _key(split: Contents) -> Html:
-    return masks.key(split.source.class_names) if split.kind == "mask" else Html()
+def _pictures(title: str, split: Contents, scenes: Sequence[Scene], note: str) -> Pictures:
+    masked = split.kind == "mask"
+    key = [masks.key(split.source.class_names)] if masked else []
+    return Pictures(title, scenes, note, masked, key)
 
 
 def _leaks(inspection: Inspection, across: bool) -> Iterator[Section]:
@@ -172,14 +181,14 @@ def _leaks(inspection: Inspection, across: bool) -> Iterator[Section]:
         where = f"in {pair.within.name} too" if across else "more than once"
         title = f"Pictures of {pair.split.name} that are {where}"
         note = (
-            f"{pair.exact:,} have the same pixels, {pair.count - pair.exact:,} are near copies. "
-            f"Left: the picture; right: the one that it repeats."
+            f"With the same pixels: {pair.exact:,}; near copies: {pair.count - pair.exact:,}. "
+            "Left: the picture; right: the one that it repeats."
         )
         places = pair.ranked(contradicted=True)[:SHOWN]
         rest = [place for place in pair.ranked() if place not in places]
         # Doubtful ones are among the least similar, which are to be looked at too.
         places += rest[:SHOWN] + rest[SHOWN:][-SHOWN:]
-        yield Scenes(title, [_pair(pair, place) for place in places], note)
+        yield Scenes(title, [_pair(pair, place) for place in places], note, pairs=True)
 
 
 def _pair(pair: Repeated, place: int) -> Scene:
@@ -195,7 +204,7 @@ def _pair(pair: Repeated, place: int) -> Scene:
     return Scene(_beside(one.picture, two.picture), caption, where, right=False)
 
 
-def _beside(first: Picture, second: Picture, height: int = 220, gap: int = 6) -> Picture:
+def _beside(first: Picture, second: Picture, height: int = 300, gap: int = 6) -> Picture:
     """Put two pictures side by side at one height."""
     scaled = [_resized(p, (height, max(1, round(p.shape[1] * height / p.shape[0]))))
               for p in (first, second)]  # fmt: skip
@@ -208,17 +217,13 @@ def suspicious(inspection: Inspection) -> Iterator[Section]:
         for what, odd in sorted(split.odd.items()):
             scenes = [_scene(split, index, boxes) for index, boxes in odd.first[:SHOWN]]
             note = f"{odd.count:,} in all; the first images."
-            yield Pictures(f"{split.name}: {what}", scenes, note, _key(split))
+            yield _pictures(f"{split.name}: {what}", split, scenes, note)
 
 
 def _unreadable(inspection: Inspection) -> Iterator[Section]:
     for split in inspection.splits:
         if split.unreadable:
             yield Lines(f"Unreadable files of {split.name}: {split.unreadable:,}", split.reasons)
-
-
-def _folded_if_long(table: Table) -> Section:
-    return Folded(table) if len(table.rows) > _ROWS else table
 
 
 def _scene(split: Contents, index: int, boxes: Sequence[int] | None = None) -> Scene:
