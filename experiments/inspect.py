@@ -1,7 +1,7 @@
 """Inspect data before training: a page of what is in it, how it looks, and what looks wrong.
 
 python -m experiments.inspect --data folder:DIR --out inspected
-python -m experiments.inspect --data coco:train.json,train --eval-data coco:val.json,val --out DIR
+python -m experiments.inspect --data folder:mine --eval-data folder:theirs --out inspected
 python -m experiments.inspect --data masks:DIR --task annotate --patch-size 128 --out inspected
 
 Writes inspect.html and the same facts as inspect.json: classes and counts by split, sizes and
@@ -51,8 +51,7 @@ class InspectOptions:
     """The command that will read the data. Default: the first of classify, detect, segment and
     annotate that reads its format."""
     eval_data: str | None = flags.flag(None, aliases="val-data", metavar="SPEC")
-    """Other data that is evaluated on, such as another COCO file. Then nothing is held out of
-    --data."""
+    """Other data that is evaluated on, of the same classes. Then nothing is held out of --data."""
     out: str | None = flags.flag(None, aliases="output-dir output", metavar="DIR")
     """Folder for inspect.html and inspect.json."""
     most: int | None = flags.flag(None, minimum=1, maximum=LARGEST_INT, metavar="N")

@@ -185,15 +185,15 @@ def _pairs(
 ) -> Pairs:
     """The near copies of one block in another, at most one for each picture."""
     product = rows.vectors(block) @ columns.vectors(others).T
-    a, b = np.nonzero(product >= MIN_CORRELATION)
-    # Rounded, so that the sum's order cannot decide which of two is the nearer one.
+    a, b = np.nonzero(product >= MIN_CORRELATION - 1e-4)
+    # Rounded, so that the sum's order cannot decide which of two is near, or the nearer one.
     correlation = np.minimum(np.round(product[a, b].astype(np.float64), 4), 1.0)
     a, b = a + block.start, b + others.start
     x, y = rows.deviation[a], columns.deviation[b]
     squared = (rows.mean[a] - columns.mean[b]) ** 2 + x**2 + y**2 - 2 * x * y * correlation
     limit = np.where(rows.small[a] | columns.small[b], MAX_DIFFERENCE_OF_SMALL, MAX_DIFFERENCE)
     picture, partner = rows.index[a], columns.index[b]
-    kept = squared <= limit**2
+    kept = (squared <= limit**2) & (correlation >= MIN_CORRELATION)
     if earlier:
         picture, partner = np.maximum(picture, partner), np.minimum(picture, partner)
         kept &= partner < picture

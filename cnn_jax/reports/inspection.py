@@ -6,6 +6,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
 from cnn_jax.data.surveys.contents import Contents, truth_of
@@ -15,7 +16,7 @@ from cnn_jax.reports import masks
 from cnn_jax.reports.boxes import TRUTH, Mark, Scene, Scenes, draw_boxes
 from cnn_jax.reports.html import Html, bar, join, tag
 from cnn_jax.reports.page import Folded, Lines, Section, Table, render
-from cnn_jax.reports.pictures import RIGHT, WRONG, Picture
+from cnn_jax.reports.pictures import RIGHT, WRONG
 
 SAMPLES, SAMPLES_HELD_OUT = 16, 8
 """The samples shown of the training split, and of each other one."""
@@ -27,6 +28,10 @@ _SIDE = 400  # the longer side of a drawn picture
 _BARS = 60
 _ROWS = 12  # a longer table of classes is closed
 _NAMED = 12  # labels at most in a caption
+
+
+# Of any size each.
+Picture = UInt8[np.ndarray, "_ _ 3"]
 
 
 def page(inspection: Inspection, title: str, command: str = "") -> str:
@@ -118,8 +123,8 @@ def sizes(inspection: Inspection) -> Table:
     """Tabulate the sizes and the forms of the images of each split."""
     rows = []
     for split in inspection.splits:
-        every = [size for size in split.sizes for _ in range(split.sizes[size])]
-        height, width = np.array(every or [(0, 0)]).T
+        distinct = np.array([*split.sizes] or [(0, 0)])
+        height, width = np.repeat(distinct, [*split.sizes.values()] or [1], axis=0).T
         (common, times), *_ = split.sizes.most_common(1) or [((0, 0), 0)]
         forms = ", ".join(f"{form} {count:,}" for form, count in split.forms.most_common())
         rows.append(
@@ -147,6 +152,8 @@ def samples(inspection: Inspection) -> Iterator[Section]:
     for number, split in enumerate(inspection.splits):
         count = SAMPLES_HELD_OUT if number else SAMPLES
         places = [p for p in range(len(split)) if split.truths[p]]
+        if not places:
+            continue
         chosen = np.unique(np.linspace(0, len(places) - 1, min(count, len(places))).astype(int))
         scenes = [_scene(split, int(split.indices[places[i]])) for i in chosen]
         note = "Evenly spread over the split."
@@ -244,7 +251,7 @@ def _caption(example: Mapping[str, Any], names: Sequence[str]) -> str:
     if truth.kind == "mask":
         shares = 100 * truth.amounts / example["mask"].size
         found = found[np.argsort(-shares[found], kind="stable")]
-        parts = [f"{names[i]} {shares[i]:.0f} %" for i in found]
+        parts = [f"{names[i]} {shares[i]:.{int(shares[i] < 1)}f} %" for i in found]
     more = f" and {len(parts) - _NAMED} more" if len(parts) > _NAMED else ""
     return (", ".join(parts[:_NAMED]) or "no label") + more
 

@@ -199,7 +199,7 @@ def _looked(example: Mapping[str, Any], classes: int, file: str | None) -> _Seen
             example["boxes"], example["labels"], example["crowd"], whole_size(example)
         )
         odd_boxes = {
-            f"boxes: {what}": tuple(np.flatnonzero(marks).tolist())
+            what: tuple(np.flatnonzero(marks).tolist())
             for what, marks in found.items()
             if marks.any()
         }

@@ -1,5 +1,6 @@
 """Inspection of a data set: what is in its splits, what is in two of them, and what looks wrong."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -145,10 +146,9 @@ class Inspection:
                 )
 
     def _classes(self) -> Iterator[str]:
-        names = np.array(self.class_names)
+        names = self.class_names
         for split in self.splits:
-            none = names[split.examples == 0]
-            if len(none):
+            if none := [names[i] for i in np.flatnonzero(split.examples == 0)]:
                 yield f"{split.name}: no image of {_listed(none)}"
         counts = self.splits[0].examples
         few = np.flatnonzero((counts > 0) & (counts < FEW))
@@ -230,16 +230,15 @@ def _others(pair: Repeated) -> str:
 
 
 def _in_words(split: Contents, what: str, odd: Odd) -> str:
-    boxes = what.startswith("boxes: ")
-    thing = "boxes" if odd.count != 1 else "box"
-    said = f"{odd.count:,} {thing} {what.removeprefix('boxes: ')}" if boxes else ""
+    said = what if odd.count != 1 else re.sub(r"(?<=box)es\b|(?<=mask|ture)s\b", "", what, count=1)
     first = split.source.describe(odd.first[0][0])
-    return f"{split.name}: {said or f'{odd.count:,} {what}'} (the first in {first})"
+    return f"{split.name}: {odd.count:,} {said} (the first in {first})"
 
 
 def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _LISTED} more classes" if len(names) > _LISTED else ""
-    return ", ".join(map(str, names[:_LISTED])) + more
+    left = len(names) - _LISTED
+    more = f" and {left} more class{'' if left == 1 else 'es'}" if left > 0 else ""
+    return ", ".join(names[:_LISTED]) + more
 
 
 def _images(count: int) -> str:

@@ -53,12 +53,12 @@ def suspicious_boxes(
     overlap &= np.tri(len(boxes), k=-1, dtype=bool) & ~(crowd[:, None] | crowd[None, :])
     same = labels[:, None] == labels[None, :]
     return {
-        "tiny": (shares < TINY_SHARE) | (shortest < TINY_SIDE),
-        "nearly the whole image": (shares >= WHOLE_SHARE) & ~crowd,
-        "outside the image": beyond.max(axis=1, initial=-np.inf) > BEYOND,
-        "very long or tall": longest >= LONG_RATIO * np.maximum(shortest, 1e-6),
-        "doubled": (overlap & same).any(axis=1),
-        "two classes for one object": (overlap & ~same).any(axis=1),
+        "tiny boxes": (shares < TINY_SHARE) | (shortest < TINY_SIDE),
+        "boxes of nearly the whole image": (shares >= WHOLE_SHARE) & ~crowd,
+        "boxes beyond the image": beyond.max(axis=1, initial=-np.inf) > BEYOND,
+        "very long or tall boxes": longest >= LONG_RATIO * np.maximum(shortest, 1e-6),
+        "doubled boxes": (overlap & same).any(axis=1),
+        "boxes of one object with two classes": (overlap & ~same).any(axis=1),
     }
 
 
@@ -73,10 +73,10 @@ def _ious(boxes: Boxes) -> Float[np.ndarray, "boxes boxes"]:
 def suspicious_mask(amounts: Int[np.ndarray, " classes"], pixels: int) -> list[str]:
     """Name what is suspicious about a mask with this many pixels of each class, of so many."""
     if not amounts.any():
-        return ["masks without a class: all pixels are ignored"]
+        return ["masks of ignored pixels alone"]
     found = ["masks of a single class"] if amounts.max() == pixels else []
     if 2 * amounts.sum() < pixels:
-        found.append("masks of which more than half is ignored")
+        found.append("masks with more ignored than other pixels")
     return found
 
 
@@ -84,7 +84,7 @@ def suspicious_picture(image: UInt8[np.ndarray, "height width 3"]) -> list[str]:
     """Name what is suspicious about a picture."""
     found = ["pictures of a single colour"] if (image == image[:1, :1]).all() else []
     if max(image.shape[:2]) >= NARROW_RATIO * min(image.shape[:2]):
-        found.append("pictures that are very long or tall")
+        found.append("very long or tall pictures")
     return found
 
 
