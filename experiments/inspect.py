@@ -33,14 +33,11 @@ from .annotate import TagOptions
 PAGE, FACTS = "inspect.html", "inspect.json"
 
 _SPLITS: tuple[Split, ...] = ("train", "eval", "test")
-_READ_AS = {
-    "packed", "shapes", "folder", "csv", "tfds", "masks", "voc", "coco", "yolo",
-}  # fmt: skip
 
 
-def _but(*formats: str) -> flags.Declared:
-    """A flag that does something only with these formats."""
-    return flags.Declared(unless={"data": tuple(sorted(_READ_AS.difference(formats)))})
+def _only(*formats: str, **others: Sequence[str]) -> flags.Declared:
+    """A flag that does something only with these formats, and where other flags have a value."""
+    return flags.Declared(only={"data": formats, **others})
 
 
 @dataclass(frozen=True)
@@ -79,15 +76,12 @@ _DATA = flags.group(
 )
 _LABELS = flags.group(
     {
-        "test_every": _but("csv"),
+        "test_every": _only("csv"),
         **dict.fromkeys(
-            ("class_names", "label_values", "ignore_labels", "label_colors"), _but("masks", "tfds")
+            ("class_names", "label_values", "ignore_labels", "label_colors"), _only("masks", "tfds")
         ),
-        **dict.fromkeys(("eval_folders", "test_folders"), _but("masks")),
-        **dict.fromkeys(
-            ("patch_size", "min_area"),
-            _but("masks").merged(flags.Declared(only={"task": ("annotate",)})),
-        ),
+        **dict.fromkeys(("eval_folders", "test_folders"), _only("masks")),
+        **dict.fromkeys(("patch_size", "min_area"), _only("masks", task=("annotate",))),
     }
 )
 

@@ -47,7 +47,7 @@ class Source(Protocol):
         ...
 
     def describe(self, index: int) -> str:
-        """Return the example's origin for messages: a file's path, or `shapes[17]`."""
+        """Return the example's origin for messages: a file's path, or `shapes train[17]`."""
         ...
 
 

@@ -215,7 +215,7 @@ def test_tfds(tmp_path):
         (["--data", "fodler:x", "--out", "x"], "unknown format 'fodler'; did you mean folder?"),
         (["--task", "detect", "--data", "folder:x", "--out", "x"], "unknown format 'folder'"),
         (["--data", "folder:x", "--patch-size", "9", "--out", "x"], "--patch-size: only used with"),
-        (["--data", "voc:x", "--test-every", "9", "--out", "x"], "--test-every: not used with"),
+        (["--data", "voc:x", "--test-every", "9", "--out", "x"], "--test-every: only used with"),
         (["--data", "voc:x", "--image-size", "9", "--out", "x"], "--image-size: only used with"),
     ],
 )
