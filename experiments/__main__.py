@@ -17,6 +17,7 @@ VERBS = {
     "predict": "apply a trained run to your own images or sentences",
     "weights": "list published weights, make runs of them, and write runs for torch",
     "export": "write a run as one program that only needs JAX",
+    "inspect": "look at data before training: counts, samples, leaks, what looks wrong",
     "pack": "decode data once, into files that training maps into memory",
     "sweep": "train one command with many settings and seeds, and compare them",
     "compare": "lay runs side by side",

@@ -16,6 +16,7 @@ import numpy as np
 
 from cnn_jax.data.augment.boxes import BoxAugmentation
 from cnn_jax.data.batches import TrainingBatches
+from cnn_jax.data.packed import original
 from cnn_jax.data.proposals import Proposals
 from cnn_jax.data.source import Source
 from cnn_jax.data.surveys import boxes as box_survey
@@ -144,8 +145,9 @@ def build(options: Options) -> Run:
         system = SYSTEMS[options.detector.system](options)
         noticed = box_survey.notices(training, surveyed, options.detector.max_objects)
         held_out_only = [line for line in notices if line.partition(": ")[2] not in noticed]
-        equal = image_survey.equal_pictures(training, held_out)
-        notices = [*noticed, *held_out_only, *equal, *lines]
+        drawn = original(options.data.data) == flags.BUILT_IN
+        counted = [] if drawn else image_survey.summary(training, held_out)
+        notices = [*noticed, *held_out_only, *counted, *lines]
     out = trainer.folder(options)
     threshold = None
     if split == "test" and options.rule.score_threshold is None:

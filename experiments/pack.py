@@ -16,9 +16,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
-from cnn_jax.data import TAG_FORMATS, packed
+from cnn_jax.data import TAG_FORMATS, Task, packed
 from cnn_jax.data.source import Source, Split
 from cnn_jax.data.transforms import BoxTransform, EvaluationTransform, HostTransform, MaskTransform
 from cnn_jax.errors import UserError
@@ -26,8 +26,6 @@ from cnn_jax.errors import UserError
 from . import detect, images, segment, trainer
 from . import options as flags
 from .annotate import TagOptions
-
-Task = Literal["classify", "annotate", "detect", "segment"]
 
 _SPLITS: tuple[Split, ...] = ("train", "eval", "test")
 

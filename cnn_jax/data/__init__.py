@@ -1,9 +1,10 @@
 """Data sources: `open_source` selects the reader for a data spec."""
 
 import os
+from collections import ChainMap
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Literal
 
 from cnn_jax.data.formats.coco import open_coco
 from cnn_jax.data.formats.csv_tags import open_csv_tags
@@ -25,6 +26,7 @@ from cnn_jax.data.formats.tfds_boxes import open_tfds_boxes
 from cnn_jax.data.formats.tfds_masks import open_tfds_masks
 from cnn_jax.data.formats.voc import open_voc
 from cnn_jax.data.formats.yolo import open_yolo
+from cnn_jax.data.packed import folder_of, read_manifest
 from cnn_jax.data.source import Settings, Source, Split
 from cnn_jax.errors import UserError
 
@@ -64,6 +66,32 @@ TAG_FORMATS: Formats = {
     "packed": open_packed_tags,
 }
 """Readers for multi-label classification: `labels` bool [classes]."""
+
+
+Task = Literal["classify", "annotate", "detect", "segment"]
+
+TASK_FORMATS: Mapping[Task, Formats] = {
+    "classify": FORMATS,
+    "detect": BOX_FORMATS,
+    "segment": MASK_FORMATS,
+    "annotate": TAG_FORMATS,
+}
+"""The readers of each task on images, in the order in which a format is taken for one's."""
+
+
+def task_of(spec: str) -> Task:
+    """The task that data was packed for, else the first one with a reader of its format.
+
+    Raises:
+        UserError: no task has one.
+    """
+    if (folder := folder_of(spec)) is not None:
+        return read_manifest(folder)["about"]["task"]
+    name = spec.partition(":")[0]
+    for task, formats in TASK_FORMATS.items():
+        if name in formats:
+            return task
+    raise UserError(_unknown(spec, name, ChainMap(*map(dict, TASK_FORMATS.values()))))
 
 
 def open_source(

@@ -244,6 +244,19 @@ def read_header(file: bytes | str | os.PathLike[str], *, name: str | None = None
     return Header(*((width, height) if orientation >= 5 else (height, width)), orientation)
 
 
+def describe_form(file: str | os.PathLike[str]) -> str:
+    """Describe how an image file stores its pixels: its format, Pillow's mode, and EXIF's turn.
+
+    For example `JPEG RGB` or `PNG I;16`. A file that cannot be opened is `unreadable`.
+    """
+    try:
+        with open_image(file) as image:
+            turned = ", turned by EXIF" if _orientation(image) != 1 else ""
+            return f"{image.format} {image.mode}{turned}"
+    except Exception:  # see `decode_scaled`
+        return "unreadable"
+
+
 def _orientation_follows_pixels(image: Image.Image) -> bool:
     """Tell whether a PNG file may have its orientation after its pixels, as few programs do."""
     file = image.fp

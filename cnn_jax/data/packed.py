@@ -9,7 +9,6 @@ While a split is written, `progress.jsonl` has a line for each block of examples
 disk. A command that was stopped goes on after the last of them.
 """
 
-import hashlib
 import json
 import mmap
 import os
@@ -24,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from cnn_jax import files, memory
-from cnn_jax.data.source import Example, Source, Split, Transform, unchanged
+from cnn_jax.data.source import Example, Source, Split, Transform, names_digest, unchanged
 from cnn_jax.data.transforms import EvaluationTransform, HostTransform, TrainingTransform
 from cnn_jax.errors import UserError, one_line
 from cnn_jax.progress import in_threads, track
@@ -162,19 +161,11 @@ def _same(parts: Mapping[Split, Part]) -> dict[Split, Split]:
     digests: dict[Any, Split] = {}
     alike = {}
     for split, part in parts.items():
-        key = _digest(part.source), json.dumps(part.transform.made, sort_keys=True)
+        key = names_digest(part.source), json.dumps(part.transform.made, sort_keys=True)
         if key in digests:
             alike[split] = digests[key]
         digests.setdefault(key, split)
     return alike
-
-
-def _digest(source: Source) -> str:
-    """A digest of the names of all examples, in order."""
-    digest = hashlib.blake2b(digest_size=16)
-    for index in range(len(source)):
-        digest.update(source.describe(index).encode(errors="surrogateescape") + b"\n")
-    return digest.hexdigest()
 
 
 def _head(part: Part, about: Mapping[str, Any]) -> dict[str, Any]:
@@ -183,7 +174,7 @@ def _head(part: Part, about: Mapping[str, Any]) -> dict[str, Any]:
         "about": dict(about),
         "count": len(part.source),
         "class_names": list(part.source.class_names),
-        "examples": _digest(part.source),
+        "examples": names_digest(part.source),
         "made": dict(part.transform.made),
     }
     return json.loads(json.dumps(head))

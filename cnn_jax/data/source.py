@@ -1,5 +1,6 @@
 """The protocol of data sources: random access to examples, on the host, in NumPy."""
 
+import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ class Source(Protocol):
         ...
 
     def describe(self, index: int) -> str:
-        """Return the example's origin for messages: a file's path, or `shapes[17]`."""
+        """Return the example's origin for messages: a file's path, or `shapes train[17]`."""
         ...
 
 
@@ -106,7 +107,8 @@ class Subset:
 
     Attributes:
         notices: the source's, if it has some.
-        labels, files: those of the examples, of sources that know them without reading images.
+        labels, present, files: those of the examples, of sources that know them without reading
+            images.
     """
 
     def __init__(self, source: Source, indices: Sequence[int]):
@@ -131,6 +133,11 @@ class Subset:
     def labels(self) -> np.ndarray | None:
         labels = getattr(self.source, "labels", None)
         return None if labels is None else labels[self.indices]
+
+    @property
+    def present(self) -> np.ndarray | None:
+        present = getattr(self.source, "present", None)
+        return None if present is None else present[self.indices]
 
     @property
     def files(self) -> list[str] | None:
@@ -178,6 +185,14 @@ def without(source: Source, left_out: Mapping[int, Any]) -> Source:
     if not indices:
         raise UserError(f"all {len(source)} images are bad: nothing is left to read")
     return Subset(source, indices)
+
+
+def names_digest(source: Source) -> str:
+    """A digest of the names of all examples, in order."""
+    digest = hashlib.blake2b(digest_size=16)
+    for index in range(len(source)):
+        digest.update(source.describe(index).encode(errors="surrogateescape") + b"\n")
+    return digest.hexdigest()
 
 
 def find_bad_images(source: Source, workers: int = 0) -> dict[int, str]:

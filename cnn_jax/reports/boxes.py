@@ -97,19 +97,23 @@ class Scenes:
         title: the heading.
         scenes: the pictures, in order.
         note: the line above them.
+        pairs: whether each picture is two beside each other, and needs twice the width.
     """
 
     title: str
     scenes: Sequence[Scene]
     note: str = ""
+    pairs: bool = False
 
     def html(self) -> Html:
         note = tag("p", self.note, class_="note") if self.note else Html()
-        return join([note, tag("div", *map(_card, self.scenes), class_="gallery wide-pictures")])
+        cards = [_card(scene, self.pairs) for scene in self.scenes]
+        kind = "pairs" if self.pairs else "wide-pictures"
+        return join([note, tag("div", *cards, class_=f"gallery {kind}")])
 
 
-def _card(scene: Scene) -> Html:
-    address = data_uri(scene.picture, _IN_PAGE)
+def _card(scene: Scene, pair: bool) -> Html:
+    address = data_uri(scene.picture, _IN_PAGE * (1 + pair))
     picture = tag("img", src=address, alt=scene.caption)
     # An image element has no end tag.
     picture = Html(picture.removesuffix("</img>"))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int
 
-from cnn_jax.reports.html import Html, join, tag
+from cnn_jax.reports.html import Html, bar, join, tag
 from cnn_jax.reports.page import Table
 
 # A matrix of more classes would be illegible; only its worst pairs are shown.
@@ -78,7 +78,11 @@ class ClassAccuracy:
         accuracy = np.diagonal(self.counts)[present] / examples[present]
         order = np.argsort(accuracy, kind="stable")
         bars = [
-            _bar(self.class_names[present[i]], float(accuracy[i]), int(examples[present[i]]))
+            bar(
+                self.class_names[present[i]],
+                float(accuracy[i]),
+                f"{100 * accuracy[i]:.1f} % of {int(examples[present[i]]):,}",
+            )
             for i in order
         ]
         parts = [tag("div", *bars[:MAX_BARS], class_="bars")]
@@ -98,12 +102,6 @@ def worst_pairs(counts: Counts, most: int = 10) -> list[tuple[int, int, int]]:
     order = np.argsort(-errors, axis=None, kind="stable")[:most]
     pairs = [divmod(int(cell), len(counts)) for cell in order]
     return [(t, p, int(errors[t, p])) for t, p in pairs if errors[t, p] > 0]
-
-
-def _bar(name: str, accuracy: float, examples: int) -> Html:
-    filled = tag("div", tag("i", style=f"width:{100 * accuracy:.1f}%"))
-    figures = f"{100 * accuracy:.1f} % of {examples:,}"
-    return tag("div", tag("span", name, title=name), filled, tag("span", figures), class_="bar")
 
 
 def _heat_map(counts: Counts, class_names: Sequence[str]) -> Html:

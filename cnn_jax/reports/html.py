@@ -32,6 +32,12 @@ def join(children: tuple[str, ...] | list[str]) -> Html:
     return Html("".join(c if isinstance(c, Html) else escape(c) for c in children))
 
 
+def bar(name: str, share: float, figures: str) -> Html:
+    """Build a row of a list of bars (class `bars`): a name, a bar filled to a share, figures."""
+    filled = tag("div", tag("i", style=f"width:{100 * share:.1f}%"))
+    return tag("div", tag("span", name, title=name), filled, tag("span", figures), class_="bar")
+
+
 def _value(value: str | int | float | bool) -> str:
     if value is True:
         return ""

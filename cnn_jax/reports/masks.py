@@ -8,6 +8,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
 from cnn_jax.conventions import IGNORED
+from cnn_jax.reports.html import Html, tag
 from cnn_jax.reports.pictures import INK, font
 
 Picture = UInt8[np.ndarray, "height width 3"]
@@ -37,6 +38,16 @@ def palette(num_classes: int) -> UInt8[np.ndarray, "256 3"]:
             rgb = colorsys.hsv_to_rgb(hue, 0.55 + 0.4 * (label % 2), 0.9 - 0.25 * (label % 3))
             colors[label] = np.array(rgb) * 255
     return colors
+
+
+def key(class_names: Sequence[str]) -> Html:
+    """Explain the colours of the classes."""
+    colors = palette(len(class_names))
+    keys = []
+    for label, name in enumerate(class_names):
+        swatch = "height:11px;background:rgb({},{},{})".format(*colors[label].tolist())
+        keys.append(tag("span", tag("i", style=swatch), tag("b", name)))
+    return tag("p", *keys, class_="key")
 
 
 def index_image(mask: Mask, num_classes: int) -> Image.Image:

@@ -44,6 +44,26 @@ class Text:
 
 
 @dataclass(frozen=True)
+class Lines:
+    """A list of lines.
+
+    Attributes:
+        title: the heading.
+        lines: the lines, in order.
+        none: the paragraph in place of an empty list.
+    """
+
+    title: str
+    lines: Sequence[str]
+    none: str = "None."
+
+    def html(self) -> Html:
+        if not self.lines:
+            return tag("p", self.none)
+        return tag("ul", *(tag("li", line) for line in self.lines))
+
+
+@dataclass(frozen=True)
 class Table:
     """A table; text columns are aligned left, the others right, as suits numbers.
 

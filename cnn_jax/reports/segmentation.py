@@ -84,13 +84,8 @@ class Panels:
 
 def legend(class_names: Sequence[str]) -> Html:
     """Explain the colours of the classes and the views."""
-    colors = masks.palette(len(class_names))
-    keys = []
-    for label, name in enumerate(class_names):
-        swatch = "height:11px;background:rgb({},{},{})".format(*colors[label].tolist())
-        keys.append(tag("span", tag("i", style=swatch), tag("b", name)))
     views = f"From left to right: {', '.join(masks.VIEWS)} (red). Black pixels are ignored."
-    return join([tag("p", *keys, class_="key"), tag("p", views, class_="note")])
+    return join([masks.key(class_names), tag("p", views, class_="note")])
 
 
 @runtime_checkable

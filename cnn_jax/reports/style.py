@@ -72,10 +72,12 @@ svg .band { stroke: none; opacity: .18; }
 .gallery { display: grid; gap: 14px;
   grid-template-columns: repeat(auto-fill, minmax(min(44%, 150px), 1fr)); }
 .wide-pictures { grid-template-columns: repeat(auto-fill, minmax(min(100%, 260px), 1fr)); }
+.pairs { grid-template-columns: repeat(auto-fill, minmax(min(100%, 420px), 1fr)); }
 .gallery figure { background: var(--card); border-radius: 6px; overflow: hidden;
   border-top: 4px solid var(--right); }
 .gallery .wrong { border-color: var(--wrong); }
 .gallery img { display: block; width: 100%; aspect-ratio: 1; object-fit: contain; }
+.pairs.gallery img { aspect-ratio: 2; }
 .gallery .small { image-rendering: pixelated; }
 .gallery figcaption { padding: 6px 9px 8px; line-height: 1.35; color: var(--text); }
 .guess { display: flex; justify-content: space-between; gap: 8px; overflow-wrap: anywhere;
@@ -102,6 +104,7 @@ svg .band { stroke: none; opacity: .18; }
   .charts { grid-template-columns: repeat(3, 1fr); }
   .gallery { grid-template-columns: repeat(7, 1fr); gap: 8px; }
   .wide-pictures { grid-template-columns: repeat(4, 1fr); }
+  .pairs { grid-template-columns: repeat(2, 1fr); }
   .gallery figcaption { font-size: 9px; padding: 4px; }
   .wide { overflow: visible; } .matrix { max-width: 100%; }
   details { display: none; } section:has(> details) { display: none; }

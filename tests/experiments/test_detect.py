@@ -124,6 +124,8 @@ def test_what_the_training_boxes_are_like_is_told_first(trained):
     told = (trained / "told.txt").read_text()
     assert "0 of 37 training boxes (0.0 %) are lost to cells that hold another: --grid 4" in told
     assert "1 of 24 training images have no objects" in told
+    assert "data: 24 training images, 8 for evaluation; 3 classes of " in told
+    assert "without any class" not in told
     assert "1 of 37 objects are left out, in 1 images with more than --max-objects 3" in told
     assert "base boxes" in told
     assert told.index("base boxes") < told.index("multiply-adds")

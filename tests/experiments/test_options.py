@@ -21,6 +21,7 @@ from experiments import (
     compare,
     detect,
     export,
+    inspect,
     pack,
     predict,
     presets,
@@ -48,6 +49,7 @@ COMMANDS = [
     sweep.Options,
     weights.Options,
     export.Options,
+    inspect.Options,
 ]
 COMMANDS.append(benchmark.Options)
 every_command = pytest.mark.parametrize("options", COMMANDS, ids=lambda options: options.verb)

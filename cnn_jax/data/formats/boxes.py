@@ -118,6 +118,13 @@ class BoxSource:
     def describe(self, index: int) -> str:
         return self._images[index].path
 
+    @property
+    def present(self) -> Bool[np.ndarray, "images classes"]:
+        """Tell which classes are in each image."""
+        classes = np.arange(len(self.class_names))
+        marks = [np.isin(classes, image.labels) for image in self._images]
+        return np.array(marks, bool).reshape(len(self), len(classes))
+
     def object_count(self, index: int) -> int:
         """The number of objects in an image."""
         return len(self._images[index].labels)

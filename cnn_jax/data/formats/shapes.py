@@ -187,7 +187,7 @@ class ShapesSource:
         return {"image": drawn.image, "label": np.int32(drawn.label)}
 
     def describe(self, index: int) -> str:
-        return f"shapes[{index}]"
+        return f"shapes {self._split}[{index}]"
 
 
 def open_shapes(argument: str, split: Split, settings: Settings) -> ShapesSource:

@@ -26,7 +26,7 @@ def notices(
     training: Source,
     held_out: Source,
     unit: str = "image",
-    present: Sequence[Presence] | None = None,
+    present: Sequence[Presence | None] | None = None,
 ) -> list[str]:
     """List the sources' own notices, the number of examples, and pictures that are in both.
 
@@ -39,17 +39,29 @@ def notices(
         unit: the word for an example.
         present: which classes are in which training and evaluation examples, in place of `labels`.
     """
-    lines = dict.fromkeys((*getattr(training, "notices", ()), *getattr(held_out, "notices", ())))
+    own = dict.fromkeys((*getattr(training, "notices", ()), *getattr(held_out, "notices", ())))
+    return [*map(one_line, own), *summary(training, held_out, unit, present)]
+
+
+def summary(
+    training: Source,
+    held_out: Source,
+    unit: str = "image",
+    present: Sequence[Presence | None] | None = None,
+) -> list[str]:
+    """List the number of examples by class and split, and pictures in both, as in `notices`."""
     if present is None:
         present = [presence(source) for source in (training, held_out)]
     line = f"data: {_number(len(training), f'training {unit}')}, {len(held_out):,} for evaluation"
     known = present[0] is not None and present[1] is not None
     counted = _counts(line, training, present, unit) if known else [line]
-    return [one_line(each) for each in (*lines, *counted, *equal_pictures(training, held_out))]
+    return [one_line(each) for each in (*counted, *equal_pictures(training, held_out))]
 
 
 def presence(source: Source) -> Presence | None:
-    """Mark the classes that each example has, if the source knows its `labels`."""
+    """Mark the classes that each example has, if the source knows its `labels` or `present`."""
+    if (present := getattr(source, "present", None)) is not None:
+        return present
     labels = getattr(source, "labels", None)
     if labels is None:
         return None
@@ -68,7 +80,8 @@ def _counts(line: str, training: Source, present: Sequence[Presence], unit: str)
         line += f" (training + evaluation: {', '.join(f'{n} {t:,} + {e:,}' for n, t, e in listed)})"
     lines = [line]
     without = int((~present[0].any(axis=1)).sum())
-    if without:
+    # Images without objects are told by the survey of boxes.
+    if without and not hasattr(training, "object_count"):
         lines.append(f"data: {_number(without, f'training {unit}')} without any class")
     for of, numbers in ((f"training {unit}", trained), (f"{unit} for evaluation", evaluated)):
         lacking = [name for name, number in zip(names, numbers, strict=True) if not number]

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from cnn_jax.data.formats.boxes import BoxedImage, BoxSource
+from cnn_jax.data.source import Subset
 from cnn_jax.data.surveys import images as survey
 
 
@@ -50,6 +52,22 @@ def test_numbers_of_many_classes_and_of_several_labels():
     ]
     unknown = Source(("a",), count=1)
     assert survey.notices(unknown, unknown) == ["data: 1 training image, 1 for evaluation"]
+
+
+def test_images_of_boxes_are_counted_by_the_classes_in_them():
+    def source(*labels):
+        found = [
+            BoxedImage("x.png", np.zeros((len(each), 4)), np.array(each, np.int32))
+            for each in labels
+        ]
+        return BoxSource(("ant", "bee"), found)
+
+    training, held_out = source([0, 0], [], [1, 0]), Subset(source([1], [0]), [0])
+    assert survey.summary(training, held_out) == [
+        "data: 3 training images, 1 for evaluation; 2 classes of 1 to 2 training images "
+        "(training + evaluation: ant 2 + 0, bee 1 + 1)",
+        "data: no image for evaluation of the class ant",
+    ]
 
 
 def test_equal_pictures_are_found_by_their_bytes(tmp_path):
