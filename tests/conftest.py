@@ -37,7 +37,18 @@ install_import_hook("cnn_jax", "beartype.beartype").__enter__()
 # Tracing makes many objects that stay; to look through them all again and again costs a tenth.
 gc.set_threshold(100_000, 20, 50)
 
+STRICT = ("losses", "metrics", "ops")
+"""The rooms whose tests end where dtypes are promoted implicitly."""
+
 MEMORY_MAPS = 30_000  # A process may have some 65,000.
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _promotion(request):
+    """Refuse implicit promotion of dtypes in the rooms of `STRICT`, in all threads."""
+    room = request.path.relative_to(Path(__file__).parent).parts[0]
+    promotion = "strict" if room in STRICT else "standard"
+    jax.config.update("jax_numpy_dtype_promotion", promotion)
 
 
 @pytest.fixture(autouse=True)

@@ -194,7 +194,7 @@ def _areas_under_roc(
         return area_under_roc(values.astype(jnp.result_type(float)), labels == label)
 
     # Some classes at a time: all of them would take several times the memory of the scores.
-    columns = (scores.T, jnp.arange(scores.shape[1]))
+    columns = (scores.T, jnp.arange(scores.shape[1], dtype=labels.dtype))
     return jax.lax.map(one, columns, batch_size=_CLASSES_AT_A_TIME)
 
 

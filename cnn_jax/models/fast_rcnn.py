@@ -27,8 +27,6 @@ RegionOutput = tuple[
     Float32[Array, "batch regions scores"], Float32[Array, "batch regions classes 4"]
 ]
 
-zeros = nn.initializers.zeros_init()
-
 
 class FastRCNN(nn.Module):
     """A backbone's map, RoI pooling, two linear layers, and one linear layer for each output.
@@ -182,7 +180,7 @@ class FastRCNN(nn.Module):
 def _output(features: int, deviation: float, name: str) -> nn.Dense:
     """An output layer with the initial values of the paper's section 2.3."""
     init: Initializer = nn.initializers.normal(deviation)
-    return nn.Dense(features, kernel_init=init, bias_init=zeros, name=name)
+    return nn.Dense(features, kernel_init=init, name=name)
 
 
 def at_side(

@@ -251,7 +251,8 @@ def _tried(
     shapes = {"kernel": (8, 4), "bias": (4,)}
     params = {key: jax.ShapeDtypeStruct(shape, jnp.float32) for key, shape in shapes.items()}
     try:
-        with warnings.catch_warnings(action="ignore"):
+        # As in a step, optax mixes its counts of steps with floats.
+        with warnings.catch_warnings(action="ignore"), jax.numpy_dtype_promotion("standard"):
             built = build()
             state = jax.eval_shape(built.init, params)
             updates, _ = jax.eval_shape(built.update, params, state, params)

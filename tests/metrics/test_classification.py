@@ -197,7 +197,8 @@ def test_figures_by_class_and_their_averages_are_scikit_learn_s(classes, example
         ):
             theirs = score(labels, guesses, average=average, zero_division=0)
             assert ours == pytest.approx(theirs, abs=1e-12)
-    areas = metrics.areas_under_roc(scores.astype(np.float32), labels)
+    # The types that an evaluation has.
+    areas = metrics.areas_under_roc(scores.astype(np.float32), labels.astype(np.int32))
     for label in range(classes):
         truth = labels == label
         if truth.any():
