@@ -39,6 +39,7 @@ from cnn_jax.training import checkpoints, evaluation, loop, parallel, prng, stop
 from cnn_jax.training.backend import keep_freed_memory
 from cnn_jax.training.best import Best
 from cnn_jax.training.feeding import WholeSet
+from cnn_jax.training.profiling import Profile
 from cnn_jax.training.recalibration import recalibrated
 
 from . import continued, needs, watcher
@@ -46,6 +47,7 @@ from . import options as flags
 from .length import total_steps
 from .optimization import average, build_optimizer
 from .options import DataOptions, RunOptions
+from .profiled import PROFILE, check_profiled, made_before, profiled_steps
 from .run import Run, folder
 from .states import (
     BEST,
@@ -104,6 +106,7 @@ def main(argv: Sequence[str] | None, command: Command) -> None:
         print("\n".join(command.model_names(parsed)))
         return
     check_best(parsed)
+    profiled_steps(parsed.run)
     if parsed.run.out is None:
         if parsed.run.distributed:
             raise UserError("--distributed: name the folder that the processes share with --out")
@@ -203,6 +206,8 @@ def train(run: Run) -> bool:
     total = total_steps(options.optimizer, steps_per_epoch)
     network = run.model, run.inputs[0]
     optimizer, learning_rate = build_optimizer(options.optimizer, total, steps_per_epoch, *network)
+    profiled = profiled_steps(options.run)
+    check_profiled(profiled, total)
     evaluate_every = options.run.eval_every or -(-total // EVALUATIONS)
     plan = loop.Plan(
         total_steps=total,
@@ -248,6 +253,7 @@ def train(run: Run) -> bool:
         reading = getattr(batches, "reading", "")
         if resident:
             reading = f"examples: {memory.shown(resident)}, kept on the device"
+        notices += made_before(profiled, int(state.step))
         for notice in (*run.notices, *([reading] if reading else []), *notices):
             log.message(notice)
         if first_process:
@@ -264,6 +270,7 @@ def train(run: Run) -> bool:
                 run.report if first_process else None,
                 best_keeper(run, int(state.step)),
                 ADVICE,
+                Profile(profiled, run.out / PROFILE, first_process),
             ),
             prng.root(options.run.seed),
         )

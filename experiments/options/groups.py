@@ -113,6 +113,15 @@ class RunOptions:
         aliases="early-stopping early-stopping-patience",
     )
     """End the run after this number of evaluations without a better --best."""
+    profile: str | None = flag(
+        None,
+        resumable=True,
+        typed_only=True,
+        unless={"eval_only": GIVEN},
+        metavar="START:STOP",
+    )
+    """Record the steps after START updates, up to STOP, with JAX's profiler into profile/; a
+    resumed run records those of them that it makes."""
     distributed: bool = flag(False, resumable=True)
     """Join the other processes of the run, as JAX finds them under Slurm, on TPU pods and on
     Kubernetes."""
