@@ -321,6 +321,7 @@ def evaluate(run: Run) -> None:
         log.report(step, evaluated_split(options), measured.metrics)
         if first_process:
             run.report.write(step, measured)
+            log.report_pictures(step, evaluated_split(options))
         log.write_result(step, evaluated_split(options), measured.metrics)
 
 

@@ -367,6 +367,7 @@ def _finish(
     outputs.log.report(step, "eval", {**evaluation.metrics, **in_row(times)})
     if outputs.report is not None:
         outputs.report.write(step, evaluation)
+        outputs.log.report_pictures(step, "eval")
     outputs.log.write_result(step, "eval", evaluation.metrics)
 
 
