@@ -42,7 +42,7 @@ from cnn_jax.training.feeding import WholeSet
 from cnn_jax.training.profiling import Profile
 from cnn_jax.training.recalibration import recalibrated
 
-from . import continued, needs, watcher
+from . import continued, needs, tracking, watcher
 from . import options as flags
 from .length import total_steps
 from .optimization import average, build_optimizer
@@ -107,6 +107,7 @@ def main(argv: Sequence[str] | None, command: Command) -> None:
         return
     check_best(parsed)
     profiled_steps(parsed.run)
+    tracking.check_package(parsed.run)
     if parsed.run.out is None:
         if parsed.run.distributed:
             raise UserError("--distributed: name the folder that the processes share with --out")
@@ -185,8 +186,7 @@ def execute(run: Run) -> None:
         return
     finished = run.finish is not None and checkpoints.steps(run.out / FINISHED)
     if not (given.resume and finished) or continued.length_given_anew(run):
-        if not train(run):
-            raise UnfinishedError
+        train(run)
         if run.finish is None:
             return
         state, _ = restored(run.trained or run.task, run.out / CHECKPOINTS)
@@ -196,8 +196,12 @@ def execute(run: Run) -> None:
         evaluate(run)
 
 
-def train(run: Run) -> bool:
-    """Train from the first state, or the newest checkpoint; return whether it has ended."""
+def train(run: Run) -> None:
+    """Train from the first state, or the newest checkpoint.
+
+    Raises:
+        UnfinishedError: it was asked to stop before its end.
+    """
     options, task = run.options, run.trained or run.task
     batches, examples_per_epoch = run.training_set()
     if options.run.resume:
@@ -243,12 +247,16 @@ def train(run: Run) -> bool:
             shutil.rmtree(run.out / FINISHED, ignore_errors=True)
     resident = bytes_on_device(options.data, batches) if isinstance(batches, WholeSet) else 0
     first_process = jax.process_index() == 0
-    with RunLog(
-        run.out,
-        total_steps=total,
-        resumed_step=int(state.step) if options.run.resume else None,
-        enabled=first_process,
-    ) as log:
+    with (
+        tracking.followed(options.run, run.out, first_process) as tracker,
+        RunLog(
+            run.out,
+            total_steps=total,
+            resumed_step=int(state.step) if options.run.resume else None,
+            enabled=first_process,
+            tracker=tracker,
+        ) as log,
+    ):
         describe(run, log, {continued.EXAMPLES: examples_per_epoch})
         reading = getattr(batches, "reading", "")
         if resident:
@@ -274,7 +282,8 @@ def train(run: Run) -> bool:
             ),
             prng.root(options.run.seed),
         )
-    return ended
+        if not ended:
+            raise UnfinishedError
 
 
 def evaluate(run: Run) -> None:
@@ -305,14 +314,18 @@ def evaluate(run: Run) -> None:
         )
     step, first_process = int(state.step), jax.process_index() == 0
     again = options.run.eval_only
-    with RunLog(
-        run.out,
-        total_steps=step,
-        # The evaluation that ends a run stands once in its rows, one that was asked for each time.
-        resumed_step=None if again else step,
-        appended=again,
-        enabled=first_process,
-    ) as log:
+    with (
+        tracking.followed(options.run, run.out, first_process) as tracker,
+        RunLog(
+            run.out,
+            total_steps=step,
+            # The evaluation that ends a run is once in its rows, one that was asked for each time.
+            resumed_step=None if again else step,
+            appended=again,
+            enabled=first_process,
+            tracker=tracker,
+        ) as log,
+    ):
         if not (run.out / CONFIG_FILE).exists():
             describe(run, log, {})
         # After training, those of the data were told at its start.

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +47,19 @@ QUIET_SECONDS = 60.0
 _RGB = 3  # TensorBoard's number for it
 
 
+@runtime_checkable
+class Tracker(Protocol):
+    """A follower of what a log writes."""
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Take every resolved option, as JSON has them."""
+        ...
+
+    def report(self, step: int, split: str, metrics: Mapping[str, int | float | None]) -> None:
+        """Take a row of metrics, or those of the last evaluation, whose split is `"result"`."""
+        ...
+
+
 class RunLog:
     """The writer of a run's folder.
 
@@ -76,6 +89,7 @@ class RunLog:
         console: the console for lines and the bar; standard error by default.
         enabled: False makes every method do nothing; for all processes but the first.
         clock: a monotonic clock in seconds.
+        tracker: told what is written, after it is.
 
     Raises:
         UserError: the folder cannot be written, or a new run would overwrite another's metrics.
@@ -91,12 +105,14 @@ class RunLog:
         console: Console | None = None,
         enabled: bool = True,
         clock: Callable[[], float] = time.monotonic,
+        tracker: Tracker | None = None,
     ) -> None:
         self.directory = Path(directory)
         self.total_steps = total_steps
         self.enabled = enabled
         self._resumed_step = resumed_step
         self._clock = clock
+        self._tracker = tracker
         self._earlier_seconds = 0.0
         self._start = clock()
         self._printed_step = 0 if resumed_step is None else resumed_step
@@ -165,8 +181,12 @@ class RunLog:
 
     def write_config(self, config: Any) -> None:
         """Write `config.json`: a dataclass or mapping of every resolved option."""
-        if self.enabled:
-            _write_json(self.directory / CONFIG_FILE, plain(config))
+        if not self.enabled:
+            return
+        config = plain(config)
+        _write_json(self.directory / CONFIG_FILE, config)
+        if self._tracker is not None:
+            self._tracker.write_config(config)
 
     def write_environment(self) -> None:
         """Write `environment.json`; a resumed run keeps the earlier ones under `"earlier"`."""
@@ -203,6 +223,8 @@ class RunLog:
         with files.writing(path), path.open("a", encoding="utf-8") as file:
             file.write(_dump(row) + "\n")
         self._write_scalars(step, split, metrics)
+        if self._tracker is not None:
+            self._tracker.report(step, split, metrics)
         self._show(step, split, metrics)
 
     def report_pictures(self, step: int, split: str) -> None:
@@ -229,9 +251,13 @@ class RunLog:
 
     def write_result(self, step: int, split: str, metrics: Mapping[str, Any]) -> None:
         """Replace `result.json` by an evaluation whose row, pictures and page are written."""
-        if self.enabled:
-            result = {"step": int(step), "split": split, **plain(metrics)}
-            _write_json(self.directory / RESULT_FILE, result)
+        if not self.enabled:
+            return
+        metrics = plain(metrics)
+        result = {"step": int(step), "split": split, **metrics}
+        _write_json(self.directory / RESULT_FILE, result)
+        if self._tracker is not None:
+            self._tracker.report(step, "result", metrics)
 
     def advance(self, step: int) -> None:
         """Move the bar to a step; this is cheap enough for every step."""

@@ -113,6 +113,9 @@ class RunOptions:
         aliases="early-stopping early-stopping-patience",
     )
     """End the run after this number of evaluations without a better --best."""
+    track: Literal["wandb", "mlflow"] | None = flag(None, resumable=True)
+    """Hand the config, every row of metrics and the last pictures over to Weights & Biases or to
+    MLflow; a resumed run goes on as the same run there."""
     profile: str | None = flag(
         None,
         resumable=True,
