@@ -142,7 +142,7 @@ class DataOptions:
     """The examples, and how they are read."""
 
     data: str = flag("shapes", moves=True, aliases="dataset data-path", metavar="SPEC")
-    """`shapes`, `folder:DIR`, `tfds:NAME[/CONFIG]` or `packed:DIR`."""
+    """`shapes`, `folder:DIR`, `tfds:NAME[/CONFIG][:VERSION]` or `packed:DIR`."""
     image_size: int | None = flag(
         None, minimum=1, maximum=LARGEST_SIDE, aliases="img-size imgsz input-size"
     )
