@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pickle
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -314,9 +315,16 @@ def test_a_source_goes_to_worker_processes(data_dir):
     )
 
 
-def test_the_data_dir_of_the_environment(data_dir, monkeypatch):
-    monkeypatch.setenv("TFDS_DATA_DIR", str(data_dir))
-    assert len(data.open_source("tfds:tiny", "test")) == COUNTS["test"]
+def test_the_data_dir_of_the_environment(data_dir):
+    """TFDS reads it once, and what is prepared there without the code that prepared it."""
+    code = "from cnn_jax import data; print(len(data.open_source('tfds:tiny', 'test')))"
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "TFDS_DATA_DIR": str(data_dir), "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.stdout == f"{COUNTS['test']}\n", ended.stderr
 
 
 @pytest.mark.parametrize(
@@ -349,9 +357,9 @@ def test_an_older_version_is_read_where_it_is_prepared(tmp_path, monkeypatch):
         TinySized(
             data_dir=tmp_path, config="large", file_format="array_record"
         ).download_and_prepare()
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     for version, count in (("", 6), (":1.0.0", 7), (":2.0.0", 6)):
-        assert len(data.open_source(f"tfds:tiny_sized/large{version}", "train")) == count
+        source = data.open_source(f"tfds:tiny_sized/large{version}", "train", data_dir=tmp_path)
+        assert len(source) == count
 
 
 @pytest.mark.parametrize("name", ["tiny_sized:3.0.0", "tiny_sized/huge:1.0.0"])
