@@ -247,8 +247,8 @@ def train(run: Run) -> None:
             shutil.rmtree(run.out / FINISHED, ignore_errors=True)
     resident = bytes_on_device(options.data, batches) if isinstance(batches, WholeSet) else 0
     first_process = jax.process_index() == 0
+    tracker = tracking.followed(options.run, run.out, first_process)
     with (
-        tracking.followed(options.run, run.out, first_process) as tracker,
         RunLog(
             run.out,
             total_steps=total,
@@ -256,6 +256,7 @@ def train(run: Run) -> None:
             enabled=first_process,
             tracker=tracker,
         ) as log,
+        tracker or contextlib.nullcontext(),
     ):
         describe(run, log, {continued.EXAMPLES: examples_per_epoch})
         reading = getattr(batches, "reading", "")
@@ -314,8 +315,8 @@ def evaluate(run: Run) -> None:
         )
     step, first_process = int(state.step), jax.process_index() == 0
     again = options.run.eval_only
+    tracker = tracking.followed(options.run, run.out, first_process)
     with (
-        tracking.followed(options.run, run.out, first_process) as tracker,
         RunLog(
             run.out,
             total_steps=step,
@@ -325,6 +326,7 @@ def evaluate(run: Run) -> None:
             enabled=first_process,
             tracker=tracker,
         ) as log,
+        tracker or contextlib.nullcontext(),
     ):
         if not (run.out / CONFIG_FILE).exists():
             describe(run, log, {})

@@ -10,7 +10,6 @@ A resumed run goes on as the same run of the service, whose name for it is in `t
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -69,7 +68,7 @@ class Service(Protocol):
 class Tracking:
     """Hands a run over to a service; see `cnn_jax.runs.log.Tracker`.
 
-    Use it as a context manager around the run's log.
+    Use it as a context manager inside that of the run's log, which may refuse the folder.
 
     Args:
         kind: the name of the service, and of its module here.
@@ -151,10 +150,6 @@ def check_package(options: RunOptions) -> None:
         )
 
 
-def followed(
-    options: RunOptions, out: Path, enabled: bool
-) -> AbstractContextManager[Tracking | None]:
-    """The tracking that is asked for, of the first process; else none."""
-    if options.track is None or not enabled:
-        return nullcontext()
-    return Tracking(options.track, out)
+def followed(options: RunOptions, out: Path, enabled: bool) -> Tracking | None:
+    """The tracking that is asked for, of the first process; None for none."""
+    return Tracking(options.track, out) if options.track is not None and enabled else None

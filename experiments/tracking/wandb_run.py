@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,6 @@ class WandbRun:
 
     def __init__(self, out: Path, name: str) -> None:
         self.name = name
-        self._out = out
         self._run = wandb.init(
             id=name,
             resume="allow",
@@ -43,7 +43,9 @@ class WandbRun:
         if shown:
             self._run.log(shown)
         for path in described:
-            self._run.save(str(path), base_path=str(self._out), policy="now")
+            # A copy: W&B would link to the file, and the run's folder may move before it is synced.
+            copy = shutil.copy(path, self._run.dir)
+            self._run.save(copy, base_path=self._run.dir, policy="now")
         self._run.finish(exit_code=_EXIT_CODES[status])
 
 

@@ -45,6 +45,7 @@ class Config:
 
 class Run:
     config, summary = Config(), {}
+    dir = os.environ["TOLD"] + ".files"
 
     def define_metric(self, name, step_metric):
         tell("define", name, step_metric)
@@ -65,6 +66,7 @@ def init(**given):
     if os.environ.get("BREAKS") == "init":
         raise RuntimeError("no key")
     tell("init", given)
+    os.makedirs(Run.dir, exist_ok=True)
     return Run()
 '''
 
@@ -93,9 +95,8 @@ def service(tmp_path, monkeypatch):
 
 def write(out, kind, *, steps=(1, 2), resumed=None, error=None):
     """What a run writes that is asked for a service; it may end with an error."""
-    options = flags.RunOptions(track=kind)
+    tracker = tracking.followed(flags.RunOptions(track=kind), out, enabled=True)
     with (
-        tracking.followed(options, out, enabled=True) as tracker,
         RunLog(
             out,
             total_steps=2,
@@ -103,6 +104,7 @@ def write(out, kind, *, steps=(1, 2), resumed=None, error=None):
             tracker=tracker,
             console=Console(file=io.StringIO()),
         ) as log,
+        tracker,
     ):
         log.write_config({"model": "resnet20", "steps": max(steps), "mean": (0.5, 0.25)})
         for step in steps:
@@ -172,9 +174,16 @@ def test_what_fails_there_is_told_once_and_the_run_goes_on(
 
 
 def test_only_the_first_process_tells(service, tmp_path):
-    with tracking.followed(flags.RunOptions(track="wandb"), tmp_path, enabled=False) as tracker:
-        assert tracker is None
-    assert not (tmp_path / "told").exists()
+    assert tracking.followed(flags.RunOptions(track="wandb"), tmp_path, enabled=False) is None
+    assert tracking.followed(flags.RunOptions(), tmp_path, enabled=True) is None
+
+
+def test_a_folder_that_is_refused_leaves_its_run_there_as_it_is(service, tmp_path):
+    write(tmp_path / "run", "wandb")
+    service()
+    with pytest.raises(UserError, match="already holds a run"):
+        write(tmp_path / "run", "wandb")
+    assert service() == []
 
 
 @pytest.mark.parametrize("folder", [False, True])
@@ -195,7 +204,7 @@ def test_nothing_is_imported_without_the_flag(tmp_path):
         "import sys; from experiments import __main__, classify, trainer, tracking; "
         "from experiments import options as flags; "
         "parsed = flags.parse(classify.Options, []); tracking.check_package(parsed.run); "
-        "assert tracking.followed(parsed.run, '.', True).__enter__() is None; "
+        "assert tracking.followed(parsed.run, '.', True) is None; "
         "assert not {'wandb', 'mlflow'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -295,7 +304,8 @@ def test_wandb_itself_keeps_a_run_without_a_network(tmp_path, monkeypatch):
         assert [row["train/loss"] for row in history if "train/loss" in row] == [1 / step]
         assert [row["result/top1"] for row in history if "result/top1" in row] == [0.75]
         assert list((part / "files/media/images").rglob("worst*.png"))
-        assert (part / "files/result.json").exists()
+        kept = part / "files/result.json"
+        assert json.loads(kept.read_text())["step"] == step and not kept.is_symlink()
 
 
 def offline(path):
