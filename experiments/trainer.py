@@ -39,13 +39,15 @@ from cnn_jax.training import checkpoints, evaluation, loop, parallel, prng, stop
 from cnn_jax.training.backend import keep_freed_memory
 from cnn_jax.training.best import Best
 from cnn_jax.training.feeding import WholeSet
+from cnn_jax.training.profiling import Profile
 from cnn_jax.training.recalibration import recalibrated
 
-from . import continued, needs, watcher
+from . import continued, needs, tracking, watcher
 from . import options as flags
 from .length import total_steps
 from .optimization import average, build_optimizer
 from .options import DataOptions, RunOptions
+from .profiled import PROFILE, check_profiled, made_before, profiled_steps
 from .run import Run, folder
 from .states import (
     BEST,
@@ -104,6 +106,8 @@ def main(argv: Sequence[str] | None, command: Command) -> None:
         print("\n".join(command.model_names(parsed)))
         return
     check_best(parsed)
+    profiled_steps(parsed.run)
+    tracking.check_package(parsed.run)
     if parsed.run.out is None:
         if parsed.run.distributed:
             raise UserError("--distributed: name the folder that the processes share with --out")
@@ -182,8 +186,7 @@ def execute(run: Run) -> None:
         return
     finished = run.finish is not None and checkpoints.steps(run.out / FINISHED)
     if not (given.resume and finished) or continued.length_given_anew(run):
-        if not train(run):
-            raise UnfinishedError
+        train(run)
         if run.finish is None:
             return
         state, _ = restored(run.trained or run.task, run.out / CHECKPOINTS)
@@ -193,8 +196,12 @@ def execute(run: Run) -> None:
         evaluate(run)
 
 
-def train(run: Run) -> bool:
-    """Train from the first state, or the newest checkpoint; return whether it has ended."""
+def train(run: Run) -> None:
+    """Train from the first state, or the newest checkpoint.
+
+    Raises:
+        UnfinishedError: it was asked to stop before its end.
+    """
     options, task = run.options, run.trained or run.task
     batches, examples_per_epoch = run.training_set()
     if options.run.resume:
@@ -203,6 +210,8 @@ def train(run: Run) -> bool:
     total = total_steps(options.optimizer, steps_per_epoch)
     network = run.model, run.inputs[0]
     optimizer, learning_rate = build_optimizer(options.optimizer, total, steps_per_epoch, *network)
+    profiled = profiled_steps(options.run)
+    check_profiled(profiled, total)
     evaluate_every = options.run.eval_every or -(-total // EVALUATIONS)
     plan = loop.Plan(
         total_steps=total,
@@ -238,16 +247,22 @@ def train(run: Run) -> bool:
             shutil.rmtree(run.out / FINISHED, ignore_errors=True)
     resident = bytes_on_device(options.data, batches) if isinstance(batches, WholeSet) else 0
     first_process = jax.process_index() == 0
-    with RunLog(
-        run.out,
-        total_steps=total,
-        resumed_step=int(state.step) if options.run.resume else None,
-        enabled=first_process,
-    ) as log:
+    tracker = tracking.followed(options.run, run.out, first_process)
+    with (
+        RunLog(
+            run.out,
+            total_steps=total,
+            resumed_step=int(state.step) if options.run.resume else None,
+            enabled=first_process,
+            tracker=tracker,
+        ) as log,
+        tracker or contextlib.nullcontext(),
+    ):
         describe(run, log, {continued.EXAMPLES: examples_per_epoch})
         reading = getattr(batches, "reading", "")
         if resident:
             reading = f"examples: {memory.shown(resident)}, kept on the device"
+        notices += made_before(profiled, int(state.step))
         for notice in (*run.notices, *([reading] if reading else []), *notices):
             log.message(notice)
         if first_process:
@@ -264,10 +279,12 @@ def train(run: Run) -> bool:
                 run.report if first_process else None,
                 best_keeper(run, int(state.step)),
                 ADVICE,
+                Profile(profiled, run.out / PROFILE, first_process),
             ),
             prng.root(options.run.seed),
         )
-    return ended
+        if not ended:
+            raise UnfinishedError
 
 
 def evaluate(run: Run) -> None:
@@ -298,14 +315,19 @@ def evaluate(run: Run) -> None:
         )
     step, first_process = int(state.step), jax.process_index() == 0
     again = options.run.eval_only
-    with RunLog(
-        run.out,
-        total_steps=step,
-        # The evaluation that ends a run stands once in its rows, one that was asked for each time.
-        resumed_step=None if again else step,
-        appended=again,
-        enabled=first_process,
-    ) as log:
+    tracker = tracking.followed(options.run, run.out, first_process)
+    with (
+        RunLog(
+            run.out,
+            total_steps=step,
+            # The evaluation that ends a run is once in its rows, one that was asked for each time.
+            resumed_step=None if again else step,
+            appended=again,
+            enabled=first_process,
+            tracker=tracker,
+        ) as log,
+        tracker or contextlib.nullcontext(),
+    ):
         if not (run.out / CONFIG_FILE).exists():
             describe(run, log, {})
         # After training, those of the data were told at its start.
@@ -314,6 +336,7 @@ def evaluate(run: Run) -> None:
         log.report(step, evaluated_split(options), measured.metrics)
         if first_process:
             run.report.write(step, measured)
+            log.report_pictures(step, evaluated_split(options))
         log.write_result(step, evaluated_split(options), measured.metrics)
 
 

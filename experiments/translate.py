@@ -80,7 +80,7 @@ class PairOptions:
     """The sentence pairs, and what a token is."""
 
     data: str = flags.flag("dates", moves=True, metavar="SPEC")
-    """`dates`, `pairs:FILE`, `pairs:SOURCE,TARGET` or `tfds:NAME[/CONFIG]`."""
+    """`dates`, `pairs:FILE`, `pairs:SOURCE,TARGET` or `tfds:NAME[/CONFIG][:VERSION]`."""
     eval_data: str | None = flags.flag(None, moves=True, metavar="SPEC")
     """Pairs that are evaluated during training. Default: a part of --data."""
     test_data: str | None = flags.flag(None, resumable=True, metavar="SPEC")

@@ -8,7 +8,7 @@ import sys
 
 from flax import traverse_util
 
-from cnn_jax.runs.folder import is_timing
+from cnn_jax.runs.folder import is_timing, pictures
 from cnn_jax.training import checkpoints
 
 
@@ -23,6 +23,28 @@ def per_class(out):
     content = json.loads((out / "per_class.json").read_text())
     assert content["step"] == json.loads((out / "result.json").read_text())["step"]
     return {one.pop("name"): one for one in content["classes"]}
+
+
+def events(out):
+    """The events of a run for TensorBoard: records of length, checksum, message, checksum."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    found = []
+    for path in sorted(out.glob("events.*")):
+        data, position = path.read_bytes(), 0
+        while position < len(data):
+            length = int.from_bytes(data[position : position + 8], "little")
+            found.append(Event.FromString(data[position + 12 : position + 12 + length]))
+            position += 16 + length
+    return found
+
+
+def shows_its_pictures(out):
+    """Tell whether TensorBoard has the pictures of a run's last evaluation."""
+    values = (value for event in events(out) for value in event.summary.value)
+    shown = {v.tag: v.image.encoded_image_string for v in values if v.HasField("image")}
+    drawn = {f"eval/{path.stem}": path.read_bytes() for path in pictures(out)}
+    return bool(drawn) and drawn.items() <= shown.items()
 
 
 def leaves(out, folder="checkpoints", step=None):

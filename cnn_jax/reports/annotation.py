@@ -15,6 +15,7 @@ from cnn_jax.reports.curves import Chart, Curves, Line
 from cnn_jax.reports.page import Section, Table
 from cnn_jax.reports.pictures import Gallery, Guess, draw_guesses, save
 from cnn_jax.reports.report import write_report
+from cnn_jax.runs.folder import SAMPLES
 from cnn_jax.runs.names import in_order, metric, show
 
 DRAWN = 18
@@ -86,7 +87,7 @@ def write(
     names = source.class_names
     worst, sample = _pictures(source, transform, outcome)
     for name, guesses in (("worst", worst), ("random", sample)):
-        save(directory / "samples" / f"{name}.png", draw_guesses(guesses))
+        save(directory / SAMPLES / f"{name}.png", draw_guesses(guesses))
     sections: list[Section] = [
         floors(outcome),
         Gallery("Worst", worst, "The lowest F1; among equals, the most confident first."),

@@ -15,6 +15,7 @@ from cnn_jax.reports.per_class import write_per_class
 from cnn_jax.reports.pictures import Gallery, Picks, draw_guesses, save
 from cnn_jax.reports.report import Evaluation, write_report
 from cnn_jax.reports.rows import RowsFile
+from cnn_jax.runs.folder import SAMPLES
 
 # Pictures in `samples/wrong.png` and `samples/right.png`. The page shows more mistakes.
 DRAWN = 18
@@ -82,7 +83,7 @@ class ClassificationReport:
             names,
             self.source.describe,
         )
-        samples = self.directory / "samples"
+        samples = self.directory / SAMPLES
         for name, guesses in (("wrong", wrong), ("right", right)):
             if guesses:
                 save(samples / f"{name}.png", draw_guesses(guesses[:DRAWN]))

@@ -20,6 +20,7 @@ from cnn_jax.reports.curves import Chart, Curves, Line
 from cnn_jax.reports.page import Section, Table
 from cnn_jax.reports.pictures import RIGHT, WRONG, save
 from cnn_jax.reports.report import write_report
+from cnn_jax.runs.folder import SAMPLES
 from cnn_jax.runs.names import show
 
 DRAWN = 12
@@ -79,7 +80,7 @@ def write(
     names = source.class_names
     worst, spread = scenes(source, details)
     for name, drawn in (("worst", worst), ("some", spread)):
-        save(directory / "samples" / f"{name}.png", sheet(drawn))
+        save(directory / SAMPLES / f"{name}.png", sheet(drawn))
     sections: list[Section] = [
         Scenes("Worst", worst, f"The most mistakes. {_LEGEND}"),
         Scenes("Sample", spread, "Evenly spread over the set."),

@@ -19,6 +19,7 @@ from cnn_jax.reports.per_class import write_per_class
 from cnn_jax.reports.pictures import data_uri, save
 from cnn_jax.reports.report import Evaluation, write_report
 from cnn_jax.reports.rows import RowsFile
+from cnn_jax.runs.folder import SAMPLES
 from cnn_jax.runs.names import show
 
 DRAWN = 8
@@ -158,7 +159,7 @@ class SegmentationReport:
         self._restart()
         for name, items in (("worst", worst), ("some", sample)):
             rows = [item.views(len(names)) for item in items]
-            save(self.directory / "samples" / f"{name}.png", masks.sheet(rows, names))
+            save(self.directory / SAMPLES / f"{name}.png", masks.sheet(rows, names))
         confusion = np.asarray(evaluation.sums["confusion"])
         sections: list[Section] = [
             Panels("Sample", sample, self.source, "Evenly spread over the set."),

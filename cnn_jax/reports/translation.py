@@ -16,6 +16,7 @@ from cnn_jax.reports.curves import Chart, Curves, Line
 from cnn_jax.reports.page import Section, Table, Text
 from cnn_jax.reports.report import write_report
 from cnn_jax.reports.rows import RowsFile
+from cnn_jax.runs.folder import SAMPLES
 
 SHOWN = 6
 
@@ -106,7 +107,7 @@ class TranslationReport:
             sections.append(Alignments("Attention", maps))
             for number, each in enumerate(maps):
                 picture, _ = alignment.draw(each)
-                files.replace(self.directory / "samples" / f"alignment_{number}.png", picture)
+                files.replace(self.directory / SAMPLES / f"alignment_{number}.png", picture)
         rows = [(texts.sources[i], texts.references[i], hypotheses[i]) for i in self._shown]
         header = ("source", "reference", "translation")
         sections.append(Table("Translations", header, rows, left=3))

@@ -16,6 +16,10 @@ CONFIG_FILE = "config.json"
 ENVIRONMENT_FILE = "environment.json"
 METRICS_FILE = "metrics.jsonl"
 RESULT_FILE = "result.json"
+SAMPLES = "samples"
+"""The folder of the pictures of the last evaluation, in PNG files, and of those of `predict`."""
+PREDICTED_PREFIX = "predict_"
+"""The names of the pictures of `predict` begin so."""
 
 # The keys that say where the time since the last row went, in seconds, begin so.
 TIME_PREFIX = "time_"
@@ -118,6 +122,12 @@ def read_run(path: str | Path) -> Run:
         rows=read_rows(path / METRICS_FILE),
         result=read_object(path / RESULT_FILE, missing_ok=True),
     )
+
+
+def pictures(directory: Path) -> list[Path]:
+    """The pictures of a run's last evaluation, in the order of their names."""
+    found = sorted((directory / SAMPLES).glob("[!.]*.png"))
+    return [path for path in found if not path.name.startswith(PREDICTED_PREFIX)]
 
 
 def read_object(path: Path, missing_ok: bool = False) -> dict[str, Any]:

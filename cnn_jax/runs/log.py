@@ -6,6 +6,7 @@ Rows of `metrics.jsonl` are whole lines. A kill may cut the last line; resuming 
 
 import dataclasses
 import enum
+import io
 import json
 import logging
 import math
@@ -13,11 +14,12 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -30,6 +32,7 @@ from cnn_jax.runs.folder import (
     METRICS_FILE,
     RESULT_FILE,
     TIME_PREFIX,
+    pictures,
     read_object,
     read_rows,
     result_step,
@@ -40,6 +43,21 @@ from cnn_jax.runs.names import in_order, metric, show
 # this many seconds have passed since the last one. So the log stays alive and short.
 QUIET_PARTS = 20
 QUIET_SECONDS = 60.0
+
+_RGB = 3  # TensorBoard's number for it
+
+
+@runtime_checkable
+class Tracker(Protocol):
+    """A follower of what a log writes."""
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Take every resolved option, as JSON has them."""
+        ...
+
+    def report(self, step: int, split: str, metrics: Mapping[str, int | float | None]) -> None:
+        """Take a row of metrics, or those of the last evaluation, whose split is `"result"`."""
+        ...
 
 
 class RunLog:
@@ -71,6 +89,7 @@ class RunLog:
         console: the console for lines and the bar; standard error by default.
         enabled: False makes every method do nothing; for all processes but the first.
         clock: a monotonic clock in seconds.
+        tracker: told what is written, after it is.
 
     Raises:
         UserError: the folder cannot be written, or a new run would overwrite another's metrics.
@@ -86,12 +105,14 @@ class RunLog:
         console: Console | None = None,
         enabled: bool = True,
         clock: Callable[[], float] = time.monotonic,
+        tracker: Tracker | None = None,
     ) -> None:
         self.directory = Path(directory)
         self.total_steps = total_steps
         self.enabled = enabled
         self._resumed_step = resumed_step
         self._clock = clock
+        self._tracker = tracker
         self._earlier_seconds = 0.0
         self._start = clock()
         self._printed_step = 0 if resumed_step is None else resumed_step
@@ -160,8 +181,12 @@ class RunLog:
 
     def write_config(self, config: Any) -> None:
         """Write `config.json`: a dataclass or mapping of every resolved option."""
-        if self.enabled:
-            _write_json(self.directory / CONFIG_FILE, plain(config))
+        if not self.enabled:
+            return
+        config = plain(config)
+        _write_json(self.directory / CONFIG_FILE, config)
+        if self._tracker is not None:
+            self._tracker.write_config(config)
 
     def write_environment(self) -> None:
         """Write `environment.json`; a resumed run keeps the earlier ones under `"earlier"`."""
@@ -197,14 +222,42 @@ class RunLog:
             self._write_rows(kept for kept in self._whole_rows() if _place(kept) != (step, split))
         with files.writing(path), path.open("a", encoding="utf-8") as file:
             file.write(_dump(row) + "\n")
-        self._write_events(step, split, metrics)
+        self._write_scalars(step, split, metrics)
+        if self._tracker is not None:
+            self._tracker.report(step, split, metrics)
         self._show(step, split, metrics)
+
+    def report_pictures(self, step: int, split: str) -> None:
+        """Append the pictures of the last evaluation, as its report drew them, to TensorBoard.
+
+        Args:
+            step: number of updates made so far.
+            split: the split that was evaluated.
+        """
+        if not self.enabled:
+            return
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        values = []
+        for path in pictures(self.directory):
+            with files.writing(path):
+                content = path.read_bytes()
+            width, height = Image.open(io.BytesIO(content)).size
+            picture = Summary.Image(
+                width=width, height=height, colorspace=_RGB, encoded_image_string=content
+            )
+            values.append(Summary.Value(tag=f"{split}/{path.stem}", image=picture))
+        self._write_events(step, [Summary(value=[value]) for value in values])
 
     def write_result(self, step: int, split: str, metrics: Mapping[str, Any]) -> None:
         """Replace `result.json` by an evaluation whose row, pictures and page are written."""
-        if self.enabled:
-            result = {"step": int(step), "split": split, **plain(metrics)}
-            _write_json(self.directory / RESULT_FILE, result)
+        if not self.enabled:
+            return
+        metrics = plain(metrics)
+        result = {"step": int(step), "split": split, **metrics}
+        _write_json(self.directory / RESULT_FILE, result)
+        if self._tracker is not None:
+            self._tracker.report(step, "result", metrics)
 
     def advance(self, step: int) -> None:
         """Move the bar to a step; this is cheap enough for every step."""
@@ -282,18 +335,24 @@ class RunLog:
             cells.append(f"{value} examples/s" if is_rate else f"{metric(key).label} {value}")
         return "  ".join(cells)
 
-    def _write_events(
+    def _write_scalars(
         self, step: int, split: str, metrics: Mapping[str, int | float | None]
     ) -> None:
-        """Append the scalars to TensorBoard's file, as `split/metric`."""
-        # Imported here because it is slow and only the first process needs it. The plain writer is
-        # used, not the one with a thread, in which a full disk would end in a traceback.
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        """Append a row to TensorBoard's file, as `split/metric`."""
         from tensorboardX.summary import scalar
 
         # Missing metrics are logged as NaN, without a warning.
         logging.getLogger("tensorboardX.x2num").setLevel(logging.ERROR)
+        values = {k: math.nan if value is None else value for k, value in metrics.items()}
+        self._write_events(step, [scalar(f"{split}/{k}", value) for k, value in values.items()])
+
+    def _write_events(self, step: int, summaries: Iterable[Any]) -> None:
+        """Append summaries to TensorBoard's file."""
+        # Imported here because it is slow and only the first process needs it. The plain writer is
+        # used, not the one with a thread, in which a full disk would end in a traceback.
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
         with files.writing(self.directory):
             if self._events is None:
                 self._events = EventsWriter(str(self.directory / "events"), f".{time.time_ns()}")
@@ -304,8 +363,7 @@ class RunLog:
                     self._events.write_event(
                         Event(wall_time=time.time(), step=first, session_log=begin)
                     )
-            for key, value in metrics.items():
-                summary = scalar(f"{split}/{key}", math.nan if value is None else value)
+            for summary in summaries:
                 self._events.write_event(Event(wall_time=time.time(), step=step, summary=summary))
             self._events.flush()
 

@@ -129,10 +129,14 @@ class DeviceClock:
 
     @contextmanager
     def during(self, activity: Activity) -> Iterator[None]:
-        """Count the time inside as this activity, as far as no step runs."""
+        """Count the time inside as this activity, as far as no step runs.
+
+        It is an event of the trace, where the run is profiled.
+        """
         outer = self._turn(activity)
         try:
-            yield
+            with jax.profiler.TraceAnnotation(activity):
+                yield
         finally:
             self._turn(outer)
 

@@ -39,6 +39,7 @@ from cnn_jax.training.best import Best
 from cnn_jax.training.clock import DeviceClock, Times, busy, in_row, main_cause, summary, warning
 from cnn_jax.training.evaluation import Evaluation, EvaluationSet, collect
 from cnn_jax.training.feeding import Batches, FromDevice, FromHost, HostBatch
+from cnn_jax.training.profiling import Profile
 from cnn_jax.training.state import TrainState
 from cnn_jax.training.step import Sums, Task
 
@@ -144,6 +145,7 @@ class Outputs:
         report: pictures and pages, or None.
         best: keeps the state with the best evaluation, and may end the run, or None.
         advice: by activity of `cnn_jax.training.clock`, what helps where the device waits for it.
+        profile: records some of the steps, or None.
     """
 
     log: RunLog
@@ -151,6 +153,7 @@ class Outputs:
     report: Report | None = None
     best: Best | None = None
     advice: Mapping[str, str] = field(default_factory=dict)
+    profile: Profile | None = None
 
 
 def train(
@@ -188,6 +191,7 @@ def train(
         task, plan.batch_size, checkpoints.interval(stored, step) if resumed else {}
     )
     saves_first = outputs.best is not None or not parallel.alone()
+    profile = outputs.profile or Profile(range(0), log.directory)
     background, clock = Background(), DeviceClock()
     waiting: list[tuple[int, dict[str, float]]] = []  # rows of training, for an evaluation's
     finishing = False  # whether an evaluation's metrics and pictures are being made
@@ -242,6 +246,10 @@ def train(
             told.add(cause)
             log.message(warning(clock.total, cause, outputs.advice.get(cause)))
 
+    def turn_profile(turn: Callable[[Any], None]) -> None:
+        with interval.paused(), clock.during("reporting"):
+            turn(state)
+
     def evaluate_now(stop: threading.Event) -> bool:
         """Evaluate the state; return whether the evaluation was stopped."""
         nonlocal finishing
@@ -284,6 +292,7 @@ def train(
         stopping.noted(*signals) as stop,
         closing(clock),
         background,
+        profile,
         _saving_on_failure(save),
     ):
         stopped = False
@@ -308,10 +317,15 @@ def train(
             transform=plan.transform,
         )
         while step < plan.total_steps and not (stopped or ends):
-            most = plan.until_event(step)
-            state, interval.sums, made = feed.advance(state, interval.sums, key, most)
+            most = min(plan.until_event(step), profile.until_turn(step))
+            if profile.begins(step):
+                turn_profile(profile.begin)
+            with profile.step(step):
+                state, interval.sums, made = feed.advance(state, interval.sums, key, most)
             step += made
             interval.steps += made
+            if profile.ends(step):
+                turn_profile(profile.end)
             log.advance(step)
             if plan.reports(step):
                 report_now()
@@ -353,6 +367,7 @@ def _finish(
     outputs.log.report(step, "eval", {**evaluation.metrics, **in_row(times)})
     if outputs.report is not None:
         outputs.report.write(step, evaluation)
+        outputs.log.report_pictures(step, "eval")
     outputs.log.write_result(step, "eval", evaluation.metrics)
 
 

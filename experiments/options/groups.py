@@ -113,6 +113,18 @@ class RunOptions:
         aliases="early-stopping early-stopping-patience",
     )
     """End the run after this number of evaluations without a better --best."""
+    track: Literal["wandb", "mlflow"] | None = flag(None, resumable=True)
+    """Hand the config, every row of metrics and the last pictures over to Weights & Biases or to
+    MLflow; a resumed run goes on as the same run there."""
+    profile: str | None = flag(
+        None,
+        resumable=True,
+        typed_only=True,
+        unless={"eval_only": GIVEN},
+        metavar="START:STOP",
+    )
+    """Record the steps after START updates, up to STOP, with JAX's profiler into profile/; a
+    resumed run records those of them that it makes."""
     distributed: bool = flag(False, resumable=True)
     """Join the other processes of the run, as JAX finds them under Slurm, on TPU pods and on
     Kubernetes."""
@@ -130,7 +142,7 @@ class DataOptions:
     """The examples, and how they are read."""
 
     data: str = flag("shapes", moves=True, aliases="dataset data-path", metavar="SPEC")
-    """`shapes`, `folder:DIR`, `tfds:NAME[/CONFIG]` or `packed:DIR`."""
+    """`shapes`, `folder:DIR`, `tfds:NAME[/CONFIG][:VERSION]` or `packed:DIR`."""
     image_size: int | None = flag(
         None, minimum=1, maximum=LARGEST_SIDE, aliases="img-size imgsz input-size"
     )

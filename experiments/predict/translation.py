@@ -12,6 +12,7 @@ from cnn_jax.conventions import END, PAD, SPECIAL, UNKNOWN
 from cnn_jax.errors import UserError
 from cnn_jax.reports import alignment
 from cnn_jax.reports.translation import alignment_of
+from cnn_jax.runs.folder import PREDICTED_PREFIX, SAMPLES
 from cnn_jax.tasks.translation import looked_at
 
 from .. import options as flags
@@ -97,7 +98,7 @@ class TranslationPredictor:
         line = found["translation"]
         listed: dict[str, Any] = {"source": name, "translation": line}
         if self._trained.model.attention != "none":
-            picture = self._run / "samples" / f"predict_{self._number}.png"
+            picture = self._run / SAMPLES / f"{PREDICTED_PREFIX}{self._number}.png"
             shown = (found[key] for key in ("source_words", "words", "attention_weights"))
             drawn, missing = alignment.draw(alignment_of(*shown))
             files.replace(picture, drawn)

@@ -12,7 +12,7 @@ from cnn_jax.errors import UserError
 from experiments import annotate, predict, presets, states
 from experiments import options as flags
 from tests.checks import assert_same_bits
-from tests.commands import leaves, per_class, rows
+from tests.commands import leaves, per_class, rows, shows_its_pictures
 
 SMALL = ["--width", "0.25", "--image-size", "16", "--batch-size", "8", "--eval-batch-size", "16"]
 STEPS = ["--steps", "6", "--report-every", "2", "--eval-every", "3"]
@@ -60,6 +60,7 @@ def test_a_run_leaves_its_folder_with_thresholds_and_a_page(trained):
     names = {path.name for path in trained.iterdir()}
     assert {"config.json", "metrics.jsonl", "result.json", "report.html", "samples"} <= names
     assert (trained / "samples" / "worst.png").exists()
+    assert shows_its_pictures(trained)
     result = json.loads((trained / "result.json").read_text())
     contract = (
         "sample_precision sample_recall sample_f1 sample_f2 class_precision class_recall "

@@ -22,7 +22,7 @@ from cnn_jax.training.step import train_step
 from experiments import classify, predict, trainer
 from experiments import options as flags
 from tests.checks import assert_same_bits
-from tests.commands import leaves, per_class, rows
+from tests.commands import leaves, per_class, rows, shows_its_pictures
 
 SMALL = ["--width", "0.25", "--image-size", "16", "--batch-size", "8", "--eval-batch-size", "16"]
 STEPS = ["--steps", "6", "--report-every", "2", "--eval-every", "3"]
@@ -80,7 +80,7 @@ def test_a_run_leaves_the_folder_that_the_contract_names(trained):
     names = {path.name for path in trained.iterdir()}
     assert {"config.json", "environment.json", "metrics.jsonl", "result.json"} <= names
     assert {"checkpoints", "samples", "report.html"} <= names
-    assert any(name.startswith("events.") for name in names)
+    assert shows_its_pictures(trained)
     result = json.loads((trained / "result.json").read_text())
     assert (result["step"], result["split"]) == (6, "eval")
     last = rows(trained)[-1]

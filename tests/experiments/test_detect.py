@@ -17,7 +17,7 @@ from experiments import detect, predict, presets, states
 from experiments import options as flags
 from experiments.detection.common import DetectorOptions, stored_threshold
 from tests.checks import assert_same_bits
-from tests.commands import leaves, per_class, rows
+from tests.commands import leaves, per_class, rows, shows_its_pictures
 
 SMALL = [
     *("--model", "fast_yolo", "--width", "0.03", "--image-size", "64", "--grid", "4"),
@@ -94,6 +94,7 @@ def test_a_run_leaves_its_folder_with_a_threshold_and_a_page(photos, trained):
     names = {path.name for path in trained.iterdir()}
     assert {"config.json", "metrics.jsonl", "result.json", "report.html", "samples"} <= names
     assert (trained / "samples" / "some.png").exists()
+    assert shows_its_pictures(trained)
     result = json.loads((trained / "result.json").read_text())
     contract = (
         "map50 map50_11point coco_ap coco_ap50 coco_ap75 coco_ar100 precision recall f1 count_mae "

@@ -12,7 +12,7 @@ from cnn_jax.errors import UserError
 from cnn_jax.training import checkpoints
 from experiments import options as flags
 from experiments import predict, presets, segment
-from tests.commands import per_class, rows
+from tests.commands import per_class, rows, shows_its_pictures
 
 SMALL = ["--model", "unet_same", "--width", "0.0625", "--batch-size", "4"]
 STEPS = ["--steps", "4", "--report-every", "2", "--eval-every", "2", "--learning-rate", "0.02"]
@@ -65,6 +65,7 @@ def test_a_run_leaves_its_folder_with_pictures_and_a_page(trained):
     assert result["pixel_error"] >= 1 - result["pixel_accuracy"] - 1e-6  # ignored pixels are wrong
     for name in ("worst", "some"):
         assert pixels(trained / "samples" / f"{name}.png").shape[1:] == (960, 3)
+    assert shows_its_pictures(trained)
     page = (trained / "report.html").read_text()
     for text in ("By class", "Confusion matrix", "Worst", "disc", "prediction"):
         assert text in page

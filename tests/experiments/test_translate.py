@@ -11,7 +11,7 @@ from cnn_jax.errors import UserError
 from cnn_jax.training import checkpoints
 from experiments import predict, translate
 from tests.checks import assert_same_bits
-from tests.commands import leaves, rows
+from tests.commands import leaves, rows, shows_its_pictures
 
 SMALL = [
     *("--embedding-size", "6", "--hidden-size", "8", "--batch-size", "8"),
@@ -58,6 +58,7 @@ def test_a_run_leaves_what_the_contract_names(trained):
     config = json.loads((trained / "config.json").read_text())
     assert "tok:zh" in config["signatures"]["bleu"]
     assert (trained / "samples" / "alignment_0.png").exists()
+    assert shows_its_pictures(trained)
     page = (trained / "report.html").read_text()
     for text in ("Attention", "BLEU against length", "一", "tok:zh"):
         assert text in page

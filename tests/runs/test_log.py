@@ -5,6 +5,7 @@ import errno
 import io
 import json
 import math
+import shutil
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -12,12 +13,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from rich.console import Console
 
 from cnn_jax.errors import UserError
 from cnn_jax.runs import log as logs
 from cnn_jax.runs.folder import evaluated, is_timing, read_run
 from cnn_jax.runs.log import RunLog, plain
+from tests.commands import events
 
 
 class FakeClock:
@@ -186,30 +189,68 @@ def test_tensorboard_reads_the_same_numbers(tmp_path):
         report_until(log, 10, 40)
     with make_log(tmp_path, resumed_step=20) as log:
         report_until(log, 30, 40)
-    first, second = sorted(tmp_path.glob("events.*"), key=lambda p: -p.stat().st_size)
+    written = events(tmp_path)
+    # The mark by which TensorBoard drops what the killed process wrote of steps 30 and 40.
+    (mark,) = (i for i, event in enumerate(written) if event.HasField("session_log"))
+    assert written[mark].step == 21
+    first, second = written[: mark - 1], written[mark:]  # a file begins with its version
     assert scalars(first)["train/loss"] == {s: pytest.approx(1 / s) for s in (10, 20, 30, 40)}
     assert scalars(first)["eval/top1"] == {s: pytest.approx(s / 100) for s in (20, 40)}
     assert scalars(second)["eval/top1"] == {40: pytest.approx(0.4)}
-    # The mark by which TensorBoard drops what the killed process wrote of steps 30 and 40.
-    starts = [event.step for event in events(second) if event.HasField("session_log")]
-    assert starts == [21]
 
 
-def events(path: Path) -> list:
-    """The events of a TensorBoard file: records of length, checksum, message, checksum."""
-    from tensorboardX.proto.event_pb2 import Event
-
-    data, position, result = path.read_bytes(), 0, []
-    while position < len(data):
-        length = int.from_bytes(data[position : position + 8], "little")
-        result.append(Event.FromString(data[position + 12 : position + 12 + length]))
-        position += 16 + length
-    return result
+def png(side: int, shade: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (side, side + 1), (shade, 0, 0)).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
-def scalars(path: Path) -> dict[str, dict[int, float]]:
+def draw(log: RunLog, step: int, **drawn: bytes) -> None:
+    """The pictures of an evaluation, as a report leaves them."""
+    samples = log.directory / "samples"
+    shutil.rmtree(samples, ignore_errors=True)
+    samples.mkdir()
+    for name, content in drawn.items():
+        (samples / f"{name}.png").write_bytes(content)
+    log.report_pictures(step, "eval")
+
+
+def test_tensorboard_has_the_pictures_of_every_evaluation(tmp_path):
+    worst, later, some = png(3, 10), png(4, 20), png(5, 30)
+    with make_log(tmp_path) as log:
+        draw(log, 20, worst=worst, some=some)
+        draw(log, 40, worst=later, predict_1=some)
+    found = [(e.step, v) for e in events(tmp_path) for v in e.summary.value]
+    kept = [(step, v.tag, v.image.encoded_image_string) for step, v in found]
+    assert kept == [(20, "eval/some", some), (20, "eval/worst", worst), (40, "eval/worst", later)]
+    assert [(v.image.width, v.image.height) for _, v in found] == [(5, 6), (3, 4), (4, 5)]
+
+
+def test_tensorboard_itself_reads_scalars_and_pictures(tmp_path):
+    accumulator = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator", reason="needs tensorboard"
+    )
+    with make_log(tmp_path) as log:
+        report_until(log, 10, 40)
+        draw(log, 40, worst=png(3, 10))
+    reader = accumulator.EventAccumulator(str(tmp_path))
+    reader.Reload()
+    assert [(e.step, e.value) for e in reader.Scalars("eval/top1")] == [
+        (20, pytest.approx(0.2)),
+        (40, pytest.approx(0.4)),
+    ]
+    (picture,) = reader.Images("eval/worst")
+    assert (picture.step, picture.encoded_image_string) == (40, png(3, 10))
+
+
+def test_another_process_than_the_first_writes_no_pictures(tmp_path):
+    draw(make_log(tmp_path, enabled=False), 20, worst=png(3, 10))
+    assert not list(tmp_path.glob("events.*"))
+
+
+def scalars(found: list) -> dict[str, dict[int, float]]:
     result: dict[str, dict[int, float]] = {}
-    for event in events(path):
+    for event in found:
         for value in event.summary.value:
             result.setdefault(value.tag, {})[event.step] = value.simple_value
     return result

@@ -96,6 +96,7 @@ def run(
     report=None,
     held_out=None,
     on_device=False,
+    profile=None,
     **plan,
 ):
     task, optimizer = task or Linear(), optax.adam(0.05)
@@ -113,7 +114,7 @@ def run(
         training = loop.Training(
             task, optimizer, batches, held_out or HeldOut(), plan, on_device=on_device
         )
-        outputs = loop.Outputs(log, folder / "checkpoints", report)
+        outputs = loop.Outputs(log, folder / "checkpoints", report, profile=profile)
         state, ended = loop.train(state, training, outputs, prng.root(0))
         assert ended == (int(state.step) == STEPS)
         return state

@@ -1,4 +1,4 @@
-"""`tfds:NAME[/CONFIG]`: data sets of the TensorFlow Datasets catalogue, read without TensorFlow."""
+"""`tfds:NAME[/CONFIG][:VERSION]`: data sets of TensorFlow Datasets, read without TensorFlow."""
 
 import os
 import re
@@ -15,6 +15,8 @@ from cnn_jax.data.source import Example, Settings, Source, Split, Subset
 from cnn_jax.data.splits import Kind, kind_of, serving
 from cnn_jax.errors import UserError
 from cnn_jax.reading import MIB, list_files, require_file
+
+FORM = "tfds:NAME, tfds:NAME/CONFIG or tfds:NAME/CONFIG:VERSION"
 
 _MOST_METADATA_BYTES = 64 * MIB
 
@@ -135,7 +137,7 @@ def open_records(name: str, split: Split, settings: Settings) -> Records:
             cannot be.
     """
     if not name:
-        raise UserError("--data tfds: lacks a name, give tfds:NAME or tfds:NAME/CONFIG")
+        raise UserError(f"--data tfds: lacks a name, give {FORM}")
     if settings.holdout_groups is not None:
         raise UserError(f"--holdout-groups: tfds:{name} has no file names to group, so omit it")
     # Imported here because it takes a second, which other formats should not pay for.
@@ -220,12 +222,30 @@ def prepare(builder: Any, name: str, settings: Settings) -> None:
         builder.download_and_prepare(file_format="array_record")
     except Exception as error:
         # This call uses the network, the disk and arbitrary code.
-        reason = _reason(error)
         raise UserError(
-            f"--data tfds:{name}: not in {builder.data_dir}, and preparing it here failed "
-            f"({reason}); where there is a network and TensorFlow "
-            f"(pip install 'cnn_jax[tfds-prepare]'), run: {_command(name, settings.data_dir)}"
+            f"--data tfds:{name}: {_failure(error, builder, name, settings)}"
         ) from error
+
+
+def _failure(error: Exception, builder: Any, name: str, settings: Settings) -> str:
+    """The reason why a data set cannot be prepared here, and what would help."""
+    import requests  # It comes with TFDS, which downloads with it.
+
+    causes, cause = [], error
+    while cause is not None and cause not in causes:
+        causes.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    # TFDS adds words to errors, and the new ones lack the module's name.
+    missing = [cause.name for cause in causes if isinstance(cause, ImportError) and cause.name]
+    if missing:
+        package = missing[-1].partition(".")[0]
+        extra = "'cnn_jax[tfds-prepare]'" if package == "tensorflow" else package
+        return f"preparing it needs {package}, which is not installed here: pip install {extra}"
+    begin = f"not in {builder.data_dir}, and preparing it here failed ({_reason(error)})"
+    unreachable = (ConnectionError, TimeoutError, requests.ConnectionError, requests.Timeout)
+    if any(isinstance(cause, unreachable) for cause in causes):
+        return f"{begin}; where there is a network, run: {_command(name, settings.data_dir)}"
+    return begin
 
 
 def _command(name: str, data_dir: Any) -> str:

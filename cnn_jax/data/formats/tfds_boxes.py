@@ -1,4 +1,4 @@
-"""`tfds:NAME[/CONFIG]` for detection: data sets that list the objects or faces of an image."""
+"""`tfds:NAME[/CONFIG][:VERSION]` for detection: sets that list an image's objects or faces."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""`tfds:NAME[/CONFIG]` for segmentation: data sets with a mask for each image."""
+"""`tfds:NAME[/CONFIG][:VERSION]` for segmentation: data sets with a mask for each image."""
 
 from collections import defaultdict
 

@@ -1,6 +1,6 @@
-"""`tfds:NAME[/CONFIG]`: translation sets of TensorFlow Datasets, read without TensorFlow."""
+"""`tfds:NAME[/CONFIG][:VERSION]`: translations of TensorFlow Datasets, read without TensorFlow."""
 
-from cnn_jax.data.formats.tfds import builder_of, found_splits, prepare
+from cnn_jax.data.formats.tfds import FORM, builder_of, found_splits, prepare
 from cnn_jax.data.source import Settings, Split
 from cnn_jax.data.splits import serving
 from cnn_jax.data.text.pairs import Pairs, hold_out, normalize
@@ -20,7 +20,7 @@ def open_tfds_pairs(name: str, split: Split, settings: Settings) -> Pairs:
             or it contains no translations.
     """
     if not name:
-        raise UserError("--data tfds: lacks a name, give tfds:NAME or tfds:NAME/CONFIG")
+        raise UserError(f"--data tfds: lacks a name, give {FORM}")
     # Imported here because it takes a second, which other formats should not pay for.
     import tensorflow_datasets as tfds
 

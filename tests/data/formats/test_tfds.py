@@ -1,10 +1,13 @@
 """TFDS data sets, made here with TFDS's own builders, read without TensorFlow or a network."""
 
+import importlib
 import io
 import json
 import os
 import pickle
+import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import ClassVar
 
@@ -17,6 +20,7 @@ from cnn_jax import data
 from cnn_jax.data.formats.tfds import found_splits
 from cnn_jax.errors import UserError
 
+ROOT = Path(__file__).parents[3]
 COUNTS = {"train": 20, "test": 6, "validation": 4}
 
 
@@ -36,7 +40,6 @@ class Tiny(tfds.core.GeneratorBasedBuilder):
     """Pictures whose label is their number's remainder by three."""
 
     VERSION = tfds.core.Version("1.0.0")
-    url_infos: ClassVar = {}  # Else TFDS looks for checksums, with a package it does not install.
     SPLITS = tuple(COUNTS)
     FEATURES = tfds.features.FeaturesDict(
         {
@@ -180,6 +183,42 @@ class TinyBroken(Tiny):
         raise ConnectionError("no route\nto the host")
 
 
+class TinyNeedy(Tiny):
+    """Needs a package that is not here, as TFDS's own sets need theirs."""
+
+    SPLITS = ("train",)
+
+    def _examples(self, count):
+        import no_such_package
+
+        yield 0, {"image": no_such_package.image(), "label": 0, "number": 0}
+
+
+class TinyArrays(Tiny):
+    """Pictures as arrays, which TFDS encodes with TensorFlow."""
+
+    SPLITS = ("train",)
+
+    def _examples(self, count):
+        yield 0, {"image": picture(0), "label": 0, "number": 0}
+
+
+class TinySized(Tiny):
+    """Sets of two sizes, and of two versions: the older one has an example more."""
+
+    VERSION = tfds.core.Version("2.0.0")
+    SUPPORTED_VERSIONS: ClassVar = [tfds.core.Version("1.0.0")]
+    BUILDER_CONFIGS: ClassVar = [
+        tfds.core.BuilderConfig(name="small"),
+        tfds.core.BuilderConfig(name="large"),
+    ]
+    SPLITS = ("train", "validation")
+
+    def _examples(self, count):
+        count = {"small": 3, "large": 6}[self.builder_config.name]
+        return super()._examples(count + (self.version == "1.0.0"))
+
+
 class TinyTurned(Tiny):
     """Pictures that EXIF turns, and masks that are stored like their pixels."""
 
@@ -276,9 +315,63 @@ def test_a_source_goes_to_worker_processes(data_dir):
     )
 
 
-def test_the_data_dir_of_the_environment(data_dir, monkeypatch):
-    monkeypatch.setenv("TFDS_DATA_DIR", str(data_dir))
-    assert len(data.open_source("tfds:tiny", "test")) == COUNTS["test"]
+def test_the_data_dir_of_the_environment(data_dir):
+    """TFDS reads it once, and what is prepared there without the code that prepared it."""
+    code = "from cnn_jax import data; print(len(data.open_source('tfds:tiny', 'test')))"
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "TFDS_DATA_DIR": str(data_dir), "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.stdout == f"{COUNTS['test']}\n", ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "count"),
+    [
+        ("tiny_sized", "small/2.0.0", 3),  # the first configuration, the newest version
+        ("tiny_sized:2.0.0", "small/2.0.0", 3),
+        ("tiny_sized/large", "large/2.0.0", 6),
+        ("tiny_sized/large:2.*.*", "large/2.0.0", 6),
+    ],
+)
+def test_a_set_is_prepared_where_it_is_missing_and_read_from_there_again(
+    tmp_path, monkeypatch, name, folder, count
+):
+    source = data.open_source(f"tfds:{name}", "train", data_dir=tmp_path)
+    assert sorted(numbers(source)) == list(range(count))
+    folders = {path.parent for path in (tmp_path / "tiny_sized").glob("*/*/*.array_record*")}
+    assert folders == {tmp_path / "tiny_sized" / folder}
+    # Again, and not prepared again.
+    monkeypatch.setattr(TinySized, "_examples", None)
+    assert len(data.open_source(f"tfds:{name}", "eval", data_dir=tmp_path)) == count
+    assert "tensorflow" not in sys.modules
+
+
+def test_an_older_version_is_read_where_it_is_prepared(tmp_path, monkeypatch):
+    """TFDS prepares the newest one alone."""
+    assert "is too old" in problem("tfds:tiny_sized/large:1.0.0", data_dir=tmp_path)
+    with monkeypatch.context() as earlier:
+        earlier.setattr(TinySized, "VERSION", tfds.core.Version("1.0.0"))
+        TinySized(
+            data_dir=tmp_path, config="large", file_format="array_record"
+        ).download_and_prepare()
+    for version, count in (("", 6), (":1.0.0", 7), (":2.0.0", 6)):
+        source = data.open_source(f"tfds:tiny_sized/large{version}", "train", data_dir=tmp_path)
+        assert len(source) == count
+
+
+@pytest.mark.parametrize("name", ["tiny_sized:3.0.0", "tiny_sized/huge:1.0.0"])
+def test_an_unknown_version_or_configuration(tmp_path, name):
+    assert name.partition(":")[2] in problem(f"tfds:{name}", data_dir=tmp_path)
+
+
+def test_what_tfds_prepares_with_is_declared():
+    """TFDS declares too little: without this package it prepares nothing."""
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    assert any(one.startswith("importlib_resources") for one in declared)
+    importlib.import_module("importlib_resources")
 
 
 def problem(spec: str, **settings) -> str:
@@ -305,8 +398,26 @@ def test_an_unknown_configuration(data_dir):
 
 def test_a_set_that_cannot_be_prepared_gives_the_command(tmp_path):
     message = problem("tfds:tiny_broken", data_dir=tmp_path)
-    assert "no route to the host" in message
+    assert "no route to the host" in message and "where there is a network, run:" in message
     assert f"tfds build tiny_broken --file_format=array_record --data_dir={tmp_path}" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "package", "installed"),
+    [
+        ("tiny_needy", "no_such_package", "no_such_package"),
+        ("tiny_arrays", "tensorflow", "'cnn_jax[tfds-prepare]'"),
+    ],
+)
+def test_a_missing_package_is_not_blamed_on_the_network(
+    tmp_path, monkeypatch, name, package, installed
+):
+    monkeypatch.setitem(sys.modules, package, None)
+    message = problem(f"tfds:{name}", data_dir=tmp_path)
+    assert message == (
+        f"--data tfds:{name}: preparing it needs {package}, which is not installed here: "
+        f"pip install {installed}"
+    )
 
 
 def test_a_set_without_images_or_labels(data_dir):
