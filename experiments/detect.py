@@ -26,8 +26,9 @@ from cnn_jax.reports.rows import RowsFile
 from cnn_jax.tasks.detection.evaluation import DetectionRule
 from cnn_jax.tasks.detection.regions import RegionSampling
 
+from . import class_weights, presets, states, trainer
 from . import options as flags
-from . import presets, states, trainer
+from .balance import balanced
 from .detection.common import (
     DetectionTask,
     DetectorOptions,
@@ -76,6 +77,11 @@ class Options:
     ] = field(default_factory=flags.RunOptions)
     data: flags.DataOptions = field(default_factory=flags.DataOptions)
     detector: DetectorOptions = field(default_factory=DetectorOptions)
+    balance: Annotated[
+        flags.BalanceOptions,
+        # R-CNN draws regions of all images, a fixed share of them objects.
+        flags.group({"sampling": flags.Declared(unless={"system": ("rcnn",)})}),
+    ] = field(default_factory=flags.BalanceOptions)
     model: Detector = field(default_factory=Detector)
     yolo: Annotated[YoloOptions, flags.group(only={"system": ("yolo",)})] = field(
         default_factory=YoloOptions
@@ -152,10 +158,13 @@ def build(options: Options) -> Run:
         threshold = stored_threshold(states.kept(out, options.run.state))
     names = held_out.class_names
     evaluation = box_evaluation(options, names, system.image_size, threshold)
-    task = system.build_task(names, evaluation)
+    balance = balanced(options, training, names)
+    task = system.build_task(names, evaluation, balance.weights)
 
     def training_set() -> tuple[TrainingBatches, int]:
-        batches = trainer.training_batches(options, training, system.transform(), held_out)
+        batches = trainer.training_batches(
+            options, training, system.transform(), held_out, order=balance.order
+        )
         return batches, len(training)
 
     run = Run(
@@ -173,8 +182,8 @@ def build(options: Options) -> Run:
             options.detector.similar_labels(names),
             predictions(options),
         ),
-        recorded={"class_names": names},
-        notices=notices,
+        recorded={"class_names": names, class_weights.KEY: balance.weights},
+        notices=[*notices, *balance.notices],
     )
     return system.completed(run, training)
 

@@ -465,6 +465,11 @@ class PackedSource:
         found = [self._arrays[name] for name in ("label", "labels") if name in self._arrays]
         return found[0] if found and _OBJECTS not in self._arrays else None
 
+    def classes(self, index: int) -> np.ndarray:
+        """Return the classes of the objects to train on."""
+        left_out = self._field("difficult", index) | self._field("crowd", index)
+        return self._field("labels", index)[~left_out]
+
     def object_count(self, index: int) -> int:
         """The number of objects in an image."""
         return int(self._arrays[_OBJECTS][index])

@@ -157,6 +157,10 @@ class Subset:
         """Return only the mask, for sources that have masks."""
         return self.source.mask(int(self.indices[index]))
 
+    def classes(self, index: int) -> np.ndarray:
+        """Return the classes of the objects to train on, of sources that have no `labels`."""
+        return self.source.classes(int(self.indices[index]))
+
     def object_count(self, index: int) -> int:
         """The number of objects (at most), of sources that have boxes."""
         return self.source.object_count(int(self.indices[index]))

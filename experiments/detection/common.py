@@ -108,7 +108,12 @@ class System:
         """Pixels on a side of the network's square where no flag gives them."""
         raise NotImplementedError
 
-    def build_task(self, class_names: Sequence[str], evaluation: BoxEvaluation) -> DetectionTask:
+    def build_task(
+        self,
+        class_names: Sequence[str],
+        evaluation: BoxEvaluation,
+        class_weights: tuple[float, ...] = (),
+    ) -> DetectionTask:
         """The network, how it is trained, and how its detections are evaluated."""
         raise NotImplementedError
 

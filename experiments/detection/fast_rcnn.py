@@ -98,7 +98,12 @@ class FastRcnnSystem(RegionSystem):
             options = dataclasses.replace(options, fast_rcnn=chosen)
         return options, lines
 
-    def build_task(self, class_names: Sequence[str], evaluation: BoxEvaluation) -> FastRCNN:
+    def build_task(
+        self,
+        class_names: Sequence[str],
+        evaluation: BoxEvaluation,
+        class_weights: tuple[float, ...] = (),
+    ) -> FastRCNN:
         """The network, how it is trained, and how its detections are evaluated.
 
         Raises:
@@ -125,6 +130,7 @@ class FastRcnnSystem(RegionSystem):
             augmentation=options.augmentation,
             sampling=options.sampling,
             statistics=chosen.statistics,
+            class_weights=class_weights,
             multi_task=chosen.multi_task,
             regress_boxes=options.regions.regress_boxes,
             sides=chosen.scales,

@@ -80,7 +80,12 @@ class RcnnSystem(RegionSystem):
         small = self.options.model.stem == "small"
         return self.options.rcnn.crop_size or (32 if small else spec.image_size)
 
-    def build_task(self, class_names: Sequence[str], evaluation: BoxEvaluation) -> RCNN:
+    def build_task(
+        self,
+        class_names: Sequence[str],
+        evaluation: BoxEvaluation,
+        class_weights: tuple[float, ...] = (),
+    ) -> RCNN:
         """The whole detector; its network is what is trained.
 
         Raises:
@@ -101,6 +106,7 @@ class RcnnSystem(RegionSystem):
             context=context,
             flip=options.augmentation.flip,
             sampling=dataclasses.replace(options.sampling, background_iou=(0.0, 0.5)),
+            class_weights=class_weights,
         )
         return RCNN(network, chosen.classifier, options.regions.regress_boxes)
 

@@ -86,7 +86,12 @@ class YoloSystem(System):
                 lines.append(f"base boxes {shown} of the image: mean best IoU {overlap:.2f}")
         return options, lines
 
-    def build_task(self, class_names: Sequence[str], evaluation: BoxEvaluation) -> Yolo:
+    def build_task(
+        self,
+        class_names: Sequence[str],
+        evaluation: BoxEvaluation,
+        class_weights: tuple[float, ...] = (),
+    ) -> Yolo:
         """The network, how it is trained, and how its detections are evaluated.
 
         Raises:
@@ -113,6 +118,7 @@ class YoloSystem(System):
             softmax=chosen.classes == "softmax",
             coordinate_weight=chosen.coordinate_weight,
             empty_weight=chosen.empty_weight,
+            class_weights=class_weights,
             augmentation=self.options.augmentation,
         )
 

@@ -187,6 +187,22 @@ class WholeImageOptions(DataOptions):
     too; `shift`: both also moved by a pixel, towards two corners."""
 
 
+@dataclasses.dataclass(frozen=True)
+class BalanceOptions:
+    """Rare classes."""
+
+    class_weights: tuple[str, ...] = flag((), metavar="WEIGHT")
+    """Weights of the classes in the loss: `balanced`, the mean number of training examples (or
+    objects) of a class over its own; or a number for each class; or NAME=NUMBER for some."""
+    sampling: Literal["uniform", "balanced", "repeat_factor"] = flag(
+        "uniform", unless={"data": ("shapes",)}
+    )
+    """Training examples of an epoch, whose number stays: each one once; so that all classes come
+    equally often; or the more often the rarer their rarest class is (Gupta et al. 2019, LVIS)."""
+    repeat_threshold: float = flag(0.001, above=0, maximum=1, only={"sampling": ("repeat_factor",)})
+    """Share of the examples below which a class is repeated, by the root of what it lacks."""
+
+
 AUGMENTATION = group(
     {
         "flip_mode": Declared(only={"flip": GIVEN}),

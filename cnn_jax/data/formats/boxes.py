@@ -118,6 +118,15 @@ class BoxSource:
     def describe(self, index: int) -> str:
         return self._images[index].path
 
+    def classes(self, index: int) -> Int[np.ndarray, " objects"]:
+        """Return the classes of the objects to train on."""
+        image = self._images[index]
+        kept = np.ones(len(image.labels), bool)
+        for left_out in (image.difficult, image.crowd):
+            if left_out is not None:
+                kept &= ~left_out
+        return image.labels[kept]
+
     def object_count(self, index: int) -> int:
         """The number of objects in an image."""
         return len(self._images[index].labels)

@@ -49,15 +49,23 @@ class TfdsSource:
 
     def __getitem__(self, index: int) -> Example:
         record = self._records.row(index, self.describe(index))
+        label = self._label(record, index)
+        image = decode(
+            record[self._image_feature], name=self.describe(index), draft_size=self._draft_size
+        )
+        return {"image": image, "label": label}
+
+    def classes(self, index: int) -> np.ndarray:
+        """Return the label alone."""
+        return np.array([self._label(self._records.row(index, self.describe(index)), index)])
+
+    def _label(self, record: dict[str, Any], index: int) -> np.int32:
         label = record[self._label_feature]
         if label < 0:
             raise UserError(
                 f"{self.describe(index)}: has no label; this split is for contest submissions"
             )
-        image = decode(
-            record[self._image_feature], name=self.describe(index), draft_size=self._draft_size
-        )
-        return {"image": image, "label": np.int32(label)}
+        return np.int32(label)
 
     def describe(self, index: int) -> str:
         return f"{self._records.title}[{index}]"

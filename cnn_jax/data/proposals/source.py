@@ -49,6 +49,10 @@ class ProposalSource:
         proposals, _ = self._proposals(example["image"])
         return {**example, "proposals": proposals[: self.method.max_proposals]}
 
+    def classes(self, index: int) -> np.ndarray:
+        """Return the classes of the objects to train on."""
+        return self.source.classes(index)
+
     def object_count(self, index: int) -> int:
         """The number of objects (at most) in an image."""
         return self.source.object_count(index)
