@@ -32,6 +32,7 @@ from cnn_jax.tasks.images import floating
 from . import class_weights, images, presets, trainer
 from . import options as flags
 from .balance import balanced
+from .channels import normalization, without_colors
 from .run import Run, predictions
 
 
@@ -109,7 +110,7 @@ def build(options: Options) -> Run:
         options=options,
         task=task,
         model=task.model,
-        inputs=trainer.image_input(sizes.training, sizes.training),
+        inputs=trainer.image_input(sizes.training, sizes.training, options.data.channels),
         training_set=training_set,
         evaluation_set=trainer.evaluation_batches(options, held_out, transform),
         report=ClassificationReport(
@@ -127,7 +128,10 @@ def first_parameters(
     options: Options, task: Classification, source: Source, params: dict[str, Any]
 ) -> dict[str, Any]:
     """The parameters that training starts from, of those that are drawn."""
-    start, image = options.start, trainer.image_input(task.image_size, task.image_size)[0]
+    start, image = (
+        options.start,
+        trainer.image_input(task.image_size, task.image_size, options.data.channels)[0],
+    )
     if start.identity_init:
         params = starts.with_identities(params, starts.convolutions(task.model, image))
     if start.whiten:
@@ -169,9 +173,10 @@ def build_task(
         model=images.build_model(options.model, len(class_names)),
         num_classes=len(class_names),
         image_size=size,
-        mean=spec.mean,
-        std=spec.std,
-        augmentation=dataclasses.replace(options.augmentation, output_size=size),
+        **normalization(spec, options.data.channels),
+        augmentation=dataclasses.replace(
+            without_colors(options.augmentation, options.data.channels), output_size=size
+        ),
         loss_name=options.loss.loss,
         label_smoothing=options.loss.label_smoothing,
         class_weights=weights,

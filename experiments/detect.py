@@ -124,9 +124,11 @@ class Options:
                 "min_visible": flags.Declared(
                     only={**_WHOLE_IMAGES.only, "scale|translate": flags.GIVEN}
                 ),
-                **dict.fromkeys(
-                    ("scale", "translate", "hue", "saturation", "exposure"), _WHOLE_IMAGES
-                ),
+                **dict.fromkeys(("scale", "translate"), _WHOLE_IMAGES),
+                **{
+                    name: _WHOLE_IMAGES.merged(rgb)
+                    for name, rgb in flags.rgb_only("hue", "saturation", "exposure").items()
+                },
             }
         ),
     ] = field(default_factory=BoxAugmentation)
@@ -151,7 +153,8 @@ def build(options: Options) -> Run:
         noticed = box_survey.notices(training, surveyed, options.detector.max_objects)
         held_out_only = [line for line in notices if line.partition(": ")[2] not in noticed]
         equal = image_survey.equal_pictures(training, held_out)
-        notices = [*noticed, *held_out_only, *equal, *lines]
+        deep = image_survey.deep(training)
+        notices = [*noticed, *held_out_only, *deep, *equal, *lines]
     out = trainer.folder(options)
     threshold = None
     if split == "test" and options.rule.score_threshold is None:

@@ -130,7 +130,7 @@ def _shapes(arrays: Arrays) -> dict[str, Any]:
 def _sample(predictor: Predictor) -> Arrays:
     """One example as the predictor makes it, for its shapes."""
     size = getattr(predictor.task, "size", (64, 64))
-    return predictor.examples(np.zeros((*size, 3), np.uint8))[0]
+    return predictor.examples(np.zeros((*size, predictor.channels), np.uint8))[0]
 
 
 def _read(program: Callable[[Arrays], Any], inputs: Arrays) -> list[str]:
@@ -179,13 +179,15 @@ _ANSWERS: Mapping[str, Callable[[Any, Any], dict[str, jax.Array]]] = {
 
 def _preparation(verb: str, run: Path) -> str:
     """The host's part: how an image becomes an input, in words."""
+    channels = read_object(run / CONFIG_FILE).get("channels", 3)
+    kind = "RGB" if channels == 3 else "grey" if channels == 1 else f"{channels} bands of"
     if verb in _WHOLE:
         sizes = flags.stored(_WHOLE[verb].Options, run).sizes
         return (
-            f"RGB bytes; the shorter side resized to {sizes.resize} pixels, "
+            f"{kind} bytes; the shorter side resized to {sizes.resize} pixels, "
             f"{sizes.evaluation} x {sizes.evaluation} cut from the middle"
         )
-    return "RGB bytes of the input's shape"
+    return f"{kind} bytes of the input's shape"
 
 
 _WHOLE = {"annotate": annotate, "classify": classify}

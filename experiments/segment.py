@@ -35,6 +35,7 @@ from cnn_jax.tasks.segmentation import CELL_ERRORS, LossName, Segmentation, Size
 from . import class_weights, images, presets, trainer
 from . import options as flags
 from .balance import SURVEYED
+from .channels import normalization, without_colors
 from .run import Run, predictions
 
 RULES = (*class_weights.RULES, "median_frequency")
@@ -130,7 +131,12 @@ class Options:
     optimizer: flags.OptimizerOptions = field(default_factory=flags.OptimizerOptions)
     augmentation: Annotated[
         MaskAugmentation,
-        flags.group({"elastic_grid": flags.Declared(only={"elastic": flags.GIVEN})}),
+        flags.group(
+            {
+                "elastic_grid": flags.Declared(only={"elastic": flags.GIVEN}),
+                **flags.rgb_only("color_jitter"),
+            }
+        ),
     ] = field(default_factory=MaskAugmentation)
 
 
@@ -184,7 +190,7 @@ def build(options: Options) -> Run:
         options=options,
         task=task,
         model=task.model,
-        inputs=trainer.image_input(*map(task.model.legal_size, task.size)),
+        inputs=trainer.image_input(*map(task.model.legal_size, task.size), options.data.channels),
         training_set=training_set,
         evaluation_set=trainer.evaluation_batches(options, evaluated, transform),
         report=SegmentationReport(out, evaluated, predictions(options)),
@@ -274,9 +280,8 @@ def build_task(
         model=model,
         num_classes=len(class_names),
         size=options.augmentation.crop_size or size,
-        mean=spec.mean,
-        std=spec.std,
-        augmentation=options.augmentation,
+        **normalization(spec, options.data.channels),
+        augmentation=without_colors(options.augmentation, options.data.channels),
         loss_name=options.loss.loss,
         class_weights=weights,
         cells=options.masks.cells,

@@ -426,6 +426,11 @@ class PackedSource:
             key for key in self._fields if key not in (_NAME, _COUNTED, _OBJECTS, _CHARACTERS)
         ]
 
+    @property
+    def channels(self) -> int:
+        """The channels of the canvases."""
+        return self._fields["image"].shape[-1]
+
     def __reduce__(self) -> tuple[Any, ...]:
         return PackedSource, (self.folder, self._split)
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
+from cnn_jax.data.decode import Reading
 from cnn_jax.errors import UserError
 from cnn_jax.progress import in_threads
 from cnn_jax.ranges import LARGEST_INT, LARGEST_SIDE, Range, check_ranges
@@ -14,7 +15,7 @@ from cnn_jax.ranges import LARGEST_INT, LARGEST_SIDE, Range, check_ranges
 Split = Literal["train", "eval", "test"]
 
 Example = Mapping[str, Any]
-"""One example: NumPy arrays or scalars by name, `image` uint8 [height, width, 3] included."""
+"""One example: NumPy arrays or scalars by name, with `image` uint8 [height, width, channels]."""
 
 Transform = Callable[[Example], Example]
 """The preparation of one example on the host, usually resizing; a pure function."""
@@ -42,7 +43,8 @@ class Source(Protocol):
         ...
 
     def __getitem__(self, index: int) -> Example:
-        """Return the example: `image` uint8 [height, width, 3] RGB, and others, such as `label`."""
+        """Return the example: `image` uint8 [height, width, channels], RGB unless others are
+        asked for, and others, such as `label`."""
         ...
 
     def describe(self, index: int) -> str:
@@ -60,6 +62,7 @@ class Settings:
         draft_size: the least rows and columns (or one number for both) down to which JPEG files may
             be decoded at 1/2, 1/4 or 1/8 of their size: much faster for large photos, with slightly
             different pixels. None decodes at full size.
+        channels: the number of channels that images are decoded to; see `cnn_jax.data.decode`.
         holdout_groups: a regular expression that matches the start of a file's name. Files with
             the same first group (or whole match) belong together, such as `(\\d+)_` for the frames
             of one track. If given, the split `eval` is held out by whole groups.
@@ -83,6 +86,7 @@ class Settings:
     seed: int = 0
     image_size: int = 64
     draft_size: int | tuple[int, int] | None = None
+    channels: Annotated[int, Range(1, 512)] = 3
     holdout_groups: str | None = None
     holdout_fraction: Annotated[float, Range(0, 1, below=True)] = 0.1
     keep_bad_images: bool = False
@@ -99,6 +103,11 @@ class Settings:
 
     def __post_init__(self):
         check_ranges(self)
+
+    @property
+    def reading(self) -> Reading:
+        """The way in which images are decoded."""
+        return Reading(self.draft_size, self.channels)
 
 
 class Subset:

@@ -119,7 +119,7 @@ class System:
 
     def inputs(self) -> tuple[jax.ShapeDtypeStruct, ...]:
         """The arguments of the network for one example."""
-        return trainer.image_input(self.image_size, self.image_size)
+        return trainer.image_input(self.image_size, self.image_size, self.options.data.channels)
 
     def extended(self, source: Source, split: Split) -> Source:
         """The source with what else the system reads, such as proposals."""

@@ -22,6 +22,7 @@ from cnn_jax.training.state import TrainState
 
 from .. import images
 from .. import options as flags
+from ..channels import normalization, without_colors
 from ..trainer import Run
 from .regions import RegionSystem, first_images
 
@@ -125,9 +126,8 @@ class FastRcnnSystem(RegionSystem):
                 **images.model_options(options.model),
             ),
             evaluation=evaluation,
-            mean=spec.mean,
-            std=spec.std,
-            augmentation=options.augmentation,
+            **normalization(spec, options.data.channels),
+            augmentation=without_colors(options.augmentation, options.data.channels),
             sampling=options.sampling,
             statistics=chosen.statistics,
             class_weights=class_weights,

@@ -39,6 +39,7 @@ from cnn_jax.training.state import TrainState
 
 from .. import images, trainer
 from .. import options as flags
+from ..channels import normalization
 from ..trainer import Run
 from .regions import RegionSystem
 
@@ -71,7 +72,7 @@ class RcnnSystem(RegionSystem):
 
     def inputs(self) -> tuple[jax.ShapeDtypeStruct, ...]:
         """A warped region."""
-        return trainer.image_input(self.crop_size, self.crop_size)
+        return trainer.image_input(self.crop_size, self.crop_size, self.options.data.channels)
 
     @property
     def crop_size(self) -> int:
@@ -100,8 +101,7 @@ class RcnnSystem(RegionSystem):
             # One more for the background.
             model=images.build_model(options.model, len(class_names) + 1),
             evaluation=evaluation,
-            mean=spec.mean,
-            std=spec.std,
+            **normalization(spec, options.data.channels),
             crop_size=crop,
             context=context,
             flip=options.augmentation.flip,

@@ -15,6 +15,7 @@ from cnn_jax.tasks.detection.yolo import Yolo
 
 from .. import images
 from .. import options as flags
+from ..channels import normalization, without_colors
 from .common import System
 
 
@@ -111,15 +112,14 @@ class YoloSystem(System):
                 **images.model_options(model),
             ),
             evaluation=evaluation,
-            mean=spec.mean,
-            std=spec.std,
+            **normalization(spec, self.options.data.channels),
             num_boxes=chosen.boxes_per_cell,
             priors=_pairs(chosen.priors) if chosen.boxes == "priors" else (),
             softmax=chosen.classes == "softmax",
             coordinate_weight=chosen.coordinate_weight,
             empty_weight=chosen.empty_weight,
             class_weights=class_weights,
-            augmentation=self.options.augmentation,
+            augmentation=without_colors(self.options.augmentation, self.options.data.channels),
         )
 
 

@@ -15,7 +15,7 @@ class TagPredictor(ImagePredictor):
 
     def __init__(self, run: Path, options: flags.PredictOptions) -> None:
         trained = flags.stored(annotate.Options, run)
-        self._names = class_names(run)
+        self._names, self.channels = class_names(run), trained.data.channels
         self._transform = trained.evaluation_transform
         self._alone = len(options.images) == 1
         self._thresholds = None

@@ -18,7 +18,7 @@ class ClassPredictor(ImagePredictor):
 
     def __init__(self, run: Path, options: flags.PredictOptions) -> None:
         trained = flags.stored(classify.Options, run)
-        self._names = class_names(run)
+        self._names, self.channels = class_names(run), trained.data.channels
         self._transform = trained.evaluation_transform
         self._views = read_views(options.tta)
         self._top, self._alone = options.top, len(options.images) == 1

@@ -80,19 +80,29 @@ class Predictor(Protocol):
 
 
 class ImagePredictor:
-    """The part that all predictors of images share."""
+    """The part that all predictors of images share.
+
+    Attributes:
+        channels: those of the images of the run.
+    """
+
+    channels: int
 
     def read(self, given: Input) -> np.ndarray:
         """The pixels of an image.
 
         Raises:
-            UserError: the file cannot be read, or the array is no RGB image of 8 bits.
+            UserError: the file cannot be read, or the array is no image of 8 bits with the run's
+                channels.
         """
         if not isinstance(given, np.ndarray):
-            return decode(given)
-        if given.dtype != np.uint8 or given.ndim != 3 or given.shape[2] != 3 or not given.size:
+            return decode(given, channels=self.channels)
+        shape, channels = given.shape, self.channels
+        if given.dtype != np.uint8 or len(shape) != 3 or shape[2] != channels or not given.size:
+            rgb = ", RGB" if channels == 3 else ""
             raise UserError(
-                f"an array {given.dtype}{list(given.shape)}: must be uint8 [height, width, 3], RGB"
+                f"an array {given.dtype}{list(shape)}: must be uint8 [height, width, {channels}]"
+                f"{rgb}"
             )
         return given
 

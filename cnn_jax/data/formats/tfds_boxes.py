@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from cnn_jax.data.decode import DraftSize, decode_scaled, read_header
+from cnn_jax.data.decode import RGB, Reading, read_header
 from cnn_jax.data.formats.boxes import Repairs, scaled
 from cnn_jax.data.formats.frames import turn
 from cnn_jax.data.formats.tfds import Records, only_feature, open_records
@@ -36,11 +36,11 @@ class TfdsBoxes:
         image: str,
         listed: str,
         class_names: tuple[str, ...],
-        draft_size: DraftSize | None = None,
+        reading: Reading = RGB,
     ):
         """Store the records and the names of their features."""
         self.class_names = class_names
-        self._draft_size = draft_size
+        self._reading = reading
         self._records = records
         self._image, self._listed = image, listed
 
@@ -51,7 +51,7 @@ class TfdsBoxes:
         name = self.describe(index)
         record = self._records.row(index, name)
         content = record[self._image]
-        pixels, scale = decode_scaled(content, name=name, draft_size=self._draft_size)
+        pixels, scale = self._reading.decode_scaled(content, name=name)
         header = read_header(content, name=name)
         objects = record[self._listed]
         height, width = header.stored
@@ -110,7 +110,7 @@ def open_tfds_boxes(name: str, split: Split, settings: Settings) -> Source:
             f"{', '.join(sorted(features))}"
         )
     names = tuple(inner["label"].names) if "label" in inner else ("face",)
-    return records.part(TfdsBoxes(records, image, listed, names, settings.draft_size))
+    return records.part(TfdsBoxes(records, image, listed, names, settings.reading))
 
 
 def _labels(objects: Mapping[str, Any]) -> np.ndarray:

@@ -82,7 +82,7 @@ class FastRCNN:
         """Draw the first (params, model_state)."""
         params_key, dropout_key = jax.random.split(key)
         side = self.evaluation.image_size
-        images, boxes = jnp.zeros((1, side, side, 3)), jnp.zeros((1, 1, 4))
+        images, boxes = jnp.zeros((1, side, side, len(self.mean))), jnp.zeros((1, 1, 4))
         initialize = jax.jit(partial(self.model.init, train=True))
         variables = dict(initialize({"params": params_key, "dropout": dropout_key}, images, boxes))
         return variables.pop("params"), variables
@@ -176,7 +176,7 @@ class FastRCNN:
 
 def _prepared(
     root: Key[Array, ""], example: Batch, config: BoxAugmentation
-) -> tuple[Float[Array, "height width 3"], Array, Array, Batch]:
+) -> tuple[Float[Array, "height width channels"], Array, Array, Batch]:
     """Augment one example's image, objects to train on and proposals together."""
     key = jax.random.fold_in(root, example["ordinal"])
     objects, proposals = example["boxes"], example["proposals"]

@@ -90,7 +90,7 @@ class FineTuning:
 
     def init(self, key: Key[Array, ""]) -> tuple[Any, Any]:
         """Draw the first (params, model_state)."""
-        return init(self.model, self.crop_size, key)
+        return init(self.model, self.crop_size, key, len(self.mean))
 
     def loss(
         self,
@@ -196,8 +196,8 @@ class FineTuning:
         return Predictions(detections, regions._replace(boxes=jnp.zeros_like(regions.boxes)))
 
     def _crops(
-        self, image: Float[Array, "height width 3"], boxes: Float[Array, "boxes 4"]
-    ) -> Float[Array, "boxes crop crop 3"]:
+        self, image: Float[Array, "height width channels"], boxes: Float[Array, "boxes 4"]
+    ) -> Float[Array, "boxes crop crop channels"]:
         """Warp regions of a normalised image to squares; outside the image lies the mean, 0."""
         return warp_crops(image, boxes, self.crop_size, self.context)
 
@@ -235,7 +235,7 @@ class RCNN:
         params, model_state = self.network.init(key)
         side = self.evaluation.image_size
         batch = {
-            "image": jnp.zeros((1, side, side, 3), jnp.uint8),
+            "image": jnp.zeros((1, side, side, len(self.network.mean)), jnp.uint8),
             "proposals": jnp.zeros((1, 1, 4)),
             "proposal_valid": jnp.ones((1, 1), bool),
         }

@@ -60,7 +60,7 @@ class Yolo:
 
     def init(self, key: Key[Array, ""]) -> tuple[Any, Any]:
         """Draw the first (params, model_state)."""
-        return init(self.model, self.evaluation.image_size, key)
+        return init(self.model, self.evaluation.image_size, key, len(self.mean))
 
     def loss(
         self,
