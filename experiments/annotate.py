@@ -33,6 +33,7 @@ from cnn_jax.tasks.annotation import Annotation, Decision, LossName, Thresholds
 
 from . import images, presets, states, trainer
 from . import options as flags
+from .channels import normalization, without_colors
 from .run import Run, predictions
 
 THRESHOLDS_FILE = "thresholds.json"
@@ -164,7 +165,7 @@ def build(options: Options) -> Run:
         options=options,
         task=task,
         model=task.model,
-        inputs=trainer.image_input(sizes.training, sizes.training),
+        inputs=trainer.image_input(sizes.training, sizes.training, options.data.channels),
         training_set=training_set,
         evaluation_set=trainer.evaluation_batches(options, held_out, transform),
         report=Report(out, held_out, options, task, split, predictions(options)),
@@ -196,9 +197,10 @@ def build_task(
         model=images.build_model(options.model, labels),
         num_labels=labels,
         image_size=size,
-        mean=spec.mean,
-        std=spec.std,
-        augmentation=dataclasses.replace(options.augmentation, output_size=size),
+        **normalization(spec, options.data.channels),
+        augmentation=dataclasses.replace(
+            without_colors(options.augmentation, options.data.channels), output_size=size
+        ),
         loss_name=options.loss.loss,
         warp_ranks=options.loss.warp_ranks,
         positive_weights=weights,

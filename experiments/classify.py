@@ -29,8 +29,10 @@ from cnn_jax.reports.classification import ClassificationReport
 from cnn_jax.tasks.classification import Classification, LossName
 from cnn_jax.tasks.images import floating
 
-from . import images, presets, trainer
+from . import class_weights, images, presets, trainer
 from . import options as flags
+from .balance import balanced
+from .channels import normalization, without_colors
 from .run import Run, predictions
 
 
@@ -71,6 +73,7 @@ class Options(images.ImageOptions):
     model: Classifier = field(default_factory=Classifier)
     start: StartOptions = field(default_factory=StartOptions)
     loss: ClassificationLoss = field(default_factory=ClassificationLoss)
+    balance: flags.BalanceOptions = field(default_factory=flags.BalanceOptions)
     optimizer: flags.OptimizerOptions = field(default_factory=flags.OptimizerOptions)
     augmentation: Annotated[Augmentation, flags.AUGMENTATION] = field(default_factory=Augmentation)
 
@@ -92,29 +95,32 @@ def build(options: Options) -> Run:
     training = None
     if trainer.reads_training_set(options.run):
         training = trainer.open_source(options, "train", image_size=sizes.canvas)
-    task = build_task(options, held_out.class_names)
+    balance = balanced(options, training, held_out.class_names)
+    task = build_task(options, held_out.class_names, balance.weights)
     transform = options.evaluation_transform
 
     def training_set() -> tuple[TrainingBatches, int]:
-        transform = options.training_transform
-        return trainer.training_batches(options, training, transform, held_out), len(training)
+        batches = trainer.training_batches(
+            options, training, options.training_transform, held_out, order=balance.order
+        )
+        return batches, len(training)
 
     pictures = prepared(held_out, dataclasses.replace(transform, ten_crop=False))
     return Run(
         options=options,
         task=task,
         model=task.model,
-        inputs=trainer.image_input(sizes.training, sizes.training),
+        inputs=trainer.image_input(sizes.training, sizes.training, options.data.channels),
         training_set=training_set,
         evaluation_set=trainer.evaluation_batches(options, held_out, transform),
         report=ClassificationReport(
             trainer.folder(options), held_out, pictures, predictions(options)
         ),
-        recorded={"class_names": held_out.class_names},
+        recorded={"class_names": held_out.class_names, class_weights.KEY: balance.weights},
         start=partial(first_parameters, options, task, training)
         if options.start.whiten or options.start.identity_init
         else None,
-        notices=images.noticed(options, training, held_out),
+        notices=[*images.noticed(options, training, held_out), *balance.notices],
     )
 
 
@@ -122,7 +128,10 @@ def first_parameters(
     options: Options, task: Classification, source: Source, params: dict[str, Any]
 ) -> dict[str, Any]:
     """The parameters that training starts from, of those that are drawn."""
-    start, image = options.start, trainer.image_input(task.image_size, task.image_size)[0]
+    start, image = (
+        options.start,
+        trainer.image_input(task.image_size, task.image_size, options.data.channels)[0],
+    )
     if start.identity_init:
         params = starts.with_identities(params, starts.convolutions(task.model, image))
     if start.whiten:
@@ -155,18 +164,22 @@ def first_images(
             yield from np.asarray(normalize(floating(jnp.asarray(images)), task.mean, task.std))
 
 
-def build_task(options: Options, class_names: Sequence[str]) -> Classification:
+def build_task(
+    options: Options, class_names: Sequence[str], weights: tuple[float, ...] = ()
+) -> Classification:
     """The network, its loss and its metrics."""
     spec, size = models.input_spec(options.model.model), options.sizes.training
     return Classification(
         model=images.build_model(options.model, len(class_names)),
         num_classes=len(class_names),
         image_size=size,
-        mean=spec.mean,
-        std=spec.std,
-        augmentation=dataclasses.replace(options.augmentation, output_size=size),
+        **normalization(spec, options.data.channels),
+        augmentation=dataclasses.replace(
+            without_colors(options.augmentation, options.data.channels), output_size=size
+        ),
         loss_name=options.loss.loss,
         label_smoothing=options.loss.label_smoothing,
+        class_weights=weights,
         logit_scale=options.loss.logit_scale,
         views=options.data.views,
     )

@@ -27,8 +27,9 @@ from cnn_jax.reports.rows import RowsFile
 from cnn_jax.tasks.detection.evaluation import DetectionRule
 from cnn_jax.tasks.detection.regions import RegionSampling
 
+from . import class_weights, presets, states, trainer
 from . import options as flags
-from . import presets, states, trainer
+from .balance import balanced
 from .detection.common import (
     DetectionTask,
     DetectorOptions,
@@ -77,6 +78,11 @@ class Options:
     ] = field(default_factory=flags.RunOptions)
     data: flags.DataOptions = field(default_factory=flags.DataOptions)
     detector: DetectorOptions = field(default_factory=DetectorOptions)
+    balance: Annotated[
+        flags.BalanceOptions,
+        # R-CNN draws regions of all images, a fixed share of them objects.
+        flags.group({"sampling": flags.Declared(unless={"system": ("rcnn",)})}),
+    ] = field(default_factory=flags.BalanceOptions)
     model: Detector = field(default_factory=Detector)
     yolo: Annotated[YoloOptions, flags.group(only={"system": ("yolo",)})] = field(
         default_factory=YoloOptions
@@ -119,9 +125,11 @@ class Options:
                 "min_visible": flags.Declared(
                     only={**_WHOLE_IMAGES.only, "scale|translate": flags.GIVEN}
                 ),
-                **dict.fromkeys(
-                    ("scale", "translate", "hue", "saturation", "exposure"), _WHOLE_IMAGES
-                ),
+                **dict.fromkeys(("scale", "translate"), _WHOLE_IMAGES),
+                **{
+                    name: _WHOLE_IMAGES.merged(rgb)
+                    for name, rgb in flags.rgb_only("hue", "saturation", "exposure").items()
+                },
             }
         ),
     ] = field(default_factory=BoxAugmentation)
@@ -146,18 +154,22 @@ def build(options: Options) -> Run:
         noticed = box_survey.notices(training, surveyed, options.detector.max_objects)
         held_out_only = [line for line in notices if line.partition(": ")[2] not in noticed]
         drawn = original(options.data.data) == flags.BUILT_IN
+        deep = image_survey.deep(training)
         counted = [] if drawn else image_survey.summary(training, held_out)
-        notices = [*noticed, *held_out_only, *counted, *lines]
+        notices = [*noticed, *held_out_only, *deep, *counted, *lines]
     out = trainer.folder(options)
     threshold = None
     if split == "test" and options.rule.score_threshold is None:
         threshold = stored_threshold(states.kept(out, options.run.state))
     names = held_out.class_names
     evaluation = box_evaluation(options, names, system.image_size, threshold)
-    task = system.build_task(names, evaluation)
+    balance = balanced(options, training, names)
+    task = system.build_task(names, evaluation, balance.weights)
 
     def training_set() -> tuple[TrainingBatches, int]:
-        batches = trainer.training_batches(options, training, system.transform(), held_out)
+        batches = trainer.training_batches(
+            options, training, system.transform(), held_out, order=balance.order
+        )
         return batches, len(training)
 
     run = Run(
@@ -175,8 +187,8 @@ def build(options: Options) -> Run:
             options.detector.similar_labels(names),
             predictions(options),
         ),
-        recorded={"class_names": names},
-        notices=notices,
+        recorded={"class_names": names, class_weights.KEY: balance.weights},
+        notices=[*notices, *balance.notices],
     )
     return system.completed(run, training)
 

@@ -151,7 +151,7 @@ def _samples(predictor: Predictor, verb: str, run: Path) -> dict[str, np.ndarray
         tokens = len(translate.read_vocabularies(run)[0])
         return {"source": rng.integers(len(SPECIAL), tokens, (2, length), np.int32)}
     size = getattr(predictor.task, "size", (64, 64))
-    photos = rng.integers(0, 256, (2, *size, 3), np.uint8)
+    photos = rng.integers(0, 256, (2, *size, predictor.channels), np.uint8)
     examples = [predictor.examples(photo)[0] for photo in photos]
     return {name: np.stack([one[name] for one in examples]) for name in examples[0]}
 

@@ -10,10 +10,10 @@ python -m experiments.segment --out runs/NAME --eval-only --split test --recalib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import flax.linen as nn
+import numpy as np
 
 from cnn_jax import models
 from cnn_jax.data import MASK_FORMATS
@@ -29,24 +29,20 @@ from cnn_jax.errors import UserError
 from cnn_jax.metrics import segmentation as metrics
 from cnn_jax.ranges import LARGEST_SIDE, Range
 from cnn_jax.reports.segmentation import SegmentationReport
-from cnn_jax.runs.folder import CONFIG_FILE
 from cnn_jax.runs.names import metric, show
 from cnn_jax.tasks.segmentation import CELL_ERRORS, LossName, Segmentation, Size
 
-from . import images, presets, trainer
+from . import class_weights, images, presets, trainer
 from . import options as flags
+from .balance import SURVEYED
+from .channels import normalization, without_colors
 from .run import Run, predictions
 
-MEDIAN_FREQUENCY = ("median_frequency",)
+RULES = (*class_weights.RULES, "median_frequency")
+"""The rules that compute weights of classes from the pixels of each class."""
 
-_WEIGHTS = Range(0, 1e9, above=True)
-
-# Types of what config.json holds besides the options.
+# The type of what config.json holds besides the options.
 RECORDED_SIZE = Annotated[tuple[int, int], Range(1, 2**20)]
-RECORDED_WEIGHTS = Annotated[tuple[float, ...], _WEIGHTS]
-
-SURVEYED = 1000
-"""Of generated scenes, the first so many are counted for the classes' weights."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +101,8 @@ class SegmentationLoss:
     loss: LossName = "cross_entropy"
     """Cross-entropy of every pixel, one minus the Dice coefficient, or their sum."""
     class_weights: tuple[str, ...] = flags.flag((), unless={"loss": ("dice",)}, metavar="WEIGHT")
-    """Weights of the classes: `median_frequency`, or a number for each class."""
+    """Weights of the classes: `median_frequency`; `balanced`, the mean number of pixels of a class
+    over its own; a number for each class; or NAME=NUMBER for some."""
     border_weight: float = flags.flag(0.0, minimum=0, maximum=1e6, unless={"loss": ("dice",)})
     """Weight that is added between two cells that touch; U-Net's w0, 10 in the paper."""
     border_sigma: float = flags.flag(
@@ -134,7 +131,12 @@ class Options:
     optimizer: flags.OptimizerOptions = field(default_factory=flags.OptimizerOptions)
     augmentation: Annotated[
         MaskAugmentation,
-        flags.group({"elastic_grid": flags.Declared(only={"elastic": flags.GIVEN})}),
+        flags.group(
+            {
+                "elastic_grid": flags.Declared(only={"elastic": flags.GIVEN}),
+                **flags.rgb_only("color_jitter"),
+            }
+        ),
     ] = field(default_factory=MaskAugmentation)
 
 
@@ -158,16 +160,17 @@ def build(options: Options) -> Run:
         training = open_split(options, "train")
         trainer.check_same_classes(options, training, held_out)
     names = held_out.class_names
-    weights, notices = class_weights(options, names), []
+    given, notices = options.loss.class_weights, []
+    weights = class_weights.typed(given, names, RULES)
+    computed = bool(given) and not weights
     if options.run.resume or options.run.eval_only:
-        weights = recorded_weights(out)
-    elif not generated(options) or options.loss.class_weights == MEDIAN_FREQUENCY:
+        weights = class_weights.recorded(out, names)
+    elif not generated(options) or computed:
         # Every mask is looked at before the first step, so that none ends a run in the middle.
         counts = survey(training, SURVEYED if generated(options) else None)
-        if options.loss.class_weights == MEDIAN_FREQUENCY:
-            weights = tuple(map(float, median_frequency(counts, names).round(4)))
-            named = (f"{n} {w:g}" for n, w in zip(names, weights, strict=True))
-            notices.append(f"class weights (median frequency): {', '.join(named)}")
+        if computed:
+            weights = computed_weights(given[0], counts, names)
+            notices.append(class_weights.described(given[0], names, weights))
         if not generated(options):
             evaluated_counts = survey(held_out)
             present = [pixels > 0 for pixels in (counts, evaluated_counts)]
@@ -187,11 +190,11 @@ def build(options: Options) -> Run:
         options=options,
         task=task,
         model=task.model,
-        inputs=trainer.image_input(*map(task.model.legal_size, task.size)),
+        inputs=trainer.image_input(*map(task.model.legal_size, task.size), options.data.channels),
         training_set=training_set,
         evaluation_set=trainer.evaluation_batches(options, evaluated, transform),
         report=SegmentationReport(out, evaluated, predictions(options)),
-        recorded={"class_names": names, "evaluated_size": size, "weights_by_class": weights},
+        recorded={"class_names": names, "evaluated_size": size, class_weights.KEY: weights},
         notices=notices,
     )
 
@@ -249,33 +252,13 @@ def floor(options: Options, training: Source, held_out: Source, size: Size) -> l
     return [f"floor (the class most frequent at each place in training): {named}"]
 
 
-def class_weights(options: Options, class_names: Sequence[str]) -> tuple[float, ...]:
-    """The weights that the flag gives; empty where all count 1, or are still to be computed.
-
-    Raises:
-        UserError: the flag is neither a rule's name nor a positive number for each class.
-    """
-    given = options.loss.class_weights
-    if given == MEDIAN_FREQUENCY:
-        return ()
-    try:
-        weights = tuple(map(float, given))
-    except ValueError:
-        weights = (-1.0,)
-    if len(weights) not in (0, len(class_names)) or any(w not in _WEIGHTS for w in weights):
-        raise UserError(
-            f"--class-weights {' '.join(given)}: must be median_frequency, or a number {_WEIGHTS} "
-            f"for each of the {len(class_names)} classes"
-        )
-    return weights
-
-
-def recorded_weights(out: Path) -> tuple[float, ...]:
-    """The weights that a run was trained with; none where `--init-from` alone is evaluated."""
-    if not (out / CONFIG_FILE).exists():
-        return ()
-    (weights,) = flags.recorded(out, weights_by_class=RECORDED_WEIGHTS)
-    return weights
+def computed_weights(
+    rule: str, counts: np.ndarray, class_names: Sequence[str]
+) -> tuple[float, ...]:
+    """The weights that a rule computes from the pixels of each class in each mask."""
+    if rule == "balanced":
+        return class_weights.balanced(counts.sum(axis=0))
+    return tuple(map(float, median_frequency(counts, class_names).round(4)))
 
 
 def build_task(
@@ -297,9 +280,8 @@ def build_task(
         model=model,
         num_classes=len(class_names),
         size=options.augmentation.crop_size or size,
-        mean=spec.mean,
-        std=spec.std,
-        augmentation=options.augmentation,
+        **normalization(spec, options.data.channels),
+        augmentation=without_colors(options.augmentation, options.data.channels),
         loss_name=options.loss.loss,
         class_weights=weights,
         cells=options.masks.cells,

@@ -399,7 +399,7 @@ def open_source(
     # are read ahead. `needs` tells the rest.
     rows = min(data.batch_size, evaluation_batch_size(data))
     memory.require(
-        3 * image_size**2 * max(16, 3 * rows),
+        image_size**2 * max(48, 3 * data.channels * rows),
         f"reading batches of {rows} images of {image_size} x {image_size} pixels",
         "a smaller --batch-size or image",
     )
@@ -412,6 +412,7 @@ def open_source(
         holdout_fraction=data.holdout_fraction,
         keep_bad_images=data.skip_bad_images,
         data_dir=data.data_dir,
+        channels=data.channels,
         formats=formats,
         **{"draft_size": image_size, **settings},
     )
@@ -508,6 +509,6 @@ def processes() -> dict[str, int]:
     return {"process_index": jax.process_index(), "process_count": jax.process_count()}
 
 
-def image_input(height: int, width: int) -> tuple[jax.ShapeDtypeStruct, ...]:
-    """The arguments of a network that takes one RGB image."""
-    return (jax.ShapeDtypeStruct((1, height, width, 3), np.float32),)
+def image_input(height: int, width: int, channels: int = 3) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """The arguments of a network that takes one image."""
+    return (jax.ShapeDtypeStruct((1, height, width, channels), np.float32),)

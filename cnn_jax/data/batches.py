@@ -313,12 +313,25 @@ class _Shuffled:
     seed: int
 
     def __call__(self, positions: np.ndarray) -> np.ndarray:
-        epochs, places = np.divmod(positions, self.count)
-        indices = np.empty_like(positions)
-        for epoch in range(epochs[0], epochs[-1] + 1):
-            chosen = epochs == epoch
-            indices[chosen] = _permutation(self.count, self.seed, epoch)[places[chosen]]
-        return indices
+        return in_epochs(
+            positions, self.count, lambda epoch: _permutation(self.count, self.seed, epoch)
+        )
+
+
+def in_epochs(positions: np.ndarray, count: int, order: Callable[[int], np.ndarray]) -> np.ndarray:
+    """Look positions of a stream up in the orders of its epochs.
+
+    Args:
+        positions: rising, without gaps.
+        count: the examples of an epoch.
+        order: returns the indices that an epoch has one after another, by its number.
+    """
+    epochs, places = np.divmod(positions, count)
+    indices = np.empty_like(positions)
+    for epoch in range(epochs[0], epochs[-1] + 1):
+        chosen = epochs == epoch
+        indices[chosen] = order(epoch)[places[chosen]]
+    return indices
 
 
 @lru_cache(maxsize=4)

@@ -4,10 +4,12 @@ Pillow reads all formats and decides what is damaged. JPEG that is in no way unu
 simplejpeg, to the same pixels in about half the time: both are libjpeg-turbo.
 """
 
+import contextlib
 import functools
 import os
 import warnings
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -34,6 +36,35 @@ DraftSize = int | tuple[int, int]
 """The least rows and columns of an image that is decoded at a part of its size; one number stands
 for both."""
 
+Pixels = UInt8[np.ndarray, "height width channels"]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The way in which the images of a source are decoded.
+
+    Attributes:
+        draft_size, channels: see `decode`.
+    """
+
+    draft_size: DraftSize | None = None
+    channels: int = 3
+
+    def decode(self, file: bytes | str | os.PathLike[str], name: str | None = None) -> Pixels:
+        """Decode as `decode` does."""
+        return self.decode_scaled(file, name)[0]
+
+    def decode_scaled(
+        self, file: bytes | str | os.PathLike[str], name: str | None = None
+    ) -> tuple[Pixels, int]:
+        """Decode as `decode_scaled` does."""
+        return decode_scaled(file, name=name, draft_size=self.draft_size, channels=self.channels)
+
+
+RGB = Reading()
+"""The usual reading: RGB images at full size."""
+
+_TIFF_STARTS = (b"II*\0", b"MM\0*")
 _JPEG_START = b"\xff\xd8\xff"
 _JPEG_END = b"\xff\xd9"
 _JPEG_SCANS = 0xDA  # the marker before the pixels
@@ -57,6 +88,9 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _ORIENTATION_TAG = 0x0112
+_BITS_TAG = 0x0102
+_SAMPLES_TAG = 0x0115
+_PNG_DEPTH = 24  # the place of the depth in a PNG file
 _METADATA = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
 
 # PNG's chunks that may hold an orientation, and how a text among them begins.
@@ -69,19 +103,25 @@ def decode(
     *,
     name: str | None = None,
     draft_size: DraftSize | None = None,
-) -> UInt8[np.ndarray, "height width 3"]:
-    """Decode an image file to the 8-bit RGB image that a viewer shows.
+    channels: int = 3,
+) -> Pixels:
+    """Decode an image file to the 8-bit RGB image that a viewer shows, or to other channels.
 
     The formats are those of `READ`; the content decides, not the name. Grey, black-and-white and
     palette images become RGB. Transparent images are composited over white. CMYK is converted
     without a colour profile, JPEG's inverted inks included. 16 bits are scaled to 8. An EXIF (or
     XMP) orientation is applied. The first frame or page is used. Colour profiles are not applied.
 
+    One channel is the grey of that image (ITU-R 601-2); grey files keep their values. Any other
+    number is that of the file's own bands, as they are: red, green, blue and opacity of a file with
+    colours and transparency, or the bands of a TIFF file, which tifffile reads where Pillow cannot.
+
     Args:
         file: the file's content, or its path.
         name: the file's name in messages; the path by default.
         draft_size: the least size in pixels down to which JPEG's own scaling (1/2, 1/4, 1/8) may
             shrink the image; None decodes at full size.
+        channels: the number of channels.
 
     Returns:
         The upright pixels.
@@ -89,9 +129,9 @@ def decode(
     Raises:
         UserError: the file cannot be read, or is empty, truncated, damaged, too large or not an
             image, or its pixels have no known range (floating-point or 32-bit numbers above
-            65535); the message begins with its name.
+            65535), or it has not the number of bands; the message begins with its name.
     """
-    return decode_scaled(file, name=name, draft_size=draft_size)[0]
+    return decode_scaled(file, name=name, draft_size=draft_size, channels=channels)[0]
 
 
 def decode_scaled(
@@ -99,7 +139,8 @@ def decode_scaled(
     *,
     name: str | None = None,
     draft_size: DraftSize | None = None,
-) -> tuple[UInt8[np.ndarray, "height width 3"], int]:
+    channels: int = 3,
+) -> tuple[Pixels, int]:
     """Decode as `decode`; return the pixels, and by which factor they are fewer on each side.
 
     A side that the factor does not divide is rounded up: the last pixel lies partly outside.
@@ -111,23 +152,47 @@ def decode_scaled(
         content = read_bytes(file, MOST_IMAGE_BYTES)
     if not content:
         raise UserError(f"{name}: the file is empty (0 bytes), expected an image")
+    if channels not in (1, 3):
+        return decode_bands(content, name, channels), 1
+    pixels, scale = _decode_colors(content, name, draft_size)
+    if channels == 1:
+        pixels = np.asarray(Image.fromarray(pixels).convert("L"))[..., None]
+    return pixels, scale
+
+
+def _decode_colors(
+    content: bytes, name: str, draft_size: DraftSize | None
+) -> tuple[UInt8[np.ndarray, "height width 3"], int]:
+    """Decode the RGB image that a viewer shows; see `decode_scaled`."""
     decoded = _decode_usual_jpeg(content, draft_size)
     if decoded is not None:
         return decoded
+    with refused(content, name), open_image(BytesIO(content)) as image:
+        scale = 1
+        if draft_size is not None:
+            rows, columns = _stored(draft_size, _orientation(image))
+            whole = image.size
+            image.draft(None, (columns, rows))
+            scale = next(
+                scale
+                for scale in (1, *reversed(_JPEG_SCALES))
+                if image.size == tuple(-(-side // scale) for side in whole)
+            )
+        image.load()
+        return np.asarray(upright(_to_rgb(image), _orientation(image))), scale
+
+
+@contextlib.contextmanager
+def refused(content: bytes, name: str) -> Iterator[None]:
+    """Turn what decoders raise into a line about the file.
+
+    Raises:
+        UserError: it is damaged, too large or no image.
+    """
     try:
-        with open_image(BytesIO(content)) as image:
-            scale = 1
-            if draft_size is not None:
-                rows, columns = _stored(draft_size, _orientation(image))
-                whole = image.size
-                image.draft(None, (columns, rows))
-                scale = next(
-                    scale
-                    for scale in (1, *reversed(_JPEG_SCALES))
-                    if image.size == tuple(-(-side // scale) for side in whole)
-                )
-            image.load()
-            return np.asarray(upright(_to_rgb(image), _orientation(image))), scale
+        yield
+    except UserError:
+        raise
     except Image.UnidentifiedImageError:
         raise UserError(f"{name}: not an image ({_looks_like(content)}), expected {READ}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -139,6 +204,66 @@ def decode_scaled(
         # and struct.error. For the user each means that this file is damaged.
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{name}: damaged image ({reason})") from error
+
+
+def decode_bands(content: bytes, name: str, channels: int) -> Pixels:
+    """Decode the bands of an image of 8 bits as they are stored.
+
+    It is turned upright, but for a TIFF file whose bands Pillow cannot read.
+
+    Raises:
+        UserError: as `decode`.
+    """
+    stored = channels
+    with refused(content, name):
+        try:
+            with open_image(BytesIO(content)) as image:
+                if image.format == "TIFF":
+                    stored = image.tag_v2.get(_SAMPLES_TAG, 1)
+                image.load()
+                if image.has_transparency_data and channels == 4:
+                    image = image.convert("RGBA")
+                found = np.asarray(upright(image, _orientation(image)))
+        except Image.UnidentifiedImageError:
+            if content[:4] not in _TIFF_STARTS:
+                raise
+            found = _tiff_bands(content, name)
+        if _bands(found) != channels == stored and content[:4] in _TIFF_STARTS:
+            # Of more than four bands Pillow leaves some out.
+            found = _tiff_bands(content, name)
+    if _bands(found) != channels:
+        raise UserError(f"{name}: has {_bands(found)} channels, not the {channels} of --channels")
+    if found.dtype != np.uint8:
+        raise UserError(f"{name}: pixels of {found.dtype}; bands of 8 bits are read")
+    return found
+
+
+def _bands(pixels: np.ndarray) -> int:
+    return pixels.shape[2] if pixels.ndim == 3 else 1
+
+
+def _tiff_bands(content: bytes, name: str) -> np.ndarray:
+    """The first page of a TIFF file with all its bands, the last axis."""
+    try:
+        import tifffile
+    except ImportError:
+        raise UserError(
+            f"{name}: Pillow cannot read its bands; pip install 'cnn_jax[bands]' adds tifffile"
+        ) from None
+    with tifffile.TiffFile(BytesIO(content)) as file:
+        page = file.pages[0]
+        pixels = page.asarray()
+        return np.moveaxis(pixels, page.axes.index("S"), -1) if "S" in page.axes else pixels
+
+
+def as_rgb(
+    image: UInt8[np.ndarray, "*rows height width channels"],
+) -> UInt8[np.ndarray, "*rows height width 3"]:
+    """Show an image of any channels as a picture: its first three, or its first one in grey."""
+    if image.shape[-1] == 3:
+        return image
+    shown = image[..., :3] if image.shape[-1] > 3 else np.repeat(image[..., :1], 3, axis=-1)
+    return np.ascontiguousarray(shown)
 
 
 def _decode_usual_jpeg(
@@ -238,8 +363,14 @@ def read_header(file: bytes | str | os.PathLike[str], *, name: str | None = None
     except UserError:
         raise
     except Exception:
-        # `decode` has the right message for such a file.
-        height, width = decode(file, name=name).shape[:2]
+        content = file if isinstance(file, bytes) else read_bytes(file, MOST_IMAGE_BYTES)
+        name = name or ("image" if isinstance(file, bytes) else os.fspath(file))
+        if content[:4] in _TIFF_STARTS:
+            with refused(content, name):
+                height, width = _tiff_bands(content, name).shape[:2]
+        else:
+            # `decode` has the right message for such a file.
+            height, width = decode(content, name=name).shape[:2]
         return Header(height, width, 1)
     return Header(*((width, height) if orientation >= 5 else (height, width)), orientation)
 
@@ -255,6 +386,23 @@ def describe_form(file: str | os.PathLike[str]) -> str:
             return f"{image.format} {image.mode}{turned}"
     except Exception:  # see `decode_scaled`
         return "unreadable"
+
+
+def bits(file: str | os.PathLike[str]) -> int:
+    """Read the bits that an image file has for each channel: 16, or 8 where it has others.
+
+    They are known of PNG, TIFF and PPM files; a file that cannot be read counts as one of 8.
+    """
+    try:
+        with open_image(file) as image:
+            if image.format == "PNG":
+                image.fp.seek(_PNG_DEPTH)
+                return 16 if image.fp.read(1) == b"\x10" else 8
+            if image.format == "TIFF":
+                return 16 if 16 in image.tag_v2.get(_BITS_TAG, ()) else 8
+            return 16 if image.mode.startswith("I") else 8
+    except Exception:  # `decode` has the right message for such a file
+        return 8
 
 
 def _orientation_follows_pixels(image: Image.Image) -> bool:

@@ -417,6 +417,11 @@ class PackedSource:
             key for key in self._fields if key not in (_NAME, _COUNTED, _OBJECTS, _CHARACTERS)
         ]
 
+    @property
+    def channels(self) -> int:
+        """The channels of the canvases."""
+        return self._fields["image"].shape[-1]
+
     def __reduce__(self) -> tuple[Any, ...]:
         return PackedSource, (self.folder, self._split)
 
@@ -455,6 +460,11 @@ class PackedSource:
         """The label of each example, or bools of its tags; None where there is neither."""
         found = [self._arrays[name] for name in ("label", "labels") if name in self._arrays]
         return found[0] if found and _OBJECTS not in self._arrays else None
+
+    def classes(self, index: int) -> np.ndarray:
+        """Return the classes of the objects to train on."""
+        left_out = self._field("difficult", index) | self._field("crowd", index)
+        return self._field("labels", index)[~left_out]
 
     def object_count(self, index: int) -> int:
         """The number of objects in an image."""

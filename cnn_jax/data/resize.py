@@ -1,4 +1,4 @@
-"""Resizing and cropping of uint8 RGB images on the host.
+"""Resizing and cropping of uint8 images on the host.
 
 `resize` has the arithmetic of Pillow, whose filters widen with the reduction (antialiasing);
 torchvision uses it for the published figures. The rounding rules are torchvision's. `to_canvas` has
@@ -25,15 +25,21 @@ _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.B
 
 
 def resize(
-    image: UInt8[np.ndarray, "height width 3"],
+    image: UInt8[np.ndarray, "height width channels"],
     size: tuple[int, int],
     interpolation: Interpolation = "bilinear",
-) -> UInt8[np.ndarray, "new_height new_width 3"]:
+) -> UInt8[np.ndarray, "new_height new_width channels"]:
     """Resample the whole image to ``size`` = (height, width), antialiased."""
     if image.shape[:2] == size:
         return image
     height, width = size
-    return np.array(Image.fromarray(image).resize((width, height), _FILTERS[interpolation]))
+    if image.shape[2] == 3:
+        return np.array(Image.fromarray(image).resize((width, height), _FILTERS[interpolation]))
+    # One by one: Pillow would take a fourth channel for opacity, and weigh the others with it.
+    bands = (Image.fromarray(np.ascontiguousarray(band)) for band in np.moveaxis(image, 2, 0))
+    return np.stack(
+        [np.asarray(band.resize((width, height), _FILTERS[interpolation])) for band in bands], 2
+    )
 
 
 def resize_mask(
@@ -47,10 +53,10 @@ def resize_mask(
 
 
 def resize_shorter_side(
-    image: UInt8[np.ndarray, "height width 3"],
+    image: UInt8[np.ndarray, "height width channels"],
     size: int,
     interpolation: Interpolation = "bilinear",
-) -> UInt8[np.ndarray, "new_height new_width 3"]:
+) -> UInt8[np.ndarray, "new_height new_width channels"]:
     """Resize the shorter side to ``size`` pixels; the longer side is rounded down."""
     height, width = image.shape[:2]
     longer = int(size * max(height, width) / min(height, width))
@@ -58,8 +64,8 @@ def resize_shorter_side(
 
 
 def to_canvas(
-    image: UInt8[np.ndarray, "height width 3"], size: tuple[int, int]
-) -> UInt8[np.ndarray, "rows columns 3"]:
+    image: UInt8[np.ndarray, "height width channels"], size: tuple[int, int]
+) -> UInt8[np.ndarray, "rows columns channels"]:
     """Squash the whole image of any shape to ``size`` = (rows, columns), antialiased.
 
     Batches have one shape, and nothing is cut off. Along an axis that shrinks, several places a
@@ -78,21 +84,21 @@ def to_canvas(
         for old, new in zip(image.shape[:2], size, strict=True)
     )
     finer = cv2.resize(image, (columns, rows), interpolation=cv2.INTER_LINEAR)
-    if (rows, columns) == size:
-        return finer
-    return cv2.resize(finer, size[::-1], interpolation=cv2.INTER_AREA)
+    if (rows, columns) != size:
+        finer = cv2.resize(finer, size[::-1], interpolation=cv2.INTER_AREA)
+    return finer.reshape(*size, -1)  # OpenCV drops the axis of a single channel
 
 
 def to_square(
-    image: UInt8[np.ndarray, "height width 3"], size: int
-) -> UInt8[np.ndarray, "{size} {size} 3"]:
+    image: UInt8[np.ndarray, "height width channels"], size: int
+) -> UInt8[np.ndarray, "{size} {size} channels"]:
     """Squash the whole image to a square canvas; see `to_canvas`."""
     return to_canvas(image, (size, size))
 
 
 def center_crop(
-    image: UInt8[np.ndarray, "height width 3"], size: int
-) -> UInt8[np.ndarray, "{size} {size} 3"]:
+    image: UInt8[np.ndarray, "height width channels"], size: int
+) -> UInt8[np.ndarray, "{size} {size} channels"]:
     """Cut out the central ``size`` x ``size`` pixels; a smaller image is padded with zeros."""
     height, width = image.shape[:2]
     missing_rows, missing_columns = max(size - height, 0), max(size - width, 0)
@@ -107,8 +113,8 @@ def center_crop(
 
 
 def ten_crop(
-    image: UInt8[np.ndarray, "height width 3"], size: int
-) -> UInt8[np.ndarray, "10 {size} {size} 3"]:
+    image: UInt8[np.ndarray, "height width channels"], size: int
+) -> UInt8[np.ndarray, "10 {size} {size} channels"]:
     """Cut out the four corners and the centre, then the same five of the mirrored image.
 
     The test crops of Krizhevsky et al. 2012, section 4.1, in torchvision's order are top left,

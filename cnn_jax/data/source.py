@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
+from cnn_jax.data.decode import Reading
 from cnn_jax.errors import UserError
 from cnn_jax.progress import in_threads
 from cnn_jax.ranges import LARGEST_INT, LARGEST_SIDE, Range, check_ranges
@@ -15,7 +16,7 @@ from cnn_jax.ranges import LARGEST_INT, LARGEST_SIDE, Range, check_ranges
 Split = Literal["train", "eval", "test"]
 
 Example = Mapping[str, Any]
-"""One example: NumPy arrays or scalars by name, `image` uint8 [height, width, 3] included."""
+"""One example: NumPy arrays or scalars by name, with `image` uint8 [height, width, channels]."""
 
 Transform = Callable[[Example], Example]
 """The preparation of one example on the host, usually resizing; a pure function."""
@@ -43,7 +44,8 @@ class Source(Protocol):
         ...
 
     def __getitem__(self, index: int) -> Example:
-        """Return the example: `image` uint8 [height, width, 3] RGB, and others, such as `label`."""
+        """Return the example: `image` uint8 [height, width, channels], RGB unless others are
+        asked for, and others, such as `label`."""
         ...
 
     def describe(self, index: int) -> str:
@@ -61,6 +63,7 @@ class Settings:
         draft_size: the least rows and columns (or one number for both) down to which JPEG files may
             be decoded at 1/2, 1/4 or 1/8 of their size: much faster for large photos, with slightly
             different pixels. None decodes at full size.
+        channels: the number of channels that images are decoded to; see `cnn_jax.data.decode`.
         holdout_groups: a regular expression that matches the start of a file's name. Files with
             the same first group (or whole match) belong together, such as `(\\d+)_` for the frames
             of one track. If given, the split `eval` is held out by whole groups.
@@ -84,6 +87,7 @@ class Settings:
     seed: int = 0
     image_size: int = 64
     draft_size: int | tuple[int, int] | None = None
+    channels: Annotated[int, Range(1, 512)] = 3
     holdout_groups: str | None = None
     holdout_fraction: Annotated[float, Range(0, 1, below=True)] = 0.1
     keep_bad_images: bool = False
@@ -100,6 +104,11 @@ class Settings:
 
     def __post_init__(self):
         check_ranges(self)
+
+    @property
+    def reading(self) -> Reading:
+        """The way in which images are decoded."""
+        return Reading(self.draft_size, self.channels)
 
 
 class Subset:
@@ -163,6 +172,10 @@ class Subset:
     def mask(self, index: int) -> np.ndarray:
         """Return only the mask, for sources that have masks."""
         return self.source.mask(int(self.indices[index]))
+
+    def classes(self, index: int) -> np.ndarray:
+        """Return the classes of the objects to train on, of sources that have no `labels`."""
+        return self.source.classes(int(self.indices[index]))
 
     def object_count(self, index: int) -> int:
         """The number of objects (at most), of sources that have boxes."""

@@ -40,6 +40,7 @@ def cross_entropy(
     logits: Float[Array, " classes"],
     target: Int[Array, ""] | Float[Array, " classes"],
     label_smoothing: float = 0.0,
+    class_weights: Float[Array, " classes"] | None = None,
 ) -> Float[Array, ""]:
     """Compute the cross-entropy of ``softmax(logits)`` against a class or a distribution.
 
@@ -47,6 +48,8 @@ def cross_entropy(
         logits: unnormalised log-probabilities of one example.
         target: the index of its class, or a distribution over classes.
         label_smoothing: see :func:`class_distribution`.
+        class_weights: factors of the classes' terms, as torch has them; of a class without
+            smoothing it is the factor of the example's loss.
 
     Returns:
         The loss in nats. It is finite wherever its value fits the dtype; a class of probability
@@ -56,7 +59,8 @@ def cross_entropy(
     logits = at_least_float32(logits)
     distribution = class_distribution(target, logits.shape[0], label_smoothing)
     log_probabilities = jax.nn.log_softmax(logits)
-    return -jnp.sum(jnp.where(distribution == 0, 0.0, distribution * log_probabilities))
+    terms = jnp.where(distribution == 0, 0.0, distribution * log_probabilities)
+    return -jnp.sum(terms if class_weights is None else class_weights * terms)
 
 
 def sigmoid_cross_entropy(
@@ -86,6 +90,7 @@ def mean_sigmoid_cross_entropy(
     logits: Float[Array, " classes"],
     target: Int[Array, ""] | Float[Array, " classes"],
     label_smoothing: float = 0.0,
+    class_weights: Float[Array, " classes"] | None = None,
 ) -> Float[Array, ""]:
     """Average the logistic loss of each class against a class or a distribution over classes.
 
@@ -93,9 +98,14 @@ def mean_sigmoid_cross_entropy(
         logits: one for each class.
         target: the index of the class, or a distribution over classes.
         label_smoothing: see :func:`class_distribution`.
+        class_weights: the loss is multiplied by the weight of the example's class; of a
+            distribution, by their mean in it.
 
     References:
         Wightman et al., `ResNet strikes back <https://arxiv.org/abs/2110.00476>`_, 2021
     """
     distribution = class_distribution(target, logits.shape[0], label_smoothing)
-    return jnp.mean(sigmoid_cross_entropy(logits, distribution))
+    loss = jnp.mean(sigmoid_cross_entropy(logits, distribution))
+    if class_weights is None:
+        return loss
+    return loss * jnp.sum(class_weights * class_distribution(target, logits.shape[0]))

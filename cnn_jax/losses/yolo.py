@@ -38,6 +38,7 @@ def yolo_loss(
     softmax: bool = True,
     coordinate_weight: float = 5.0,
     empty_weight: float = 0.5,
+    class_weights: Float[Array, " classes"] | None = None,
 ) -> YoloLoss:
     """Compute sums of squared errors as in the paper, or with a softmax and base boxes.
 
@@ -64,6 +65,7 @@ def yolo_loss(
             on the method, instead of probabilities with squared errors.
         coordinate_weight, empty_weight: the weights of coordinates, and of confidences whose
             target is 0.
+        class_weights: factors of the objects' class losses by their classes.
     """
     cells = grid_ops.split_outputs(outputs.astype(jnp.float32), num_boxes)
     size = outputs.shape[0]
@@ -91,10 +93,13 @@ def yolo_loss(
     errors = jnp.sum((cells.coordinates - grid_ops.encode(mine, num_boxes, priors)) ** 2, axis=-1)
     confidence_errors = (cells.confidences - jnp.where(responsible, overlap, 0.0)) ** 2
     weights = jnp.where(responsible, 1.0, empty_weight)
+    class_errors = _class_errors(cells.classes, label, softmax)
+    if class_weights is not None:
+        class_errors *= class_weights[label]
     return YoloLoss(
         coordinates=coordinate_weight * jnp.sum(jnp.where(responsible, errors, 0.0)),
         confidence=jnp.sum(weights * confidence_errors),
-        classes=jnp.sum(jnp.where(occupied, _class_errors(cells.classes, label, softmax), 0.0)),
+        classes=jnp.sum(jnp.where(occupied, class_errors, 0.0)),
     )
 
 

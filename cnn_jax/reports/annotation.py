@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from cnn_jax.data.decode import as_rgb
 from cnn_jax.data.source import Source
 from cnn_jax.metrics import annotation as metrics
 from cnn_jax.metrics.annotation import PrecisionRecall
@@ -256,7 +257,7 @@ def _pictures(
         given = given[np.argsort(-outcome.probabilities[index, given], kind="stable")]
         guesses = [(names[i], float(outcome.probabilities[index, i])) for i in given]
         return Tagged(
-            image=transform(source[index])["image"],
+            image=as_rgb(transform(source[index])["image"]),
             truth=", ".join(labels) or "no label",
             guesses=guesses,
             where=source.describe(index),

@@ -6,6 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from cnn_jax.data.decode import as_rgb
 from cnn_jax.data.source import Source
 from cnn_jax.metrics import classification as metrics
 from cnn_jax.reports.calibration import ReliabilityDiagram
@@ -79,7 +80,7 @@ class ClassificationReport:
         picks, self._picks = self._picks, Picks(MISTAKES)
         names = self.source.class_names
         wrong, right = picks.guesses(
-            lambda index: self.transform(self.source[index])["image"],
+            lambda index: as_rgb(self.transform(self.source[index])["image"]),
             names,
             self.source.describe,
         )

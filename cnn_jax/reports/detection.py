@@ -6,6 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from cnn_jax.data.decode import as_rgb
 from cnn_jax.data.resize import resize
 from cnn_jax.data.source import Source
 from cnn_jax.data.transforms import whole_size
@@ -260,7 +261,7 @@ def scenes(source: Source, details: Details) -> tuple[list[Scene], list[Scene]]:
 
 def _shown(example: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     """The picture of an example in its true shape, and the factors of the corners of its boxes."""
-    picture, whole = example["image"], np.array(whole_size(example))
+    picture, whole = as_rgb(example["image"]), np.array(whole_size(example))
     if "size" in example:
         factor = min(1.0, max(picture.shape[:2]) / whole.max())
         rows, columns = np.maximum(1, (whole * factor).round().astype(int)).tolist()

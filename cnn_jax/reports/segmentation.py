@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from cnn_jax.conventions import IGNORED
+from cnn_jax.data.decode import as_rgb
 from cnn_jax.data.source import Source
 from cnn_jax.metrics import segmentation as metrics
 from cnn_jax.metrics.classification import class_figures
@@ -137,7 +138,7 @@ class SegmentationReport:
             worst = len(self._worst) < DRAWN or accuracy < self._worst[-1].accuracy
             if not worst and index not in self._spread:
                 continue
-            image = _middle(np.asarray(batch["image"][row]), truth.shape)
+            image = _middle(as_rgb(np.asarray(batch["image"][row])), truth.shape)
             item = Shown(index, accuracy, image, truth.copy(), predicted[row].copy())
             if index in self._spread:
                 self._sample.append(item)

@@ -118,7 +118,7 @@ class Annotation:
 
     def init(self, key: Key[Array, ""]) -> tuple[Any, Any]:
         """Draw the first (params, model_state)."""
-        return init(self.model, self.image_size, key)
+        return init(self.model, self.image_size, key, len(self.mean))
 
     def loss(
         self,

@@ -60,6 +60,8 @@ class Classification:
         loss_name: softmax cross-entropy, or a logistic loss per class against the one-hot label
             (Wightman et al. 2021, section 3).
         label_smoothing: share of the target spread evenly over all classes (Szegedy et al. 2016).
+        class_weights: weights of the classes in the loss of training, which is still divided by the
+            number of examples; none for 1 each.
         logit_scale: factor of the network's logits, in training and in prediction.
         views: views of an image whose logits are averaged in prediction.
     """
@@ -72,12 +74,13 @@ class Classification:
     augmentation: Augmentation = field(default_factory=Augmentation)
     loss_name: LossName = "softmax"
     label_smoothing: float = 0.0
+    class_weights: tuple[float, ...] = ()
     logit_scale: float = 1.0
     views: ViewKind = "one"
 
     def init(self, key: Key[Array, ""]) -> tuple[Any, Any]:
         """Draw the first (params, model_state)."""
-        return init(self.model, self.image_size, key)
+        return init(self.model, self.image_size, key, len(self.mean))
 
     def loss(
         self,
@@ -174,7 +177,10 @@ class Classification:
     def _per_example(
         self, logits: Float[Array, "batch classes"], targets: Float[Array, "batch classes"]
     ) -> Float[Array, " batch"]:
-        loss = partial(LOSSES[self.loss_name], label_smoothing=self.label_smoothing)
+        weights = jnp.array(self.class_weights, jnp.float32) if self.class_weights else None
+        loss = partial(
+            LOSSES[self.loss_name], label_smoothing=self.label_smoothing, class_weights=weights
+        )
         return jax.vmap(loss)(self.logit_scale * logits, targets)
 
     def _correct(self, logits: Float[Array, "batch classes"], batch: Batch) -> Sums:

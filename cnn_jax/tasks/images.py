@@ -14,10 +14,12 @@ from cnn_jax.models.layers import on_axis
 Batch = dict[str, Array]
 
 
-def init(model: nn.Module, image_size: int, key: Key[Array, ""]) -> tuple[Any, Any]:
-    """Draw the first (params, model_state) of a network for square RGB images."""
+def init(
+    model: nn.Module, image_size: int, key: Key[Array, ""], channels: int = 3
+) -> tuple[Any, Any]:
+    """Draw the first (params, model_state) of a network for square images."""
     params_key, dropout_key = jax.random.split(key)
-    images = jnp.zeros((1, image_size, image_size, 3))
+    images = jnp.zeros((1, image_size, image_size, channels))
     initialize = jax.jit(partial(model.init, train=True))
     variables = dict(initialize({"params": params_key, "dropout": dropout_key}, images))
     return variables.pop("params"), variables
@@ -25,7 +27,7 @@ def init(model: nn.Module, image_size: int, key: Key[Array, ""]) -> tuple[Any, A
 
 def augmented(
     batch: Batch, key: Key[Array, ""], config: Augmentation
-) -> Float[Array, "batch height width 3"]:
+) -> Float[Array, "batch height width channels"]:
     """Augment a batch's images, each by the key of its place in the stream; values in 0..1."""
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch["ordinal"])
     augment = partial(augment_example, config=config)

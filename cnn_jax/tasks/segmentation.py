@@ -73,7 +73,7 @@ class Segmentation:
     def init(self, key: Key[Array, ""]) -> tuple[Any, Any]:
         """Draw the first (params, model_state)."""
         params_key, dropout_key = jax.random.split(key)
-        images = jnp.zeros((1, *map(self.model.legal_size, self.size), 3))
+        images = jnp.zeros((1, *map(self.model.legal_size, self.size), len(self.mean)))
         initialize = jax.jit(lambda keys: self.model.init(keys, images, train=True))
         variables = dict(initialize({"params": params_key, "dropout": dropout_key}))
         return variables.pop("params"), variables

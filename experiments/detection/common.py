@@ -30,6 +30,7 @@ from cnn_jax.training.step import Task
 
 from .. import options as flags
 from .. import states, trainer
+from ..channels import pixel_bytes
 from ..trainer import Run
 
 THRESHOLD_FILE = "threshold.json"
@@ -108,13 +109,18 @@ class System:
         """Pixels on a side of the network's square where no flag gives them."""
         raise NotImplementedError
 
-    def build_task(self, class_names: Sequence[str], evaluation: BoxEvaluation) -> DetectionTask:
+    def build_task(
+        self,
+        class_names: Sequence[str],
+        evaluation: BoxEvaluation,
+        class_weights: tuple[float, ...] = (),
+    ) -> DetectionTask:
         """The network, how it is trained, and how its detections are evaluated."""
         raise NotImplementedError
 
     def inputs(self) -> tuple[jax.ShapeDtypeStruct, ...]:
         """The arguments of the network for one example."""
-        return trainer.image_input(self.image_size, self.image_size)
+        return trainer.image_input(self.image_size, self.image_size, self.options.data.channels)
 
     def extended(self, source: Source, split: Split) -> Source:
         """The source with what else the system reads, such as proposals."""
@@ -141,7 +147,7 @@ class System:
         """The preparation of an image to predict for, in words."""
         side = self.image_size
         return (
-            f"image: bytes of RGB, the whole squashed to {side} x {side} pixels, bilinear, "
+            f"image: {pixel_bytes(self.options.data.channels)}, the whole squashed to {side} x {side} pixels, bilinear, "
             "antialiased; size: height and width of the image before, in whose pixels the boxes are"
         )
 

@@ -22,6 +22,7 @@ from cnn_jax.training.state import TrainState
 
 from .. import images
 from .. import options as flags
+from ..channels import normalization, without_colors
 from ..trainer import Run
 from .regions import RegionSystem, first_images
 
@@ -98,7 +99,12 @@ class FastRcnnSystem(RegionSystem):
             options = dataclasses.replace(options, fast_rcnn=chosen)
         return options, lines
 
-    def build_task(self, class_names: Sequence[str], evaluation: BoxEvaluation) -> FastRCNN:
+    def build_task(
+        self,
+        class_names: Sequence[str],
+        evaluation: BoxEvaluation,
+        class_weights: tuple[float, ...] = (),
+    ) -> FastRCNN:
         """The network, how it is trained, and how its detections are evaluated.
 
         Raises:
@@ -120,11 +126,11 @@ class FastRcnnSystem(RegionSystem):
                 **images.model_options(options.model),
             ),
             evaluation=evaluation,
-            mean=spec.mean,
-            std=spec.std,
-            augmentation=options.augmentation,
+            **normalization(spec, options.data.channels),
+            augmentation=without_colors(options.augmentation, options.data.channels),
             sampling=options.sampling,
             statistics=chosen.statistics,
+            class_weights=class_weights,
             multi_task=chosen.multi_task,
             regress_boxes=options.regions.regress_boxes,
             sides=chosen.scales,

@@ -39,6 +39,7 @@ from cnn_jax.training.state import TrainState
 
 from .. import images, trainer
 from .. import options as flags
+from ..channels import normalization
 from ..trainer import Run
 from .regions import RegionSystem
 
@@ -71,7 +72,7 @@ class RcnnSystem(RegionSystem):
 
     def inputs(self) -> tuple[jax.ShapeDtypeStruct, ...]:
         """A warped region."""
-        return trainer.image_input(self.crop_size, self.crop_size)
+        return trainer.image_input(self.crop_size, self.crop_size, self.options.data.channels)
 
     @property
     def crop_size(self) -> int:
@@ -80,7 +81,12 @@ class RcnnSystem(RegionSystem):
         small = self.options.model.stem == "small"
         return self.options.rcnn.crop_size or (32 if small else spec.image_size)
 
-    def build_task(self, class_names: Sequence[str], evaluation: BoxEvaluation) -> RCNN:
+    def build_task(
+        self,
+        class_names: Sequence[str],
+        evaluation: BoxEvaluation,
+        class_weights: tuple[float, ...] = (),
+    ) -> RCNN:
         """The whole detector; its network is what is trained.
 
         Raises:
@@ -95,12 +101,12 @@ class RcnnSystem(RegionSystem):
             # One more for the background.
             model=images.build_model(options.model, len(class_names) + 1),
             evaluation=evaluation,
-            mean=spec.mean,
-            std=spec.std,
+            **normalization(spec, options.data.channels),
             crop_size=crop,
             context=context,
             flip=options.augmentation.flip,
             sampling=dataclasses.replace(options.sampling, background_iou=(0.0, 0.5)),
+            class_weights=class_weights,
         )
         return RCNN(network, chosen.classifier, options.regions.regress_boxes)
 

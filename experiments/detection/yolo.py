@@ -15,6 +15,7 @@ from cnn_jax.tasks.detection.yolo import Yolo
 
 from .. import images
 from .. import options as flags
+from ..channels import normalization, without_colors
 from .common import System
 
 
@@ -86,7 +87,12 @@ class YoloSystem(System):
                 lines.append(f"base boxes {shown} of the image: mean best IoU {overlap:.2f}")
         return options, lines
 
-    def build_task(self, class_names: Sequence[str], evaluation: BoxEvaluation) -> Yolo:
+    def build_task(
+        self,
+        class_names: Sequence[str],
+        evaluation: BoxEvaluation,
+        class_weights: tuple[float, ...] = (),
+    ) -> Yolo:
         """The network, how it is trained, and how its detections are evaluated.
 
         Raises:
@@ -106,14 +112,14 @@ class YoloSystem(System):
                 **images.model_options(model),
             ),
             evaluation=evaluation,
-            mean=spec.mean,
-            std=spec.std,
+            **normalization(spec, self.options.data.channels),
             num_boxes=chosen.boxes_per_cell,
             priors=_pairs(chosen.priors) if chosen.boxes == "priors" else (),
             softmax=chosen.classes == "softmax",
             coordinate_weight=chosen.coordinate_weight,
             empty_weight=chosen.empty_weight,
-            augmentation=self.options.augmentation,
+            class_weights=class_weights,
+            augmentation=without_colors(self.options.augmentation, self.options.data.channels),
         )
 
 

@@ -13,6 +13,8 @@ from .groups import (
     DATA_RANGES,
     LARGEST_BATCH,
     MOST_WORKERS,
+    RGB_ONLY,
+    BalanceOptions,
     DataOptions,
     ModelOptions,
     OptimizerOptions,
@@ -22,6 +24,7 @@ from .groups import (
     WholeImageOptions,
     model_group,
     network_options,
+    rgb_only,
 )
 from .messages import as_flags, entry, help_text, warn
 from .values import flat, replace
@@ -33,6 +36,8 @@ __all__ = [
     "GIVEN",
     "LARGEST_BATCH",
     "MOST_WORKERS",
+    "RGB_ONLY",
+    "BalanceOptions",
     "DataOptions",
     "Declared",
     "Flag",
@@ -60,6 +65,7 @@ __all__ = [
     "recorded",
     "replace",
     "resumable",
+    "rgb_only",
     "stored",
     "typed",
     "warn",

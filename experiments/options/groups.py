@@ -148,6 +148,15 @@ class DataOptions:
     )
     """Pixels on a side of the images that the network gets. Default: what suits the data and the
     model."""
+    channels: int = flag(
+        3,
+        minimum=1,
+        maximum=512,
+        unless={"data": ("shapes",)},
+        aliases="in-channels in-chans input-channels",
+    )
+    """Channels of the images that the network gets: 1 for grey, 3 for RGB; any other number is that
+    of the bands that every file must have, of 8 bits, as they are stored."""
     batch_size: int = flag(
         128, minimum=1, maximum=LARGEST_BATCH, aliases="bs ims-per-batch train-batch-size"
     )
@@ -199,8 +208,43 @@ class WholeImageOptions(DataOptions):
     too; `shift`: both also moved by a pixel, towards two corners."""
 
 
+@dataclasses.dataclass(frozen=True)
+class BalanceOptions:
+    """Rare classes."""
+
+    class_weights: tuple[str, ...] = flag((), metavar="WEIGHT")
+    """Weights of the classes in the loss: `balanced`, the mean number of training examples (or
+    objects) of a class over its own; or a number for each class; or NAME=NUMBER for some."""
+    sampling: Literal["uniform", "balanced", "repeat_factor"] = flag(
+        "uniform", unless={"data": ("shapes",)}
+    )
+    """Training examples of an epoch, whose number stays: each one once; so that all classes come
+    equally often; or the more often the rarer their rarest class is (Gupta et al. 2019, LVIS)."""
+    repeat_threshold: float = flag(0.001, above=0, maximum=1, only={"sampling": ("repeat_factor",)})
+    """Share of the examples below which a class is repeated, by the root of what it lacks."""
+
+
+RGB_ONLY: Mapping[str, Any] = {
+    "policy": "none",
+    "color_jitter": 0.0,
+    "hue": 0.0,
+    "pca_color": 0.0,
+    "saturation": 1.0,
+    "exposure": 1.0,
+}
+"""What changes colours in an augmentation, with the values that do not."""
+
+
+def rgb_only(*names: str) -> dict[str, Declared]:
+    """Declarations of flags that change colours: of images with red, green and blue alone."""
+    assert set(names) <= set(RGB_ONLY)
+    return dict.fromkeys(names, Declared(only={"channels": (3,)}))
+
+
 AUGMENTATION = group(
     {
+        **rgb_only("policy", "color_jitter", "hue", "pca_color"),
+        "erase_fill": Declared(only={"erase": GIVEN, "channels": (3,)}),
         "flip_mode": Declared(only={"flip": GIVEN}),
         "padding": Declared(only={"crop": ("pad",)}),
         "padding_mode": Declared(only={"crop": ("pad",)}),
@@ -209,7 +253,6 @@ AUGMENTATION = group(
         "rand_ops": Declared(only={"policy": ("rand",)}),
         "rand_magnitude": Declared(only={"policy": ("rand",)}),
         "erase": Declared(aliases="random-erase random-erasing"),
-        "erase_fill": Declared(only={"erase": GIVEN}),
         "mixup": Declared(aliases="mixup-alpha"),
         "cutmix": Declared(aliases="cutmix-alpha"),
     }

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from PIL import Image
 
+from cnn_jax.data.decode import as_rgb
 from cnn_jax.errors import UserError
 from cnn_jax.ops.nms import Detections
 from cnn_jax.reports.boxes import Mark, draw_boxes
@@ -65,6 +66,7 @@ class BoxPredictor(ImagePredictor):
     def __init__(self, run: Path, options: flags.PredictOptions) -> None:
         trained = flags.stored(detect.Options, run)
         self._options, self._names = options, class_names(run)
+        self.channels = trained.data.channels
         self._threshold = _threshold(run, trained, options)
         self._system = detect.SYSTEMS[trained.detector.system](trained)
         self._transform = self._system.transform()
@@ -140,7 +142,7 @@ class BoxPredictor(ImagePredictor):
         self._number += 1
         rows = (found[key] for key in ("boxes", "scores", "labels"))
         valid = np.ones(len(found["scores"]), bool)
-        every = ImageDetections(name, content, output, Detections(*rows, valid))
+        every = ImageDetections(name, as_rgb(content), output, Detections(*rows, valid))
         kept = every.above(self._threshold)
         if self._options.crops is not None:
             write_crops(Path(self._options.crops), kept, self._names)

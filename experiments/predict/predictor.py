@@ -18,6 +18,7 @@ from cnn_jax.training.step import Task
 
 from .. import options as flags
 from .. import states
+from ..channels import pixel_bytes
 
 PICTURES = "predictions"
 """The folder below a run's where pictures go unless the user names one."""
@@ -92,19 +93,29 @@ class Predictor(Protocol):
 
 
 class ImagePredictor:
-    """The part that all predictors of images share."""
+    """The part that all predictors of images share.
+
+    Attributes:
+        channels: those of the images of the run.
+    """
+
+    channels: int
 
     def read(self, given: Input) -> np.ndarray:
         """The pixels of an image.
 
         Raises:
-            UserError: the file cannot be read, or the array is no RGB image of 8 bits.
+            UserError: the file cannot be read, or the array is no image of 8 bits with the run's
+                channels.
         """
         if not isinstance(given, np.ndarray):
-            return decode(given)
-        if given.dtype != np.uint8 or given.ndim != 3 or given.shape[2] != 3 or not given.size:
+            return decode(given, channels=self.channels)
+        shape, channels = given.shape, self.channels
+        if given.dtype != np.uint8 or len(shape) != 3 or shape[2] != channels or not given.size:
+            rgb = ", RGB" if channels == 3 else ""
             raise UserError(
-                f"an array {given.dtype}{list(given.shape)}: must be uint8 [height, width, 3], RGB"
+                f"an array {given.dtype}{list(shape)}: must be uint8 [height, width, {channels}]"
+                f"{rgb}"
             )
         return given
 
@@ -197,7 +208,7 @@ def _shape(example: Example) -> tuple[tuple[str, tuple[int, ...]], ...]:
     return tuple((name, np.shape(value)) for name, value in example.items())
 
 
-def whole_image_preparation(transform: EvaluationTransform) -> str:
+def whole_image_preparation(transform: EvaluationTransform, channels: int) -> str:
     """The preparation of an image of which the whole is classified or annotated, in words."""
     crops = (
         "the one in the middle"
@@ -208,7 +219,7 @@ def whole_image_preparation(transform: EvaluationTransform) -> str:
         )
     )
     return (
-        f"bytes of RGB; the shorter side resized to {transform.resize} pixels, bilinear and "
+        f"{pixel_bytes(channels)}; the shorter side resized to {transform.resize} pixels, bilinear and "
         f"antialiased as Pillow does it; squares of {transform.crop} pixels cut out: {crops}"
     )
 

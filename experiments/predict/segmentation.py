@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from cnn_jax import files
+from cnn_jax.data.decode import as_rgb
 from cnn_jax.data.resize import to_canvas
 from cnn_jax.data.tiles import corners, window
 from cnn_jax.reports import masks as pictures
@@ -21,6 +22,7 @@ from cnn_jax.tasks.views import average_pixels, read_views
 
 from .. import options as flags
 from .. import segment
+from ..channels import pixel_bytes
 from .names import output_names, require_other_files
 from .predictor import (
     PICTURES,
@@ -39,7 +41,7 @@ class MaskPredictor(ImagePredictor):
 
     def __init__(self, run: Path, options: flags.PredictOptions) -> None:
         self._trained = flags.stored(segment.Options, run)
-        self._names = class_names(run)
+        self._names, self.channels = class_names(run), self._trained.data.channels
         (size,) = flags.recorded(run, evaluated_size=segment.RECORDED_SIZE)
         self.task = segment.build_task(self._trained, self._names, size)
         self._folder = Path(options.directory) if options.directory else run / PICTURES
@@ -96,7 +98,10 @@ class MaskPredictor(ImagePredictor):
         else:
             part = f"the whole image, which has {rows} x {columns} pixels"
         around = f", and {margin} pixels around them, mirrored beyond the image" if margin else ""
-        return {"preparation": f"bytes of RGB; {part}{around}", "class_names": self._names}
+        return {
+            "preparation": f"{pixel_bytes(self.channels)}; {part}{around}",
+            "class_names": self._names,
+        }
 
     def found(self, content: np.ndarray, predictions: Sequence[np.ndarray]) -> Found:
         """The `mask`, the `shares` of the classes, largest first, and the pixels' `probabilities`.
@@ -111,7 +116,7 @@ class MaskPredictor(ImagePredictor):
 
     def result(self, name: str, content: np.ndarray, found: Found) -> Result:
         """`road 61.0 %; sky 20.1 % -> overlay.png`: the share of each class, largest first."""
-        image, written, mask = content, self._outputs.popleft(), found["mask"]
+        image, written, mask = as_rgb(content), self._outputs.popleft(), found["mask"]
         save(Path(written["mask"]), pictures.index_image(mask, len(self._names)))
         shown = Image.fromarray(pictures.overlay(image, mask, len(self._names)))
         save(Path(written["overlay"]), shown)

@@ -136,6 +136,8 @@ def contradiction(flag, known):
     if wanted is flags.GIVEN:
         nothing = "None" if other.optional else "0"
         return [other.dashed, nothing] if other.default else []
+    if other.name == "channels":
+        return ["--data", "folder:x", "--channels", "1"]
     for choice in other.choices or ("adam", "resnet20", "vgg16", "shapes", "dates"):
         if choice not in wanted and (other.name != "model" or choice != "adam"):
             return [choice] if other.declared.positional else [other.dashed, choice]

@@ -7,7 +7,7 @@ import pytest
 from cnn_jax.data.text.vocabulary import Vocabulary, dumps
 from cnn_jax.errors import UserError
 from cnn_jax.runs import folder as runs
-from experiments import annotate, compare, segment, states, translate
+from experiments import annotate, class_weights, compare, segment, states, translate
 from experiments.detection.common import stored_threshold
 from experiments.options import recorded
 from experiments.predict.predictor import class_names
@@ -57,7 +57,11 @@ READERS = {
         {"evaluated_size": [3, 4]},
         lambda run: recorded(run, evaluated_size=segment.RECORDED_SIZE),
     ),
-    "weights_by_class": ("config.json", {"weights_by_class": [1.0, 2]}, segment.recorded_weights),
+    "weights_by_class": (
+        "config.json",
+        {"weights_by_class": [1.0, 2]},
+        lambda run: class_weights.recorded(run, ("a", "b")),
+    ),
     "bucket_shapes": ("config.json", {"bucket_shapes": [[3, 4]]}, translate.recorded_shapes),
     "vocabulary": (
         translate.VOCABULARY_FILE,

@@ -25,6 +25,21 @@ def main() -> None:
             loss.sum().backward()
             key = f"cross_entropy/{name}/{smoothing}"
             cases[key] = {"loss": loss.tolist(), "gradient": x.grad.tolist()}
+    weights = [0.5, 1.0, 3.0, 0.25, 2.0, 1.5, 0.1]
+    cases["weights"] = weights
+    for smoothing in (0.0, 0.1):
+        for name, target in (("labels", labels), ("soft", soft)):
+            x = torch.tensor(logits, requires_grad=True)
+            loss = functional.cross_entropy(
+                x,
+                torch.tensor(target),
+                weight=torch.tensor(weights, dtype=torch.float64),
+                label_smoothing=smoothing,
+                reduction="none",
+            )
+            loss.sum().backward()
+            key = f"weighted_cross_entropy/{name}/{smoothing}"
+            cases[key] = {"loss": loss.tolist(), "gradient": x.grad.tolist()}
     x = torch.tensor(logits, requires_grad=True)
     loss = functional.binary_cross_entropy_with_logits(x, torch.tensor(soft), reduction="none")
     loss.sum().backward()

@@ -37,6 +37,17 @@ def test_cross_entropy_and_gradient_equal_torch(kind, smoothing):
     np.testing.assert_allclose(gradient, expected["gradient"], rtol=2e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("kind", ["labels", "soft"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_weighted_cross_entropy_and_gradient_equal_torch(kind, smoothing):
+    expected = GOLDEN[f"weighted_cross_entropy/{kind}/{smoothing}"]
+    weights = jnp.array(GOLDEN["weights"])
+    loss_and_gradient = jax.vmap(jax.value_and_grad(cross_entropy), in_axes=(0, 0, None, None))
+    loss, gradient = loss_and_gradient(LOGITS, jnp.array(GOLDEN[kind]), smoothing, weights)
+    np.testing.assert_allclose(loss, expected["loss"], rtol=2e-6, atol=1e-6)
+    np.testing.assert_allclose(gradient, expected["gradient"], rtol=2e-5, atol=1e-7)
+
+
 def test_sigmoid_cross_entropy_and_gradient_equal_torch():
     expected = GOLDEN["sigmoid_cross_entropy"]
     targets = jnp.array(GOLDEN["soft"], jnp.float32)

@@ -126,6 +126,23 @@ def test_the_loss_equals_the_loop(form, seed):
     np.testing.assert_allclose(result, expected, rtol=1e-4)
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_class_weights_multiply_the_class_losses_of_objects(form):
+    rng = np.random.default_rng(3)
+    outputs = jnp.array(rng.normal(0, 0.7, (GRID, GRID, 5 * BOXES + CLASSES)), jnp.float32)
+    boxes = jnp.array([[0.0, 0.0, 0.1, 0.2], [0.7, 0.8, 0.9, 1.0]])
+    labels, weights = jnp.array([0, 2]), jnp.array([3.0, 1.0, 0.25])
+
+    def parts(first, second, **extra):
+        valid = jnp.array([first, second])
+        return yolo_loss(outputs, boxes, labels, valid, num_boxes=BOXES, **form, **extra)
+
+    plain, weighted = parts(True, True), parts(True, True, class_weights=weights)
+    assert (weighted.coordinates, weighted.confidence) == (plain.coordinates, plain.confidence)
+    expected = 3 * parts(True, False).classes + 0.25 * parts(False, True).classes
+    np.testing.assert_allclose(weighted.classes, expected, rtol=1e-5)
+
+
 def test_the_first_of_a_shuffle_owns_the_cell():
     boxes = jnp.tile(jnp.array([[0.3, 0.3, 0.4, 0.4]]), (5, 1))
     valid = jnp.array([True, True, False, True, True])

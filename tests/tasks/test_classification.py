@@ -107,6 +107,26 @@ def test_the_loss_is_summed_over_valid_examples(name, smoothing):
     }
 
 
+@pytest.mark.parametrize("name", ["softmax", "sigmoid"])
+def test_class_weights_multiply_the_loss_of_training_alone(name):
+    weights = (0.5, 1.0, 3.0, 0.25, 2.0, 1.5, 0.1)
+    plain, weighted = task(loss_name=name), task(loss_name=name, class_weights=weights)
+    given = batch()
+    params, _ = plain.init(jax.random.key(0))
+    one = [given | {"valid": jnp.arange(ROWS) == row} for row in range(ROWS - 1)]
+    expected = sum(
+        weights[int(given["label"][row])] * loss(plain, params, part)[0]
+        for row, part in enumerate(one)
+    )
+    total, sums = loss(weighted, params, given)
+    assert total == pytest.approx(expected, rel=1e-5)
+    # What the sum is divided by stays the number of examples.
+    assert sums["examples"] == ROWS - 1
+    predictions = weighted.predict(params, {}, given)
+    evaluated = [of.measure(predictions, given)[0]["loss"] for of in (plain, weighted)]
+    assert evaluated[0] == evaluated[1]
+
+
 def test_auxiliary_heads_count_at_their_weight_while_training_only():
     of, given = task(auxiliary=True), batch()
     params, _ = of.init(jax.random.key(0))

@@ -43,11 +43,13 @@ class BoxAugmentation:
 
 def augment_boxes(
     key: Key[Array, ""],
-    image: Float[Array, "height width 3"],
+    image: Float[Array, "height width channels"],
     boxes: Float[Array, "objects 4"],
     valid: Bool[Array, " objects"],
     config: BoxAugmentation,
-) -> tuple[Float[Array, "height width 3"], Float[Array, "objects 4"], Bool[Array, " objects"]]:
+) -> tuple[
+    Float[Array, "height width channels"], Float[Array, "objects 4"], Bool[Array, " objects"]
+]:
     """Scale, move, mirror and tint one image, and its boxes with it.
 
     Args:
@@ -92,10 +94,12 @@ def flip_boxes(
 
 def _move(
     key: Key[Array, ""],
-    image: Float[Array, "height width 3"],
+    image: Float[Array, "height width channels"],
     boxes: Float[Array, "objects 4"],
     config: BoxAugmentation,
-) -> tuple[Float[Array, "height width 3"], Float[Array, "objects 4"], Float[Array, " objects"]]:
+) -> tuple[
+    Float[Array, "height width channels"], Float[Array, "objects 4"], Float[Array, " objects"]
+]:
     """Scale the image about its centre and move it; return the visible fraction of each box too."""
     height, width, _ = image.shape
     size = jnp.array([width, height], image.dtype)

@@ -61,7 +61,8 @@ class Augmentation:
     erase: Annotated[float, Range(0, 1)] = 0.0
     """The probability of random erasing."""
     erase_fill: Annotated[tuple[float, float, float], Range(0, 1)] = (0.485, 0.456, 0.406)
-    """The colour of the erased rectangle; default: the mean of ImageNet."""
+    """The colour of the erased rectangle; default: the mean of ImageNet. Where channels are not
+    three, its mean."""
     mixup: Annotated[float, Range(0, 100)] = 0.0
     """The alpha of mixup, 0 for none; with cutmix too, each batch gets one of the two."""
     cutmix: Annotated[float, Range(0, 100)] = 0.0
@@ -119,7 +120,10 @@ def augment_example(
     if config.pca_color:
         image = color.pca_color(keys["pca_color"], image, config.pca_color)
     if config.erase:
-        image = geometry.random_erasing(keys["erase"], image, config.erase, fill=config.erase_fill)
+        fill = config.erase_fill
+        if image.shape[2] != 3:
+            fill = sum(fill) / 3
+        image = geometry.random_erasing(keys["erase"], image, config.erase, fill=fill)
     return image
 
 

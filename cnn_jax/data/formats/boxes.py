@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int
 
-from cnn_jax.data.decode import DraftSize, Header, decode_scaled, read_header
+from cnn_jax.data.decode import RGB, Header, Pixels, Reading, read_header
 from cnn_jax.data.formats.frames import Fit, Size, drawn_before_turning, fit
 from cnn_jax.data.source import Example
 from cnn_jax.errors import UserError, one_line
@@ -71,7 +71,7 @@ class BoxSource:
         notices: Sequence[str] = (),
         *,
         relative: bool = False,
-        draft_size: DraftSize | None = None,
+        reading: Reading = RGB,
     ):
         """Store the images.
 
@@ -80,21 +80,21 @@ class BoxSource:
             images: the files and their objects.
             notices: the repairs of faulty data.
             relative: whether boxes are in fractions of the image's sides.
-            draft_size: the size in pixels that suffices, as in `cnn_jax.data.decode.decode`.
+            reading: the way in which images are decoded.
         """
         self.class_names = class_names
         self.notices = tuple(map(one_line, notices))
         self.files = [image.path for image in images]
         self._images = images
         self._relative = relative
-        self._draft_size = draft_size
+        self._reading = reading
 
     def __len__(self) -> int:
         return len(self._images)
 
     def __getitem__(self, index: int) -> Example:
         image = self._images[index]
-        pixels, scale = decode_scaled(image.path, draft_size=self._draft_size)
+        pixels, scale = self._reading.decode_scaled(image.path)
         boxes = image.boxes
         if self._relative:
             height, width = pixels.shape[:2]
@@ -125,6 +125,15 @@ class BoxSource:
         marks = [np.isin(classes, image.labels) for image in self._images]
         return np.array(marks, bool).reshape(len(self), len(classes))
 
+    def classes(self, index: int) -> Int[np.ndarray, " objects"]:
+        """Return the classes of the objects to train on."""
+        image = self._images[index]
+        kept = np.ones(len(image.labels), bool)
+        for left_out in (image.difficult, image.crowd):
+            if left_out is not None:
+                kept &= ~left_out
+        return image.labels[kept]
+
     def object_count(self, index: int) -> int:
         """The number of objects in an image."""
         return len(self._images[index].labels)
@@ -134,7 +143,7 @@ class BoxSource:
         return np.array([len(image.labels) for image in self._images], np.int64)
 
 
-def scaled(pixels: UInt8[np.ndarray, "height width 3"], scale: int) -> Example:
+def scaled(pixels: Pixels, scale: int) -> Example:
     """The image of an example, and the `size` of the whole one if it has other sides.
 
     The size is in whole pixels of the copy, the last of which may lie partly outside of the whole

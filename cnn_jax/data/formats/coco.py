@@ -67,7 +67,7 @@ def open_coco(argument: str, split: Split, settings: Settings) -> BoxSource:
     items = _read(content, path, finder, list(class_names), wanted)
     images, repairs = settle(items, keep_bad_images=settings.keep_bad_images)
     notices = [*notices, *finder.notices(), *repairs]
-    return BoxSource(tuple(class_names.values()), images, notices, draft_size=settings.draft_size)
+    return BoxSource(tuple(class_names.values()), images, notices, reading=settings.reading)
 
 
 def _load(path: Path) -> dict[str, Any]:

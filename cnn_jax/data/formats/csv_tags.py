@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool
 
-from cnn_jax.data.decode import EXTENSIONS, DraftSize, decode
+from cnn_jax.data.decode import EXTENSIONS, RGB, Reading
 from cnn_jax.data.finding import plain_forms
 from cnn_jax.data.formats.folder import hold_out
 from cnn_jax.data.source import Example, Settings, Split
@@ -45,7 +45,7 @@ class CsvTagsSource:
         files: Sequence[str],
         labels: Labels,
         class_names: tuple[str, ...],
-        draft_size: DraftSize | None = None,
+        reading: Reading = RGB,
         notices: Sequence[str] = (),
     ):
         """Store the files and the labels of each."""
@@ -53,13 +53,13 @@ class CsvTagsSource:
         self.files = files
         self.labels = labels
         self.notices = tuple(notices)
-        self._draft_size = draft_size
+        self._reading = reading
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> Example:
-        image = decode(self.describe(index), draft_size=self._draft_size)
+        image = self._reading.decode(self.describe(index))
         return {"image": image, "labels": self.labels[index]}
 
     def describe(self, index: int) -> str:
@@ -110,7 +110,7 @@ def open_csv_tags(argument: str, split: Split, settings: Settings) -> CsvTagsSou
     files = [
         _file(images, names[row], path, content.rows[row].number, missing_stay) for row in rows
     ]
-    return CsvTagsSource(files, labels[rows], class_names, settings.draft_size, notices)
+    return CsvTagsSource(files, labels[rows], class_names, settings.reading, notices)
 
 
 def _rows(names: Sequence[str], split: Split, settings: Settings) -> list[int]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cnn_jax.data.decode import EXTENSIONS, READ, DraftSize, decode, describe_left_out, list_images
+from cnn_jax.data.decode import EXTENSIONS, READ, RGB, Reading, describe_left_out, list_images
 from cnn_jax.data.source import Example, Settings, Split
 from cnn_jax.data.splits import NAMES, Kind, by_kind, kind_of, serving
 from cnn_jax.errors import UserError
@@ -33,7 +33,7 @@ class FolderSource:
         root: Path,
         class_names: tuple[str, ...],
         files: list[tuple[str, int]],
-        draft_size: DraftSize | None = None,
+        reading: Reading = RGB,
         notices: Sequence[str] = (),
     ):
         """Store the files, relative to `root`, each with its label."""
@@ -42,13 +42,13 @@ class FolderSource:
         self.notices = tuple(notices)
         self._root = root
         self._names = [name for name, _ in files]
-        self._draft_size = draft_size
+        self._reading = reading
 
     def __len__(self) -> int:
         return len(self._names)
 
     def __getitem__(self, index: int) -> Example:
-        image = decode(self.describe(index), draft_size=self._draft_size)
+        image = self._reading.decode(self.describe(index))
         return {"image": image, "label": self.labels[index]}
 
     def describe(self, index: int) -> str:
@@ -125,7 +125,7 @@ def open_folder(directory: str, split: Split, settings: Settings) -> FolderSourc
         raise UserError(f"{place}: no images ({READ}) in its class folders")
     notices += _surprises(place, images)
     notices += describe_left_out(place, left_out)
-    return FolderSource(place, class_names, files, settings.draft_size, notices)
+    return FolderSource(place, class_names, files, settings.reading, notices)
 
 
 def _splits(root: Path) -> tuple[dict[Kind, str], list[str]]:

@@ -5,9 +5,9 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool
 
-from cnn_jax.data.decode import decode
+from cnn_jax.data.decode import Pixels, decode
 from cnn_jax.data.formats.masks import MaskSource, open_masks
 from cnn_jax.data.source import Example, Settings, Split
 from cnn_jax.errors import UserError
@@ -38,6 +38,7 @@ class MaskTagsSource:
         patches: list[Patch],
         labels: Bool[np.ndarray, "patches labels"],
         notices: Sequence[str] = (),
+        channels: int = 3,
     ):
         self.class_names = masked.class_names
         self.labels = labels
@@ -45,13 +46,14 @@ class MaskTagsSource:
         self.files = [masked.describe(patch.image) for patch in patches]
         self._masked = masked
         self._patches = patches
+        self._channels = channels
 
     def __len__(self) -> int:
         return len(self._patches)
 
     def __getitem__(self, index: int) -> Example:
         number, top, left, size = self._patches[index]
-        image = _decoded(self._masked.describe(number))
+        image = _decoded(self._masked.describe(number), self._channels)
         return {
             "image": image[top : top + size, left : left + size],
             "labels": self.labels[index],
@@ -100,10 +102,10 @@ def open_mask_tags(directory: str, split: Split, settings: Settings) -> MaskTags
     notices = list(masked.notices)
     if bad:
         notices.append(f"{len(bad):,} of {len(masked):,} images left out (the first: {bad[0]})")
-    return MaskTagsSource(masked, patches, np.stack(labels), notices)
+    return MaskTagsSource(masked, patches, np.stack(labels), notices, settings.channels)
 
 
 @lru_cache(maxsize=128)
-def _decoded(path: str) -> UInt8[np.ndarray, "height width 3"]:
+def _decoded(path: str, channels: int) -> Pixels:
     """Decode an image from which many patches are cut, in any order; do not write to it."""
-    return decode(path)
+    return decode(path, channels=channels)

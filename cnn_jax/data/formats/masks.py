@@ -13,8 +13,8 @@ from cnn_jax.conventions import IGNORED
 from cnn_jax.data.decode import (
     MOST_IMAGE_BYTES,
     READ,
-    DraftSize,
-    decode,
+    RGB,
+    Reading,
     describe_left_out,
     list_images,
     read_header,
@@ -51,18 +51,17 @@ class MaskSource:
         pairs: Sequence[tuple[str, str]],
         masks: MaskFiles,
         notices: Sequence[str] = (),
-        draft_size: DraftSize | None = None,
+        reading: Reading = RGB,
     ):
         """Store pairs of files (image, mask) relative to `root`, and how masks are read.
 
-        With a `draft_size` (see `cnn_jax.data.decode.decode`) an image may be smaller than its
-        mask.
+        With a draft size of `reading` an image may be smaller than its mask.
         """
         self.class_names = masks.class_names
         self.files = [os.path.join(root, image) for image, _ in pairs]
         self._mask_files = [os.path.join(root, mask) for _, mask in pairs]
         self._masks = masks
-        self._draft_size = draft_size
+        self._reading = reading
         self._notices = tuple(notices)
         self._mended: dict[str, set[int]] = defaultdict(set)
 
@@ -70,7 +69,7 @@ class MaskSource:
         return len(self.files)
 
     def __getitem__(self, index: int) -> Example:
-        image = decode(self.describe(index), draft_size=self._draft_size)
+        image = self._reading.decode(self.describe(index))
         return {"image": image, "mask": self.mask(index)}
 
     def describe(self, index: int) -> str:
@@ -151,7 +150,7 @@ def open_masks(directory: str, split: Split, settings: Settings) -> MaskSource:
     if len(set(class_names)) < len(class_names):
         raise UserError(f"{root}: the names of the classes must differ: {', '.join(class_names)}")
     masks = MaskFiles(class_names, meaning_of(len(class_names), settings), colors)
-    return MaskSource(root, pairs, masks, [*notices, *files.notices], settings.draft_size)
+    return MaskSource(root, pairs, masks, [*notices, *files.notices], settings.reading)
 
 
 @dataclass

@@ -21,6 +21,11 @@ def _open(task: str, directory: str, split: Split, settings: Settings) -> Packed
         raise UserError(
             f"--data {PREFIX}{directory}: was packed for {source.about['task']}, not for {task}"
         )
+    if source.channels != settings.channels:
+        raise UserError(
+            f"--data {PREFIX}{directory}: was packed with --channels {source.channels}, not "
+            f"{settings.channels}"
+        )
     return source
 
 

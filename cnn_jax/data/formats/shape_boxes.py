@@ -1,6 +1,7 @@
 """`shapes` for detection: scenes with several objects, and their boxes."""
 
 import numpy as np
+from jaxtyping import Int
 
 from cnn_jax.data.formats.shapes import ShapesSource, open_shapes, scene
 from cnn_jax.data.source import Example, Settings, Split
@@ -25,6 +26,10 @@ class ShapeBoxesSource(ShapesSource):
             "crowd": none,
             "area": (drawn.boxes[:, 2:] - drawn.boxes[:, :2]).prod(axis=1),
         }
+
+    def classes(self, index: int) -> Int[np.ndarray, " objects"]:
+        """Return the classes of the objects."""
+        return self[index]["labels"]
 
     def object_count(self, index: int) -> int:
         """The largest number of objects that a scene may have: it is known without drawing it."""

@@ -186,6 +186,10 @@ class ShapesSource:
         drawn = scene(self._seed, index, self._image_size, split=self._split)
         return {"image": drawn.image, "label": np.int32(drawn.label)}
 
+    def classes(self, index: int) -> Int32[np.ndarray, "1"]:
+        """Return the label alone."""
+        return np.array([self[index]["label"]])
+
     def describe(self, index: int) -> str:
         return f"shapes {self._split}[{index}]"
 

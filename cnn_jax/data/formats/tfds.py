@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cnn_jax.data.decode import DraftSize, decode
+from cnn_jax.data.decode import RGB, Reading
 from cnn_jax.data.source import Example, Settings, Source, Split, Subset
 from cnn_jax.data.splits import Kind, kind_of, serving
 from cnn_jax.errors import UserError
@@ -37,29 +37,35 @@ class TfdsSource:
         image_feature: str,
         label_feature: str,
         class_names: tuple[str, ...],
-        draft_size: DraftSize | None = None,
+        reading: Reading = RGB,
     ):
         """Store the records, which allow random access and hold encoded images."""
         self.class_names = class_names
         self._records = records
         self._image_feature = image_feature
         self._label_feature = label_feature
-        self._draft_size = draft_size
+        self._reading = reading
 
     def __len__(self) -> int:
         return len(self._records.rows)
 
     def __getitem__(self, index: int) -> Example:
         record = self._records.row(index, self.describe(index))
+        label = self._label(record, index)
+        image = self._reading.decode(record[self._image_feature], name=self.describe(index))
+        return {"image": image, "label": label}
+
+    def classes(self, index: int) -> np.ndarray:
+        """Return the label alone."""
+        return np.array([self._label(self._records.row(index, self.describe(index)), index)])
+
+    def _label(self, record: dict[str, Any], index: int) -> np.int32:
         label = record[self._label_feature]
         if label < 0:
             raise UserError(
                 f"{self.describe(index)}: has no label; this split is for contest submissions"
             )
-        image = decode(
-            record[self._image_feature], name=self.describe(index), draft_size=self._draft_size
-        )
-        return {"image": image, "label": np.int32(label)}
+        return np.int32(label)
 
     def describe(self, index: int) -> str:
         return f"{self._records.title}[{index}]"
@@ -118,7 +124,7 @@ def open_tfds(name: str, split: Split, settings: Settings) -> Source:
     image = only_feature(records, features.Image, "image", name, why)
     label = only_feature(records, features.ClassLabel, "label", name, why)
     names = tuple(records.features[label].names)
-    source = TfdsSource(records, image, label, names, settings.draft_size)
+    source = TfdsSource(records, image, label, names, settings.reading)
     return records.part(source)
 
 

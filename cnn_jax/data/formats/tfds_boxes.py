@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from cnn_jax.data.decode import DraftSize, decode_scaled, read_header
+from cnn_jax.data.decode import RGB, Reading, read_header
 from cnn_jax.data.formats.boxes import Repairs, scaled
 from cnn_jax.data.formats.frames import turn
 from cnn_jax.data.formats.tfds import Records, only_feature, open_records
@@ -36,11 +36,11 @@ class TfdsBoxes:
         image: str,
         listed: str,
         class_names: tuple[str, ...],
-        draft_size: DraftSize | None = None,
+        reading: Reading = RGB,
     ):
         """Store the records and the names of their features."""
         self.class_names = class_names
-        self._draft_size = draft_size
+        self._reading = reading
         self._records = records
         self._image, self._listed = image, listed
 
@@ -51,7 +51,7 @@ class TfdsBoxes:
         name = self.describe(index)
         record = self._records.row(index, name)
         content = record[self._image]
-        pixels, scale = decode_scaled(content, name=name, draft_size=self._draft_size)
+        pixels, scale = self._reading.decode_scaled(content, name=name)
         header = read_header(content, name=name)
         objects = record[self._listed]
         height, width = header.stored
@@ -66,19 +66,26 @@ class TfdsBoxes:
         # The area may be that of an outline; TFDS stores COCO's as a whole number of pixels.
         own = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
         area = np.asarray(objects["area"])[kept] if "area" in objects else own
-        labels = objects.get("label", np.zeros(len(kept), np.int32))
         return {
             **scaled(pixels, scale),
             "boxes": boxes,
-            "labels": np.asarray(labels, np.int32)[kept],
-            "difficult": _any(objects, _DIFFICULT, kept),
-            "crowd": _any(objects, _CROWD, kept),
+            "labels": _labels(objects)[kept],
+            "difficult": _any(objects, _DIFFICULT)[kept],
+            "crowd": _any(objects, _CROWD)[kept],
             "area": np.asarray(area, np.float32),
         }
 
+    def classes(self, index: int) -> np.ndarray:
+        """Return the classes of the objects to train on, and of those without an area."""
+        objects = self._objects(index)
+        return _labels(objects)[~(_any(objects, _DIFFICULT) | _any(objects, _CROWD))]
+
     def object_count(self, index: int) -> int:
         """The number of boxes in a record, before those without an area are dropped."""
-        return len(self._records.row(index, self.describe(index))[self._listed]["bbox"])
+        return len(self._objects(index)["bbox"])
+
+    def _objects(self, index: int) -> Mapping[str, Any]:
+        return self._records.row(index, self.describe(index))[self._listed]
 
     def describe(self, index: int) -> str:
         return f"{self._records.title}[{index}]"
@@ -103,13 +110,18 @@ def open_tfds_boxes(name: str, split: Split, settings: Settings) -> Source:
             f"{', '.join(sorted(features))}"
         )
     names = tuple(inner["label"].names) if "label" in inner else ("face",)
-    return records.part(TfdsBoxes(records, image, listed, names, settings.draft_size))
+    return records.part(TfdsBoxes(records, image, listed, names, settings.reading))
 
 
-def _any(objects: Mapping[str, Any], names: tuple[str, ...], kept: np.ndarray) -> np.ndarray:
+def _labels(objects: Mapping[str, Any]) -> np.ndarray:
+    """Return the class of each object; 0 where there is only one."""
+    return np.asarray(objects.get("label", np.zeros(len(objects["bbox"]))), np.int32)
+
+
+def _any(objects: Mapping[str, Any], names: tuple[str, ...]) -> np.ndarray:
     """Return whether each object has any of these marks."""
-    marked = np.zeros(len(kept), bool)
+    marked = np.zeros(len(objects["bbox"]), bool)
     for name in names:
         if name in objects:
             marked |= np.asarray(objects[name], bool)
-    return marked[kept]
+    return marked

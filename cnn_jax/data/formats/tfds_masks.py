@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 
-from cnn_jax.data.decode import DraftSize, decode, read_header
+from cnn_jax.data.decode import RGB, Reading, read_header
 from cnn_jax.data.formats.masks import label_colors
 from cnn_jax.data.formats.tfds import Records, open_records
 from cnn_jax.data.mask_files import Mask, MaskFiles, fitted, meaning_of
@@ -27,14 +27,14 @@ class TfdsMasks:
         image: str,
         mask: str,
         masks: MaskFiles,
-        draft_size: DraftSize | None = None,
+        reading: Reading = RGB,
     ):
         """Store the records, the names of their features, and how masks and images are read."""
         self.class_names = masks.class_names
         self._records = records
         self._image, self._mask = image, mask
         self._masks = masks
-        self._draft_size = draft_size
+        self._reading = reading
         self._mended: dict[str, set[int]] = defaultdict(set)
 
     def __len__(self) -> int:
@@ -43,7 +43,7 @@ class TfdsMasks:
     def __getitem__(self, index: int) -> Example:
         name = self.describe(index)
         content = self._records.row(index, name)[self._image]
-        image = decode(content, name=name, draft_size=self._draft_size)
+        image = self._reading.decode(content, name=name)
         return {"image": image, "mask": self.mask(index)}
 
     def describe(self, index: int) -> str:
@@ -108,4 +108,4 @@ def open_tfds_masks(name: str, split: Split, settings: Settings) -> Source:
     if values and len(values) != len(class_names):
         raise UserError(f"--label-values: {len(values)} values for {len(class_names)} classes")
     masks = MaskFiles(class_names, meaning_of(len(class_names), settings), colors)
-    return records.part(TfdsMasks(records, image, mask, masks, settings.draft_size))
+    return records.part(TfdsMasks(records, image, mask, masks, settings.reading))

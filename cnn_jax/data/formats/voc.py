@@ -83,9 +83,7 @@ def open_voc(directory: str, split: Split, settings: Settings) -> BoxSource:
         items.append(_annotated(annotation, pictures / file, labels))
     images, repairs = settle(items, keep_bad_images=settings.keep_bad_images)
     notices += annotated.notices("annotation") + pictured.notices("image")
-    return BoxSource(
-        tuple(class_names), images, [*notices, *repairs], draft_size=settings.draft_size
-    )
+    return BoxSource(tuple(class_names), images, [*notices, *repairs], reading=settings.reading)
 
 
 @dataclass(frozen=True)

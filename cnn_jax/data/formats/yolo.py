@@ -65,7 +65,7 @@ def open_yolo(argument: str, split: Split, settings: Settings) -> BoxSource:
     items = [labels.read(file, place) for file, place in images]
     settled, repairs = settle(items, relative=True, keep_bad_images=settings.keep_bad_images)
     notices = [*data.notices, *labels.notices(), *repairs]
-    return BoxSource(class_names, settled, notices, relative=True, draft_size=settings.draft_size)
+    return BoxSource(class_names, settled, notices, relative=True, reading=settings.reading)
 
 
 @dataclass

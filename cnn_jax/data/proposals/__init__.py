@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32
 
+from cnn_jax.data.decode import Pixels, as_rgb
 from cnn_jax.data.proposals.dense_grid import dense_grid
 from cnn_jax.data.proposals.edge_boxes import edge_boxes
 from cnn_jax.data.proposals.selective_search import selective_search
@@ -66,14 +67,14 @@ class Proposals:
         digest = hashlib.blake2b(repr(settings).encode(), digest_size=6).hexdigest()
         return f"{self.proposals}-{digest}"
 
-    def find(self, image: UInt8[np.ndarray, "height width 3"]) -> Float32[np.ndarray, "boxes 4"]:
+    def find(self, image: Pixels) -> Float32[np.ndarray, "boxes 4"]:
         """Find all boxes of an image in its own pixels, the most promising first."""
         height, width = image.shape[:2]
         if self.proposals == "grid":
             return dense_grid(height, width, self.grid_scales, self.grid_ratios, self.grid_step)
         longer = self.proposal_size or min(LONGER_SIDE, max(height, width))
         size = tuple(max(1, round(side * longer / max(height, width))) for side in (height, width))
-        searched = resize(image, size)
+        searched = resize(as_rgb(image), size)
         if self.proposals == "edge_boxes":
             boxes = edge_boxes(searched)
         else:

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from cnn_jax import files
+from cnn_jax.data.decode import Pixels
 from cnn_jax.data.proposals import Proposals
 from cnn_jax.data.source import Example, Source
 from cnn_jax.data.workers import worker_processes
@@ -49,6 +50,10 @@ class ProposalSource:
         proposals, _ = self._proposals(example["image"])
         return {**example, "proposals": proposals[: self.method.max_proposals]}
 
+    def classes(self, index: int) -> np.ndarray:
+        """Return the classes of the objects to train on."""
+        return self.source.classes(index)
+
     def object_count(self, index: int) -> int:
         """The number of objects (at most) in an image."""
         return self.source.object_count(index)
@@ -60,9 +65,7 @@ class ProposalSource:
         """Cache the proposals of an example on disk; return whether they were missing."""
         return self._proposals(self.source[index]["image"])[1]
 
-    def _proposals(
-        self, image: UInt8[np.ndarray, "height width 3"]
-    ) -> tuple[Float32[np.ndarray, "boxes 4"], bool]:
+    def _proposals(self, image: Pixels) -> tuple[Float32[np.ndarray, "boxes 4"], bool]:
         """Return all proposals of an image, and whether the cache lacked them."""
         if not self.method.cached:
             return self.method.find(image), False

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
+from cnn_jax.data.decode import bits
 from cnn_jax.data.source import Source
 from cnn_jax.errors import one_line
 
@@ -39,7 +40,9 @@ def notices(
         unit: the word for an example.
         present: which classes are in which training and evaluation examples, in place of `labels`.
     """
-    own = dict.fromkeys((*getattr(training, "notices", ()), *getattr(held_out, "notices", ())))
+    own = dict.fromkeys(
+        (*getattr(training, "notices", ()), *getattr(held_out, "notices", ()), *deep(training))
+    )
     return [*map(one_line, own), *summary(training, held_out, unit, present)]
 
 
@@ -56,6 +59,14 @@ def summary(
     known = present[0] is not None and present[1] is not None
     counted = _counts(line, training, present, unit) if known else [line]
     return [one_line(each) for each in (*counted, *equal_pictures(training, held_out))]
+
+
+def deep(source: Source) -> list[str]:
+    """Tell that images of 16 bits are scaled to 8, as the first file of a source shows."""
+    files = getattr(source, "files", None)
+    if not files or bits(files[0]) == 8:
+        return []
+    return [f"data: images of 16 bits a channel ({files[0]}) are scaled to 8"]
 
 
 def presence(source: Source) -> Presence | None:

@@ -57,6 +57,7 @@ class FastRCNN:
         augmentation: applied on the device, in training only.
         sampling: the choice of regions to train on.
         statistics: the means and deviations that box targets are normalised by.
+        class_weights: weights of the classes' regions in the class loss; the background has 1.
         multi_task: learns boxes with the classes; without, detections are the proposals
             themselves.
         regress_boxes: moves detections to the boxes that were learnt.
@@ -72,6 +73,7 @@ class FastRCNN:
     augmentation: BoxAugmentation = FLIP_ONLY
     sampling: RegionSampling = field(default_factory=RegionSampling)
     statistics: BoxStatistics = field(default_factory=BoxStatistics)
+    class_weights: tuple[float, ...] = ()
     multi_task: bool = True
     regress_boxes: bool = True
     sides: tuple[int, ...] = ()
@@ -80,7 +82,7 @@ class FastRCNN:
         """Draw the first (params, model_state)."""
         params_key, dropout_key = jax.random.split(key)
         side = self.evaluation.image_size
-        images, boxes = jnp.zeros((1, side, side, 3)), jnp.zeros((1, 1, 4))
+        images, boxes = jnp.zeros((1, side, side, len(self.mean))), jnp.zeros((1, 1, 4))
         initialize = jax.jit(partial(self.model.init, train=True))
         variables = dict(initialize({"params": params_key, "dropout": dropout_key}, images, boxes))
         return variables.pop("params"), variables
@@ -128,7 +130,8 @@ class FastRCNN:
             (scores, deltas), model_state = jax.lax.switch(which, branches, normalized, drawn)
         else:
             (scores, deltas), model_state = apply(normalized, drawn)
-        losses = jax.vmap(region_loss)(scores, deltas, targets)
+        of_image = partial(region_loss, class_weights=self.class_weights)
+        losses = jax.vmap(of_image)(scores, deltas, targets)
         sums = loss_sums(losses, batch["valid"], float(self.multi_task))
         return sums["loss"], (model_state, sums)
 
@@ -155,9 +158,10 @@ class FastRCNN:
         detections = self.evaluation.detect(boxes, probabilities, batch["size"], filled)
         if "index" not in batch:  # images of a user, not of a set
             return Predictions(detections, None)
-        return Predictions(
-            detections, evaluation_losses(scores, deltas, batch, self.sampling, self.statistics)
+        losses = evaluation_losses(
+            scores, deltas, batch, self.sampling, self.statistics, self.class_weights
         )
+        return Predictions(detections, losses)
 
     def measure(self, predictions: Predictions, batch: Batch) -> tuple[Sums, Rows]:
         """Sum the losses; rows are those of `BoxEvaluation.rows`."""
@@ -172,7 +176,7 @@ class FastRCNN:
 
 def _prepared(
     root: Key[Array, ""], example: Batch, config: BoxAugmentation
-) -> tuple[Float[Array, "height width 3"], Array, Array, Batch]:
+) -> tuple[Float[Array, "height width channels"], Array, Array, Batch]:
     """Augment one example's image, objects to train on and proposals together."""
     key = jax.random.fold_in(root, example["ordinal"])
     objects, proposals = example["boxes"], example["proposals"]

@@ -15,7 +15,6 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Key
 
-from cnn_jax import losses
 from cnn_jax.data.augment import normalize
 from cnn_jax.metrics.summary import Summary
 from cnn_jax.models.backbones import by_resolution
@@ -31,6 +30,7 @@ from cnn_jax.tasks.detection.regions import (
     evaluation_losses,
     loss_means,
     loss_sums,
+    of_regions,
 )
 from cnn_jax.tasks.images import Batch, apply_training, floating, init
 
@@ -73,6 +73,7 @@ class FineTuning:
         context: pixels of it on each side that lie around the region's box.
         flip: mirrors every second region.
         sampling: the choice of regions for the reported loss of an evaluation.
+        class_weights: weights of the classes' regions in the loss; the background has 1.
     """
 
     model: nn.Module
@@ -85,10 +86,11 @@ class FineTuning:
     sampling: RegionSampling = field(
         default_factory=lambda: RegionSampling(background_iou=(0.0, 0.5))
     )
+    class_weights: tuple[float, ...] = ()
 
     def init(self, key: Key[Array, ""]) -> tuple[Any, Any]:
         """Draw the first (params, model_state)."""
-        return init(self.model, self.crop_size, key)
+        return init(self.model, self.crop_size, key, len(self.mean))
 
     def loss(
         self,
@@ -110,10 +112,10 @@ class FineTuning:
             self.model, params, model_state, crops, keys["dropout"], axis_name
         )
         label = batch["label"]
-        of_class = jax.vmap(losses.cross_entropy)(logits, label)
+        of_class = of_regions(logits, label, self.class_weights)
         for auxiliary in features.get("auxiliary_logits", {}).values():
             weight = self.model.auxiliary_weight
-            of_class = of_class + weight * jax.vmap(losses.cross_entropy)(auxiliary, label)
+            of_class = of_class + weight * of_regions(auxiliary, label, self.class_weights)
         rows = RegionLoss(
             classes=of_class,
             boxes=jnp.zeros_like(of_class),
@@ -188,12 +190,14 @@ class FineTuning:
         if "index" not in batch:  # images of a user, not of a set
             return Predictions(detections, None)
         deltas = jnp.zeros((*scores.shape, 4))
-        regions = evaluation_losses(logits, deltas, batch, self.sampling, BoxStatistics())
+        regions = evaluation_losses(
+            logits, deltas, batch, self.sampling, BoxStatistics(), self.class_weights
+        )
         return Predictions(detections, regions._replace(boxes=jnp.zeros_like(regions.boxes)))
 
     def _crops(
-        self, image: Float[Array, "height width 3"], boxes: Float[Array, "boxes 4"]
-    ) -> Float[Array, "boxes crop crop 3"]:
+        self, image: Float[Array, "height width channels"], boxes: Float[Array, "boxes 4"]
+    ) -> Float[Array, "boxes crop crop channels"]:
         """Warp regions of a normalised image to squares; outside the image lies the mean, 0."""
         return warp_crops(image, boxes, self.crop_size, self.context)
 
@@ -231,7 +235,7 @@ class RCNN:
         params, model_state = self.network.init(key)
         side = self.evaluation.image_size
         batch = {
-            "image": jnp.zeros((1, side, side, 3), jnp.uint8),
+            "image": jnp.zeros((1, side, side, len(self.network.mean)), jnp.uint8),
             "proposals": jnp.zeros((1, 1, 4)),
             "proposal_valid": jnp.ones((1, 1), bool),
         }

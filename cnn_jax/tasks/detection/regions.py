@@ -158,6 +158,7 @@ def region_loss(
     scores: Float[Array, "regions scores"],
     deltas: Float[Array, "regions classes 4"],
     targets: Targets,
+    class_weights: tuple[float, ...] = (),
 ) -> RegionLoss:
     """Compute the two parts of the multi-task loss of one image (Girshick 2015, equation 1).
 
@@ -165,10 +166,11 @@ def region_loss(
         scores: logits, the background's first.
         deltas: normalised box outputs by class.
         targets: of the same regions.
+        class_weights: see `of_regions`.
     """
     count = jnp.maximum(jnp.sum(targets.valid, dtype=jnp.float32), 1)
     truth = jnp.where(targets.foreground, targets.labels + 1, 0)
-    of_class = jax.vmap(losses.cross_entropy)(scores, truth)
+    of_class = of_regions(scores, truth, class_weights)
     own = jnp.take_along_axis(deltas, targets.labels[:, None, None], axis=1)[:, 0]
     of_box = jnp.sum(losses.smooth_l1(own, targets.deltas), axis=-1)
     right = (jnp.argmax(scores, axis=-1) == truth) & targets.valid
@@ -181,19 +183,37 @@ def region_loss(
     )
 
 
+def of_regions(
+    scores: Float[Array, "regions scores"],
+    truth: Int[Array, " regions"],
+    class_weights: tuple[float, ...] = (),
+) -> Float[Array, " regions"]:
+    """Compute the cross-entropy of each region over the background and the classes.
+
+    Args:
+        scores: logits, the background's first.
+        truth: 0 for the background, 1 + the class otherwise.
+        class_weights: a factor of the losses of each class's regions; those of the background have
+            1. None for 1 each.
+    """
+    per_region = jax.vmap(losses.cross_entropy)(scores, truth)
+    return per_region * jnp.array([1.0, *class_weights])[truth] if class_weights else per_region
+
+
 def evaluation_losses(
     scores: Float[Array, "batch regions scores"],
     deltas: Float[Array, "batch regions classes 4"],
     batch: Batch,
     sampling: RegionSampling,
     statistics: BoxStatistics,
+    class_weights: tuple[float, ...] = (),
 ) -> RegionLoss:
     """Compute the losses of proposals drawn as in training, but always the same of an image.
 
     Args:
         scores, deltas: of all proposals.
         batch: with `proposals`, `boxes` and what goes with them.
-        sampling, statistics: as in training.
+        sampling, statistics, class_weights: as in training.
     """
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), batch["index"])
     rows, targets = jax.vmap(partial(draw, sampling=sampling, statistics=statistics))(
@@ -206,7 +226,8 @@ def evaluation_losses(
     )
     drawn_scores = jnp.take_along_axis(scores, rows[..., None], axis=1)
     drawn_deltas = jnp.take_along_axis(deltas, rows[..., None, None], axis=1)
-    return jax.vmap(region_loss)(drawn_scores, drawn_deltas, targets)
+    loss = partial(region_loss, class_weights=class_weights)
+    return jax.vmap(loss)(drawn_scores, drawn_deltas, targets)
 
 
 def loss_sums(losses: RegionLoss, valid: Bool[Array, " batch"], box_weight: float = 1.0) -> Sums:

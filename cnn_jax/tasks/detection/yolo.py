@@ -42,6 +42,7 @@ class Yolo:
         priors: their base boxes, in shares of the image's sides; none for free boxes.
         softmax: trains classes with softmax and cross-entropy; otherwise with squared errors.
         coordinate_weight, empty_weight: see `cnn_jax.losses.yolo`.
+        class_weights: weights of the objects' class losses; none for 1 each.
         augmentation: applied on the device, in training only.
     """
 
@@ -54,11 +55,12 @@ class Yolo:
     softmax: bool = True
     coordinate_weight: float = 5.0
     empty_weight: float = 0.5
+    class_weights: tuple[float, ...] = ()
     augmentation: BoxAugmentation = field(default_factory=BoxAugmentation)
 
     def init(self, key: Key[Array, ""]) -> tuple[Any, Any]:
         """Draw the first (params, model_state)."""
-        return init(self.model, self.evaluation.image_size, key)
+        return init(self.model, self.evaluation.image_size, key, len(self.mean))
 
     def loss(
         self,
@@ -130,6 +132,7 @@ class Yolo:
             softmax=self.softmax,
             coordinate_weight=self.coordinate_weight,
             empty_weight=self.empty_weight,
+            class_weights=jnp.array(self.class_weights) if self.class_weights else None,
         )
         shares = boxes / self.evaluation.image_size
         parts = jax.vmap(one)(outputs, shares, batch["labels"], valid, keys)

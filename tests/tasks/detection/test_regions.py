@@ -14,6 +14,7 @@ from cnn_jax.tasks.detection.regions import (
     Targets,
     box_statistics,
     draw,
+    of_regions,
     region_loss,
 )
 
@@ -100,6 +101,23 @@ def test_without_regions_nothing_is_drawn():
     given = scene(5) | {"region_valid": jnp.zeros(40, bool)}
     _, targets = drawn(jax.random.key(0), **given, sampling=SAMPLING, statistics=BoxStatistics())
     assert not targets.valid.any() and not targets.foreground.any()
+
+
+def test_class_weights_multiply_the_class_losses_of_foreground_regions():
+    rng = np.random.default_rng(0)
+    scores, truth = jnp.array(rng.normal(size=(5, 3)), jnp.float32), jnp.array([2, 0, 1, 0, 2])
+    plain = of_regions(scores, truth)
+    factors = np.array([4.0, 1.0, 0.5, 1.0, 4.0])
+    np.testing.assert_allclose(of_regions(scores, truth, (0.5, 4.0)), plain * factors, rtol=1e-6)
+    targets = Targets(
+        labels=jnp.array([1, 0, 0, 0, 1]),
+        deltas=jnp.zeros((5, 4)),
+        foreground=truth > 0,
+        valid=jnp.array([True] * 4 + [False]),
+    )
+    found = region_loss(scores, jnp.zeros((5, 2, 4)), targets, (0.5, 4.0))
+    # Divided by the number of regions, not by the sum of their weights.
+    assert float(found.classes) == pytest.approx((plain * factors)[:4].sum() / 4, rel=1e-6)
 
 
 def test_the_loss_is_the_paper_s():
