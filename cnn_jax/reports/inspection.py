@@ -185,8 +185,8 @@ def _leaks(inspection: Inspection, across: bool) -> Iterator[Section]:
     for pair in inspection.pairs:
         if pair.across != across or not pair.count:
             continue
-        where = f"in {pair.within.name} too" if across else "more than once"
-        title = f"Pictures of {pair.split.name} that are {where}"
+        where = f"are in {pair.within.name} too" if across else "repeat earlier ones"
+        title = f"Pictures of {pair.split.name} that {where}"
         note = (
             f"With the same pixels: {pair.exact:,}; near copies: {pair.count - pair.exact:,}. "
             "Left: the picture; right: the one that it repeats."
