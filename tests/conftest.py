@@ -37,7 +37,7 @@ install_import_hook("cnn_jax", "beartype.beartype").__enter__()
 # Tracing makes many objects that stay; to look through them all again and again costs a tenth.
 gc.set_threshold(100_000, 20, 50)
 
-STRICT = ("losses", "metrics", "ops")
+STRICT = ("losses", "metrics", "ops", "reports", "runs")
 """The rooms whose tests end where dtypes are promoted implicitly."""
 
 MEMORY_MAPS = 30_000  # A process may have some 65,000.
