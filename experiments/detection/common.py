@@ -145,10 +145,10 @@ class System:
 
     def preparation(self) -> str:
         """The preparation of an image to predict for, in words."""
-        side = self.image_size
+        side, pixels = self.image_size, pixel_bytes(self.options.data.channels)
         return (
-            f"image: {pixel_bytes(self.options.data.channels)}, the whole squashed to {side} x {side} pixels, bilinear, "
-            "antialiased; size: height and width of the image before, in whose pixels the boxes are"
+            f"image: {pixels}, the whole squashed to {side} x {side} pixels, bilinear, antialiased"
+            "; size: height and width of the image before, in whose pixels the boxes are"
         )
 
     def decided_by(

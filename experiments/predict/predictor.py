@@ -219,8 +219,8 @@ def whole_image_preparation(transform: EvaluationTransform, channels: int) -> st
         )
     )
     return (
-        f"{pixel_bytes(channels)}; the shorter side resized to {transform.resize} pixels, bilinear and "
-        f"antialiased as Pillow does it; squares of {transform.crop} pixels cut out: {crops}"
+        f"{pixel_bytes(channels)}; the shorter side resized to {transform.resize} pixels, bilinear "
+        f"and antialiased as Pillow does it; squares of {transform.crop} pixels cut out: {crops}"
     )
 
 
