@@ -1,12 +1,13 @@
 """Progress bars: shown on a terminal, silent where the output is a file or a pipe."""
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import track as rich_track
+
+from cnn_jax import processors
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -49,7 +50,7 @@ def in_threads(
         threads: the number of threads; 0 for one per core.
         at_once: the number of results that may wait to be taken.
     """
-    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+    with ThreadPoolExecutor(threads or processors.available()) as pool:
         # Submitted in slices: one future per item may take more memory than the items.
         results = (
             result

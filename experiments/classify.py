@@ -185,7 +185,9 @@ def build_task(
     )
 
 
-COMMAND = trainer.Command(Options, presets.CLASSIFICATION, build, lambda _: models.names())
+COMMAND = trainer.Command(
+    Options, presets.CLASSIFICATION, build, lambda _: models.names(), variant="model"
+)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 
 # From the ground up; a room may import from any floor below its own.
 FLOORS = (
-    ("conventions", "errors", "progress", "files", "memory", "ranges", "reading"),
+    ("conventions", "errors", "progress", "files", "memory", "processors", "ranges", "reading"),
     ("ops",),
     ("losses", "metrics", "models", "data", "runs"),
     ("tasks", "training", "reports"),
@@ -23,6 +23,7 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 # Rooms of one floor that may import each other: (from, to).
 NEIGHBOURS = {(low, "errors") for low in ("files", "memory", "progress", "ranges", "reading")}
+NEIGHBOURS |= {("progress", "processors")}
 
 # Imports from below that are forbidden all the same.
 FORBIDDEN = {

@@ -4,7 +4,6 @@ Batch k is a pure function of (source, transform, seed, k). A run can therefore 
 saved state, and the number of threads, workers and processes does not affect the numbers.
 """
 
-import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +16,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from cnn_jax import memory
+from cnn_jax import memory, processors
 from cnn_jax.data.shared import Arrays, Column, Kinds, SharedMemory, Slots, columns
 from cnn_jax.data.source import Example, Source, Transform, unchanged
 from cnn_jax.data.workers import worker_processes
@@ -460,7 +459,7 @@ class _Reader:
         """Yield the batches from `start` on; closing the iterator ends threads and processes."""
         steps = grain.MapDataset.range(start, self.count)
         if not self.workers:
-            return self._read(steps.map(self.load), min(os.cpu_count() or 1, _MAX_THREADS))
+            return self._read(steps.map(self.load), min(processors.available(), _MAX_THREADS))
         return self._read_in_processes(steps, start)
 
     def _read(self, batches: grain.MapDataset, threads: int) -> Iterator[Batch]:

@@ -1,9 +1,8 @@
 """The choice between threads and processes that read, by the machine and the source."""
 
-import os
 from dataclasses import dataclass
 
-from cnn_jax import memory
+from cnn_jax import memory, processors
 from cnn_jax.data.source import Source
 from cnn_jax.data.workers import WORKER_BYTES
 
@@ -20,13 +19,6 @@ class Readers:
     reason: str = ""
 
 
-def cores() -> int:
-    """The number of processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def suitable_readers(source: Source, *, accelerated: bool, available: int | None = None) -> Readers:
     """Choose the readers of a source.
 
@@ -39,7 +31,7 @@ def suitable_readers(source: Source, *, accelerated: bool, available: int | None
         accelerated: whether steps run elsewhere than on this machine's processors.
         available: the number of processors; None for those that this process may use.
     """
-    available = cores() if available is None else available
+    available = processors.available() if available is None else available
     if getattr(source, "mapped", False):
         return Readers(0, "reading: in threads, as packed data is only copied")
     if not accelerated:

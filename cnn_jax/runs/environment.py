@@ -12,6 +12,7 @@ from typing import Any
 import jax
 
 import cnn_jax
+from cnn_jax import processors
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
@@ -25,7 +26,7 @@ def describe_environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {"cnn_jax": cnn_jax.__version__, **{n: _version(n) for n in PACKAGES}},
         "platform": platform.platform(),
-        "cpu_count": os.cpu_count(),
+        "cpu_count": processors.available(),
         "backend": jax.default_backend(),
         "device_kind": devices[0].device_kind,
         "device_count": len(devices),

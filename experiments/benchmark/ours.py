@@ -1,7 +1,6 @@
 """This project as a contender."""
 
 import itertools
-import os
 import resource
 import statistics
 import time
@@ -15,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cnn_jax import memory, models
+from cnn_jax import memory, models, processors
 from cnn_jax.data import open_source
 from cnn_jax.data.augment import Augmentation, augment_example, normalize
 from cnn_jax.data.batches import TrainingBatches
@@ -202,7 +201,7 @@ def _data(job: Job) -> Prepared:
             images = augment(batch)
         jax.block_until_ready(images)
 
-    return Prepared(run, lambda: {"cores": os.cpu_count()}, _peak_memory)
+    return Prepared(run, lambda: {"cores": processors.available()}, _peak_memory)
 
 
 def _readers(job: Job) -> Prepared:
@@ -228,7 +227,7 @@ def _readers(job: Job) -> Prepared:
             facts["bytes"] = sum(column.nbytes for column in batch.values()) // job.batch_size
 
     facts: dict[str, Any] = {
-        "cores": os.cpu_count(),
+        "cores": processors.available(),
         "canvas": transform.canvas_size,
         "images": len(source),
     }

@@ -43,7 +43,8 @@ def parse(
         argv: the command line; None for the process's own.
         presets: values by flag, by the preset's name. One with the name of `--data` is its default.
         variant: a flag by whose value there are presets of their own: with `--system rcnn`,
-            `shapes_rcnn` takes the place of `shapes`.
+            `shapes_rcnn` takes the place of `shapes`, and `shapes_others` where it is given
+            another value than in `shapes`.
 
     Raises:
         UserError: on an unknown flag or preset, an illegal value, a flag that does nothing, or a
@@ -56,7 +57,7 @@ def parse(
         return _continued(options, given)
     named = given.get("config")
     from_file = given_by(options, Path(named)) if named else {}
-    chosen = _preset({**flat(options()), **from_file, **given}, presets or {}, variant)
+    chosen = _preset(flat(options()), {**from_file, **given}, presets or {}, variant)
     base = replace(options(), chosen)
     if named:
         base = _over(base, from_file, given, named)
@@ -133,11 +134,13 @@ def _displaced(known: Mapping[str, Flag], given: Mapping[str, Any]) -> dict[str,
 
 
 def _preset(
-    start: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    given: Mapping[str, Any],
     presets: Mapping[str, Mapping[str, Any]],
     variant: str | None = None,
 ) -> dict[str, Any]:
     """The values of the preset that is asked for, or that the data has; empty for none."""
+    start = {**defaults, **given}
     preset = start["preset"]
     if preset == "list":
         print("\n".join(presets))
@@ -148,8 +151,10 @@ def _preset(
         return {}
     if preset not in presets:
         raise UserError(f"--preset {preset}: unknown; one of {', '.join(presets)}")
-    if variant is not None and f"{preset}_{start[variant]}" in presets:
-        preset = f"{preset}_{start[variant]}"
+    value = given.get(variant)
+    if value is not None and value != presets[preset].get(variant):
+        own = (f"{preset}_{value}", f"{preset}_others")
+        preset = next((name for name in own if name in presets), preset)
     return {**presets[preset], "preset": preset}
 
 
@@ -175,7 +180,7 @@ def parse_plain(
     given = typed(options, argv)
     if presets is None:
         return _settled(options, options(), given, facts)
-    chosen = _preset({**flat(options()), **given}, presets)
+    chosen = _preset(flat(options()), given, presets)
     known = declared(options)
     values = {name: value for name, value in chosen.items() if name in known}
     return _settled(options, replace(options(), values), given, facts)

@@ -307,6 +307,16 @@ def test_environment_of_every_resumption_is_kept(tmp_path):
     assert [e.get("resumed_step") for e in environment["earlier"]] == [None, 10]
 
 
+@pytest.mark.parametrize(("now", "told"), [(3, True), (2, False)])
+def test_another_number_of_processors_is_told(tmp_path, monkeypatch, capsys, now, told):
+    """XLA divides sums among them, so a resumed run may end with other last bits."""
+    for count, step in ((2, None), (now, 10)):
+        monkeypatch.setattr("cnn_jax.processors.available", lambda count=count: count)
+        make_environment(tmp_path, step)
+    said = "processors: 2 before, now 3: sums may differ in their last bits"
+    assert (said in " ".join(capsys.readouterr().out.split())) == told
+
+
 def make_environment(directory: Path, resumed_step: int | None) -> None:
     with make_log(directory, resumed_step=resumed_step) as log:
         log.write_environment()

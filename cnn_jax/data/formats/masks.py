@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cnn_jax import processors
 from cnn_jax.conventions import IGNORED
 from cnn_jax.data.decode import (
     MOST_IMAGE_BYTES,
@@ -376,7 +377,7 @@ def _inferred(
             raise
 
     place = files.root / files.labels
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(processors.available()) as pool:
         present = set().union(*pool.map(values, pairs))
     classes = present - {IGNORED, *settings.ignore_labels}
     if classes <= {0} and IGNORED in present:

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from cnn_jax import files
+from cnn_jax import files, processors
 from cnn_jax.data.decode import Pixels
 from cnn_jax.data.proposals import Proposals
 from cnn_jax.data.source import Example, Source
@@ -144,7 +144,7 @@ def prepare(
                 computed += source.fill(index)
                 progress.advance(bar)
             return computed
-        count = workers or os.cpu_count() or 1
+        count = workers or processors.available()
         with worker_processes(_Fill(source), count, "--proposal-workers") as submit:
             waiting: set[Future] = set()
             for index in range(len(source)):

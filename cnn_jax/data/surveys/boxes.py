@@ -1,6 +1,5 @@
 """Survey of a training set's boxes: notices for the user, and shapes for box priors."""
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Float
 
+from cnn_jax import processors
 from cnn_jax.data.source import Source
 from cnn_jax.data.transforms import objects_left_out, whole_size
 from cnn_jax.errors import UserError
@@ -50,7 +50,7 @@ def survey(source: Source, most: int = MOST_IMAGES) -> BoxSurvey:
         shares = example["boxes"] / np.array([width, height, width, height], np.float32)
         return shares[wanted], len(wanted)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(processors.available()) as pool:
         looked = list(pool.map(look, chosen.tolist()))
     return BoxSurvey([boxes for boxes, _ in looked], len(source), [count for _, count in looked])
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
+from cnn_jax import processors
 from cnn_jax.data.decode import bits
 from cnn_jax.data.source import Source
 from cnn_jax.errors import one_line
@@ -143,7 +144,7 @@ def pairs_of_equal_files(first: Sequence[str], second: Sequence[str]) -> list[tu
     Empty and unreadable files have no pair.
     """
     groups = [(list(first), list(second))]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(processors.available()) as pool:
         for key in (_size, _ends, _whole):
             groups = _refined(groups, key, pool)
     found = {file: group[0][0] for group in groups for file in group[1]}

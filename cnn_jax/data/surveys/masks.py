@@ -1,6 +1,5 @@
 """Survey of all masks before the first step: validity, and frequency of each class."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, runtime_checkable
@@ -8,6 +7,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float, Int
 
+from cnn_jax import processors
 from cnn_jax.data.resize import resize_mask
 from cnn_jax.errors import UserError
 from cnn_jax.progress import track
@@ -105,6 +105,6 @@ def median_frequency(
 
 def _read_ahead(read: Callable[[int], np.ndarray], images: int) -> Iterator[np.ndarray]:
     """Read all images in threads, in order; few at a time, to save memory."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(processors.available()) as pool:
         for start in range(0, images, 64):
             yield from pool.map(read, range(start, min(start + 64, images)))
