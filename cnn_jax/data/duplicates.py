@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
+from cnn_jax.data.decode import as_rgb
 from cnn_jax.progress import track
 
 SIDE = 16
@@ -56,11 +57,11 @@ class Fingerprint:
     side: int
 
 
-def fingerprint(image: UInt8[np.ndarray, "height width 3"]) -> Fingerprint:
+def fingerprint(image: UInt8[np.ndarray, "height width channels"]) -> Fingerprint:
     """Take the fingerprint of a picture."""
     digest = hashlib.blake2b(repr(image.shape).encode(), digest_size=16)
     digest.update(np.ascontiguousarray(image))
-    grey = cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA) @ _GREY
+    grey = cv2.resize(as_rgb(image), (SIDE, SIDE), interpolation=cv2.INTER_AREA) @ _GREY
     return Fingerprint(digest.digest(), np.rint(grey).astype(np.uint8), min(image.shape[:2]))
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
+from cnn_jax.data.decode import as_rgb
 from cnn_jax.data.surveys.contents import Contents, truth_of
 from cnn_jax.data.surveys.inspection import Inspection, Repeated
 from cnn_jax.data.transforms import whole_size
@@ -258,7 +259,7 @@ def _caption(example: Mapping[str, Any], names: Sequence[str]) -> str:
 
 def _drawn(example: Mapping[str, Any], names: Sequence[str], marked: Sequence[int]) -> Picture:
     """Draw what an example's labels say into its picture, in a size for a page."""
-    image = example["image"]
+    image = as_rgb(example["image"])
     if "mask" in example:
         return _masked(image, example["mask"], len(names))
     picture = _fitted(image)

@@ -80,7 +80,7 @@ def suspicious_mask(amounts: Int[np.ndarray, " classes"], pixels: int) -> list[s
     return found
 
 
-def suspicious_picture(image: UInt8[np.ndarray, "height width 3"]) -> list[str]:
+def suspicious_picture(image: UInt8[np.ndarray, "height width channels"]) -> list[str]:
     """Name what is suspicious about a picture."""
     found = ["pictures of a single colour"] if (image == image[:1, :1]).all() else []
     if max(image.shape[:2]) >= NARROW_RATIO * min(image.shape[:2]):
