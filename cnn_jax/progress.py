@@ -15,6 +15,16 @@ R = TypeVar("R")
 _SLICE = 1024
 
 
+class PipeConsole(Console):
+    """A console that raises BrokenPipeError where nobody reads its output any more.
+
+    Rich's own raises SystemExit, which ends whatever thread prints without a word.
+    """
+
+    def on_broken_pipe(self) -> None:
+        raise  # within rich's handler
+
+
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterable[T]:
     """Yield the items and show a bar on standard error, which disappears at the end.
 
@@ -23,7 +33,7 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
         description: the text before the bar.
         total: the number of items; by default their length.
     """
-    console = Console(stderr=True)
+    console = PipeConsole(stderr=True)
     return rich_track(
         items,
         description,

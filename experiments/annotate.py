@@ -337,7 +337,9 @@ def _score(entry: Mapping[str, Any]) -> float:
     return float(score)
 
 
-COMMAND = trainer.Command(Options, presets.ANNOTATION, build, lambda _: models.names())
+COMMAND = trainer.Command(
+    Options, presets.ANNOTATION, build, lambda _: models.names(), variant="model"
+)
 
 
 if __name__ == "__main__":

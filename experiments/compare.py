@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from rich import box
-from rich.console import Console
 from rich.table import Table as TerminalTable
 from rich.text import Text
 
 from cnn_jax import files
 from cnn_jax.errors import UserError
+from cnn_jax.progress import PipeConsole
 from cnn_jax.ranges import COUNTED, Range
 from cnn_jax.reports.curves import Chart, Curves, Line
 from cnn_jax.reports.page import Table, render
@@ -298,9 +298,9 @@ def print_table(
         rows: their cells.
         left: the number of columns aligned left.
     """
-    console = Console()
+    console = PipeConsole()
     if not console.is_terminal:
-        console = Console(width=10_000)
+        console = PipeConsole(width=10_000)
     drawn = TerminalTable(box=box.SIMPLE_HEAD, pad_edge=False)
     for i, name in enumerate(header):
         drawn.add_column(name, justify="left" if i < left else "right", overflow="fold")

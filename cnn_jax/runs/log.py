@@ -25,6 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from cnn_jax import files
 from cnn_jax.errors import UserError
+from cnn_jax.progress import PipeConsole
 from cnn_jax.runs.environment import describe_environment
 from cnn_jax.runs.folder import (
     CONFIG_FILE,
@@ -133,7 +134,7 @@ class RunLog:
         self._repeated: set[tuple[int, str]] = set()  # rows that a resumed run may write again
         if not enabled:
             return
-        self.console = console or Console(stderr=True)
+        self.console = console or PipeConsole(stderr=True)
         with files.writing(self.directory):
             self.directory.mkdir(parents=True, exist_ok=True)
         metrics = self.directory / METRICS_FILE

@@ -18,7 +18,7 @@ class Background:
     def __init__(self) -> None:
         self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue()
         self._thread: threading.Thread | None = None
-        self.failure: Exception | None = None
+        self.failure: BaseException | None = None
 
     def __enter__(self) -> "Background":
         return self
@@ -55,7 +55,8 @@ class Background:
             try:
                 if self.failure is None:
                     job()
-            except Exception as error:
+            except BaseException as error:
+                # Rich, for one, ends a thread whose output nobody reads any more by SystemExit.
                 self.failure = error
             finally:
                 del job

@@ -21,10 +21,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from rich.console import Console
-
 from cnn_jax import files, models
 from cnn_jax.errors import UserError
+from cnn_jax.progress import PipeConsole
 from cnn_jax.ranges import LARGEST_SIDE
 
 from .. import options as flags
@@ -111,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         suite.run(options.minutes, Path(options.out), options.photos, options.cifar10)
         return
     modules = [module for module in (OURS, OTHERS[options.against]) if module]
-    console, rows = Console(stderr=True), []
+    console, rows = PipeConsole(stderr=True), []
     for job in jobs(options):
         console.print(f"{job.model}: {job.work} …", highlight=False)
         sides = contest(modules, job, options.rounds, options.seconds)

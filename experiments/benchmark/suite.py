@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from rich.console import Console
 
 from cnn_jax import files, models
 from cnn_jax.errors import UserError
+from cnn_jax.progress import PipeConsole
 from cnn_jax.runs.folder import METRICS_FILE, RESULT_FILE, read_object, read_rows
 from cnn_jax.runs.names import duration, show
 from cnn_jax.training import checkpoints
@@ -111,7 +111,7 @@ def run(minutes: float, out: Path, data: str | None, cifar10: str | None) -> Non
     Raises:
         UserError: the folder cannot be written.
     """
-    console, end = Console(stderr=True), time.monotonic() + 60 * minutes
+    console, end = PipeConsole(stderr=True), time.monotonic() + 60 * minutes
     found = read_object(out / RESULTS_FILE, missing_ok=True)
     device = found.get("device") or _device()
     scale = DRY_RUN if device["platform"] == "cpu" else CARD

@@ -15,7 +15,6 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.console import Console
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
@@ -24,7 +23,7 @@ from cnn_jax.data.batches import EvaluationBatches, TrainingBatches
 from cnn_jax.data.source import Source, unchanged
 from cnn_jax.data.windows import WindowOrder, Windows, WindowSource
 from cnn_jax.errors import UserError
-from cnn_jax.progress import track
+from cnn_jax.progress import PipeConsole, track
 from cnn_jax.ranges import LARGEST_INT, LARGEST_SIDE
 from cnn_jax.tasks.detection.evaluation import BoxEvaluation, trained_objects
 from cnn_jax.tasks.detection.rcnn import RCNN, FineTuning, paper_context
@@ -261,4 +260,4 @@ class StoredRegions(Sequence[ImageRegions]):
 
 
 def _say(message: str) -> None:
-    Console(stderr=True).print(message, highlight=False, soft_wrap=True)
+    PipeConsole(stderr=True).print(message, highlight=False, soft_wrap=True)

@@ -38,6 +38,9 @@ _REFUSALS = files.REFUSALS | {errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, er
 _UNFINISHED = 75
 """The exit status of a run that was asked to end early: EX_TEMPFAIL, "try again later"."""
 
+_UNREAD = 128 + 13
+"""The exit status of a command whose output nobody reads any more, as where SIGPIPE ends it."""
+
 _SHORT = 4
 """Aliases of at most this many letters are shown in the help, one for each flag."""
 
@@ -117,8 +120,14 @@ def entry(main: Callable[[], None]) -> None:
         platforms, reason = os.environ.get("JAX_PLATFORMS", ""), reason or "JAX finds none"
         _end(UserError(f"JAX_PLATFORMS={platforms}: no such device here ({reason})"), 2)
     except BrokenPipeError:
-        # The reader of a pipe left (`| head`): nothing is wrong, and nothing more can be said.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader of a pipe left (`| head`): nothing more can be said.
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except BrokenPipeError:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        interrupts.end_within(interrupts.SECONDS, _UNREAD)
+        raise SystemExit(_UNREAD) from None
     except OSError as error:
         if error.errno not in _REFUSALS:
             _leave()

@@ -2,10 +2,26 @@
 
 from typing import Any
 
+from .airbench import NESTEROV, TRAINING
+
 ANNOTATION: dict[str, dict[str, Any]] = {
     # The built-in scenes of one to three shapes.
     "shapes": {
-        "model": "resnet20",
+        **TRAINING,
+        "width": 0.25,
+        "image_size": 48,
+        "padding": 3,
+        "batch_size": 64,
+        "eval_batch_size": 250,
+        "steps": 400,
+        "eval_every": 200,
+        "learning_rate": 0.1,
+        "weight_decay": 0.0153 / NESTEROV,
+        "warmup": 92,
+        "decision": "tuned",
+    },
+    # The same with another network.
+    "shapes_others": {
         "width": 0.5,
         "image_size": 48,
         "batch_size": 32,

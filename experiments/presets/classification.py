@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from .airbench import NESTEROV, TRAINING
+
 _IMAGENET_SGD = {
     "optimizer": "sgd",
     "momentum": 0.9,
@@ -34,39 +36,18 @@ _CIFAR = {
     "image_size": 32,
 }
 
-# Jordan 2024, without the size of the network, the batch, the learning rate and the length.
+# The starting values, the targets and the views of Jordan 2024.
 _AIRBENCH = {
-    "model": "airbench94",
+    **TRAINING,
     "image_size": 32,
-    "optimizer": "sgd",
-    "momentum": 0.85,
-    "nesterov": True,
-    "decoupled": True,
-    "bias_rate": 64.0,
-    "bias_rate_on": "norms",
-    # A triangle: from 0.2 up to 1 at 23 % of the run, and down to 0.07.
-    "schedule": "polynomial",
-    "power": 1.0,
-    "warmup_start": 0.2,
-    "final": 0.07,
-    "lookahead": 5,
-    "lookahead_decay": 0.95**5,
-    "lookahead_power": 3.0,
     "label_smoothing": 0.2,
     "logit_scale": 1 / 9,
     "identity_init": True,
     "frozen": ("whiten/kernel",),
     "frozen_after": ("whiten/bias=3",),
-    "crop": "pad",
     "padding": 2,
-    "padding_mode": "reflect",
-    "flip": True,
-    "flip_mode": "alternating",
     "views": "shift",
 }
-
-# How much farther than its gradient Nesterov's momentum of 0.85 goes in the end.
-_NESTEROV = 1 + 1 / (1 - 0.85)
 
 CLASSIFICATION: dict[str, dict[str, Any]] = {
     # The built-in scenes: 99 % within a minute of two CPU cores.
@@ -78,7 +59,7 @@ CLASSIFICATION: dict[str, dict[str, Any]] = {
         "steps": 400,
         "eval_every": 200,
         "learning_rate": 0.6,
-        "weight_decay": 0.0153 / _NESTEROV,
+        "weight_decay": 0.0153 / NESTEROV,
         "warmup": 92,
         "whiten": 1000,
     },
@@ -209,8 +190,8 @@ CLASSIFICATION: dict[str, dict[str, Any]] = {
         "epochs": 9.9,
         # 11.5 for 1024 examples, where a gradient that stays moves parameters 1 + 1 / (1 - 0.85)
         # times as far; the decay likewise.
-        "learning_rate": 11.5 / _NESTEROV,
-        "weight_decay": 0.0153 / _NESTEROV,
+        "learning_rate": 11.5 / NESTEROV,
+        "weight_decay": 0.0153 / NESTEROV,
         "warmup_epochs": 0.23 * 9.9,
         "whiten": 5000,
     },

@@ -152,6 +152,24 @@ def test_a_process_that_fails_ends_the_other(tmp_path, cache):
 
 
 @pytest.mark.slow
+def test_a_reader_that_leaves_ends_a_training_which_is_saved(tmp_path, cache):
+    """As in `classify 2>&1 | head`: whatever thread writes next, it neither hangs nor is lost."""
+    out = tmp_path / "run"
+    endless = ["--steps", "1000000", "--eval-every", "10", "--eval-batch-size", "500"]
+    (process,) = classify(out, cache, *SMALL, *endless, processes=1)
+    while "train" not in process.stderr.readline():
+        pass
+    process.stderr.close()
+    process.stdout.close()
+    assert process.wait(120) == 141
+    step = checkpoints.latest_step(out / "checkpoints")
+    assert step >= 10
+    (process,) = classify(out, cache, "--resume", "--max-minutes", "0.3", processes=1)
+    commands.finish(process, STATUS)
+    assert checkpoints.latest_step(out / "checkpoints") > step
+
+
+@pytest.mark.slow
 def test_a_limit_of_time_ends_a_command_with_its_own_status(tmp_path, cache):
     out = tmp_path / "run"
     endless = ["--steps", "1000000", "--eval-every", "1000000", "--max-minutes", "0.5"]

@@ -65,7 +65,7 @@ def exposed(options):
 
 
 def parse(*argv):
-    return flags.parse(classify.Options, argv, presets.CLASSIFICATION)
+    return flags.parse(classify.Options, argv, presets.CLASSIFICATION, variant="model")
 
 
 def refused(options, argv, **kwargs):
@@ -174,7 +174,7 @@ def test_a_flag_that_does_nothing_is_refused_by_its_name(options):
         (detect, "--batch-norm", "--batch-norm: only used with --model yolo or fast_yolo, not"),
         (classify, "--momentum 0.5 --optimizer adam", "--momentum: only used with --optimizer "),
         (classify, "--milestones 0.5", "--milestones: only used with --schedule step, not with"),
-        (classify, "--warmup-start 0.5", "--warmup-start: only used with --warmup or --warmup-ep"),
+        (classify, "--model vgg11 --warmup-start 0.5", "--warmup-start: only used with --warmup or --warmup-ep"),
         (classify, "--data-dir x", "--data-dir: only used with --data tfds, not with --data shap"),
         (classify, "--holdout-fraction 0.2", "--holdout-fraction: not used with --data shapes"),
         (classify, "--padding 3 --crop random", "--padding: only used with --crop pad, not with"),
@@ -255,7 +255,7 @@ def test_every_option_of_a_model_is_a_flag(kind):
         (["--batch-size"], r"--batch-size: expected one argument$"),
         (["--crop-scale", "1"], r"--crop-scale: expected 2 arguments$"),
         (["vgg16"], r"vgg16: not expected here; flags begin with --"),
-        (["--preset", "resnet"], r"--preset resnet: unknown; one of shapes, alexnet, "),
+        (["--preset", "resnet"], r"--preset resnet: unknown; one of shapes, shapes_others, "),
         (["--resume"], r"--resume: say which run with --out DIR"),
         (["--zoom", "2", "1"], r"--zoom 2.0 1.0: must be a range LOW HIGH"),
         (["--steps", "3", "--epochs", "1"], r"--(steps|epochs) and --(steps|epochs): give one of"),
@@ -339,6 +339,12 @@ def test_a_flag_takes_the_place_of_the_preset_s_other_form():
 
 def test_the_built_in_data_has_its_own_preset():
     assert parse().run.preset == "shapes"
+    assert parse("--model", "airbench94").run.preset == "shapes"
+    assert parse("--width", "0.5").model.model == "airbench94"
+    # Its recipe belongs to its network; another one has its own.
+    other = parse("--model", "resnet18")
+    assert (other.run.preset, other.model.model) == ("shapes_others", "resnet18")
+    assert parse("--preset", "shapes", "--model", "resnet18") == other
     assert parse("--data", "folder:x").run.preset is None
     for system in ("fast_rcnn", "rcnn"):
         argv = ["--system", system]

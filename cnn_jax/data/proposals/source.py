@@ -19,6 +19,7 @@ from cnn_jax.data.decode import Pixels
 from cnn_jax.data.proposals import Proposals
 from cnn_jax.data.source import Example, Source
 from cnn_jax.data.workers import worker_processes
+from cnn_jax.progress import PipeConsole
 
 
 def default_cache() -> Path:
@@ -123,7 +124,7 @@ def prepare(
     if not source.method.cached or not len(source):
         return 0
     files.remove_abandoned(source.folder)
-    console = console or Console(stderr=True)
+    console = console or PipeConsole(stderr=True)
     progress = Progress(
         TextColumn("Finding proposals"),
         BarColumn(),
