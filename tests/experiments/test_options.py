@@ -174,7 +174,7 @@ def test_a_flag_that_does_nothing_is_refused_by_its_name(options):
         (detect, "--batch-norm", "--batch-norm: only used with --model yolo or fast_yolo, not"),
         (classify, "--momentum 0.5 --optimizer adam", "--momentum: only used with --optimizer "),
         (classify, "--milestones 0.5", "--milestones: only used with --schedule step, not with"),
-        (classify, "--model vgg11 --warmup-start 0.5", "--warmup-start: only used with --warmup or --warmup-ep"),
+        (classify, "--warmup 0 --warmup-start 0.5", "--warmup-start: only used with --warmup or"),
         (classify, "--data-dir x", "--data-dir: only used with --data tfds, not with --data shap"),
         (classify, "--holdout-fraction 0.2", "--holdout-fraction: not used with --data shapes"),
         (classify, "--padding 3 --crop random", "--padding: only used with --crop pad, not with"),
