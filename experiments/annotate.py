@@ -33,7 +33,7 @@ from cnn_jax.tasks.annotation import Annotation, Decision, LossName, Thresholds
 
 from . import images, presets, states, trainer
 from . import options as flags
-from .channels import normalization, without_colors
+from .channels import fitting, normalization
 from .run import Run, predictions
 
 THRESHOLDS_FILE = "thresholds.json"
@@ -199,7 +199,7 @@ def build_task(
         image_size=size,
         **normalization(spec, options.data.channels),
         augmentation=dataclasses.replace(
-            without_colors(options.augmentation, options.data.channels), output_size=size
+            fitting(options.augmentation, options.data), output_size=size
         ),
         loss_name=options.loss.loss,
         warp_ranks=options.loss.warp_ranks,

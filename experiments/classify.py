@@ -32,7 +32,7 @@ from cnn_jax.tasks.images import floating
 from . import class_weights, images, presets, trainer
 from . import options as flags
 from .balance import balanced
-from .channels import normalization, without_colors
+from .channels import fitting, normalization
 from .run import Run, predictions
 
 
@@ -175,7 +175,7 @@ def build_task(
         image_size=size,
         **normalization(spec, options.data.channels),
         augmentation=dataclasses.replace(
-            without_colors(options.augmentation, options.data.channels), output_size=size
+            fitting(options.augmentation, options.data), output_size=size
         ),
         loss_name=options.loss.loss,
         label_smoothing=options.loss.label_smoothing,

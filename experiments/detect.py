@@ -154,7 +154,7 @@ def build(options: Options) -> Run:
         noticed = box_survey.notices(training, surveyed, options.detector.max_objects)
         held_out_only = [line for line in notices if line.partition(": ")[2] not in noticed]
         drawn = original(options.data.data) == flags.BUILT_IN
-        deep = image_survey.deep(training)
+        deep = image_survey.deep(training) if options.data.bits == 8 else []
         counted = [] if drawn else image_survey.summary(training, held_out)
         notices = [*noticed, *held_out_only, *deep, *counted, *lines]
     out = trainer.folder(options)

@@ -4,7 +4,7 @@ python -m experiments.export runs/mine                        # runs/mine/export
 python -m experiments.export runs/mine --platforms cpu --out exported
 python -m experiments.export runs/mine --format onnx          # for ONNX Runtime
 
-The program holds the weights. It takes bytes of images at the network's size (or tokens), any
+The program holds the weights. It takes pixels of images at the network's size (or tokens), any
 number at a time, and gives what `predict` computes: probabilities, masks, boxes after suppression,
 translations. `model.json` beside it says what goes in and comes out.
 """
@@ -151,7 +151,10 @@ def _samples(predictor: Predictor, verb: str, run: Path) -> dict[str, np.ndarray
         tokens = len(translate.read_vocabularies(run)[0])
         return {"source": rng.integers(len(SPECIAL), tokens, (2, length), np.int32)}
     size = getattr(predictor.task, "size", (64, 64))
-    photos = rng.integers(0, 256, (2, *size, predictor.channels), np.uint8)
+    reading = predictor.reading
+    most = np.iinfo(reading.dtype).max
+    shape = (2, *size, reading.channels)
+    photos = rng.integers(0, most, shape, reading.dtype, endpoint=True)
     examples = [predictor.examples(photo)[0] for photo in photos]
     return {name: np.stack([one[name] for one in examples]) for name in examples[0]}
 

@@ -89,7 +89,7 @@ def noticed(
     """Notices about the data before the first step; none about generated scenes."""
     if training is None or original(options.data.data) == flags.BUILT_IN:
         return []
-    return survey.notices(training, held_out, unit)
+    return survey.notices(training, held_out, unit, read_bits=options.data.bits)
 
 
 def model_options(chosen: flags.ModelOptions) -> dict[str, Any]:

@@ -34,7 +34,7 @@ _SPLITS: tuple[Split, ...] = ("train", "eval", "test")
 _GROUPS = ("data", "tags", "masks", "detector", "model", "augmentation")
 _FLAGS = {
     *("data", "image_size", "holdout_fraction", "holdout_groups", "data_dir", "skip_bad_images"),
-    "channels",
+    *("channels", "bits"),
     *("resize", "canvas_size", "crop", "output_size", "model", "stem"),
     *("image_shape", "class_names", "label_values", "ignore_labels", "label_colors"),
     *("eval_folders", "test_folders"),

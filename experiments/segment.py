@@ -35,7 +35,7 @@ from cnn_jax.tasks.segmentation import CELL_ERRORS, LossName, Segmentation, Size
 from . import class_weights, images, presets, trainer
 from . import options as flags
 from .balance import SURVEYED
-from .channels import normalization, without_colors
+from .channels import fitting, normalization
 from .run import Run, predictions
 
 RULES = (*class_weights.RULES, "median_frequency")
@@ -174,7 +174,10 @@ def build(options: Options) -> Run:
         if not generated(options):
             evaluated_counts = survey(held_out)
             present = [pixels > 0 for pixels in (counts, evaluated_counts)]
-            notices = [*image_survey.notices(training, held_out, present=present), *notices]
+            surveyed = image_survey.notices(
+                training, held_out, present=present, read_bits=options.data.bits
+            )
+            notices = [*surveyed, *notices]
             notices += floor(options, training, held_out, size)
     task = build_task(options, names, size, weights)
     cut = partial(_cut, tile=options.masks.tile, margin=task.model.margin)
@@ -281,7 +284,7 @@ def build_task(
         num_classes=len(class_names),
         size=options.augmentation.crop_size or size,
         **normalization(spec, options.data.channels),
-        augmentation=without_colors(options.augmentation, options.data.channels),
+        augmentation=fitting(options.augmentation, options.data),
         loss_name=options.loss.loss,
         class_weights=weights,
         cells=options.masks.cells,

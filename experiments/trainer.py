@@ -399,7 +399,7 @@ def open_source(
     # are read ahead. `needs` tells the rest.
     rows = min(data.batch_size, evaluation_batch_size(data))
     memory.require(
-        image_size**2 * max(48, 3 * data.channels * rows),
+        image_size**2 * max(48, 3 * data.channels * data.bits // 8 * rows),
         f"reading batches of {rows} images of {image_size} x {image_size} pixels",
         "a smaller --batch-size or image",
     )
@@ -413,6 +413,7 @@ def open_source(
         keep_bad_images=data.skip_bad_images,
         data_dir=data.data_dir,
         channels=data.channels,
+        bits=data.bits,
         formats=formats,
         **{"draft_size": image_size, **settings},
     )

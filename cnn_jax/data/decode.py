@@ -9,13 +9,13 @@ import functools
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
 
 import numpy as np
 import simplejpeg
-from jaxtyping import UInt8
+from jaxtyping import UInt, UInt8, UInt16
 from PIL import Image
 
 from cnn_jax.errors import UserError
@@ -36,35 +36,11 @@ DraftSize = int | tuple[int, int]
 """The least rows and columns of an image that is decoded at a part of its size; one number stands
 for both."""
 
-Pixels = UInt8[np.ndarray, "height width channels"]
+Pixels8 = UInt8[np.ndarray, "height width channels"]
+Pixels16 = UInt16[np.ndarray, "height width channels"]
+Pixels = Pixels8 | Pixels16
 
-
-@dataclass(frozen=True)
-class Reading:
-    """The way in which the images of a source are decoded.
-
-    Attributes:
-        draft_size, channels: see `decode`.
-    """
-
-    draft_size: DraftSize | None = None
-    channels: int = 3
-
-    def decode(self, file: bytes | str | os.PathLike[str], name: str | None = None) -> Pixels:
-        """Decode as `decode` does."""
-        return self.decode_scaled(file, name)[0]
-
-    def decode_scaled(
-        self, file: bytes | str | os.PathLike[str], name: str | None = None
-    ) -> tuple[Pixels, int]:
-        """Decode as `decode_scaled` does."""
-        return decode_scaled(file, name=name, draft_size=self.draft_size, channels=self.channels)
-
-
-RGB = Reading()
-"""The usual reading: RGB images at full size."""
-
-_TIFF_STARTS = (b"II*\0", b"MM\0*")
+TIFF_STARTS = (b"II*\0", b"MM\0*")
 _JPEG_START = b"\xff\xd8\xff"
 _JPEG_END = b"\xff\xd9"
 _JPEG_SCANS = 0xDA  # the marker before the pixels
@@ -77,20 +53,23 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "GIF", "JPEG2000", "AVI
 _COMPANIONS = {".txt", ".xml", ".json", ".csv", ".tsv", ".md", ".yaml", ".yml", ".html", ".py",
                ".mat", ".npy", ".npz", ".zip", ".gz", ".tar", ".pdf", ".cache"}  # fmt: skip
 
-# The transposition that turns an image upright, by its EXIF orientation (EXIF 2.32, 4.6.4 A).
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+# What turns pixels upright, by their EXIF orientation (EXIF 2.32, 4.6.4 A).
+_UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.swapaxes(0, 1),
+    6: lambda pixels: np.rot90(pixels, -1),
+    7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
+    8: np.rot90,
 }
-_ORIENTATION_TAG = 0x0112
+ORIENTATION_TAG = 0x0112
 _BITS_TAG = 0x0102
-_SAMPLES_TAG = 0x0115
+SAMPLES_TAG = 0x0115
+_PLANES_TAG = 0x011C
 _PNG_DEPTH = 24  # the place of the depth in a PNG file
+_JPEG2000_SIZES = b"\xff\x4f\xff\x51"  # before the sizes and the depth in a JPEG 2000 file
+_JPEG2000_DEPTH = 38  # the place of the depth after these bytes
 _METADATA = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
 
 # PNG's chunks that may hold an orientation, and how a text among them begins.
@@ -104,12 +83,13 @@ def decode(
     name: str | None = None,
     draft_size: DraftSize | None = None,
     channels: int = 3,
-) -> Pixels:
+) -> Pixels8:
     """Decode an image file to the 8-bit RGB image that a viewer shows, or to other channels.
 
     The formats are those of `READ`; the content decides, not the name. Grey, black-and-white and
     palette images become RGB. Transparent images are composited over white. CMYK is converted
-    without a colour profile, JPEG's inverted inks included. 16 bits are scaled to 8. An EXIF (or
+    without a colour profile, JPEG's inverted inks included. 16 bits are scaled to 8 (see
+    `cnn_jax.data.deep` for images of 16). An EXIF (or
     XMP) orientation is applied. The first frame or page is used. Colour profiles are not applied.
 
     One channel is the grey of that image (ITU-R 601-2); grey files keep their values. Any other
@@ -140,10 +120,30 @@ def decode_scaled(
     name: str | None = None,
     draft_size: DraftSize | None = None,
     channels: int = 3,
-) -> tuple[Pixels, int]:
+) -> tuple[Pixels8, int]:
     """Decode as `decode`; return the pixels, and by which factor they are fewer on each side.
 
     A side that the factor does not divide is rounded up: the last pixel lies partly outside.
+    """
+    content, name = read_content(file, name)
+    if channels not in (1, 3):
+        bands = decode_bands(content, name, channels)
+        if bands.dtype != np.uint8:
+            raise UserError(f"{name}: bands of 16 bits; --bits 16 reads them as they are")
+        return bands, 1
+    pixels, scale = _decode_colors(content, name, draft_size)
+    if channels == 1:
+        pixels = np.asarray(Image.fromarray(pixels).convert("L"))[..., None]
+    return pixels, scale
+
+
+def read_content(
+    file: bytes | str | os.PathLike[str], name: str | None = None
+) -> tuple[bytes, str]:
+    """Read an image file; return its content, and its name in messages.
+
+    Raises:
+        UserError: it cannot be read, or is empty.
     """
     if isinstance(file, bytes):
         content, name = file, name or "image"
@@ -152,12 +152,7 @@ def decode_scaled(
         content = read_bytes(file, MOST_IMAGE_BYTES)
     if not content:
         raise UserError(f"{name}: the file is empty (0 bytes), expected an image")
-    if channels not in (1, 3):
-        return decode_bands(content, name, channels), 1
-    pixels, scale = _decode_colors(content, name, draft_size)
-    if channels == 1:
-        pixels = np.asarray(Image.fromarray(pixels).convert("L"))[..., None]
-    return pixels, scale
+    return content, name
 
 
 def _decode_colors(
@@ -170,7 +165,7 @@ def _decode_colors(
     with refused(content, name), open_image(BytesIO(content)) as image:
         scale = 1
         if draft_size is not None:
-            rows, columns = _stored(draft_size, _orientation(image))
+            rows, columns = _stored(draft_size, orientation_of(image))
             whole = image.size
             image.draft(None, (columns, rows))
             scale = next(
@@ -178,8 +173,9 @@ def _decode_colors(
                 for scale in (1, *reversed(_JPEG_SCALES))
                 if image.size == tuple(-(-side // scale) for side in whole)
             )
+        _require_no_deep_planes(image, name)
         image.load()
-        return np.asarray(upright(_to_rgb(image), _orientation(image))), scale
+        return upright(np.asarray(_to_rgb(image)), orientation_of(image)), scale
 
 
 @contextlib.contextmanager
@@ -207,7 +203,7 @@ def refused(content: bytes, name: str) -> Iterator[None]:
 
 
 def decode_bands(content: bytes, name: str, channels: int) -> Pixels:
-    """Decode the bands of an image of 8 bits as they are stored.
+    """Decode the bands of an image as they are stored; a TIFF file may have 16 bits for each.
 
     It is turned upright, but for a TIFF file whose bands Pillow cannot read.
 
@@ -219,30 +215,36 @@ def decode_bands(content: bytes, name: str, channels: int) -> Pixels:
         try:
             with open_image(BytesIO(content)) as image:
                 if image.format == "TIFF":
-                    stored = image.tag_v2.get(_SAMPLES_TAG, 1)
+                    stored = image.tag_v2.get(SAMPLES_TAG, 1)
+                _require_no_deep_planes(image, name)
                 image.load()
                 if image.has_transparency_data and channels == 4:
                     image = image.convert("RGBA")
-                found = np.asarray(upright(image, _orientation(image)))
+                found = upright(np.asarray(image), orientation_of(image))
         except Image.UnidentifiedImageError:
-            if content[:4] not in _TIFF_STARTS:
+            if content[:4] not in TIFF_STARTS:
                 raise
-            found = _tiff_bands(content, name)
-        if _bands(found) != channels == stored and content[:4] in _TIFF_STARTS:
+            found = tiff_bands(content, name)
+        if _bands(found) != channels == stored and content[:4] in TIFF_STARTS:
             # Of more than four bands Pillow leaves some out.
-            found = _tiff_bands(content, name)
-    if _bands(found) != channels:
-        raise UserError(f"{name}: has {_bands(found)} channels, not the {channels} of --channels")
-    if found.dtype != np.uint8:
-        raise UserError(f"{name}: pixels of {found.dtype}; bands of 8 bits are read")
+            found = tiff_bands(content, name)
+    require_bands(found, name, channels)
+    if found.dtype not in (np.uint8, np.uint16):
+        raise UserError(f"{name}: pixels of {found.dtype}; bands of 8 or 16 bits are read")
     return found
+
+
+def require_bands(pixels: np.ndarray, name: str, channels: int) -> None:
+    """Refuse an image of another number of bands."""
+    if _bands(pixels) != channels:
+        raise UserError(f"{name}: has {_bands(pixels)} channels, not the {channels} of --channels")
 
 
 def _bands(pixels: np.ndarray) -> int:
     return pixels.shape[2] if pixels.ndim == 3 else 1
 
 
-def _tiff_bands(content: bytes, name: str) -> np.ndarray:
+def tiff_bands(content: bytes, name: str) -> np.ndarray:
     """The first page of a TIFF file with all its bands, the last axis."""
     try:
         import tifffile
@@ -256,10 +258,32 @@ def _tiff_bands(content: bytes, name: str) -> np.ndarray:
         return np.moveaxis(pixels, page.axes.index("S"), -1) if "S" in page.axes else pixels
 
 
+def in_planes(image: Image.Image) -> bool:
+    """Tell whether a TIFF file has its bands one after another."""
+    return image.tag_v2.get(_PLANES_TAG, 1) == 2
+
+
+def _require_no_deep_planes(image: Image.Image, name: str) -> None:
+    """Refuse a TIFF file of several bands of 16 bits, one after another: Pillow makes noise of it.
+
+    Raises:
+        UserError: it is one.
+    """
+    if image.format != "TIFF" or image.tag_v2.get(SAMPLES_TAG, 1) == 1:
+        return
+    if in_planes(image) and 16 in image.tag_v2.get(_BITS_TAG, ()):
+        raise UserError(f"{name}: a TIFF file of 16 bits in planes; --bits 16 reads it")
+
+
 def as_rgb(
-    image: UInt8[np.ndarray, "*rows height width channels"],
+    image: UInt[np.ndarray, "*rows height width channels"],
 ) -> UInt8[np.ndarray, "*rows height width 3"]:
-    """Show an image of any channels as a picture: its first three, or its first one in grey."""
+    """Show an image of any channels as a picture: its first three, or its first one in grey.
+
+    16 bits are scaled to 8.
+    """
+    if image.dtype == np.uint16:
+        image = narrowed(image)
     if image.shape[-1] == 3:
         return image
     shown = image[..., :3] if image.shape[-1] > 3 else np.repeat(image[..., :1], 3, axis=-1)
@@ -298,7 +322,7 @@ def _decode_usual_jpeg(
     except ValueError:  # a flaw, of which there are many kinds
         return None
     if orientation != 1:
-        pixels = np.asarray(upright(Image.fromarray(pixels), orientation))
+        pixels = upright(pixels, orientation)
     return pixels, scale
 
 
@@ -312,7 +336,7 @@ def _jpeg_orientation(content: bytes) -> int | None:
         if marker == _JPEG_METADATA:
             try:
                 with open_image(BytesIO(content)) as image:
-                    return _orientation(image)
+                    return orientation_of(image)
             except Exception:  # see `decode_scaled`
                 return None
         place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")
@@ -355,19 +379,19 @@ def read_header(file: bytes | str | os.PathLike[str], *, name: str | None = None
         with open_image(BytesIO(file) if isinstance(file, bytes) else file) as image:
             if image.format == "TIFF":
                 # Pillow turns TIFF files itself, and gives the upright size from the start.
-                orientation = _known(image.tag_v2.get(_ORIENTATION_TAG, 1))
+                orientation = _known(image.tag_v2.get(ORIENTATION_TAG, 1))
                 return Header(image.height, image.width, orientation)
             if image.format == "PNG" and _orientation_follows_pixels(image):
                 image.load()
-            orientation, (width, height) = _orientation(image), image.size
+            orientation, (width, height) = orientation_of(image), image.size
     except UserError:
         raise
     except Exception:
         content = file if isinstance(file, bytes) else read_bytes(file, MOST_IMAGE_BYTES)
         name = name or ("image" if isinstance(file, bytes) else os.fspath(file))
-        if content[:4] in _TIFF_STARTS:
+        if content[:4] in TIFF_STARTS:
             with refused(content, name):
-                height, width = _tiff_bands(content, name).shape[:2]
+                height, width = tiff_bands(content, name).shape[:2]
         else:
             # `decode` has the right message for such a file.
             height, width = decode(content, name=name).shape[:2]
@@ -382,16 +406,17 @@ def describe_form(file: str | os.PathLike[str]) -> str:
     """
     try:
         with open_image(file) as image:
-            turned = ", turned by EXIF" if _orientation(image) != 1 else ""
+            turned = ", turned by EXIF" if orientation_of(image) != 1 else ""
             return f"{image.format} {image.mode}{turned}"
     except Exception:  # see `decode_scaled`
         return "unreadable"
 
 
-def bits(file: str | os.PathLike[str]) -> int:
-    """Read the bits that an image file has for each channel: 16, or 8 where it has others.
+def bits(file: BytesIO | str | os.PathLike[str]) -> int:
+    """Read the bits that an image file has for each channel: 16, or 8 where it has at most 8.
 
-    They are known of PNG, TIFF and PPM files; a file that cannot be read counts as one of 8.
+    They are known of PNG, TIFF, PPM and JPEG 2000 files; a file that cannot be read counts as one
+    of 8.
     """
     try:
         with open_image(file) as image:
@@ -400,9 +425,23 @@ def bits(file: str | os.PathLike[str]) -> int:
                 return 16 if image.fp.read(1) == b"\x10" else 8
             if image.format == "TIFF":
                 return 16 if 16 in image.tag_v2.get(_BITS_TAG, ()) else 8
-            return 16 if image.mode.startswith("I") else 8
+            if image.format == "PPM":
+                return 16 if netpbm_maximum(image) > 255 else 8
+            if image.format == "JPEG2000":
+                image.fp.seek(0)
+                _, found, sizes = image.fp.read(MIB).partition(_JPEG2000_SIZES)
+                return 16 if found and sizes[_JPEG2000_DEPTH] & 127 > 7 else 8
+            return 8
     except Exception:  # `decode` has the right message for such a file
         return 8
+
+
+def netpbm_maximum(image: Image.Image) -> int:
+    """The value of white in a PPM or PGM file whose pixels are not loaded."""
+    if image.mode.startswith("I"):
+        return 65535
+    args = image.tile[0][3]
+    return args[1] if isinstance(args, tuple) and isinstance(args[1], int) else 255
 
 
 def _orientation_follows_pixels(image: Image.Image) -> bool:
@@ -490,10 +529,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         raise ValueError("floating-point pixels have no known range; convert them to 8 or 16 bits")
     if image.mode.startswith("I"):
         # 16-bit grey: Pillow's own conversion of these modes clips or drops the low byte.
-        grey = np.asarray(image).astype(np.int64)
-        if grey.min() < 0 or grey.max() > 65535:
-            raise ValueError("values beyond 16 bits; convert the pixels to 8 or 16 bits")
-        image = Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8))
+        image = Image.fromarray(narrowed(grey_levels(image)))
     elif image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
@@ -501,12 +537,29 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _orientation(image: Image.Image) -> int:
+def grey_levels(image: Image.Image) -> UInt16[np.ndarray, "height width"]:
+    """The values of an image of one of Pillow's modes of more than 8 bits.
+
+    Raises:
+        ValueError: they are beyond 16 bits.
+    """
+    grey = np.asarray(image).astype(np.int64)
+    if grey.min() < 0 or grey.max() > 65535:
+        raise ValueError("values beyond 16 bits; convert the pixels to 8 or 16 bits")
+    return grey.astype(np.uint16)
+
+
+def narrowed(pixels: UInt16[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
+    """Scale 16 bits to 8, rounded."""
+    return ((pixels.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+
+
+def orientation_of(image: Image.Image) -> int:
     """Return the EXIF orientation, 1 to 8; 1 if it is missing or unreadable."""
     if not any(key in image.info for key in _METADATA):
         return 1
     try:
-        return _known(image.getexif().get(_ORIENTATION_TAG, 1))
+        return _known(image.getexif().get(ORIENTATION_TAG, 1))
     except Exception:
         # Damaged metadata does not affect the pixels.
         return 1
@@ -517,10 +570,10 @@ def _known(orientation: object) -> int:
     return orientation if orientation in _UPRIGHT else 1
 
 
-def upright(image: Image.Image, orientation: int) -> Image.Image:
-    """Turn an image by an EXIF orientation (EXIF 2.32, 4.6.4 A)."""
-    method = _UPRIGHT.get(orientation)
-    return image if method is None else image.transpose(method)
+def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn pixels, rows and columns first, by an EXIF orientation (EXIF 2.32, 4.6.4 A)."""
+    turn = _UPRIGHT.get(orientation)
+    return pixels if turn is None else np.ascontiguousarray(turn(pixels))
 
 
 def _looks_like(content: bytes) -> str:

@@ -253,7 +253,7 @@ def _difference(one: tuple[int, int], other: tuple[int, int]) -> float:
 
 def turned(mask: Mask, orientation: int) -> Fitted:
     """Turn a mask upright by an EXIF orientation (EXIF 2.32, 4.6.4 A)."""
-    return np.asarray(upright(Image.fromarray(mask), orientation))
+    return upright(mask, orientation)
 
 
 def fitted(mended: Mapping[str, Collection[int]], name_of: Callable[[int], str]) -> list[str]:

@@ -422,6 +422,11 @@ class PackedSource:
         """The channels of the canvases."""
         return self._fields["image"].shape[-1]
 
+    @property
+    def bits(self) -> int:
+        """The bits of their channels."""
+        return 8 * np.dtype(self._fields["image"].dtype).itemsize
+
     def __reduce__(self) -> tuple[Any, ...]:
         return PackedSource, (self.folder, self._split)
 

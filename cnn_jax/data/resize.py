@@ -1,4 +1,4 @@
-"""Resizing and cropping of uint8 images on the host.
+"""Resizing and cropping of images of 8 or 16 bits on the host.
 
 `resize` has the arithmetic of Pillow, whose filters widen with the reduction (antialiasing);
 torchvision uses it for the published figures. The rounding rules are torchvision's. `to_canvas` has
@@ -10,7 +10,7 @@ from typing import Literal
 
 import cv2
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import UInt, UInt8
 from PIL import Image
 
 from cnn_jax.errors import UserError
@@ -25,21 +25,25 @@ _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.B
 
 
 def resize(
-    image: UInt8[np.ndarray, "height width channels"],
+    image: UInt[np.ndarray, "height width channels"],
     size: tuple[int, int],
     interpolation: Interpolation = "bilinear",
-) -> UInt8[np.ndarray, "new_height new_width channels"]:
-    """Resample the whole image to ``size`` = (height, width), antialiased."""
+) -> UInt[np.ndarray, "new_height new_width channels"]:
+    """Resample the whole image to ``size`` = (height, width), antialiased.
+
+    16 bits are resampled in floats, and rounded once.
+    """
     if image.shape[:2] == size:
         return image
-    height, width = size
-    if image.shape[2] == 3:
-        return np.array(Image.fromarray(image).resize((width, height), _FILTERS[interpolation]))
+    new, method = size[::-1], _FILTERS[interpolation]
+    deep = image.dtype == np.uint16
+    if image.shape[2] == 3 and not deep:
+        return np.array(Image.fromarray(image).resize(new, method))
     # One by one: Pillow would take a fourth channel for opacity, and weigh the others with it.
-    bands = (Image.fromarray(np.ascontiguousarray(band)) for band in np.moveaxis(image, 2, 0))
-    return np.stack(
-        [np.asarray(band.resize((width, height), _FILTERS[interpolation])) for band in bands], 2
-    )
+    bands = np.moveaxis(image.astype(np.float32) if deep else image, 2, 0)
+    images = (Image.fromarray(np.ascontiguousarray(band)) for band in bands)
+    resized = np.stack([np.asarray(band.resize(new, method)) for band in images], 2)
+    return np.clip(np.rint(resized), 0, 65535).astype(np.uint16) if deep else resized
 
 
 def resize_mask(
@@ -53,10 +57,10 @@ def resize_mask(
 
 
 def resize_shorter_side(
-    image: UInt8[np.ndarray, "height width channels"],
+    image: UInt[np.ndarray, "height width channels"],
     size: int,
     interpolation: Interpolation = "bilinear",
-) -> UInt8[np.ndarray, "new_height new_width channels"]:
+) -> UInt[np.ndarray, "new_height new_width channels"]:
     """Resize the shorter side to ``size`` pixels; the longer side is rounded down."""
     height, width = image.shape[:2]
     longer = int(size * max(height, width) / min(height, width))
@@ -64,8 +68,8 @@ def resize_shorter_side(
 
 
 def to_canvas(
-    image: UInt8[np.ndarray, "height width channels"], size: tuple[int, int]
-) -> UInt8[np.ndarray, "rows columns channels"]:
+    image: UInt[np.ndarray, "height width channels"], size: tuple[int, int]
+) -> UInt[np.ndarray, "rows columns channels"]:
     """Squash the whole image of any shape to ``size`` = (rows, columns), antialiased.
 
     Batches have one shape, and nothing is cut off. Along an axis that shrinks, several places a
@@ -90,15 +94,15 @@ def to_canvas(
 
 
 def to_square(
-    image: UInt8[np.ndarray, "height width channels"], size: int
-) -> UInt8[np.ndarray, "{size} {size} channels"]:
+    image: UInt[np.ndarray, "height width channels"], size: int
+) -> UInt[np.ndarray, "{size} {size} channels"]:
     """Squash the whole image to a square canvas; see `to_canvas`."""
     return to_canvas(image, (size, size))
 
 
 def center_crop(
-    image: UInt8[np.ndarray, "height width channels"], size: int
-) -> UInt8[np.ndarray, "{size} {size} channels"]:
+    image: UInt[np.ndarray, "height width channels"], size: int
+) -> UInt[np.ndarray, "{size} {size} channels"]:
     """Cut out the central ``size`` x ``size`` pixels; a smaller image is padded with zeros."""
     height, width = image.shape[:2]
     missing_rows, missing_columns = max(size - height, 0), max(size - width, 0)
@@ -113,8 +117,8 @@ def center_crop(
 
 
 def ten_crop(
-    image: UInt8[np.ndarray, "height width channels"], size: int
-) -> UInt8[np.ndarray, "10 {size} {size} channels"]:
+    image: UInt[np.ndarray, "height width channels"], size: int
+) -> UInt[np.ndarray, "10 {size} {size} channels"]:
     """Cut out the four corners and the centre, then the same five of the mirrored image.
 
     The test crops of Krizhevsky et al. 2012, section 4.1, in torchvision's order are top left,

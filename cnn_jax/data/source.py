@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
-from cnn_jax.data.decode import Reading
+from cnn_jax.data.image_reading import Bits, Reading
 from cnn_jax.errors import UserError
 from cnn_jax.progress import in_threads
 from cnn_jax.ranges import LARGEST_INT, LARGEST_SIDE, Range, check_ranges
@@ -16,7 +16,8 @@ from cnn_jax.ranges import LARGEST_INT, LARGEST_SIDE, Range, check_ranges
 Split = Literal["train", "eval", "test"]
 
 Example = Mapping[str, Any]
-"""One example: NumPy arrays or scalars by name, with `image` uint8 [height, width, channels]."""
+"""One example: NumPy arrays or scalars by name, with `image` uint8 or uint16 [height, width,
+channels]."""
 
 Transform = Callable[[Example], Example]
 """The preparation of one example on the host, usually resizing; a pure function."""
@@ -45,7 +46,7 @@ class Source(Protocol):
 
     def __getitem__(self, index: int) -> Example:
         """Return the example: `image` uint8 [height, width, channels], RGB unless others are
-        asked for, and others, such as `label`."""
+        asked for, uint16 for images of 16 bits; and others, such as `label`."""
         ...
 
     def describe(self, index: int) -> str:
@@ -64,6 +65,7 @@ class Settings:
             be decoded at 1/2, 1/4 or 1/8 of their size: much faster for large photos, with slightly
             different pixels. None decodes at full size.
         channels: the number of channels that images are decoded to; see `cnn_jax.data.decode`.
+        bits: the bits of a channel; see `cnn_jax.data.deep`.
         holdout_groups: a regular expression that matches the start of a file's name. Files with
             the same first group (or whole match) belong together, such as `(\\d+)_` for the frames
             of one track. If given, the split `eval` is held out by whole groups.
@@ -88,6 +90,7 @@ class Settings:
     image_size: int = 64
     draft_size: int | tuple[int, int] | None = None
     channels: Annotated[int, Range(1, 512)] = 3
+    bits: Bits = 8
     holdout_groups: str | None = None
     holdout_fraction: Annotated[float, Range(0, 1, below=True)] = 0.1
     keep_bad_images: bool = False
@@ -108,7 +111,7 @@ class Settings:
     @property
     def reading(self) -> Reading:
         """The way in which images are decoded."""
-        return Reading(self.draft_size, self.channels)
+        return Reading(self.draft_size, self.channels, self.bits)
 
 
 class Subset:

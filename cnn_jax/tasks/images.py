@@ -44,8 +44,14 @@ def augmented(
 
 
 def floating(images: Array) -> Float[Array, "*batch height width channels"]:
-    """Convert bytes to floats in 0..1."""
-    return images.astype(jnp.float32) / 255.0
+    """Convert pixels of 8 or 16 bits, or floats in 0..255, to floats in 0..1."""
+    return images.astype(jnp.float32) / (65535.0 if images.dtype == jnp.uint16 else 255.0)
+
+
+def levels(images: Array) -> Float[Array, "*batch height width channels"]:
+    """Convert the same to floats in 0..255, which the values of 16 bits lie between."""
+    own = images.astype(jnp.float32)
+    return own / 257.0 if images.dtype == jnp.uint16 else own
 
 
 def averaged_logits(

@@ -18,6 +18,7 @@ from cnn_jax.errors import check
 from cnn_jax.ops import boxes as box_ops
 from cnn_jax.ops.nms import Detections, detect
 from cnn_jax.tasks.detection.evaluation import DetectionRule
+from cnn_jax.tasks.images import levels
 
 Batch = dict[str, Any]
 
@@ -76,7 +77,7 @@ def average_classes(
 
     Args:
         predict: log-probabilities of a batch with images of any size.
-        batch: `image`, uint8 or floats in 0..255.
+        batch: `image`, uint8, uint16 or floats in 0..255.
         views: those to average.
     """
     if views.alone:
@@ -98,7 +99,7 @@ def average_pixels(
 
     Args:
         predict: log-probabilities of the pixels of images without their margins.
-        batch: `image`, uint8 or floats in 0..255, with margins.
+        batch: `image`, uint8, uint16 or floats in 0..255, with margins.
         views: those to average.
         margin: pixels on each side that are seen, and not predicted.
     """
@@ -168,7 +169,7 @@ def join_detections(
 
 def _square_view(batch: Batch, scale: float, flip: bool, background: tuple[float, ...]) -> Batch:
     """The batch with images, and proposals, mirrored and then made smaller."""
-    image = _mirrored(batch["image"], flip).astype(jnp.float32)
+    image = levels(_mirrored(batch["image"], flip))
     side = image.shape[2]
     view = dict(batch)
     if "proposals" in batch:
@@ -204,7 +205,7 @@ def _resized(images: Array, scale: float) -> Array:
         return images
     *batch, height, width, channels = images.shape
     shape = (*batch, *(max(round(scale * side), 1) for side in (height, width)), channels)
-    return jax.image.resize(images.astype(jnp.float32), shape, "linear")
+    return jax.image.resize(levels(images), shape, "linear")
 
 
 def _with_margin(images: Array, size: tuple[int, int], scale: float, margin: int) -> Array:

@@ -30,7 +30,7 @@ from cnn_jax.training.step import Task
 
 from .. import options as flags
 from .. import states, trainer
-from ..channels import pixel_bytes
+from ..channels import pixels_in_words
 from ..trainer import Run
 
 THRESHOLD_FILE = "threshold.json"
@@ -145,7 +145,7 @@ class System:
 
     def preparation(self) -> str:
         """The preparation of an image to predict for, in words."""
-        side, pixels = self.image_size, pixel_bytes(self.options.data.channels)
+        side, pixels = self.image_size, pixels_in_words(self.options.data.reading)
         return (
             f"image: {pixels}, the whole squashed to {side} x {side} pixels, bilinear, antialiased"
             "; size: height and width of the image before, in whose pixels the boxes are"

@@ -22,7 +22,7 @@ from cnn_jax.training.state import TrainState
 
 from .. import images
 from .. import options as flags
-from ..channels import normalization, without_colors
+from ..channels import fitting, normalization
 from ..trainer import Run
 from .regions import RegionSystem, first_images
 
@@ -127,7 +127,7 @@ class FastRcnnSystem(RegionSystem):
             ),
             evaluation=evaluation,
             **normalization(spec, options.data.channels),
-            augmentation=without_colors(options.augmentation, options.data.channels),
+            augmentation=fitting(options.augmentation, options.data),
             sampling=options.sampling,
             statistics=chosen.statistics,
             class_weights=class_weights,

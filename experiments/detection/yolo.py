@@ -15,7 +15,7 @@ from cnn_jax.tasks.detection.yolo import Yolo
 
 from .. import images
 from .. import options as flags
-from ..channels import normalization, without_colors
+from ..channels import fitting, normalization
 from .common import System
 
 
@@ -119,7 +119,7 @@ class YoloSystem(System):
             coordinate_weight=chosen.coordinate_weight,
             empty_weight=chosen.empty_weight,
             class_weights=class_weights,
-            augmentation=without_colors(self.options.augmentation, self.options.data.channels),
+            augmentation=fitting(self.options.augmentation, self.options.data),
         )
 
 

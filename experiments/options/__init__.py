@@ -10,6 +10,7 @@ from .declare import GIVEN, Declared, Flag, Group, checked, declared, flag, grou
 from .groups import (
     AUGMENTATION,
     BUILT_IN,
+    BYTES_ONLY,
     DATA_RANGES,
     LARGEST_BATCH,
     MOST_WORKERS,
@@ -32,6 +33,7 @@ from .values import flat, replace
 __all__ = [
     "AUGMENTATION",
     "BUILT_IN",
+    "BYTES_ONLY",
     "DATA_RANGES",
     "GIVEN",
     "LARGEST_BATCH",

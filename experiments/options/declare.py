@@ -134,7 +134,7 @@ class Flag:
         owner: the dataclass that declares it.
         default: its value where nothing else is said.
         type: of one value: bool, int, float or str.
-        choices: the legal strings; empty for any.
+        choices: the legal strings or whole numbers; empty for any.
         several: whether the value is a tuple.
         length: the number of its items; None for any number.
         optional: whether None is legal.
@@ -147,7 +147,7 @@ class Flag:
     owner: type
     default: Any
     type: type
-    choices: tuple[str, ...]
+    choices: tuple[str, ...] | tuple[int, ...]
     several: bool
     length: int | None
     optional: bool
@@ -198,9 +198,9 @@ class Flag:
             return isinstance(item, bool) and self.type is bool
         if self.range is not None:
             return isinstance(item, int if self.type is int else int | float) and item in self.range
-        if not isinstance(item, str):
-            return False
-        return item in self.choices if self.choices else is_text(item) and item != ""
+        if self.choices:
+            return item in self.choices
+        return isinstance(item, str) and is_text(item) and item != ""
 
     def _fail(self, value: Any) -> typing.NoReturn:
         raise UserError(f"must be {self.legal}", self.name, value)
@@ -209,7 +209,7 @@ class Flag:
     def legal(self) -> str:
         """The legal values in words."""
         if self.choices:
-            return f"one of {', '.join(self.choices)}"
+            return f"one of {', '.join(map(str, self.choices))}"
         if self.type is bool:
             return "true or false"
         one, many = {
@@ -282,7 +282,7 @@ def _flags(values: Any, section: str, mark: Group) -> dict[str, Flag]:
         hint, limits = split(hints[field.name])
         parts = _parts(hint)
         limits = limits or said.range
-        if (parts[0] in (int, float)) != (limits is not None):
+        if (parts[0] in (int, float) and not parts[1]) != (limits is not None):
             raise TypeError(f"{owner.__name__}.{field.name}: numbers have a range, and only they")
         flags[field.name] = Flag(
             field.name, section, owner, getattr(values, field.name), *parts, limits, declared=said
@@ -290,7 +290,7 @@ def _flags(values: Any, section: str, mark: Group) -> dict[str, Flag]:
     return flags
 
 
-def _parts(hint: Any) -> tuple[type, tuple[str, ...], bool, int | None, bool]:
+def _parts(hint: Any) -> tuple[type, tuple[Any, ...], bool, int | None, bool]:
     """Type, choices, several, length and optional of a field's annotation."""
     optional = get_origin(hint) in (typing.Union, types.UnionType)
     if optional:
@@ -301,7 +301,8 @@ def _parts(hint: Any) -> tuple[type, tuple[str, ...], bool, int | None, bool]:
         length = None if items[-1] is Ellipsis else len(items)
         hint = items[0]
     if get_origin(hint) is Literal:
-        return str, get_args(hint), several, length, optional
+        choices = get_args(hint)
+        return type(choices[0]), choices, several, length, optional
     if hint not in (bool, int, float, str):
         raise TypeError(f"{hint}: cannot be the type of a flag")
     return hint, (), several, length, optional

@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, ClassVar, Literal
 
 from cnn_jax.data.augment import ViewKind
+from cnn_jax.data.image_reading import Reading
 from cnn_jax.data.source import Settings
 from cnn_jax.errors import check
 from cnn_jax.models import Option, option_table
@@ -156,7 +157,10 @@ class DataOptions:
         aliases="in-channels in-chans input-channels",
     )
     """Channels of the images that the network gets: 1 for grey, 3 for RGB; any other number is that
-    of the bands that every file must have, of 8 bits, as they are stored."""
+    of the bands that every file must have, as they are stored."""
+    bits: Literal[8, 16] = flag(8, unless={"data": ("shapes",)}, aliases="bit-depth")
+    """Bits of a channel of those images: with 8, files of 16 are scaled to 8; with 16, they are
+    read as they are, and the network gets numbers on the same scale."""
     batch_size: int = flag(
         128, minimum=1, maximum=LARGEST_BATCH, aliases="bs ims-per-batch train-batch-size"
     )
@@ -191,6 +195,11 @@ class DataOptions:
     """Where decoded examples are kept: beside the network on the device, in the host's memory, or
     nowhere. Default: on an accelerator where they take at most a third of its free memory, else on
     the host where they take at most a quarter."""
+
+    @property
+    def reading(self) -> Reading:
+        """The way in which images at full size are decoded."""
+        return Reading(channels=self.channels, bits=self.bits)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,6 +244,10 @@ RGB_ONLY: Mapping[str, Any] = {
 """What changes colours in an augmentation, with the values that do not."""
 
 
+BYTES_ONLY: Mapping[str, Any] = {"policy": "none"}
+"""What acts on values of 8 bits in an augmentation, with the value that does not."""
+
+
 def rgb_only(*names: str) -> dict[str, Declared]:
     """Declarations of flags that change colours: of images with red, green and blue alone."""
     assert set(names) <= set(RGB_ONLY)
@@ -243,7 +256,8 @@ def rgb_only(*names: str) -> dict[str, Declared]:
 
 AUGMENTATION = group(
     {
-        **rgb_only("policy", "color_jitter", "hue", "pca_color"),
+        **rgb_only("color_jitter", "hue", "pca_color"),
+        "policy": Declared(only={"channels": (3,), "bits": (8,)}),
         "erase_fill": Declared(only={"erase": GIVEN, "channels": (3,)}),
         "flip_mode": Declared(only={"flip": GIVEN}),
         "padding": Declared(only={"crop": ("pad",)}),

@@ -288,7 +288,7 @@ def metavar(flag: Flag) -> str:
     if flag.declared.metavar:
         return flag.declared.metavar
     if flag.choices:
-        return f"{{{','.join(flag.choices)}}}"
+        return f"{{{','.join(map(str, flag.choices))}}}"
     return {int: "N", float: "X", str: "TEXT"}[flag.type]
 
 

@@ -58,8 +58,9 @@ class LoadedRun:
         """Give what is found of each input, in order and as soon as it is there.
 
         Args:
-            inputs: files of images, or their RGB pixels uint8 [height, width, 3]; or sentences. Of
-                an iterator, no more than a batch is read ahead.
+            inputs: files of images, or their pixels [height, width, channels], uint8 RGB unless
+                the run has others; or sentences. Of an iterator, no more than a batch is read
+                ahead.
 
         Yields:
             A dictionary for each input. classify: `predictions` (label and probability, best first)

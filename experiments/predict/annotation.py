@@ -25,7 +25,7 @@ class TagPredictor(ImagePredictor):
 
     def __init__(self, run: Path, options: flags.PredictOptions) -> None:
         trained = flags.stored(annotate.Options, run)
-        self._names, self.channels = class_names(run), trained.data.channels
+        self._names, self.reading = class_names(run), trained.data.reading
         self._transform = trained.evaluation_transform
         self._alone = len(options.images) == 1
         self._thresholds = None
@@ -54,7 +54,7 @@ class TagPredictor(ImagePredictor):
     def described(self) -> dict[str, Any]:
         """The preparation of an image, the rule, and the names of the labels."""
         return {
-            "preparation": whole_image_preparation(self._transform, self.channels),
+            "preparation": whole_image_preparation(self._transform, self.reading),
             "decision": self.task.decision.decision,
             "class_names": self._names,
         }

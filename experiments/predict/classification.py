@@ -29,7 +29,7 @@ class ClassPredictor(ImagePredictor):
 
     def __init__(self, run: Path, options: flags.PredictOptions) -> None:
         trained = flags.stored(classify.Options, run)
-        self._names, self.channels = class_names(run), trained.data.channels
+        self._names, self.reading = class_names(run), trained.data.reading
         self._transform = trained.evaluation_transform
         self._views = read_views(options.tta)
         self._top, self._alone = options.top, len(options.images) == 1
@@ -57,7 +57,7 @@ class ClassPredictor(ImagePredictor):
     def described(self) -> dict[str, Any]:
         """The preparation of an image, and the names of the classes."""
         return {
-            "preparation": whole_image_preparation(self._transform, self.channels),
+            "preparation": whole_image_preparation(self._transform, self.reading),
             "class_names": self._names,
         }
 

@@ -66,7 +66,7 @@ class BoxPredictor(ImagePredictor):
     def __init__(self, run: Path, options: flags.PredictOptions) -> None:
         trained = flags.stored(detect.Options, run)
         self._options, self._names = options, class_names(run)
-        self.channels = trained.data.channels
+        self.reading = trained.data.reading
         self._threshold = _threshold(run, trained, options)
         self._system = detect.SYSTEMS[trained.detector.system](trained)
         self._transform = self._system.transform()

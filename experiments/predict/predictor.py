@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 import numpy as np
 
-from cnn_jax.data.decode import decode
+from cnn_jax.data.image_reading import Reading
 from cnn_jax.data.transforms import EvaluationTransform
 from cnn_jax.errors import UserError
 from cnn_jax.runs.folder import CONFIG_FILE
@@ -18,14 +18,15 @@ from cnn_jax.training.step import Task
 
 from .. import options as flags
 from .. import states
-from ..channels import pixel_bytes
+from ..channels import pixels_in_words
 
 PICTURES = "predictions"
 """The folder below a run's where pictures go unless the user names one."""
 
 Example = Mapping[str, np.ndarray]
 Input = str | Path | np.ndarray
-"""The file of an image, or its RGB pixels uint8 [height, width, 3]; or a sentence."""
+"""The file of an image, or its pixels [height, width, channels], RGB of uint8 unless the run has
+others; or a sentence."""
 
 Batch = dict[str, Any]
 Predict = Callable[[Batch], Any]
@@ -96,25 +97,25 @@ class ImagePredictor:
     """The part that all predictors of images share.
 
     Attributes:
-        channels: those of the images of the run.
+        reading: the way in which the run reads images.
     """
 
-    channels: int
+    reading: Reading
 
     def read(self, given: Input) -> np.ndarray:
         """The pixels of an image.
 
         Raises:
-            UserError: the file cannot be read, or the array is no image of 8 bits with the run's
-                channels.
+            UserError: the file cannot be read, or the array is no image with the run's channels
+                and bits.
         """
         if not isinstance(given, np.ndarray):
-            return decode(given, channels=self.channels)
-        shape, channels = given.shape, self.channels
-        if given.dtype != np.uint8 or len(shape) != 3 or shape[2] != channels or not given.size:
+            return self.reading.decode(given)
+        shape, channels, dtype = given.shape, self.reading.channels, self.reading.dtype
+        if given.dtype != dtype or len(shape) != 3 or shape[2] != channels or not given.size:
             rgb = ", RGB" if channels == 3 else ""
             raise UserError(
-                f"an array {given.dtype}{list(shape)}: must be uint8 [height, width, {channels}]"
+                f"an array {given.dtype}{list(shape)}: must be {dtype} [height, width, {channels}]"
                 f"{rgb}"
             )
         return given
@@ -208,7 +209,7 @@ def _shape(example: Example) -> tuple[tuple[str, tuple[int, ...]], ...]:
     return tuple((name, np.shape(value)) for name, value in example.items())
 
 
-def whole_image_preparation(transform: EvaluationTransform, channels: int) -> str:
+def whole_image_preparation(transform: EvaluationTransform, reading: Reading) -> str:
     """The preparation of an image of which the whole is classified or annotated, in words."""
     crops = (
         "the one in the middle"
@@ -219,8 +220,9 @@ def whole_image_preparation(transform: EvaluationTransform, channels: int) -> st
         )
     )
     return (
-        f"{pixel_bytes(channels)}; the shorter side resized to {transform.resize} pixels, bilinear "
-        f"and antialiased as Pillow does it; squares of {transform.crop} pixels cut out: {crops}"
+        f"{pixels_in_words(reading)}; the shorter side resized to {transform.resize} pixels, "
+        f"bilinear and antialiased as Pillow does it; squares of {transform.crop} pixels cut out: "
+        f"{crops}"
     )
 
 

@@ -22,7 +22,7 @@ from cnn_jax.tasks.views import average_pixels, read_views
 
 from .. import options as flags
 from .. import segment
-from ..channels import pixel_bytes
+from ..channels import pixels_in_words
 from .names import output_names, require_other_files
 from .predictor import (
     PICTURES,
@@ -41,7 +41,7 @@ class MaskPredictor(ImagePredictor):
 
     def __init__(self, run: Path, options: flags.PredictOptions) -> None:
         self._trained = flags.stored(segment.Options, run)
-        self._names, self.channels = class_names(run), self._trained.data.channels
+        self._names, self.reading = class_names(run), self._trained.data.reading
         (size,) = flags.recorded(run, evaluated_size=segment.RECORDED_SIZE)
         self.task = segment.build_task(self._trained, self._names, size)
         self._folder = Path(options.directory) if options.directory else run / PICTURES
@@ -99,7 +99,7 @@ class MaskPredictor(ImagePredictor):
             part = f"the whole image, which has {rows} x {columns} pixels"
         around = f", and {margin} pixels around them, mirrored beyond the image" if margin else ""
         return {
-            "preparation": f"{pixel_bytes(self.channels)}; {part}{around}",
+            "preparation": f"{pixels_in_words(self.reading)}; {part}{around}",
             "class_names": self._names,
         }
 

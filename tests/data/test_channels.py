@@ -118,7 +118,10 @@ def test_that_16_bits_are_scaled_is_told(tmp_path):
 
     cv2.imwrite(Files.files[0], GREY.astype(np.uint16) * 257)
     (line,) = deep(Files())
-    assert line == f"data: images of 16 bits a channel ({tmp_path}/deep.png) are scaled to 8"
+    assert line == (
+        f"data: images of 16 bits a channel ({tmp_path}/deep.png) are scaled to 8; --bits 16 reads "
+        "them as they are"
+    )
     cv2.imwrite(Files.files[0], GREY)
     assert deep(Files()) == []
 

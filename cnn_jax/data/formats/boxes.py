@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from cnn_jax.data.decode import RGB, Header, Pixels, Reading, read_header
+from cnn_jax.data.decode import Header, Pixels, read_header
 from cnn_jax.data.formats.frames import Fit, Size, drawn_before_turning, fit
+from cnn_jax.data.image_reading import RGB, Reading
 from cnn_jax.data.source import Example
 from cnn_jax.errors import UserError, one_line
 from cnn_jax.progress import in_threads

@@ -12,9 +12,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool
 
-from cnn_jax.data.decode import EXTENSIONS, RGB, Reading
+from cnn_jax.data.decode import EXTENSIONS
 from cnn_jax.data.finding import plain_forms
 from cnn_jax.data.formats.folder import hold_out
+from cnn_jax.data.image_reading import RGB, Reading
 from cnn_jax.data.source import Example, Settings, Split
 from cnn_jax.errors import UserError
 from cnn_jax.reading import existing_below, read_text, user_path

@@ -1,5 +1,6 @@
 """`masks:DIR` for multi-label classification: patches of large images, tagged by their masks."""
 
+import dataclasses
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -7,8 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool
 
-from cnn_jax.data.decode import Pixels, decode
+from cnn_jax.data.decode import Pixels
 from cnn_jax.data.formats.masks import MaskSource, open_masks
+from cnn_jax.data.image_reading import RGB, Reading
 from cnn_jax.data.source import Example, Settings, Split
 from cnn_jax.errors import UserError
 
@@ -38,7 +40,7 @@ class MaskTagsSource:
         patches: list[Patch],
         labels: Bool[np.ndarray, "patches labels"],
         notices: Sequence[str] = (),
-        channels: int = 3,
+        reading: Reading = RGB,
     ):
         self.class_names = masked.class_names
         self.labels = labels
@@ -46,14 +48,14 @@ class MaskTagsSource:
         self.files = [masked.describe(patch.image) for patch in patches]
         self._masked = masked
         self._patches = patches
-        self._channels = channels
+        self._reading = reading
 
     def __len__(self) -> int:
         return len(self._patches)
 
     def __getitem__(self, index: int) -> Example:
         number, top, left, size = self._patches[index]
-        image = _decoded(self._masked.describe(number), self._channels)
+        image = _decoded(self._masked.describe(number), self._reading)
         return {
             "image": image[top : top + size, left : left + size],
             "labels": self.labels[index],
@@ -99,13 +101,15 @@ def open_mask_tags(directory: str, split: Split, settings: Settings) -> MaskTags
         raise UserError(f"all images of the split {split!r} are bad; {bad[0]}")
     if not patches:
         raise UserError(f"--patch-size {size}: larger than every image of the split {split!r}")
+    # Whole, as patches are cut from the image where they lie in its mask.
+    reading = dataclasses.replace(settings.reading, draft_size=None)
     notices = list(masked.notices)
     if bad:
         notices.append(f"{len(bad):,} of {len(masked):,} images left out (the first: {bad[0]})")
-    return MaskTagsSource(masked, patches, np.stack(labels), notices, settings.channels)
+    return MaskTagsSource(masked, patches, np.stack(labels), notices, reading)
 
 
 @lru_cache(maxsize=128)
-def _decoded(path: str, channels: int) -> Pixels:
+def _decoded(path: str, reading: Reading) -> Pixels:
     """Decode an image from which many patches are cut, in any order; do not write to it."""
-    return decode(path, channels=channels)
+    return reading.decode(path)

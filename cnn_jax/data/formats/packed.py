@@ -26,6 +26,10 @@ def _open(task: str, directory: str, split: Split, settings: Settings) -> Packed
             f"--data {PREFIX}{directory}: was packed with --channels {source.channels}, not "
             f"{settings.channels}"
         )
+    if source.bits != settings.bits:
+        raise UserError(
+            f"--data {PREFIX}{directory}: was packed with --bits {source.bits}, not {settings.bits}"
+        )
     return source
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cnn_jax.data.decode import RGB, Reading
+from cnn_jax.data.image_reading import RGB, Reading
 from cnn_jax.data.source import Example, Settings, Source, Split, Subset
 from cnn_jax.data.splits import Kind, kind_of, serving
 from cnn_jax.errors import UserError

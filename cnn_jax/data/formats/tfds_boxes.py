@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from cnn_jax.data.decode import RGB, Reading, read_header
+from cnn_jax.data.decode import read_header
 from cnn_jax.data.formats.boxes import Repairs, scaled
 from cnn_jax.data.formats.frames import turn
 from cnn_jax.data.formats.tfds import Records, only_feature, open_records
+from cnn_jax.data.image_reading import RGB, Reading
 from cnn_jax.data.source import Example, Settings, Source, Split
 from cnn_jax.errors import UserError
 

@@ -2,9 +2,10 @@
 
 from collections import defaultdict
 
-from cnn_jax.data.decode import RGB, Reading, read_header
+from cnn_jax.data.decode import read_header
 from cnn_jax.data.formats.masks import label_colors
 from cnn_jax.data.formats.tfds import Records, open_records
+from cnn_jax.data.image_reading import RGB, Reading
 from cnn_jax.data.mask_files import Mask, MaskFiles, fitted, meaning_of
 from cnn_jax.data.source import Example, Settings, Source, Split
 from cnn_jax.errors import UserError

@@ -29,6 +29,7 @@ def notices(
     held_out: Source,
     unit: str = "image",
     present: Sequence[Presence | None] | None = None,
+    read_bits: int = 8,
 ) -> list[str]:
     """List the sources' own notices, the number of examples, and pictures that are in both.
 
@@ -40,10 +41,11 @@ def notices(
         held_out: the examples for evaluation, of the same classes.
         unit: the word for an example.
         present: which classes are in which training and evaluation examples, in place of `labels`.
+        read_bits: the bits of a channel with which images are read.
     """
-    own = dict.fromkeys(
-        (*getattr(training, "notices", ()), *getattr(held_out, "notices", ()), *deep(training))
-    )
+    deep_images = deep(training) if read_bits == 8 else ()
+    of_sources = (*getattr(training, "notices", ()), *getattr(held_out, "notices", ()))
+    own = dict.fromkeys((*of_sources, *deep_images))
     return [*map(one_line, own), *summary(training, held_out, unit, present)]
 
 
@@ -67,7 +69,10 @@ def deep(source: Source) -> list[str]:
     files = getattr(source, "files", None)
     if not files or bits(files[0]) == 8:
         return []
-    return [f"data: images of 16 bits a channel ({files[0]}) are scaled to 8"]
+    return [
+        f"data: images of 16 bits a channel ({files[0]}) are scaled to 8; --bits 16 "
+        "reads them as they are"
+    ]
 
 
 def presence(source: Source) -> Presence | None:
