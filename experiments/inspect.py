@@ -180,6 +180,7 @@ def _open(options: Options, task: Task, spec: str, split: Split, **settings: Any
         image_size=data.image_size or 64,
         keep_bad_images=True,
         channels=data.channels,
+        bits=data.bits,
         **{
             "holdout_fraction": data.holdout_fraction,
             "holdout_groups": data.holdout_groups,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt, UInt8
 
 from cnn_jax.data.decode import as_rgb
 from cnn_jax.progress import track
@@ -57,7 +57,7 @@ class Fingerprint:
     side: int
 
 
-def fingerprint(image: UInt8[np.ndarray, "height width channels"]) -> Fingerprint:
+def fingerprint(image: UInt[np.ndarray, "height width channels"]) -> Fingerprint:
     """Take the fingerprint of a picture."""
     digest = hashlib.blake2b(repr(image.shape).encode(), digest_size=16)
     digest.update(np.ascontiguousarray(image))

@@ -110,7 +110,8 @@ def test_other_data_to_evaluate_on_and_fewer_images(planted, tmp_path):
     assert facts["splits"]["train"]["looked_at"] == 5
 
 
-def test_bands_beyond_the_third_tell_pictures_apart(tmp_path):
+@pytest.mark.parametrize("bits", ["8", "16"])
+def test_bands_beyond_the_third_tell_pictures_apart(bits, tmp_path):
     """Four bands as they are stored; two pictures differ in the fourth alone."""
     pixels = np.random.default_rng(0).integers(0, 256, (4, 20, 20, 4)).astype(np.uint8)
     pixels[1, ..., :3] = pixels[0, ..., :3]
@@ -120,7 +121,7 @@ def test_bands_beyond_the_third_tell_pictures_apart(tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(each).save(path)
     spec = f"folder:{tmp_path / 'data'}"
-    options = ("--data", spec, "--channels", "4", "--holdout-fraction", "0")
+    options = ("--data", spec, "--channels", "4", "--bits", bits, "--holdout-fraction", "0")
     facts, _ = inspected(tmp_path / "out", *options)
     assert facts["splits"]["train"]["unreadable"]["count"] == 0
     assert "(1 with the same pixels, 1 as near copy;" in finding(facts, "train: 2 images of 4")

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt
 
 TINY_SHARE, TINY_SIDE = 1e-4, 3.0
 """A box is tiny below this share of the image, or with a side of fewer pixels."""
@@ -80,7 +80,7 @@ def suspicious_mask(amounts: Int[np.ndarray, " classes"], pixels: int) -> list[s
     return found
 
 
-def suspicious_picture(image: UInt8[np.ndarray, "height width channels"]) -> list[str]:
+def suspicious_picture(image: UInt[np.ndarray, "height width channels"]) -> list[str]:
     """Name what is suspicious about a picture."""
     found = ["pictures of a single colour"] if (image == image[:1, :1]).all() else []
     if max(image.shape[:2]) >= NARROW_RATIO * min(image.shape[:2]):
