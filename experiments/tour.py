@@ -59,7 +59,7 @@ def main() -> dict[str, float]:
     for _ in range(STEPS):
         _, batch = next(placed)
         state, sums = step(state, batch, key)
-        print(f"step {int(state.step):2d}  loss {float(sums['loss'] / sums['examples']):.3f}")
+        print(f"step {int(state.step):2d}  loss {float(sums['loss']) / int(sums['examples']):.3f}")
 
     # 7. Evaluation sees every example once. Metrics are per-example functions whose sums are added
     # over batches and devices, and divided once at the end.

@@ -1,4 +1,4 @@
-"""Settings of every test: four virtual devices, no silent broadcasting, checked shapes.
+"""Settings of every test: four virtual devices, no silent broadcast or promotion, checked shapes.
 
 Most of the suite's time is XLA's. Two settings keep it short, for the tests and for the processes
 that they start:
@@ -30,6 +30,7 @@ from jaxtyping import install_import_hook
 
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 # Every public function's shape and dtype annotations are checked at run time.
 install_import_hook("cnn_jax", "beartype.beartype").__enter__()
@@ -37,18 +38,7 @@ install_import_hook("cnn_jax", "beartype.beartype").__enter__()
 # Tracing makes many objects that stay; to look through them all again and again costs a tenth.
 gc.set_threshold(100_000, 20, 50)
 
-STRICT = ("losses", "metrics", "ops", "reports", "runs")
-"""The rooms whose tests end where dtypes are promoted implicitly."""
-
 MEMORY_MAPS = 30_000  # A process may have some 65,000.
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _promotion(request):
-    """Refuse implicit promotion of dtypes in the rooms of `STRICT`, in all threads."""
-    room = request.path.relative_to(Path(__file__).parent).parts[0]
-    promotion = "strict" if room in STRICT else "standard"
-    jax.config.update("jax_numpy_dtype_promotion", promotion)
 
 
 @pytest.fixture(autouse=True)

@@ -155,7 +155,15 @@ def _preset(
     if value is not None and value != presets[preset].get(variant):
         own = (f"{preset}_{value}", f"{preset}_others")
         preset = next((name for name in own if name in presets), preset)
-    return {**presets[preset], "preset": preset}
+    return {**_shortened(presets[preset], given), "preset": preset}
+
+
+def _shortened(preset: Mapping[str, Any], given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A preset whose warm-up is the same share of a run of another number of steps."""
+    steps = given.get("steps")
+    if steps is None or not preset.keys() >= {"steps", "warmup"}:
+        return preset
+    return {**preset, "warmup": steps * preset["warmup"] // preset["steps"]}
 
 
 def parse_plain(

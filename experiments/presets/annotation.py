@@ -12,7 +12,7 @@ ANNOTATION: dict[str, dict[str, Any]] = {
         "image_size": 48,
         "padding": 3,
         "batch_size": 64,
-        "eval_batch_size": 250,
+        "eval_batch_size": 256,
         "steps": 400,
         "eval_every": 200,
         "learning_rate": 0.1,

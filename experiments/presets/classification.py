@@ -55,7 +55,7 @@ CLASSIFICATION: dict[str, dict[str, Any]] = {
         **_AIRBENCH,
         "width": 0.25,
         "batch_size": 64,
-        "eval_batch_size": 250,
+        "eval_batch_size": 256,
         "steps": 400,
         "eval_every": 200,
         "learning_rate": 0.6,

@@ -142,7 +142,7 @@ def test_proposals_are_computed_once_and_read_again(tmp_path, monkeypatch, capsy
     # The number of proposals used is not part of the cache key.
     more = ProposalSource(subset(), Proposals("selective_search", max_proposals=50), tmp_path)
     assert len(more[0]["proposals"]) > 5
-    assert source.describe(2) == "shapes[2]" and source.class_names == subset().class_names
+    assert source.describe(2) == "shapes train[2]" and source.class_names == subset().class_names
 
 
 def test_other_settings_and_other_pixels_are_other_entries(tmp_path):

@@ -63,7 +63,7 @@ def test_an_evaluation_needs_no_gradients(free):
         (classify, ["--batch-size", "1048576"], "this run "),
         (classify, ["--eval-batch-size", "1048576"], "this run "),
         (classify, ["--model", "resnet18", "--width", "100"], "this run "),
-        (classify, ["--canvas-size", "16384"], "reading batches of 32 images of 16384 x 16384 "),
+        (classify, ["--canvas-size", "16384"], "reading batches of 64 images of 16384 x 16384 "),
         (translate, ["--hidden-size", "65536"], "this run "),
         (translate, ["--embedding-size", "65536", "--batch-size", "1048576"], "this run "),
     ],

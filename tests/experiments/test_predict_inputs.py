@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cnn_jax.data.image_reading import RGB
 from cnn_jax.errors import UserError
 from experiments.options import PredictOptions
 from experiments.predict.inputs import expanded
@@ -139,5 +140,7 @@ def test_nothing_found_is_an_empty_list(capsys):
     "pixels", [np.zeros((4, 4)), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), "u1")]
 )
 def test_arrays_are_images_of_eight_bits_in_colour(pixels):
+    predictor = ImagePredictor()
+    predictor.reading = RGB
     with pytest.raises(UserError, match=r"must be uint8 \[height, width, 3\], RGB"):
-        ImagePredictor().read(pixels)
+        predictor.read(pixels)

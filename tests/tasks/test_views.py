@@ -90,7 +90,8 @@ def finder(side, sees):
             rows, columns = jnp.any(bright, axis=1), jnp.any(bright, axis=0)
             ends = [(jnp.argmax(x), side - jnp.argmax(x[::-1])) for x in (columns, rows)]
             (left, right), (top, bottom) = ends
-            box = jnp.stack([left, top, right, bottom]) * jnp.tile(size[::-1], 2) / side
+            corners = jnp.stack([left, top, right, bottom]).astype(jnp.float32)
+            box = corners * jnp.tile(size[::-1], 2).astype(jnp.float32) / side
             found = jnp.any(bright) & sees((left + right) / 2)
             return Detections(
                 box[None].astype(jnp.float32),

@@ -30,7 +30,7 @@ class Counting:
 
     def loss(self, params, model_state, batch, keys, axis_name=None):
         examples = jnp.sum(batch["valid"])
-        total = -params["count"] * examples
+        total = -params["count"] * examples.astype(jnp.float32)
         return total, (model_state, {"loss": total, "examples": examples})
 
     def predict(self, params, model_state, batch):

@@ -68,6 +68,7 @@ def test_a_frozen_name_that_no_parameter_has():
         optimizer("sgd", 0.1, frozen=["backbone/cov1"]).init(PARAMS)
 
 
+@jax.numpy_dtype_promotion("standard")  # optax's schedules, as `train_step` calls them
 def test_parameters_can_be_trained_for_some_steps_only():
     transformation = optimizer("sgd", 0.1, frozen_after={"head/bias": 2}, frozen=["backbone/conv1"])
     params, state = PARAMS, transformation.init(PARAMS)
@@ -144,6 +145,7 @@ def test_the_recipe_s_update_is_that_of_torch_s_groups():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), params, values)
 
 
+@jax.numpy_dtype_promotion("standard")  # as above
 def test_muon_makes_kernels_of_convolutions_orthogonal():
     """As matrices [out, height * width * in]; Adam has the rest, at its own rate."""
     rng = np.random.default_rng(0)

@@ -145,7 +145,7 @@ def test_the_source_of_a_classifier():
     assert isinstance(source, data.Source)
     assert source.class_names == CLASS_NAMES
     assert len(source) == 50_000
-    assert source.describe(17) == "shapes[17]"
+    assert source.describe(17) == "shapes train[17]"
     example = source[17]
     np.testing.assert_array_equal(example["image"], scene(4, 17, 48).image)
     assert example["label"] == scene(4, 17, 48).label
