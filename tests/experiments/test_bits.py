@@ -53,7 +53,7 @@ def shades(tmp_path_factory):
 
 def classified(data, out, *extra):
     command = ["--data", data, "--out", str(out), *SMALL, *STEPS, "--schedule", "constant"]
-    classify.main([*command, *(extra or LEARNT)])
+    classify.main([*command, "--erase", "0.5", *(extra or LEARNT)])
 
 
 @pytest.fixture(scope="module")
