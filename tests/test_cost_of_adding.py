@@ -75,7 +75,10 @@ def open_colors(argument, split, settings):
 LOSS = '''
 
 def squared_error(
-    logits: Float[Array, " classes"], target: Float[Array, " classes"], label_smoothing: float
+    logits: Float[Array, " classes"],
+    target: Float[Array, " classes"],
+    label_smoothing: float,
+    class_weights: Float[Array, " classes"] | None = None,
 ) -> Float[Array, ""]:
     """The squared distance between the probabilities and the target (Brier 1950)."""
     return jnp.sum((jax.nn.softmax(logits) - target) ** 2)

@@ -324,7 +324,10 @@ def test_the_fast_recipe_resumes_with_the_same_bits(folder, quickly_trained, tmp
         (["--steps", "3", "--epochs", "1"], r"--steps and --epochs"),
         (["--steps", "0"], r"--steps 0"),
         (["--model", "inception_v3", "--image-size", "32"], r"75"),
-        (["--auxiliary"], r"--auxiliary: only used with --model googlenet, .*not with .*resnet20"),
+        (
+            ["--auxiliary"],
+            r"--auxiliary: only used with --model googlenet, .*not with .*airbench94",
+        ),
         (["--optimizer-options", "b9=1"], r"b9"),
         (["--init-from", "nothing.safetensors"], r"nothing\.safetensors"),
     ],
@@ -338,5 +341,6 @@ def test_mistakes_are_told_in_one_line_and_leave_nothing_behind(arguments, messa
 
 def test_a_checkpoint_of_other_classes_is_refused(folder, trained, tmp_path):
     message = r"params/head/kernel is float32\[16,2\] in the checkpoint but float32\[16,"
+    other = [*SMALL, *STEPS, "--model", "resnet20", "--init-from", str(trained)]
     with pytest.raises(UserError, match=message):
-        classify.main([*SMALL, *STEPS, "--out", str(tmp_path / "out"), "--init-from", str(trained)])
+        classify.main([*other, "--out", str(tmp_path / "out")])
