@@ -55,7 +55,8 @@ def odd_texts(flag: Flag, rng: np.random.Generator) -> str:
         ends = [int(e) if flag.type is int else e for e in [*ends, drawn]]
         choices = [*map(str, ends), *ODD_NUMBERS]
     elif flag.choices:
-        choices = [*flag.choices, *ODD_TEXTS, flag.choices[0].upper()]
+        own = [str(choice) for choice in flag.choices]
+        choices = [*own, *ODD_TEXTS, own[0].upper()]
     elif flag.type is bool:
         choices = ["true", "false", *ODD_TEXTS, *ODD_NUMBERS]
     else:
