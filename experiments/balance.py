@@ -36,7 +36,7 @@ class Balance(NamedTuple):
 
 
 def balanced(options: Any, training: Source | None, class_names: Sequence[str]) -> Balance:
-    """What the flags of `BalanceOptions` make of a training set.
+    """Apply the flags of `BalanceOptions` to a training set.
 
     Args:
         options: all options.

@@ -128,10 +128,8 @@ def first_parameters(
     options: Options, task: Classification, source: Source, params: dict[str, Any]
 ) -> dict[str, Any]:
     """The parameters that training starts from, of those that are drawn."""
-    start, image = (
-        options.start,
-        trainer.image_input(task.image_size, task.image_size, options.data.channels)[0],
-    )
+    start, side = options.start, task.image_size
+    (image,) = trainer.image_input(side, side, options.data.channels)
     if start.identity_init:
         params = starts.with_identities(params, starts.convolutions(task.model, image))
     if start.whiten:

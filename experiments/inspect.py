@@ -42,7 +42,7 @@ def _only(*formats: str, **others: Sequence[str]) -> flags.Declared:
 
 @dataclass(frozen=True)
 class InspectOptions:
-    """What is looked at, and where the page goes."""
+    """Examples that are looked at, and the folder of the page."""
 
     task: Task | None = None
     """The command that will read the data. Default: the first of classify, detect, segment and
@@ -59,7 +59,7 @@ class InspectOptions:
 
 @dataclass(frozen=True)
 class LabelOptions(TagOptions):
-    """How labels are read, and which examples are held out."""
+    """Reading of labels, and the examples that are held out."""
 
 
 _DATA = flags.group(

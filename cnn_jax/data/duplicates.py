@@ -28,8 +28,8 @@ MAX_DIFFERENCE = 5.0
 """The root of the mean squared difference of these thumbnails, in grey levels of 255, at most."""
 
 SMALL_SIDE, MAX_DIFFERENCE_OF_SMALL = 64, 10.0
-"""Where the shorter side of a picture has fewer pixels, each of a thumbnail averages only a few, so
-that resizing and compression change it more."""
+"""The limit of pictures with fewer pixels on their shorter side. Few of them are
+averaged in a thumbnail's pixel, so that resizing and compression change it more."""
 
 MIN_CONTRAST = 2.0
 """The standard deviation in grey levels of thumbnails that are compared: those of plainer pictures
@@ -44,7 +44,7 @@ _GREY = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What is kept of a picture, to find it again.
+    """Digest and thumbnail of a picture, to find it again.
 
     Attributes:
         digest: a digest of its size and pixels.

@@ -214,16 +214,6 @@ class RunLog:
                 "bits from those of a run that was not stopped"
             )
 
-    def _compare_processors(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-        """Tell a run on processors that it goes on on another number of them."""
-        counts = [each.get("cpu_count") for each in (before, now)]
-        on_processors = before.get("backend") == now["backend"] == "cpu"
-        if on_processors and counts[0] is not None and counts[0] != counts[1]:
-            self.message(
-                f"processors: {counts[0]} before, now {counts[1]}: sums may differ in their last "
-                "bits from those of a run that was not stopped"
-            )
-
     def report(self, step: int, split: str, metrics: Mapping[str, Any]) -> None:
         """Append one row to `metrics.jsonl` and TensorBoard, and print it.
 

@@ -133,7 +133,7 @@ def write(
         _prune(directory, step, keep, scheduled)
 
 
-def raise_together(directory: str | os.PathLike, step: int, failure: Exception | None) -> None:
+def raise_together(directory: str | os.PathLike, step: int, failure: BaseException | None) -> None:
     """Raise the failure of the first process's `write` of a step on every process.
 
     All of them must call this.

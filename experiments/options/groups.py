@@ -241,11 +241,11 @@ RGB_ONLY: Mapping[str, Any] = {
     "saturation": 1.0,
     "exposure": 1.0,
 }
-"""What changes colours in an augmentation, with the values that do not."""
+"""Flags of an augmentation that change colours, with the values that do not."""
 
 
 BYTES_ONLY: Mapping[str, Any] = {"policy": "none"}
-"""What acts on values of 8 bits in an augmentation, with the value that does not."""
+"""Flags of an augmentation that act on values of 8 bits, with the values that do not."""
 
 
 def rgb_only(*names: str) -> dict[str, Declared]:

@@ -75,7 +75,7 @@ def _repeated(split: Contents, within: Contents) -> Repeated:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was found in a data set.
+    """Findings in a data set.
 
     Attributes:
         splits: the splits, training first.
@@ -103,7 +103,7 @@ class Inspection:
         return f"{', '.join(parts)}; {len(self.class_names):,} classes"
 
     def findings(self) -> list[str]:
-        """What looks wrong, in one line each: leaks between splits first."""
+        """List the faults, in one line each: leaks between splits first."""
         found = [*self._leaks(), *self._unreadable(), *self._repetitions(), *self._classes()]
         for split in self.splits:
             if split.without.count:
