@@ -2,6 +2,7 @@
 
 import tempfile
 from contextlib import AbstractContextManager, nullcontext, suppress
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -74,6 +75,8 @@ class Profile:
         options = jax.profiler.ProfileOptions()
         # Calls of Python functions would fill the trace, and push the steps out of it.
         options.python_tracer_level = 0
+        # JAX names a recording by the second, and one of the same second would replace another.
+        options.session_id = f"{datetime.now():%Y_%m_%d_%H_%M_%S_%f}"
         try:
             jax.profiler.start_trace(written.name, profiler_options=options)
         except RuntimeError as error:
