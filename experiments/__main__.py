@@ -21,6 +21,7 @@ VERBS = {
     "pack": "decode data once, into files that training maps into memory",
     "sweep": "train one command with many settings and seeds, and compare them",
     "compare": "lay runs side by side",
+    "claims": "test the claims of papers, each by a sweep over seeds",
     "benchmark": "measure speed and memory, also against other libraries",
     "tour": "train ten steps of a small classifier: the code to read first",
 }

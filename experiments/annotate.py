@@ -150,7 +150,7 @@ def build(options: Options) -> Run:
     if trainer.reads_training_set(options.run):
         training = open_split("train", image_size=sizes.canvas)
     thresholds = None
-    if split == "test" and options.rule.decision in ("tuned", "per-label"):
+    if split != "eval" and options.rule.decision in ("tuned", "per-label"):
         kept = states.kept(out, options.run.state)
         thresholds = stored_thresholds(kept, held_out.class_names)
     task = build_task(options, held_out.class_names, thresholds)

@@ -71,7 +71,7 @@ class Options:
         flags.group(
             dict.fromkeys(
                 # What is fitted after the training of the network belongs to its last state.
-                ("recalibrate", "best", "patience", "state"),
+                ("recalibrate", "best", "patience", "state", "weights"),
                 flags.Declared(unless={"system": ("rcnn",)}),
             )
         ),
@@ -159,7 +159,7 @@ def build(options: Options) -> Run:
         notices = [*noticed, *held_out_only, *deep, *counted, *lines]
     out = trainer.folder(options)
     threshold = None
-    if split == "test" and options.rule.score_threshold is None:
+    if split != "eval" and options.rule.score_threshold is None:
         threshold = stored_threshold(states.kept(out, options.run.state))
     names = held_out.class_names
     evaluation = box_evaluation(options, names, system.image_size, threshold)

@@ -69,7 +69,14 @@ _DATA = flags.group(
             help="Pixels on a side of built-in scenes. Default: 64.", only={"data": ("shapes",)}
         ),
         **dict.fromkeys(
-            ("batch_size", "eval_batch_size", "skip_bad_images", "workers", "cache"),
+            (
+                "batch_size",
+                "eval_batch_size",
+                "train_examples",
+                "skip_bad_images",
+                "workers",
+                "cache",
+            ),
             flags.Declared(hidden=True),
         ),
     }

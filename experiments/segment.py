@@ -10,7 +10,7 @@ python -m experiments.segment --out runs/NAME --eval-only --split test --recalib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 import flax.linen as nn
 import numpy as np
@@ -20,7 +20,7 @@ from cnn_jax.data import MASK_FORMATS
 from cnn_jax.data.augment import MaskAugmentation
 from cnn_jax.data.batches import TrainingBatches
 from cnn_jax.data.packed import folder_of, original
-from cnn_jax.data.source import Source
+from cnn_jax.data.source import Source, Split
 from cnn_jax.data.surveys import images as image_survey
 from cnn_jax.data.surveys.masks import median_frequency, position_prior, survey
 from cnn_jax.data.tiles import Tiles
@@ -207,7 +207,7 @@ def generated(options: Options) -> bool:
     return original(options.data.data) == flags.BUILT_IN
 
 
-def open_split(options: Options, split: Literal["train", "eval", "test"]) -> Source:
+def open_split(options: Options, split: Split) -> Source:
     """One split of the data."""
     chosen = options.masks
     return trainer.open_source(

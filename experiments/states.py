@@ -151,25 +151,35 @@ def evaluated_state(run: Run) -> tuple[TrainState, list[str]]:
         raise UserError(f"{run.out}: its stages have not all ended; --resume goes on with them")
     if trained:
         found = kept(run.out, options.run.state)
-        state, notices = restored(run.task, found.directory)
+        state, notices = restored(run.task, found.directory, options.run.weights)
         return state, [found.told(state), *notices]
     if options.model.init_from is None:
         raise UserError(f"--eval-only: no checkpoint in {run.out}, and no --init-from")
+    if options.run.weights is not None:
+        raise UserError(f"--weights {options.run.weights}: is of a run in --out")
     state = fresh_state(run.task, optax.identity(), options.run.seed)
     notices = [f"state: {options.model.init_from}"]
     params, model_state = initialized(run.task, run.model, state, options.model, notices.append)
     return create(params, model_state, optax.identity()), notices
 
 
-def restored(task: Task, directory: Path) -> tuple[TrainState, list[str]]:
+def restored(
+    task: Task, directory: Path, weights: Literal["raw", "ema"] | None = None
+) -> tuple[TrainState, list[str]]:
     """The state that the newest whole checkpoint of a folder evaluates with.
 
-    The moving average takes the place of the parameters where the run keeps one. The second value
-    holds a notice for each damaged checkpoint.
+    The average takes the place of the parameters where the run keeps one, unless `weights` is
+    `raw`. The second value holds a notice for each damaged checkpoint.
+
+    Raises:
+        UserError: there is none, or it has no average and `weights` is `ema`.
     """
     notices: list[str] = []
     like = state_shapes(task, optax.identity())
     averaged = any(path.startswith("ema/") for path in checkpoints.leaves(directory))
+    if weights == "ema" and not averaged:
+        raise UserError(f"--weights ema: {directory} has no average; --ema X keeps one in training")
+    averaged = averaged and weights != "raw"
     if averaged:
         wanted: dict[str, Any] = {"step": like.step, "ema": (like.params, like.model_state)}
     else:

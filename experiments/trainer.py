@@ -23,12 +23,13 @@ import numpy as np
 import optax
 
 from cnn_jax import files, memory
-from cnn_jax.data import FORMATS, Formats
+from cnn_jax.data import FORMATS, MASK_FORMATS, Formats
 from cnn_jax.data import open_source as open_data
 from cnn_jax.data.batches import EvaluationBatches, TrainingBatches
 from cnn_jax.data.packed import prepared
 from cnn_jax.data.readers import Readers, suitable_readers
 from cnn_jax.data.source import Source, Split, Transform, find_bad_images, without
+from cnn_jax.data.subsets import subset
 from cnn_jax.errors import UnfinishedError, UserError, nearest
 from cnn_jax.models import summary
 from cnn_jax.runs import names
@@ -333,11 +334,13 @@ def evaluate(run: Run) -> None:
         # After training, those of the data were told at its start.
         for notice in (*(run.notices if options.run.eval_only else ()), *notices):
             log.message(notice)
-        log.report(step, evaluated_split(options), measured.metrics)
+        # Rows of training are called `train`.
+        split = {"train": "training_set"}.get(evaluated_split(options), evaluated_split(options))
+        log.report(step, split, measured.metrics)
         if first_process:
             run.report.write(step, measured)
-            log.report_pictures(step, evaluated_split(options))
-        log.write_result(step, evaluated_split(options), measured.metrics)
+            log.report_pictures(step, split)
+        log.write_result(step, split, measured.metrics)
 
 
 def describe(run: Run, log: RunLog, measured: Mapping[str, Any]) -> None:
@@ -386,6 +389,8 @@ def open_source(
 ) -> Source:
     """Open one split of `--data`, without its bad images where that is asked for.
 
+    Of the training split only `--train-examples` are taken.
+
     Args:
         options: all options.
         split: which examples.
@@ -417,14 +422,24 @@ def open_source(
         formats=formats,
         **{"draft_size": image_size, **settings},
     )
-    if not data.skip_bad_images:
-        return source
-    bad = find_bad_images(source, data.workers or 0)
-    if bad:
-        print(f"{split}: left out {len(bad)} of {len(source)} images:", file=sys.stderr)
-        for reason in bad.values():
-            print(f"  {reason}", file=sys.stderr)
-    return without(source, bad)
+    if data.skip_bad_images:
+        bad = find_bad_images(source, data.workers or 0)
+        if bad:
+            print(f"{split}: left out {len(bad)} of {len(source)} images:", file=sys.stderr)
+            for reason in bad.values():
+                print(f"  {reason}", file=sys.stderr)
+        source = without(source, bad)
+    if split == "train" and data.train_examples is not None:
+        check_train_examples(data.train_examples, len(source))
+        by_class = formats is not MASK_FORMATS
+        source = subset(source, data.train_examples, options.run.seed, by_class)
+    return source
+
+
+def check_train_examples(asked: int, there: int) -> None:
+    """Raise UserError unless there are as many training examples as are asked for."""
+    if asked > there:
+        raise UserError(f"--train-examples {asked}: the data has only {there} training examples")
 
 
 def evaluation_batches(options: Any, source: Source, transform: Transform) -> EvaluationBatches:

@@ -13,11 +13,14 @@ from typing import Annotated, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cnn_jax.conventions import END, SPECIAL
 from cnn_jax.data import text
+from cnn_jax.data.source import Split
+from cnn_jax.data.subsets import drawn_indices
 from cnn_jax.data.text import buckets
-from cnn_jax.data.text.pairs import Pairs, seen_in
+from cnn_jax.data.text.pairs import Pairs, joined, seen_in
 from cnn_jax.data.text.vocabulary import Level, Vocabulary, dumps
 from cnn_jax.errors import UserError
 from cnn_jax.metrics.translation import TextMetrics, bleu_by_length, tokenizer_for
@@ -85,6 +88,12 @@ class PairOptions:
     """Pairs that are evaluated during training. Default: a part of --data."""
     test_data: str | None = flags.flag(None, resumable=True, metavar="SPEC")
     """Pairs that `--split test` evaluates. Default: a part of --data."""
+    join: int = flags.flag(1, minimum=1, maximum=4)
+    """Number of consecutive pairs that are joined into one longer pair, in every split."""
+    train_examples: int | None = flags.flag(
+        None, minimum=1, maximum=LARGEST_INT, aliases="max-train-samples"
+    )
+    """Number of training pairs, joined ones, drawn by the seed. Default: all."""
     reverse: bool = False
     """Translate from the target language to the source language."""
     vocabulary: Level = "word"
@@ -356,8 +365,8 @@ def _report(
     return TranslationReport(out, sentences, attends, predictions)
 
 
-def _open(options: Options, split: Literal["train", "eval", "test"]) -> Pairs:
-    """One split of the data, or of what the flags give in its place."""
+def _open(options: Options, split: Split) -> Pairs:
+    """One split of the data, or of what the flags give in its place, as the flags change it."""
     chosen = options.data
     test_data = chosen.test_data or chosen.eval_data
     own = {"eval": chosen.eval_data, "test": test_data}.get(split)
@@ -372,6 +381,11 @@ def _open(options: Options, split: Literal["train", "eval", "test"]) -> Pairs:
     )
     if pairs.empty:
         flags.warn(f"{split}: left out {pairs.empty} pairs with an empty side ({pairs.name})")
+    pairs = joined(pairs, chosen.join)
+    if split == "train" and chosen.train_examples is not None:
+        trainer.check_train_examples(chosen.train_examples, len(pairs))
+        alike = np.zeros(len(pairs), np.int64)
+        pairs = pairs.take(drawn_indices(alike, chosen.train_examples, options.run.seed))
     if chosen.reverse:
         return Pairs(pairs.targets, pairs.sources, pairs.name, pairs.lines, pairs.empty)
     return pairs

@@ -37,7 +37,7 @@ RUNS = {
     "fast_rcnn_vgg": "detect --system fast_rcnn --model vgg11 --stage stage3 --width 0.125 "
     f"--pooling align --box-statistics data --frozen backbone/conv1 {BOXES} {REGIONS}",
     "rcnn": "detect --system rcnn --width 0.25 --crop-size 16 --proposal-size 32 "
-    f"--max-proposals 30 --train-images 200 --fit-images 100 --batch-size 64 {BOXES}",
+    f"--max-proposals 30 --train-examples 200 --fit-images 100 --batch-size 64 {BOXES}",
     "segment": "segment --image-size 64 --width 0.125",
     "segment_unpool": "segment --model resnet18 --image-size 48 --width 0.125 --output-stride 1 "
     "--upsampling unpool --loss both",

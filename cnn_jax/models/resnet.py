@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 from jaxtyping import Array, Float
 
+from cnn_jax.errors import UserError
 from cnn_jax.models.backbones import Backbone
 from cnn_jax.models.fields import Factor, Rate, structural
 from cnn_jax.models.layers import (
@@ -33,7 +34,8 @@ from cnn_jax.ops.pooling import global_avg_pool, max_pool
 
 # The way from a block's input to its output if their shapes differ (He et al., section 3.3): a 1x1
 # convolution (option B), or subsampling with zeros as the new channels, without parameters (A).
-Shortcut = Literal["projection", "pad"]
+# Without any shortcut the network is the paper's plain one (section 3.3, "Plain network").
+Shortcut = Literal["projection", "pad", "none"]
 
 
 class BasicBlock(nn.Module):
@@ -43,7 +45,7 @@ class BasicBlock(nn.Module):
         channels: number of channels of both convolutions.
         strides: stride of the first convolution.
         conv, norm: constructors of the layers.
-        shortcut: form of a shortcut between maps of different shapes.
+        shortcut: form of a shortcut between maps of different shapes; "none" for no shortcut.
         last_scale_init: initialiser of the last normalisation's scale.
     """
 
@@ -62,7 +64,7 @@ class BasicBlock(nn.Module):
         y = nn.relu(self.norm(name="norm1")(y))
         y = self.conv(self.channels, 3, name="conv2")(y)
         y = self.norm(name="norm2", scale_init=self.last_scale_init)(y)
-        return nn.relu(y + _shortcut(self, x, y))
+        return nn.relu(_joined(self, x, y))
 
 
 class Bottleneck(nn.Module):
@@ -72,7 +74,7 @@ class Bottleneck(nn.Module):
         channels: the stage's base number of channels; the output has `expansion` times as many.
         strides: stride of the 3x3 convolution.
         conv, norm: constructors of the layers.
-        shortcut: form of a shortcut between maps of different shapes.
+        shortcut: form of a shortcut between maps of different shapes; "none" for no shortcut.
         last_scale_init: initialiser of the last normalisation's scale.
         groups: number of groups of the 3x3 convolution.
         group_width: channels of each group where `channels` is 64; in proportion elsewhere.
@@ -99,22 +101,24 @@ class Bottleneck(nn.Module):
         y = nn.relu(self.norm(name="norm2")(y))
         y = self.conv(self.channels * self.expansion, 1, name="conv3")(y)
         y = self.norm(name="norm3", scale_init=self.last_scale_init)(y)
-        return nn.relu(y + _shortcut(self, x, y))
+        return nn.relu(_joined(self, x, y))
 
 
-def _shortcut(
+def _joined(
     block: BasicBlock | Bottleneck,
     x: Float[Array, "batch height width channels"],
     y: Float[Array, "batch out_height out_width out_channels"],
 ) -> Float[Array, "batch out_height out_width out_channels"]:
-    """Bring `x` to the shape of `y`; parameters for this belong to `block`."""
+    """Add `x`, brought to the shape of `y`, to it; parameters for this belong to `block`."""
+    if block.shortcut == "none":
+        return y
     if x.shape == y.shape:
-        return x
+        return y + x
     if block.shortcut == "pad":
         x = x[:, :: block.strides, :: block.strides]
-        return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, y.shape[-1] - x.shape[-1])))
+        return y + jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, y.shape[-1] - x.shape[-1])))
     x = block.conv(y.shape[-1], 1, block.strides, name="shortcut_conv")(x)
-    return block.norm(name="shortcut_norm")(x)
+    return y + block.norm(name="shortcut_norm")(x)
 
 
 class ResNet(nn.Module, Backbone):
@@ -133,7 +137,7 @@ class ResNet(nn.Module, Backbone):
             pixels. The first is a 7x7 convolution of stride 2 and a 3x3 max pooling of stride 2;
             the second is a 3x3 convolution of stride 1.
         shortcut: shortcut between maps of different shapes, a 1x1 convolution ("projection") or
-            zeros as the new channels ("pad").
+            zeros as the new channels ("pad"). With "none" no block has a shortcut.
         width: multiplier of the number of channels.
         dropout_rate: share of units that dropout sets to zero while training. It is
             applied before the classifier.
@@ -171,6 +175,8 @@ class ResNet(nn.Module, Backbone):
         self, images: Float[Array, "batch height width channels"], train: bool = False
     ) -> Output:
         check_image_size(images, self.minimum_size, "ResNet")
+        if self.zero_init_residual and self.shortcut == "none":
+            raise UserError("zero_init_residual: blocks without a shortcut would give only zeros")
         conv = partial(Conv, use_bias=False, dtype=self.dtype)
         norm = partial(
             BatchNorm, use_running_average=not train, dtype=self.dtype, axis_name=self.axis_name

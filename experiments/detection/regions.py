@@ -14,11 +14,10 @@ from cnn_jax import models
 from cnn_jax.data.packed import folder_of
 from cnn_jax.data.proposals.source import ProposalSource, prepare
 from cnn_jax.data.proposals.transform import ProposalTransform
-from cnn_jax.data.source import Example, Source, Split, Subset, Transform
+from cnn_jax.data.source import Example, Source, Split, Transform
 from cnn_jax.data.surveys.boxes import BoxSurvey
 from cnn_jax.errors import UserError
 from cnn_jax.metrics.detection import proposals as metrics
-from cnn_jax.ranges import LARGEST_INT
 from cnn_jax.tasks.detection.evaluation import trained_objects
 
 from .. import options as flags
@@ -46,9 +45,6 @@ class RegionOptions:
     )
     """Processes that search. Default: one for each core; 0 searches in the command's own
     process."""
-    train_images: int | None = flags.flag(None, minimum=1, maximum=LARGEST_INT)
-    """Number of training images, from the first on. Default: all. Built-in scenes have no end, and
-    searching them takes long."""
 
 
 class RegionSystem(System):
@@ -73,8 +69,6 @@ class RegionSystem(System):
                 "the data that was packed"
             )
         search = self.options.regions
-        if split == "train" and search.train_images is not None:
-            source = Subset(source, range(min(search.train_images, len(source))))
         cache = None if search.proposal_cache is None else Path(search.proposal_cache)
         proposed = ProposalSource(source, self.options.proposals, cache)
         prepare(proposed, search.proposal_workers)

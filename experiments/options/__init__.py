@@ -6,7 +6,18 @@ flag is its field's, without the group's.
 
 from .command_line import parse, parse_plain, resumable, typed
 from .config import described, recorded, stored
-from .declare import GIVEN, Declared, Flag, Group, checked, declared, flag, group, idle
+from .declare import (
+    GIVEN,
+    Declared,
+    Flag,
+    Group,
+    checked,
+    declared,
+    flag,
+    group,
+    idle,
+    read_value,
+)
 from .groups import (
     AUGMENTATION,
     BUILT_IN,
@@ -64,6 +75,7 @@ __all__ = [
     "network_options",
     "parse",
     "parse_plain",
+    "read_value",
     "recorded",
     "replace",
     "resumable",

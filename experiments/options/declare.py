@@ -232,9 +232,26 @@ def checked(name: str, hint: Any, value: Any) -> Any:
     Raises:
         UserError: it is of another type, or out of range.
     """
+    return _unowned(name, hint).checked(value)
+
+
+def read_value(name: str, hint: Any, texts: Sequence[str]) -> Any:
+    """A value that is no flag's, from texts of a file, read as a typed flag of this type would be.
+
+    Args:
+        name: of the value.
+        hint: its type, as for `checked`.
+        texts: what the file has.
+
+    Raises:
+        UserError: it is of another type, or out of range.
+    """
+    return _unowned(name, hint).read(texts)
+
+
+def _unowned(name: str, hint: Any) -> Flag:
     hint, limits = split(hint)
-    flag = Flag(name, "", object, None, *_parts(hint), limits, Declared())
-    return flag.checked(value)
+    return Flag(name, "", object, None, *_parts(hint), limits, Declared())
 
 
 def is_text(value: str) -> bool:

@@ -54,10 +54,11 @@ class RunOptions:
     --epochs lengthen it."""
     eval_only: bool = flag(False, resumable=True, typed_only=True, aliases="test-only evaluate")
     """Evaluate the run in --out (or --init-from) and train nothing."""
-    split: Literal["eval", "test"] = flag(
+    split: Literal["eval", "test", "train"] = flag(
         "eval", resumable=True, typed_only=True, only={"eval_only": GIVEN}
     )
-    """Which examples are evaluated."""
+    """Which examples are evaluated. Those of training are not augmented; their row is called
+    training_set, as rows of training are called train."""
     predictions: str | None = flag(None, resumable=True, unrecorded=True, metavar="FILE")
     """Write a row for each example of an evaluation to this file, .csv or .jsonl: its name, the
     truth, the prediction and its probability."""
@@ -66,6 +67,11 @@ class RunOptions:
     )
     """State that is evaluated: the one with the best evaluation, or the last one. Default: the
     best, where the run keeps it."""
+    weights: Literal["raw", "ema"] | None = flag(
+        None, resumable=True, typed_only=True, only={"eval_only": GIVEN}
+    )
+    """Weights of that state that are evaluated: those that training goes on from, or their average.
+    Default: the average, where the run keeps one."""
     recalibrate: bool = flag(False, resumable=True, typed_only=True, only={"eval_only": GIVEN})
     """Compute the statistics of batch normalisation anew from the training set."""
     seed: int = flag(0, minimum=0, maximum=_LARGEST_SEED, aliases="manual-seed")
@@ -173,6 +179,11 @@ class DataOptions:
         aliases="val-batch-size validation-batch-size",
     )
     """Examples in a step of an evaluation. Default: the batch size."""
+    train_examples: int | None = flag(
+        None, minimum=1, maximum=LARGEST_INT, aliases="train-images max-train-samples"
+    )
+    """Number of training examples, of each class in proportion. Default: all. The seed draws which;
+    of built-in scenes they are the first ones."""
     holdout_fraction: float = flag(
         0.1,
         range=DATA_RANGES["holdout_fraction"],

@@ -66,7 +66,7 @@ DETECTION: dict[str, dict[str, Any]] = {
         "proposals": "selective_search",
         "proposal_size": 64,
         "max_proposals": 80,
-        "train_images": 3000,
+        "train_examples": 3000,
         "fit_images": 700,
         "foreground_fraction": 0.5,
         "model": "resnet18",

@@ -109,6 +109,22 @@ def carry_out(planned: Plan, at_a_time: int | None, metric: str | None) -> None:
         UnfinishedError: it was asked to end early.
         SystemExit: runs failed.
     """
+    failed = finish(planned, at_a_time)
+    if len(failed) < len(planned.runs):
+        print(f"page: {table.write(table.compared(planned, failed, metric))}")
+    if failed:
+        print(f"{len(failed)} of {len(planned.runs)} runs failed:", file=sys.stderr)
+        for name, reason in failed.items():
+            print(f"  {name}: {reason}", file=sys.stderr)
+        raise SystemExit(FAILED)
+
+
+def finish(planned: Plan, at_a_time: int | None) -> dict[str, str]:
+    """Carry out the runs of a sweep that have not finished; return why some failed, by name.
+
+    Raises:
+        UnfinishedError: it was asked to end early.
+    """
     pending = [run for run in planned.runs if not run.finished]
     done = len(planned.runs) - len(pending)
     print(f"{len(planned.runs)} runs, {done} of them finished", file=sys.stderr)
@@ -124,13 +140,4 @@ def carry_out(planned: Plan, at_a_time: int | None, metric: str | None) -> None:
                 f"{planned.out}: {done} of {len(planned.runs)} runs have finished; the same "
                 "command goes on"
             )
-    failed = {
-        run.name: jobs.failure(run, ended[run.name]) for run in pending if ended[run.name] != 0
-    }
-    if len(failed) < len(planned.runs):
-        print(f"page: {table.write(table.compared(planned, failed, metric))}")
-    if failed:
-        print(f"{len(failed)} of {len(planned.runs)} runs failed:", file=sys.stderr)
-        for name, reason in failed.items():
-            print(f"  {name}: {reason}", file=sys.stderr)
-        raise SystemExit(FAILED)
+    return {run.name: jobs.failure(run, ended[run.name]) for run in pending if ended[run.name]}

@@ -24,7 +24,9 @@ LOGS = "logs"
 _OWN = {
     "seed": "the sweep's --seeds gives it",
     "out": "the sweep's --out names the folder of all runs",
-    **dict.fromkeys(("resume", "eval_only", "split", "recalibrate"), "a sweep trains, and resumes"),
+    **dict.fromkeys(
+        ("resume", "eval_only", "split", "weights", "recalibrate"), "a sweep trains, and resumes"
+    ),
     "predictions": "every run would write the same file; evaluate a run for it",
     "distributed": "each run has one process; a Slurm array adds the flag itself",
 }
@@ -159,15 +161,45 @@ def plan(
         combined = settings.drawn(varied, draws, search_seed)
     else:
         raise UserError("--random: give what to draw with --grid NAME=log:LOW:HIGH or NAME=A,B")
+    return of_settings(
+        verb,
+        out,
+        fixed,
+        [(setting, settings.arguments(setting, known)) for setting in combined],
+        seeds,
+    )
+
+
+def of_settings(
+    verb: str,
+    out: Path,
+    fixed: Sequence[str],
+    typed: Sequence[tuple[Setting, Sequence[str]]],
+    seeds: Sequence[int],
+) -> Plan:
+    """The runs of some settings and seeds, whose flags are all legal.
+
+    Args:
+        verb: the command that trains.
+        out: the folder of the sweep.
+        fixed: flags that all runs share, as they are typed.
+        typed: the settings, which name folders and rows, and the flags of each as they are typed.
+        seeds: the seeds of each setting.
+
+    Raises:
+        UserError: a flag is illegal, or a folder holds a run with other flags.
+    """
+    chosen = command(verb)
+    known = flags.declared(chosen.options)
     runs = [
         PlannedRun(
             out,
             settings.run_name(setting, seed),
             setting,
             seed,
-            [*fixed, *settings.arguments(setting, known), f"--seed={seed}"],
+            [*fixed, *more, f"--seed={seed}"],
         )
-        for setting in combined
+        for setting, more in typed
         for seed in seeds
     ]
     folded = Counter(run.name.casefold() for run in runs)
@@ -175,8 +207,9 @@ def plan(
         if folded[run.name.casefold()] > 1:
             raise UserError(f"--grid: two settings would share the folder {run.name}")
         _check(run, chosen)
+    given = flags.typed(chosen.options, fixed)
     lasting = {k: v for k, v in given.items() if not known[k].declared.resumable}
-    return Plan(verb, out, lasting, combined, runs)
+    return Plan(verb, out, lasting, [setting for setting, _ in typed], runs)
 
 
 def _check(run: PlannedRun, chosen: Command) -> None:

@@ -295,7 +295,7 @@ def test_rcnn_judges_with_and_without_what_was_fitted(slow, photos, tmp_path, ca
         ([*FAST, "--regions", "0"], r"--regions 0"),
         ([*FAST, "--background-iou", "0.5", "0.1"], r"--background-iou"),
         ([*FAST, "--max-proposals", "0"], r"--max-proposals 0"),
-        ([*FAST, "--train-images", "0"], r"--train-images 0"),
+        ([*FAST, "--train-examples", "0"], r"--train-examples 0"),
         ([*FAST, "--proposals", "guess"], r"guess"),
         ([*FAST, "--model", "yolo"], r"yolo is a grid detector, not a"),
         ([*SLOW, "--crop-size", "4"], r"--crop-size 4"),

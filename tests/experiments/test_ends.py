@@ -202,7 +202,7 @@ options.entry(detect.main)
     small = [
         *("--system", "rcnn", "--width", "0.25", "--image-size", "32", "--crop-size", "16"),
         *("--proposals", "grid", "--max-proposals", "10"),
-        *("--train-images", "8", "--fit-images", "8", "--batch-size", "8", "--steps", "2"),
+        *("--train-examples", "8", "--fit-images", "8", "--batch-size", "8", "--steps", "2"),
         *("--warmup", "0"),
         *("--max-detections", "10", "--eval-batch-size", "100"),
     ]

@@ -18,7 +18,7 @@ from pathlib import Path
 from experiments import __main__ as console
 
 STEPS = "--steps 2 --batch-size 8 --warmup 0 --report-every 1 --eval-every 2 --image-size 32"
-REGIONS = "--max-proposals 20 --regions 8 --pool-size 2 --units 8 --train-images 20"
+REGIONS = "--max-proposals 20 --regions 8 --pool-size 2 --units 8 --train-examples 20"
 TINY = {
     "classify": f"classify {STEPS} --model resnet20 --width 0.25",
     "annotate": f"annotate {STEPS} --model resnet20 --width 0.25",
@@ -28,7 +28,7 @@ TINY = {
     "yolo": f"detect --system yolo {STEPS} --width 0.125 --grid 2 --max-detections 5",
     "fast_rcnn": f"detect --system fast_rcnn {STEPS} --width 0.125 --max-detections 5 {REGIONS}",
     "rcnn": f"detect --system rcnn {STEPS} --width 0.125 --crop-size 16 --max-proposals 10 "
-    "--train-images 20 --fit-images 10 --max-detections 5",
+    "--train-examples 20 --fit-images 10 --max-detections 5",
 }
 """The smallest run of each verb and detector that trains, evaluates, saves and reports."""
 

@@ -130,6 +130,16 @@ def test_counts_of_the_cifar_paper():
         assert round(TEN_CLASSES[name][0] / 1e6, 2) == millions
 
 
+def test_plain_networks_have_what_residual_ones_have_but_for_projections():
+    """He et al. 2016, section 3.3: identity shortcuts have no parameters."""
+    for name in ("resnet20", "resnet56"):
+        assert size(variables(name, 10, shortcut="none")["params"]) == TEN_CLASSES[name][0]
+    # The 1x1 convolutions of three stages, and their normalisation.
+    projections = sum(before * 2 * before + 2 * 2 * before for before in (64, 128, 256))
+    plain = size(variables("resnet18", 1000, shortcut="none")["params"])
+    assert plain == TORCHVISION["resnet18"][0] - projections
+
+
 def test_the_count_of_airbench94():
     """Jordan 2024, section 3.1: 1.97 million."""
     assert round(TEN_CLASSES["airbench94"][0] / 1e6, 2) == 1.97

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cnn_jax import models
+from cnn_jax.errors import UserError
 
 
 def features_of(name, side, **options):
@@ -79,6 +80,23 @@ def test_option_a_subsamples_and_appends_zeros():
     stage2 = np.zeros((2, 8, 8, 8), np.float32)
     stage2[..., :4] = stem[:, ::2, ::2]
     np.testing.assert_array_equal(features["stage2"], stage2)
+
+
+def test_a_plain_network_adds_nothing_to_what_its_blocks_give():
+    """He et al. 2016, section 3.3; with shortcuts the same blocks leave the map as it is."""
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(2, 8, 8, 3)), jnp.float32)
+    model = models.create("resnet20", 10, shortcut="none", width=0.25)
+    variables = jax.jit(model.init)(jax.random.key(0), images)
+    last = variables["params"]["stage1_block2"]["norm2"]
+    last["scale"] = jnp.zeros_like(last["scale"])
+    _, features = jax.jit(model.apply)(variables, images)
+    assert np.any(features["stem"])
+    np.testing.assert_array_equal(features["stage1"], 0)
+
+
+def test_a_plain_network_cannot_start_as_the_identity():
+    with pytest.raises(UserError, match="zero_init_residual: blocks without a shortcut"):
+        features_of("resnet20", 16, shortcut="none", zero_init_residual=True)
 
 
 def test_initial_filters_have_the_variance_of_he():

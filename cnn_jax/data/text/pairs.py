@@ -136,6 +136,24 @@ def hold_out(pairs: Pairs, split: Split, fraction: float) -> Pairs:
     return pairs.take([i for i, source in enumerate(pairs.sources) if place(source) == split])
 
 
+def joined(pairs: Pairs, count: int) -> Pairs:
+    """Join consecutive pairs of a text into longer ones, with blanks between their sentences.
+
+    Args:
+        pairs: the pairs in the order of the text.
+        count: the number of pairs of a longer one; the last one has what is left.
+    """
+    if count == 1:
+        return pairs
+    starts = range(0, len(pairs), count)
+
+    def side(sentences: Sequence[str]) -> list[str]:
+        return [" ".join(sentences[i : i + count]) for i in starts]
+
+    lines = [pairs.lines[i] for i in starts] if pairs.lines else ()
+    return Pairs(side(pairs.sources), side(pairs.targets), pairs.name, lines, pairs.empty)
+
+
 def seen_in(training: Pairs, pairs: Pairs) -> list[int]:
     """Find the pairs whose source sentence is in the training data as well."""
     known = {_key(source) for source in training.sources}

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cnn_jax.data import text
-from cnn_jax.data.text.pairs import Pairs, normalize, seen_in
+from cnn_jax.data.text.pairs import Pairs, joined, normalize, seen_in
 from cnn_jax.errors import UserError
 
 
@@ -252,3 +252,12 @@ def test_pairs_are_read_as_they_were_written(tmp_path_factory, rows, encoding, t
 def test_an_unknown_format_gives_the_nearest():
     assert "did you mean pairs" in problem("pair:x")
     assert "known: dates, pairs, tfds" in problem("shapes")
+
+
+def test_consecutive_pairs_are_joined_and_none_is_lost():
+    pairs = Pairs(list("abcde"), list("ABCDE"), "text", [1, 2, 4, 5, 7], empty=2)
+    three = joined(pairs, 3)
+    assert (three.sources, three.targets) == (["a b c", "d e"], ["A B C", "D E"])
+    assert [three.describe(i) for i in range(len(three))] == ["text:1", "text:5"]
+    assert three.empty == 2
+    assert joined(pairs, 1) is pairs

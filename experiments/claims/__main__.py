@@ -1,0 +1,6 @@
+"""`python -m experiments.claims`."""
+
+from .. import options as flags
+from . import main
+
+flags.entry(main)

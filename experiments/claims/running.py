@@ -1,0 +1,181 @@
+"""A claim's runs, carried out as a sweep, and what is measured of them.
+
+Seeds come one after another, each with all settings, so that every finished seed adds to the
+verdict. A run whose rows are known, committed or measured here, is not carried out.
+"""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cnn_jax.errors import UserError
+from cnn_jax.runs.claim import claimed
+from cnn_jax.runs.folder import RESULT_FILE, Run, read_object, read_run
+
+from .. import sweep
+from ..sweep import jobs, table
+from ..sweep.plan import LOGS, Plan, PlannedRun, of_settings
+from . import rows as kept
+from .claim import Claim, Measure, Variant
+from .rows import Row
+
+ROWS = "rows.csv"
+
+_DIVERGED = 3
+"""The exit status of a run whose loss was not finite."""
+
+
+def known(claim: Claim, out: Path) -> dict[str, Row]:
+    """The rows that are committed, or were measured in a folder of claims."""
+    return {**kept.read(out / claim.name / ROWS), **kept.committed(claim)}
+
+
+def carry_out(claim: Claim, out: Path, at_a_time: int | None) -> dict[str, Row]:
+    """Carry out the runs of a claim whose rows are not known; return all known rows.
+
+    Raises:
+        UnfinishedError: it was asked to end early; what was measured is kept.
+        UserError: the data is not there, a flag is illegal, or an evaluation failed.
+    """
+    folder = out / claim.name
+    found, committed = known(claim, out), kept.committed(claim)
+    wanted = [seed for seed in claim.seeds if _missing(claim, seed, found)]
+    if not wanted:
+        return found
+    planned = planned_runs(claim, folder, wanted)
+    (folder / LOGS).mkdir(parents=True, exist_ok=True)
+    with claimed(folder / LOGS):
+        planned.keep()
+        for seed in wanted:
+            _carry_out_seed(claim, planned, seed, at_a_time, found)
+            kept.write(folder / ROWS, (found[key] for key in found.keys() - committed.keys()))
+        _compare(planned)
+    return found
+
+
+def planned_runs(claim: Claim, folder: Path, seeds: Sequence[int]) -> Plan:
+    """The runs of some seeds, whose flags are all legal."""
+    settings = [(v.named, claim.placed(v.typed)) for v in claim.variants]
+    return of_settings(claim.verb, folder, claim.placed(claim.flags), settings, seeds)
+
+
+def _missing(claim: Claim, seed: int, found: Mapping[str, Row]) -> list[tuple[Variant, Measure]]:
+    """What is to be measured of a seed. Times belong together: all of them, or none."""
+    missing = [
+        (variant, measure)
+        for variant in claim.variants
+        for measure in claim.measures.values()
+        if claim.key(variant, seed, measure) not in found
+    ]
+    if any(measure.timed for _, measure in missing):
+        timed = [(v, m) for v in claim.variants for m in claim.measures.values() if m.timed]
+        missing = [pair for pair in missing if not pair[1].timed] + timed
+    return missing
+
+
+def _carry_out_seed(
+    claim: Claim, planned: Plan, seed: int, at_a_time: int | None, found: dict[str, Row]
+) -> None:
+    """Carry out the runs of a seed, and add what is measured of them."""
+    missing = _missing(claim, seed, found)
+    runs = {
+        variant.label: next(
+            run for run in planned.runs if run.seed == seed and run.setting == variant.named
+        )
+        for variant, _ in missing
+    }
+    pending = [run for run in runs.values() if _status(run) != _DIVERGED]
+    sweep.finish(dataclasses.replace(planned, runs=pending), at_a_time)
+    for variant, measure in missing:
+        run = runs[variant.label]
+        value = measured(claim.verb, run, measure, claim.placed(measure.evaluate or ()))
+        if value is not None:
+            read = read_run(run.folder)
+            found[key] = Row(
+                key := claim.key(variant, seed, measure),
+                variant.label,
+                seed,
+                measure.name,
+                value,
+                round(read.seconds or 0.0, 1),
+                str(read.environment.get("device_kind", "")),
+            )
+
+
+def measured(verb: str, run: PlannedRun, measure: Measure, evaluate: Sequence[str]) -> float | None:
+    """The value of a run; None where it failed, or diverged and no value stands for that.
+
+    Args:
+        verb: the command that trained it.
+        run: the run.
+        measure: what is measured.
+        evaluate: the measure's flags, with the folder of the data in them.
+
+    Raises:
+        UserError: the run has no such metric, or its evaluation failed.
+    """
+    status = _status(run)
+    if status:
+        return measure.diverged if status == _DIVERGED else None
+    if measure.timed:
+        module = f"{__package__}.timing"
+        return json.loads(_printed(run, [module, verb, str(run.folder), *evaluate]))[measure.metric]
+    if measure.evaluate is not None:
+        module = f"{__package__.rpartition('.')[0]}.{verb}"
+        _printed(run, [module, "--eval-only", "--out", str(run.folder), *evaluate])
+        row = read_object(run.folder / RESULT_FILE)
+    else:
+        row = _last(read_run(run.folder))
+    if measure.reach is not None:
+        return _steps_to(read_run(run.folder), measure)
+    if row.get(measure.metric) is None:
+        raise UserError(f"{run.folder}: its evaluation has no {measure.metric}")
+    return float(row[measure.metric])
+
+
+def _last(run: Run) -> Mapping[str, Any]:
+    """The evaluation that ended the training; rows of later evaluations follow it."""
+    rows = [row for row in run.rows if row["split"] == "eval"]
+    last = max((row["step"] for row in rows), default=None)
+    return next((row for row in rows if row["step"] == last), {})
+
+
+def _steps_to(run: Run, measure: Measure) -> float:
+    """The steps until an evaluation has a value; those of the run where none has."""
+    steps, values = run.series("eval", measure.metric)
+    reached = (step for step, value in zip(steps, values, strict=True) if value >= measure.reach)
+    return float(next(reached, run.steps))
+
+
+def _status(run: PlannedRun) -> int | None:
+    """The status that a run ended with; None where it has not."""
+    if not run.status_file.exists():
+        return None
+    text = run.status_file.read_text().strip()
+    return int(text) if text.lstrip("-").isdigit() else None
+
+
+def _printed(run: PlannedRun, module: Sequence[str]) -> str:
+    """What a module prints on a run's folder; its other lines go to the run's log.
+
+    Raises:
+        UserError: it failed.
+    """
+    line = [sys.executable, "-m", *module]
+    with run.log.open("ab") as log:
+        ended = subprocess.run(line, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log)
+    if ended.returncode:
+        raise UserError(f"{run.name}: {' '.join(module[1:])} failed ({jobs.last_line(run)})")
+    return ended.stdout.decode()
+
+
+def _compare(planned: Plan) -> None:
+    """Write the sweep's table and page of the runs that are here and have finished."""
+    finished = [run for run in planned.runs if run.finished]
+    unfinished = {run.name: "not finished" for run in planned.runs if not run.finished}
+    if finished:
+        print(f"page: {table.write(table.compared(planned, unfinished, None))}")
