@@ -5,7 +5,7 @@ python -m experiments.claims deeper_plain_nets --out runs/claims
 python -m experiments.claims --out runs/claims --minutes 60       # all, for an hour; again goes on
 python -m experiments.claims --table                              # the README's table
 
-A claim is a file, see `claim`; its runs are those of a sweep, see `running`; the rule is in `verdict`.
+A claim is a file, see `claim`. Its runs are a sweep's, see `running`; the rule is in `verdict`.
 """
 
 import sys

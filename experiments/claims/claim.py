@@ -32,10 +32,12 @@ from typing import Annotated, Any, Literal
 from cnn_jax.errors import UserError, nearest
 from cnn_jax.ranges import Range
 from cnn_jax.reading import read_yaml
+from cnn_jax.runs.names import METRICS
 
 from .. import compare
 from .. import options as flags
-from ..sweep import plan, settings
+from ..sweep import settings
+from ..sweep.plan import command
 
 FOLDER = Path(__file__).parent
 DATA = "CNN_JAX_DATA"
@@ -57,6 +59,7 @@ class Measure:
         evaluate: flags of an evaluation after the training; None takes the training's last one.
         reach: the measure is the number of steps until the metric has this value, where given.
         diverged: the value of a run whose loss was not finite; None leaves such runs out.
+        of: the settings that it is measured of; empty for all.
     """
 
     name: str
@@ -64,11 +67,18 @@ class Measure:
     evaluate: Sequence[str] | None = None
     reach: float | None = None
     diverged: float | None = None
+    of: Sequence[str] = ()
 
     @property
     def timed(self) -> bool:
         """Tell whether it depends on the machine, so that values of one machine belong together."""
         return self.metric == "seconds_per_image"
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Tell whether a larger value is a better one."""
+        lower = self.timed or self.reach is not None
+        return not lower and METRICS[self.metric].higher_is_better is not False
 
 
 @dataclass(frozen=True)
@@ -153,8 +163,18 @@ class Claim:
     plot: Plot
 
     def of(self, setting: str) -> list[Variant]:
-        """The variants of a setting."""
-        return [variant for variant in self.variants if variant.setting == setting]
+        """The variants of a setting, or the one whose label it is."""
+        return [variant for variant in self.variants if setting in (variant.setting, variant.label)]
+
+    @property
+    def measured(self) -> list[tuple[Variant, Measure]]:
+        """All that is measured of a seed."""
+        return [
+            (variant, measure)
+            for variant in self.variants
+            for measure in self.measures.values()
+            if not measure.of or variant.setting in measure.of
+        ]
 
     @property
     def needs_data(self) -> bool:
@@ -184,7 +204,9 @@ class Claim:
         content = {
             "verb": self.verb,
             "flags": {**values, "seed": seed},
-            "measure": {k: v for k, v in dataclasses.asdict(measure).items() if k != "name"},
+            "measure": {
+                k: v for k, v in dataclasses.asdict(measure).items() if k not in ("name", "of")
+            },
         }
         text = json.dumps(content, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -192,13 +214,13 @@ class Claim:
     @cached_property
     def _values(self) -> dict[str, dict[str, Any]]:
         """The values of each variant's flags, but for defaults and what does not matter."""
-        command = plan.command(self.verb)
-        defaults = flags.flat(command.options())
+        chosen = command(self.verb)
+        defaults = flags.flat(chosen.options())
         found = {}
         for variant in self.variants:
             typed = [*self.flags, *variant.typed]
             try:
-                parsed = flags.parse(command.options, typed, command.presets, command.variant)
+                parsed = flags.parse(chosen.options, typed, chosen.presets, chosen.variant)
             except UserError as error:
                 raise UserError(f"{self.name}: {variant.label}: {error}") from None
             found[variant.label] = {
@@ -249,6 +271,15 @@ class _Reader:
         texts = value if isinstance(value, list) else [value]
         return flags.read_value(name, hint, [str(text) for text in texts])
 
+    def flags(self, name: str) -> tuple[str, ...] | None:
+        """Flags as a shell would read them; None where they are not given."""
+        if name not in self._left:
+            return None
+        value = self._left.pop(name)
+        if not isinstance(value, str):
+            raise UserError(f"{self._where}: {name!r} must be flags")
+        return tuple(shlex.split(value))
+
     def mapping(self, name: str, default: Any = ...) -> Mapping[str, Any]:
         """A mapping within this one."""
         value = self._left.pop(name, default)
@@ -279,7 +310,7 @@ def _claim(name: str, read: _Reader) -> Claim:
         for setting, typed in read.mapping("settings").items()
         for variant in _variants(verb, setting, shlex.split(typed or ""), tune)
     ]
-    known = {variant.setting for variant in variants}
+    known = {name for variant in variants for name in (variant.setting, variant.label)}
     if bool(tune) != (tuned_by in measures):
         raise UserError("tune: must have flags and, as 'by', the measure that chooses")
 
@@ -287,7 +318,10 @@ def _claim(name: str, read: _Reader) -> Claim:
         setting, slash, own = text.partition("/")
         found = setting, own if slash else measure
         if found[0] not in known or found[1] not in measures:
-            raise UserError(f"{text}: no setting of the claim, or no measure ({measure})")
+            raise UserError(f"{text}: no setting of the claim, or no measure ({found[1]})")
+        of = measures[found[1]].of
+        if of and found[0] not in of:
+            raise UserError(f"{text}: {found[1]} is not measured of {found[0]}")
         return found
 
     found = Claim(
@@ -298,9 +332,9 @@ def _claim(name: str, read: _Reader) -> Claim:
         data=read.text("data"),
         note=read.text("note", default=""),
         verb=verb,
-        flags=shlex.split(read.text("flags")),
+        flags=read.flags("flags") or (),
         minutes=read.text("minutes", Annotated[float, Range(0, 600)]),
-        seeds=read.text("seeds", tuple[Annotated[int, Range(0, 2**32 - 1)], ...]),
+        seeds=read.text("seeds", Annotated[tuple[int, ...], Range(0, 2**32 - 1)]),
         variants=variants,
         tuned_by=tuned_by,
         measures=measures,
@@ -314,7 +348,7 @@ def _claim(name: str, read: _Reader) -> Claim:
 def _variants(
     verb: str, setting: str, typed: Sequence[str], tune: Mapping[str, Any]
 ) -> list[Variant]:
-    known = flags.declared(plan.command(verb).options)
+    known = flags.declared(command(verb).options)
     grid = settings.read([f"{k}={','.join(map(str, v))}" for k, v in tune.items()], known)
     return [
         Variant(setting, tuned, [*typed, *settings.arguments(tuned, known)])
@@ -324,13 +358,14 @@ def _variants(
 
 def _measure(name: str, content: Any) -> Measure:
     read = _Reader(f"measures: {name}", content)
-    evaluate = read.text("evaluate", default=None)
+    evaluate = read.flags("evaluate")
     found = Measure(
         name=name,
         metric=read.text("metric"),
-        evaluate=None if evaluate is None else tuple(shlex.split(evaluate)),
+        evaluate=evaluate,
         reach=read.text("reach", _Number, default=None),
         diverged=read.text("diverged", _Number, default=None),
+        of=read.text("of", tuple[str, ...], default=()),
     )
     read.end()
     return found

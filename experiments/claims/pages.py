@@ -115,11 +115,10 @@ def write(claim: Claim, rows: Rows, folder: Path) -> Path:
 def _values(claim: Claim, rows: Rows) -> Table:
     """Every value, a row for each setting and measure."""
     table = []
-    for variant in claim.variants:
-        for measure in claim.measures:
-            values = [value(claim, rows, variant, seed, measure) for seed in claim.seeds]
-            cells = ["" if v is None else f"{v:.5g}" for v in values]
-            table.append([variant.label, measure, *cells])
+    for variant, measure in claim.measured:
+        values = [value(claim, rows, variant, seed, measure.name) for seed in claim.seeds]
+        cells = ["" if v is None else f"{v:.5g}" for v in values]
+        table.append([variant.label, measure.name, *cells])
     header = ["setting", "measure", *(f"seed {seed}" for seed in claim.seeds)]
     return Table("Values", header, table, left=2)
 

@@ -65,14 +65,9 @@ def planned_runs(claim: Claim, folder: Path, seeds: Sequence[int]) -> Plan:
 
 def _missing(claim: Claim, seed: int, found: Mapping[str, Row]) -> list[tuple[Variant, Measure]]:
     """What is to be measured of a seed. Times belong together: all of them, or none."""
-    missing = [
-        (variant, measure)
-        for variant in claim.variants
-        for measure in claim.measures.values()
-        if claim.key(variant, seed, measure) not in found
-    ]
+    missing = [pair for pair in claim.measured if claim.key(pair[0], seed, pair[1]) not in found]
     if any(measure.timed for _, measure in missing):
-        timed = [(v, m) for v in claim.variants for m in claim.measures.values() if m.timed]
+        timed = [pair for pair in claim.measured if pair[1].timed]
         missing = [pair for pair in missing if not pair[1].timed] + timed
     return missing
 

@@ -22,8 +22,6 @@ from dataclasses import dataclass
 
 from scipy import stats
 
-from cnn_jax.runs.names import METRICS
-
 from .claim import Claim, Comparison, Variant
 from .rows import Rows, value
 
@@ -140,8 +138,7 @@ def chosen(claim: Claim, setting: str, rows: Rows) -> Variant | None:
     variants = claim.of(setting)
     if len(variants) == 1:
         return variants[0]
-    metric = claim.measures[claim.tuned_by].metric
-    sign = -1 if METRICS[metric].higher_is_better is False else 1
+    sign = 1 if claim.measures[claim.tuned_by].higher_is_better else -1
 
     def mean(variant: Variant) -> float | None:
         values = [value(claim, rows, variant, seed, claim.tuned_by) for seed in claim.seeds]

@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from cnn_jax.metrics.detection import counts as metrics
 from cnn_jax.metrics.detection.coco import CocoResult, evaluate_coco
-from cnn_jax.metrics.detection.errors import best_count_threshold
+from cnn_jax.metrics.detection.errors import KINDS, best_count_threshold, error_kinds
 from cnn_jax.metrics.detection.rows import DetectionRows, ObjectRows
 from cnn_jax.metrics.detection.voc import VocResult, evaluate_voc
 from cnn_jax.metrics.host import in_chunks
@@ -149,7 +149,9 @@ class BoxEvaluation:
         crowds are ignored, VOC's difficult objects count there like any other); precision, recall
         and F1 over all classes at `score_threshold` and an IoU of .5; the error of the number of
         objects of a class in an image: `count_mae`, `count_bias` and `count_exact`, each averaged
-        over the classes. nan where there is nothing to find.
+        over the classes; the shares of localisation and background errors among the best
+        detections, of each class as many as it has objects (Redmon et al. 2016, figure 4). nan
+        where there is nothing to find.
 
         Args:
             means: the system's own, such as its losses.
@@ -187,6 +189,7 @@ class BoxEvaluation:
             "count_bias": float(counted.bias.mean()),
             "count_exact": float(counted.exact.mean()),
             "score_threshold": threshold,
+            **whole.mistakes(voc, self.num_classes),
         }
         return Summary(figures, DetectionDetails(whole, voc, coco, decided, threshold, chosen_here))
 
@@ -248,6 +251,13 @@ class DetectedSet:
             ignored[valid],
             truth["area"][valid],
         )
+
+    def mistakes(self, voc: VocResult, num_classes: int) -> dict[str, float]:
+        """Compute the shares of two kinds of errors, see `error_kinds`; nan without detections."""
+        counts = error_kinds(self.detections, self.objects, voc.matches, num_classes).sum(axis=0)
+        shares = counts / counts.sum() if counts.any() else np.full(len(KINDS), np.nan)
+        kinds = ("localization", "background")
+        return {f"{kind}_errors": float(shares[KINDS.index(kind)]) for kind in kinds}
 
     def best_threshold(self, num_classes: int) -> float:
         """Choose the score from which on detections count objects best."""
