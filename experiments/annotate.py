@@ -168,7 +168,7 @@ def build(options: Options) -> Run:
         inputs=trainer.image_input(sizes.training, sizes.training, options.data.channels),
         training_set=training_set,
         evaluation_set=trainer.evaluation_batches(options, held_out, transform),
-        report=Report(out, held_out, options, task, split, predictions(options)),
+        report=Report(out, held_out, options, task, predictions(options)),
         recorded={"class_names": held_out.class_names},
         notices=images.noticed(options, training, held_out, unit),
     )
@@ -212,7 +212,7 @@ def build_task(
 
 
 class Report:
-    """Writes the page and the pictures and, of the split `eval`, the thresholds chosen on it."""
+    """Writes the page, the pictures, and the thresholds where the evaluation chooses them."""
 
     def __init__(
         self,
@@ -220,10 +220,10 @@ class Report:
         source: Source,
         options: Options,
         task: Annotation,
-        split: str,
         predictions: RowsFile | None = None,
     ) -> None:
-        self._out, self._source, self._task, self._split = out, source, task, split
+        self._out, self._source, self._task = out, source, task
+        self._chooses = trainer.chooses(options)
         self._predictions = predictions
         transform = dataclasses.replace(options.evaluation_transform, ten_crop=False)
         self._transform = prepared(source, transform)
@@ -236,7 +236,7 @@ class Report:
         task, names = self._task, self._source.class_names
         details = evaluation.details
         thresholds = details.thresholds
-        if self._split == "eval":
+        if self._chooses:
             content = _dumped(step, thresholds, task, names)
             for folder in states.folders_of(self._out, step):
                 files.replace(folder / THRESHOLDS_FILE, content)

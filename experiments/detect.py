@@ -183,7 +183,7 @@ def build(options: Options) -> Run:
             out,
             held_out,
             task,
-            split,
+            trainer.chooses(options),
             options.detector.similar_labels(names),
             predictions(options),
         ),
@@ -194,18 +194,18 @@ def build(options: Options) -> Run:
 
 
 class Report:
-    """Writes the page and the pictures and, of the split `eval`, the threshold chosen on it."""
+    """Writes the page, the pictures, and the threshold where the evaluation chooses it."""
 
     def __init__(
         self,
         out: Path,
         source: Source,
         task: DetectionTask,
-        split: str,
+        chooses: bool,
         similar: Sequence[Sequence[int]],
         predictions: RowsFile | None = None,
     ) -> None:
-        self._out, self._source, self._task, self._split = out, source, task, split
+        self._out, self._source, self._task, self._chooses = out, source, task, chooses
         self._similar, self._predictions = similar, predictions
 
     def select(self, batch: Mapping[str, np.ndarray], predictions: Any) -> None:
@@ -213,7 +213,7 @@ class Report:
 
     def write(self, step: int, evaluation: Any) -> None:
         """Write what an evaluation found, after `step` updates."""
-        if self._split == "eval" and self._task.evaluation.rule.score_threshold is None:
+        if self._chooses and self._task.evaluation.rule.score_threshold is None:
             write_threshold(self._out, step, evaluation.metrics)
         details = evaluation.details
         report.write(self._out, self._source, details, self._similar)

@@ -374,6 +374,14 @@ def evaluated_split(options: Any) -> Split:
     return options.run.split if options.run.eval_only else "eval"
 
 
+def chooses(options: Any) -> bool:
+    """Tell whether an evaluation chooses the thresholds that predictions use.
+
+    It does on the split `eval`, with the weights that predict.
+    """
+    return evaluated_split(options) == "eval" and options.run.weights is None
+
+
 def reads_training_set(run: RunOptions) -> bool:
     """Tell whether the training examples are read at all."""
     return not run.eval_only or run.recalibrate

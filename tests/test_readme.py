@@ -8,6 +8,7 @@ import pytest
 
 from experiments import (
     annotate,
+    claims,
     classify,
     compare,
     detect,
@@ -50,6 +51,7 @@ def test_every_command_and_every_flag_exists():
             *(verb.Options for verb in (annotate, classify, detect, segment, translate)),
             flags.PredictOptions,
             benchmark.Options,
+            claims.Options,
             compare.Options,
             export.Options,
             inspect.Options,
