@@ -16,11 +16,12 @@ from typing import ClassVar
 
 import jax
 
-from cnn_jax.errors import UserError
+from cnn_jax.errors import UnfinishedError, UserError
 from cnn_jax.runs.names import duration
 from cnn_jax.training import stopping
 
 from .. import options as flags
+from ..sweep import FAILED
 from . import pages, rows, running
 from .claim import Claim, load, names
 from .verdict import verdicts
@@ -63,23 +64,38 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError("--out: name the folder of the claims; --list prints them")
     # The devices are for the runs: this process takes no memory of theirs.
     jax.config.update("jax_platforms", "cpu")
+    failed: list[str] = []
     with stopping.limited(options.minutes):
         for each in claims:
-            test(each, Path(options.out), options.jobs, options.record)
+            failed += examine(each, Path(options.out), options.jobs, options.record)
+    if failed:
+        raise SystemExit(FAILED)
 
 
-def test(claim: Claim, out: Path, at_a_time: int | None, record: bool) -> None:
-    """Carry out what lacks of a claim, and write its page, also where it was asked to end early."""
+def examine(claim: Claim, out: Path, at_a_time: int | None, record: bool) -> list[str]:
+    """Carry out what lacks of a claim, and write its page; return the runs that failed.
+
+    Raises:
+        UnfinishedError: it was asked to end early; the page has what was measured before.
+        UserError: see `running.carry_out`.
+    """
     budget = duration(60 * claim.minutes * len(claim.variants) * len(claim.seeds))
     print(f"{claim.name}: {claim.minutes:g} minutes a run, {budget} in all", file=sys.stderr)
+    stopped, failed = None, []
     try:
-        running.carry_out(claim, out, at_a_time)
-    finally:
-        found = running.known(claim, out)
-        if record:
-            rows.write(rows.COMMITTED / f"{claim.name}.csv", found.values())
-        tell(claim, found)
-        print(f"page: {pages.write(claim, found, out / claim.name)}")
+        failed = running.carry_out(claim, out, at_a_time)
+    except UnfinishedError as error:
+        stopped = error
+    found = running.known(claim, out)
+    if record:
+        keys = {claim.key(v, seed, m) for v, m in claim.measured for seed in claim.seeds}
+        current = (row for key, row in found.items() if key in keys)
+        rows.write(rows.COMMITTED / f"{claim.name}.csv", current)
+    tell(claim, found)
+    print(f"page: {pages.write(claim, found, out / claim.name)}")
+    if stopped is not None:
+        raise stopped
+    return failed
 
 
 def tell(claim: Claim, found: rows.Rows) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cnn_jax import files
 from cnn_jax.errors import UserError
 from cnn_jax.runs.claim import claimed
 from cnn_jax.runs.folder import RESULT_FILE, Run, read_object, read_run
@@ -30,31 +31,36 @@ _DIVERGED = 3
 
 
 def known(claim: Claim, out: Path) -> dict[str, Row]:
-    """The rows that are committed, or were measured in a folder of claims."""
-    return {**kept.read(out / claim.name / ROWS), **kept.committed(claim)}
+    """The rows that are committed, or were measured in a folder of claims, which count first."""
+    return {**kept.committed(claim), **kept.read(out / claim.name / ROWS)}
 
 
-def carry_out(claim: Claim, out: Path, at_a_time: int | None) -> dict[str, Row]:
-    """Carry out the runs of a claim whose rows are not known; return all known rows.
+def carry_out(claim: Claim, out: Path, at_a_time: int | None) -> list[str]:
+    """Carry out the runs of a claim whose rows are not known, and keep what is measured of them.
+
+    Returns:
+        The names of the runs that failed.
 
     Raises:
-        UnfinishedError: it was asked to end early; what was measured is kept.
+        UnfinishedError: it was asked to end early; the seeds that were measured are kept.
         UserError: the data is not there, a flag is illegal, or an evaluation failed.
     """
     folder = out / claim.name
     found, committed = known(claim, out), kept.committed(claim)
     wanted = [seed for seed in claim.seeds if _missing(claim, seed, found)]
     if not wanted:
-        return found
+        return []
     planned = planned_runs(claim, folder, wanted)
-    (folder / LOGS).mkdir(parents=True, exist_ok=True)
+    failed: list[str] = []
+    with files.writing(folder / LOGS):
+        (folder / LOGS).mkdir(parents=True, exist_ok=True)
     with claimed(folder / LOGS):
         planned.keep()
         for seed in wanted:
-            _carry_out_seed(claim, planned, seed, at_a_time, found)
-            kept.write(folder / ROWS, (found[key] for key in found.keys() - committed.keys()))
+            failed += _carry_out_seed(claim, planned, seed, at_a_time, found)
+            kept.write(folder / ROWS, (r for r in found.values() if committed.get(r.key) != r))
         _compare(planned)
-    return found
+    return failed
 
 
 def planned_runs(claim: Claim, folder: Path, seeds: Sequence[int]) -> Plan:
@@ -74,8 +80,8 @@ def _missing(claim: Claim, seed: int, found: Mapping[str, Row]) -> list[tuple[Va
 
 def _carry_out_seed(
     claim: Claim, planned: Plan, seed: int, at_a_time: int | None, found: dict[str, Row]
-) -> None:
-    """Carry out the runs of a seed, and add what is measured of them."""
+) -> list[str]:
+    """Carry out the runs of a seed, and add what is measured of them; return those that failed."""
     missing = _missing(claim, seed, found)
     runs = {
         variant.label: next(
@@ -85,20 +91,18 @@ def _carry_out_seed(
     }
     pending = [run for run in runs.values() if _status(run) != _DIVERGED]
     sweep.finish(dataclasses.replace(planned, runs=pending), at_a_time)
+    failed = []
     for variant, measure in missing:
         run = runs[variant.label]
         value = measured(claim.verb, run, measure, claim.placed(measure.evaluate or ()))
-        if value is not None:
-            read = read_run(run.folder)
-            found[key] = Row(
-                key := claim.key(variant, seed, measure),
-                variant.label,
-                seed,
-                measure.name,
-                value,
-                round(read.seconds or 0.0, 1),
-                str(read.environment.get("device_kind", "")),
-            )
+        if value is None:
+            failed.append(run.name)
+            continue
+        read, key = read_run(run.folder), claim.key(variant, seed, measure)
+        seconds = round(read.seconds or 0.0, 1)
+        device = str(read.environment.get("device_kind", ""))
+        found[key] = Row(key, variant.label, seed, measure.name, value, seconds, device)
+    return list(dict.fromkeys(failed))
 
 
 def measured(verb: str, run: PlannedRun, measure: Measure, evaluate: Sequence[str]) -> float | None:

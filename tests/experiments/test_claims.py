@@ -26,40 +26,40 @@ ROOT = Path(__file__).parents[2]
 NAMES = files.names()
 
 SMALL = """
-claim: Wider networks are better.
+claim: Higher rates are better.
 source: a paper, table 1
 paper: Two points.
 data: built in
 verb: classify
 flags: >-
   --data folder:{data}/photos --model resnet20 --image-size 16 --batch-size 8 --eval-batch-size 8
-  --steps 4 --eval-every 2 --learning-rate 0.05
+  --steps 4 --eval-every 2 --width 0.25
 minutes: 1
 seeds: [0, 1]
 settings:
-  narrow: --width 0.25
-  wide: --width 0.5
+  low: --learning-rate 0.01
+  high: --learning-rate 0.1
 measures:
   test: {metric: top1}
   training: {metric: loss, evaluate: --split train}
   steps: {metric: top1, reach: 0.9}
-  seconds: {metric: seconds_per_image, evaluate: --eval-batch-size 4}
+  seconds: {metric: seconds_per_image, evaluate: --eval-batch-size 8}
 comparisons:
-  - sentence: wider is better
+  - sentence: higher is better
     measure: test
-    effect: {wide: 1, narrow: -1}
+    effect: {high: 1, low: -1}
     smallest: 0.02
-  - sentence: wider is slower
+  - sentence: higher is slower
     measure: seconds
-    effect: {wide: 1, narrow: -1}
+    effect: {high: 1, low: -1}
     ratio: true
     smallest: 2
 plot:
   measure: test
-  x: width
+  x: rate
   y: top-1
   lines:
-    networks: {0.25: narrow, 0.5: wide}
+    networks: {0.01: low, 0.1: high}
 """
 
 
@@ -162,28 +162,28 @@ def row(claim, label, seed, measure, value):
 
 
 def test_a_tuned_setting_is_the_one_with_the_best_mean_of_all_seeds(tmp_path):
-    text = SMALL.replace("measures:", "tune: {learning_rate: [0.1, 0.2], by: test}\nmeasures:")
-    claim = small(tmp_path, text.replace(" --learning-rate 0.05", ""))
+    text = SMALL.replace("measures:", "tune: {momentum: [0.8, 0.9], by: test}\nmeasures:")
+    claim = small(tmp_path, text)
     labels = [variant.label for variant in claim.variants]
-    assert labels == [f"{s},learning_rate={r}" for s in ("narrow", "wide") for r in (0.1, 0.2)]
+    assert labels == [f"{s},momentum={r}" for s in ("low", "high") for r in (0.8, 0.9)]
     values = dict(zip(labels, (0.1, 0.3, 0.8, 0.5), strict=True))
     known = [row(claim, k, seed, "test", v) for k, v in values.items() for seed in (0, 1)]
     found = {each.key: each for each in known}
-    assert verdict.chosen(claim, "narrow", found).label == "narrow,learning_rate=0.2"
+    assert verdict.chosen(claim, "low", found).label == "low,momentum=0.9"
     (better, _) = verdict.verdicts(claim, found)
     assert better.effects == pytest.approx((0.5, 0.5))
     # Before all of its runs are there, none is chosen.
     del found[known[0].key]
-    assert verdict.chosen(claim, "narrow", found) is None
-    assert verdict.chosen(claim, "narrow,learning_rate=0.1", found).tuned == {"learning_rate": 0.1}
+    assert verdict.chosen(claim, "low", found) is None
+    assert verdict.chosen(claim, "low,momentum=0.8", found).tuned == {"momentum": 0.8}
 
 
 def test_a_key_is_of_what_decides_a_value(tmp_path, monkeypatch):
     claim = small(tmp_path)
-    (narrow, wide), measure = claim.variants, claim.measures["test"]
-    key = claim.key(narrow, 0, measure)
-    assert key != claim.key(wide, 0, measure) != claim.key(wide, 1, measure)
-    assert key != claim.key(narrow, 0, claim.measures["training"])
+    (low, high), measure = claim.variants, claim.measures["test"]
+    key = claim.key(low, 0, measure)
+    assert key != claim.key(high, 0, measure) != claim.key(high, 1, measure)
+    assert key != claim.key(low, 0, claim.measures["training"])
     monkeypatch.setenv(files.DATA, str(tmp_path))
     same = small(tmp_path, SMALL.replace("--steps 4", "--report-every 7 --steps 4 --keep 2"))
     assert same.key(same.variants[0], 0, same.measures["test"]) == key
@@ -219,12 +219,12 @@ def test_runs_are_measured_kept_and_not_repeated(data, tmp_path, monkeypatch, ca
     claim, started = small(tmp_path), []
     in_this_process(monkeypatch, started)
     out = tmp_path / "out"
-    claims.test(claim, out, None, record=False)
-    assert "wider is better: " in capsys.readouterr().out
-    assert len(started) == 4 + 4 + 4 and started[0].startswith("setting=narrow,seed=0")
+    claims.examine(claim, out, None, record=False)
+    assert "higher is better: " in capsys.readouterr().out
+    assert len(started) == 4 + 4 + 4 and started[0].startswith("setting=low,seed=0")
     found = rows.read(out / "small" / running.ROWS)
     assert len(found) == 4 * 2 * 2
-    folder = out / "small" / "setting=wide,seed=1"
+    folder = out / "small" / "setting=high,seed=1"
     trained = [r for r in reports(folder) if r["split"] == "eval"][-1]
     assert found[claim.key(claim.variants[1], 1, claim.measures["test"])].value == trained["top1"]
     (seen,) = [r for r in reports(folder) if r["split"] == "training_set"]
@@ -237,16 +237,16 @@ def test_runs_are_measured_kept_and_not_repeated(data, tmp_path, monkeypatch, ca
     assert (out / "small" / "comparison.html").exists()
 
     # Again: nothing is run, nor where the rows are committed, not even with the data gone.
-    claims.test(claim, out, None, record=True)
+    claims.examine(claim, out, None, record=True)
     monkeypatch.delenv(files.DATA)
-    claims.test(claim, tmp_path / "elsewhere", None, record=False)
+    claims.examine(claim, tmp_path / "elsewhere", None, record=False)
     assert len(started) == 12
     assert rows.read(rows.COMMITTED / "small.csv") == found
     # Times of a seed belong together: where one lacks, all of that seed are measured anew.
     monkeypatch.setenv(files.DATA, str(data))
     lost = claim.key(claim.variants[0], 0, claim.measures["seconds"])
     rows.write(rows.COMMITTED / "small.csv", (r for k, r in found.items() if k != lost))
-    claims.test(claim, tmp_path / "again", None, record=False)
+    claims.examine(claim, tmp_path / "again", None, record=False)
     assert len(started) == 12 + 2 + 2
 
 
@@ -257,10 +257,10 @@ def test_runs_are_measured_kept_and_not_repeated(data, tmp_path, monkeypatch, ca
         ("seeds: [0, 1]", "seeds: [0, x]", "seeds"),
         ("minutes: 1", "minuets: 1", "lacks 'minutes'"),
         ("minutes: 1", "minutes: 1\nextra: 2", "'extra' is not known"),
-        ("{wide: 1, narrow: -1}\n    smallest", "{wild: 1}\n    smallest", "wild: no setting of"),
+        ("{high: 1, low: -1}\n    smallest", "{wild: 1}\n    smallest", "wild: no setting of"),
         ("metric: top1, reach", "metrik: top1, reach", "lacks 'metric'"),
-        ("smallest: 2", "smallest: 0", "smallest 0: must be a number"),
-        ("measures:", "tune: {learning_rate: [1, 2]}\nmeasures:", "tune: must have flags and"),
+        ("smallest: 2", "smallest: 0", "smallest 0.0: must be a number"),
+        ("measures:", "tune: {momentum: [0.1, 0.2]}\nmeasures:", "tune: must have flags and"),
     ],
 )
 def test_mistakes_in_a_file_are_told_with_its_name(old, new, message, tmp_path):
@@ -295,6 +295,6 @@ def test_the_command_runs_a_claim_in_processes_of_their_own(data, tmp_path, monk
     monkeypatch.setenv(files.DATA, str(data))
     monkeypatch.setattr(rows, "COMMITTED", tmp_path / "results")
     claim = small(tmp_path, SMALL.replace("[0, 1]", "[0]"))
-    claims.test(claim, tmp_path / "out", None, record=False)
+    claims.examine(claim, tmp_path / "out", None, record=False)
     assert len(rows.read(tmp_path / "out" / "small" / running.ROWS)) == 8
     assert sys.executable and "not yet run (1 of at least 2 seeds)" in capsys.readouterr().out
