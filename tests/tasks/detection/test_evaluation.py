@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cnn_jax.errors import UserError
+from cnn_jax.metrics.detection.errors import KINDS, error_kinds
 from cnn_jax.metrics.detection.rows import DetectionRows, ObjectRows
 from cnn_jax.metrics.detection.voc import evaluate_voc
 from cnn_jax.ops.nms import Detections
@@ -139,6 +140,12 @@ def test_figures_are_those_of_the_metrics():
     assert found["map50"] == voc.mean()
     assert found["map50_11point"] == voc.mean("11point")
     assert np.isnan(voc.by_class()[-1])
+    kinds = error_kinds(detected, objects, voc.matches, CLASSES).sum(axis=0) / sum(
+        int((batch["object_valid"] & ~batch["difficult"] & (batch["labels"] == label)).sum())
+        for label in range(CLASSES)
+    )
+    assert found["localization_errors"] == pytest.approx(kinds[KINDS.index("localization")])
+    assert found["background_errors"] == pytest.approx(kinds[KINDS.index("background")])
     assert 0.2 < found["map50"] < 1
     assert 0 < found["coco_ap"] < found["coco_ap50"]
     assert np.isnan(found["coco_ap_large"])
