@@ -7,7 +7,7 @@
     note: in what the runs differ from the paper's, and why
     verb: the command that trains
     flags: the flags that all runs share
-    minutes: the time of a run on two CPU cores
+    minutes: about the time of a run on two CPU cores
     seeds: [0, 1, 2, 3, 4]
     settings: {NAME: flags, ...}
     tune: {learning_rate: [0.01, 0.1], by: MEASURE}     # each setting at its best value
