@@ -17,6 +17,7 @@ from cnn_jax.ranges import Range
 from cnn_jax.tasks.detection.evaluation import DetectionRule
 from experiments import (
     annotate,
+    claims,
     classify,
     compare,
     detect,
@@ -45,6 +46,7 @@ COMMANDS = [
     *(verb.Options for verb in PRESETS),
     flags.PredictOptions,
     compare.Options,
+    claims.Options,
     pack.Options,
     sweep.Options,
     weights.Options,
