@@ -1,0 +1,118 @@
+"""The maps inside a network: their names, and the outputs as a function of one of them."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, Literal, Var, jaxpr_as_fun
+from jaxtyping import Array, Float
+
+from cnn_jax.errors import UserError, nearest
+
+Images = Float[Array, "batch height width channels"]
+Map = Float[Array, "batch rows columns features"]
+
+Network = Callable[[Images], tuple[Any, Mapping[str, Any]]]
+"""From normalised images to outputs and features by name.
+
+Nothing that it does to one example depends on the others. Features that are no maps are passed
+over.
+"""
+
+
+def map_shapes(network: Network, images: Any) -> dict[str, tuple[int, ...]]:
+    """The shapes of a network's maps by name, in the order in which the network gives them.
+
+    Args:
+        network: the network.
+        images: its input, or the shape of it.
+    """
+    found: dict[str, tuple[int, ...]] = {}
+
+    def note(images: Any) -> None:
+        found.update({name: value.shape for name, value in _maps(network(images)[1]).items()})
+
+    jax.eval_shape(note, images)
+    return found
+
+
+def coarsest(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """The name of the map with the fewest cells; of several, the last.
+
+    Args:
+        shapes: those of `map_shapes`; there is at least one.
+    """
+    cells = {name: shape[1] * shape[2] for name, shape in shapes.items()}
+    return next(name for name in reversed(cells) if cells[name] == min(cells.values()))
+
+
+def checked_stage(shapes: Mapping[str, tuple[int, ...]], stage: str | None) -> str:
+    """The stage that is asked for, by default the `coarsest`.
+
+    Raises:
+        UserError: the network has no such map, or none at all.
+    """
+    if not shapes:
+        raise UserError("this network gives no maps by name")
+    if stage is None:
+        return coarsest(shapes)
+    if stage not in shapes:
+        raise UserError(
+            f"--stage {stage}: no map of this network{nearest(stage, shapes)}; "
+            f"one of {', '.join(shapes)}"
+        )
+    return stage
+
+
+def moved(network: Network, images: Images, stage: str, by: Map) -> tuple[Any, Map]:
+    """Run a network, and add something to one of its maps before all that follows from it.
+
+    With zeros it is the network itself, and its derivative by them is that by the map. The network
+    is traced and cut in two behind the operation that makes the map. So this works for every map
+    that a network returns, whatever made it.
+
+    Args:
+        network: the network.
+        images: its input.
+        stage: the name of the map.
+        by: what is added to it.
+
+    Returns:
+        The outputs, and the map with what was added.
+
+    Raises:
+        KeyError: the network gives no such map.
+    """
+
+    def traced(images: Images) -> tuple[Any, dict[str, Map]]:
+        outputs, features = network(images)
+        return outputs, _maps(features)
+
+    program, shapes = jax.make_jaxpr(traced, return_shape=True)(images)
+    structure = jax.tree.structure(shapes)
+    _, variables = jax.tree.unflatten(structure, program.jaxpr.outvars)
+    before, after = _cut(program, variables[stage])
+    features, *others = before(images)
+    outputs, maps = jax.tree.unflatten(structure, after(features + by, *others))
+    return outputs, maps[stage]
+
+
+def _cut(program: ClosedJaxpr, made: Var) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The parts of a program up to the operation that makes a variable, and behind it.
+
+    The first gives the variable and all else that the second takes.
+    """
+    jaxpr = program.jaxpr
+    end = 1 + next(i for i, equation in enumerate(jaxpr.eqns) if made in equation.outvars)
+    known = {*jaxpr.invars, *(v for equation in jaxpr.eqns[:end] for v in equation.outvars)}
+    read = [atom for equation in jaxpr.eqns[end:] for atom in equation.invars] + jaxpr.outvars
+    passed = {v: None for v in read if not isinstance(v, Literal) and v in known}
+    between = [made, *(v for v in passed if v is not made)]
+    before = jaxpr.replace(eqns=jaxpr.eqns[:end], outvars=between)
+    after = jaxpr.replace(eqns=jaxpr.eqns[end:], invars=between)
+    return tuple(jaxpr_as_fun(ClosedJaxpr(part, program.consts)) for part in (before, after))
+
+
+def _maps(features: Mapping[str, Any]) -> dict[str, Map]:
+    return {k: x for k, x in features.items() if isinstance(x, jax.Array) and jnp.ndim(x) == 4}
