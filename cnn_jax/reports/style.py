@@ -75,7 +75,7 @@ svg .band { stroke: none; opacity: .18; }
 .pairs { grid-template-columns: repeat(auto-fill, minmax(min(100%, 420px), 1fr)); }
 .gallery figure { background: var(--card); border-radius: 6px; overflow: hidden;
   border-top: 4px solid var(--right); }
-.gallery .wrong { border-color: var(--wrong); }
+.gallery .wrong { border-color: var(--wrong); } .gallery .unjudged { border-color: var(--rule); }
 .gallery img { display: block; width: 100%; aspect-ratio: 1; object-fit: contain; }
 .pairs.gallery img { aspect-ratio: 2; }
 .gallery .small { image-rendering: pixelated; }
