@@ -22,6 +22,7 @@ from cnn_jax.data.formats.shapes import scene
 from cnn_jax.explanations.grad_cam import grad_cam
 from cnn_jax.explanations.maps import map_shapes
 from cnn_jax.reports.heat import enlarged, peak
+from cnn_jax.tasks.classification import Classification
 from cnn_jax.tasks.images import floating
 from experiments import classify, states
 from experiments import options as flags
@@ -37,7 +38,10 @@ def inside(box: np.ndarray, place: tuple[int, int]) -> bool:
 
 
 def shares(
-    task: classify.Classification, variables: object, images: np.ndarray, boxes: Sequence[np.ndarray]
+    task: Classification,
+    variables: object,
+    images: np.ndarray,
+    boxes: Sequence[np.ndarray],
 ) -> dict[str, float]:
     """The share of peaks of the predicted class inside the boxes, by the name of the map."""
 

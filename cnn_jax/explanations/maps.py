@@ -59,8 +59,9 @@ def checked_stage(shapes: Mapping[str, tuple[int, ...]], stage: str | None) -> s
         return coarsest(shapes)
     if stage not in shapes:
         raise UserError(
-            f"--stage {stage}: no map of this network{nearest(stage, shapes)}; "
-            f"one of {', '.join(shapes)}"
+            f"no map of this network{nearest(stage, shapes)}; one of {', '.join(shapes)}",
+            "stage",
+            stage,
         )
     return stage
 

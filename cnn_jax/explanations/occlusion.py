@@ -1,4 +1,4 @@
-"""Occlusion sensitivity (Zeiler & Fergus 2014, "Visualizing and understanding ...", section 4.2)."""
+"""Occlusion sensitivity (Zeiler & Fergus 2014, "Visualizing and understanding ...", 4.2)."""
 
 from typing import Any
 
@@ -47,7 +47,7 @@ def occlusion(
     Returns:
         The mean fall over the squares that cover a pixel; negative where covering it helps.
     """
-    batch, height, width, _ = images.shape
+    height, width = images.shape[1:3]
     rows, columns = (starts(length, patch, step) for length in (height, width))
     tops, lefts = (jnp.asarray(x.ravel()) for x in np.meshgrid(rows, columns, indexing="ij"))
 
@@ -56,7 +56,7 @@ def occlusion(
 
     def covered(place: tuple[Array, Array]) -> Bool[Array, "height width"]:
         down, across = jnp.arange(height) - place[0], jnp.arange(width) - place[1]
-        inside = [(0 <= offset) & (offset < patch) for offset in (down, across)]
+        inside = [(offset >= 0) & (offset < patch) for offset in (down, across)]
         return inside[0][:, None] & inside[1][None]
 
     before = scores(images)

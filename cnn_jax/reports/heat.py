@@ -5,6 +5,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 Picture = UInt8[np.ndarray, "height width 3"]
+Sheet = UInt8[np.ndarray, "sheet_height sheet_width 3"]
 Evidence = Float[np.ndarray, "rows columns"]
 
 # From weak to strong: evidence for the answer, and evidence against it.
@@ -16,7 +17,7 @@ _OPAQUE = 0.8
 _GAP = 2
 
 
-def enlarged(values: Evidence, size: tuple[int, int]) -> Evidence:
+def enlarged(values: Evidence, size: tuple[int, int]) -> Float[np.ndarray, "height width"]:
     """Enlarge a map of evidence to an image's size, bilinear, with the cells' centres in place.
 
     Args:
@@ -32,7 +33,7 @@ def peak(values: Evidence) -> tuple[int, int]:
     return int(row), int(column)
 
 
-def overlay(image: Picture, values: Evidence) -> Picture:
+def overlay(image: Picture, values: Float[np.ndarray, "height width"]) -> Picture:
     """Colour a grey copy of the image where the evidence lies: for in red, against in blue.
 
     Args:
@@ -51,7 +52,7 @@ def overlay(image: Picture, values: Evidence) -> Picture:
 
 def map_sheet(
     features: Float[np.ndarray, "rows columns features"], most: int = 64, width: int = 720
-) -> Picture:
+) -> Sheet:
     """Draw the maps of one example with the strongest activations, strongest first.
 
     Each map is stretched from black, its lowest value, to white.
@@ -68,11 +69,11 @@ def map_sheet(
 
 def filter_sheet(
     kernel: Float[np.ndarray, "rows columns channels filters"], width: int = 720
-) -> Picture:
+) -> Sheet:
     """Draw the filters of a convolution on images; a weight of 0 is grey.
 
-    Those of three channels are drawn in colours, others in grey, as the mean over the channels. Each
-    is stretched by its own largest weight.
+    Those of three channels are drawn in colours, others in grey, as the mean over the channels.
+    Each is stretched by its own largest weight.
     """
     if kernel.shape[2] != 3:
         kernel = np.repeat(kernel.mean(axis=2, keepdims=True), 3, axis=2)
@@ -86,7 +87,7 @@ def _stretched(values: Evidence) -> UInt8[np.ndarray, "rows columns"]:
     return (255 * (values - low) / max(high - low, 1e-12)).round().astype(np.uint8)
 
 
-def _grid(tiles: list[Picture], width: int) -> Picture:
+def _grid(tiles: list[Picture], width: int) -> Sheet:
     """Arrange tiles of one size in a grid on white, enlarged by a whole factor where small."""
     columns = int(np.ceil(np.sqrt(len(tiles))))
     rows = -(-len(tiles) // columns)

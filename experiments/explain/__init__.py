@@ -7,9 +7,8 @@ python -m experiments.explain runs/NAME --method filters               # of the 
 """
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -77,13 +76,9 @@ class Options:
         None, aliases="class", metavar="NAME|N", only={"method": ("grad_cam", "occlusion")}
     )
     """Class that is explained, by its name or its number from 0. Default: what the run answers."""
-    stage: str | None = flags.flag(
-        None, metavar="NAME", only={"method": ("grad_cam", "features")}
-    )
+    stage: str | None = flags.flag(None, metavar="NAME", only={"method": ("grad_cam", "features")})
     """Map of the network, such as stage2. Default: the coarsest."""
-    patch: int | None = flags.flag(
-        None, minimum=1, maximum=65_536, only={"method": ("occlusion",)}
-    )
+    patch: int | None = flags.flag(None, minimum=1, maximum=65_536, only={"method": ("occlusion",)})
     """Pixels on a side of the grey square, of the image that the network sees. Default: a quarter
     of its shorter side."""
     top: int = flags.flag(
@@ -216,7 +211,9 @@ class Explainer:
         questions = self._subject.questions(outputs, content, found, self._label)
         questions = questions[: self._options.top]
         scenes = [_scene(view.picture, "image")]
-        for question, values in zip(questions, self._evidence(outputs, questions, view), strict=True):
+        for question, values in zip(
+            questions, self._evidence(outputs, questions, view), strict=True
+        ):
             heat = overlay(view.picture, values)
             row, column = peak(values)
             marks = [] if question.box is None else [Mark(np.array(question.box, np.float32))]
@@ -234,9 +231,7 @@ class Explainer:
             asked = jax.tree.map(lambda x: x[None], self._subject.asked(outputs, question))
             (values,) = np.asarray(method(self._variables, view.images, asked))
             whole = enlarged(values, view.images.shape[1:3])
-            yield enlarged(
-                whole[top : top + rows, left : left + columns], view.picture.shape[:2]
-            )
+            yield enlarged(whole[top : top + rows, left : left + columns], view.picture.shape[:2])
 
     def _method(self, images: jax.Array) -> Callable[..., jax.Array]:
         """The compiled method for inputs of a shape."""
@@ -264,9 +259,7 @@ class Explainer:
         return self._methods[images.shape]
 
 
-def _scene(
-    picture: np.ndarray, caption: str, marks: Sequence[Mark] = (), where: str = ""
-) -> Scene:
+def _scene(picture: np.ndarray, caption: str, marks: Sequence[Mark] = (), where: str = "") -> Scene:
     """A picture, enlarged where it is small, with boxes and a caption."""
     return Scene(draw_boxes(picture, marks), caption, where, right=None)
 

@@ -214,14 +214,16 @@ class Objects:
         """The objects that count, best first."""
         boxes, scores = self._task.scored(outputs[0])
         boxes = np.asarray(box_ops.clip(boxes, (1, 1))) * np.tile(content.shape[1::-1], 2)
+        counted = np.flatnonzero(found["counted"])
         return [
-            Question(int(number), f"{name} {score:.2f}", _row(boxes, scores, box, number), tuple(box))
-            for box, score, number, name in zip(
-                *(found[key][found["counted"]] for key in ("boxes", "scores", "labels")),
-                np.array(found["names"], object)[found["counted"]],
-                strict=True,
+            Question(
+                label=int(found["labels"][i]),
+                caption=f"{found['names'][i]} {found['scores'][i]:.2f}",
+                row=_row(boxes, scores, found["boxes"][i], found["labels"][i]),
+                box=tuple(found["boxes"][i]),
             )
-            if label in (None, number)
+            for i in counted
+            if label in (None, found["labels"][i])
         ]
 
     def asked(self, outputs: Any, question: Question) -> Any:

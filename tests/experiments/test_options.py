@@ -20,6 +20,7 @@ from experiments import (
     classify,
     compare,
     detect,
+    explain,
     export,
     inspect,
     pack,
@@ -48,6 +49,7 @@ COMMANDS = [
     pack.Options,
     sweep.Options,
     weights.Options,
+    explain.Options,
     export.Options,
     inspect.Options,
 ]
