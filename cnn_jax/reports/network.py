@@ -4,6 +4,7 @@ A block stands further to the right the coarser its maps are, so that an encoder
 a V, and what skips the blocks between runs down on their left.
 """
 
+import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,14 +18,13 @@ _OUTPUT, _PARAMETERS, _ARITHMETIC, _BAR = 600, 690, 790, 802
 # Blocks of more units of one kind are one row.
 _MOST_ROWS = 4
 
-# Also readable alone, outside of a page, whose colours are taken where there are any.
+# The colours are those of pages.
 _STYLE = """
 .network { font: 12px system-ui, -apple-system, "Segoe UI", Roboto, sans-serif;
-  --ink: var(--text, #1c2126); --soft: var(--faint, #667079); --line: var(--rule, #c9d0d8);
-  --fill: var(--card, #f6f7f9); --paper: var(--page, #ffffff); --mark: var(--c0, #0072b2); }
-@media (prefers-color-scheme: dark) { .network { --ink: var(--text, #e4e8eb);
-  --soft: var(--faint, #98a2ab); --line: var(--rule, #454d55); --fill: var(--card, #1e2327);
-  --paper: var(--page, #14171a); --mark: var(--c0, #5aa9e6); } }
+  --ink: #1c2126; --soft: #667079; --line: #c9d0d8; --fill: #f6f7f9; --paper: #ffffff;
+  --mark: #0072b2; }
+@media (prefers-color-scheme: dark) { .network { --ink: #e4e8eb; --soft: #98a2ab; --line: #454d55;
+  --fill: #1e2327; --paper: #14171a; --mark: #5aa9e6; } }
 .network text { fill: var(--ink); font-size: 12px; } .network .soft { fill: var(--soft); }
 .network .title { font-size: 16px; font-weight: 600; } .network .end { text-anchor: end; }
 .network .paper { fill: var(--paper); } .network .name { font-weight: 600; }
@@ -44,18 +44,22 @@ class NetworkPicture:
 
     Attributes:
         title: the heading.
-        svg: the picture.
+        svg: the content of the file that `draw` makes.
     """
 
     title: str
-    svg: str
+    svg: bytes
 
     def html(self) -> Html:
         note = (
             "A block stands further to the right the coarser its maps are. Blue lines skip blocks. "
             "Bars are the share of the multiply-adds of one example."
         )
-        return join([tag("p", note, class_="note"), tag("div", Html(self.svg), class_="wide")])
+        # As a picture, whatever the file holds stays apart from the page.
+        address = f"data:image/svg+xml;base64,{base64.b64encode(self.svg).decode()}"
+        picture = tag("img", src=address, alt="the network", class_="network")
+        # An image element has no end tag.
+        return join([tag("p", note, class_="note"), Html(picture.removesuffix("</img>"))])
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ class _Card:
 
 
 def draw(graph: Graph, title: str) -> str:
-    """Draw a network as an SVG file, which is also an element of a page.
+    """Draw a network as an SVG file.
 
     Args:
         graph: the network.

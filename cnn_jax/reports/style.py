@@ -93,6 +93,7 @@ svg .band { stroke: none; opacity: .18; }
 .bar div { background: var(--rule); height: 8px; border-radius: 2px; }
 .bar div i { display: block; height: 8px; border-radius: 2px; background: var(--c0); }
 .bar span:last-child { text-align: right; color: var(--faint); white-space: nowrap; }
+img.network { display: block; width: 100%; max-width: 900px; }
 .matrix text { fill: var(--text); }
 .beside { display: flex; flex-wrap: wrap; gap: 10px 50px; }
 .beside > * { max-width: 100%; }
