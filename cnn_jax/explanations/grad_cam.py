@@ -14,7 +14,12 @@ Score = Callable[[Any, Any], Float[Array, ""]]
 
 
 def grad_cam(
-    network: Network, score: Score, images: Images, asked: Any, stage: str
+    network: Network,
+    score: Score,
+    images: Images,
+    asked: Any,
+    stage: str,
+    local: bool = False,
 ) -> Float[Array, "batch rows columns"]:
     """Compute where a map of the network speaks for a score (equations 1 and 2).
 
@@ -27,6 +32,9 @@ def grad_cam(
         asked: what `score` is asked for each image, such as the number of a class: arrays whose
             first axis is the batch.
         stage: the name of the map.
+        local: whether the score is of one place, such as a box. Then every cell has the weights of
+            its own gradient, not their means over the map, which would forget the place (Zhao &
+            Chan 2023, "ODAM: gradient-based instance-specific visual explanations ...").
 
     Returns:
         The evidence in every cell of the map, at least 0, in the units of the score.
@@ -39,13 +47,14 @@ def grad_cam(
 
     # Examples do not depend on each other: the gradient of the sum has each one's own.
     gradients, maps = jax.grad(total, has_aux=True)(zeros)
+    if not local:
+        gradients = jnp.broadcast_to(jnp.mean(gradients, (1, 2), keepdims=True), maps.shape)
     return jax.vmap(weighted_map)(maps, gradients)
 
 
 def weighted_map(
     features: Float[Array, "rows columns features"],
-    gradients: Float[Array, "rows columns features"],
+    weights: Float[Array, "rows columns features"],
 ) -> Float[Array, "rows columns"]:
-    """Add the maps of one example, each weighted by its mean gradient; negative sums count as 0."""
-    weights = jnp.mean(gradients, axis=(0, 1))
-    return jnp.maximum(jnp.einsum("rcf,f->rc", features, weights), 0.0)
+    """Add the weighted maps of one example; negative sums count as 0."""
+    return jnp.maximum(jnp.sum(features * weights, axis=-1), 0.0)

@@ -22,28 +22,33 @@ over.
 
 
 def map_shapes(network: Network, images: Any) -> dict[str, tuple[int, ...]]:
-    """The shapes of a network's maps by name, in the order in which the network gives them.
+    """The shapes of the maps that a network's outputs follow from, in the order of their making.
 
     Args:
         network: the network.
         images: its input, or the shape of it.
     """
-    found: dict[str, tuple[int, ...]] = {}
-
-    def note(images: Any) -> None:
-        found.update({name: value.shape for name, value in _maps(network(images)[1]).items()})
-
-    jax.eval_shape(note, images)
-    return found
+    program, (outputs, maps) = _traced(network, images)
+    made = {variable: name for name, variable in maps.items()}
+    order = [v for equation in program.jaxpr.eqns for v in equation.outvars if v in made]
+    wanted = {v for v in jax.tree.leaves(outputs) if not isinstance(v, Literal)}
+    # What the outputs follow from, from the last operation to the first.
+    for equation in reversed(program.jaxpr.eqns):
+        if not wanted.isdisjoint(equation.outvars):
+            wanted |= {v for v in equation.invars if not isinstance(v, Literal)}
+    return {made[v]: v.aval.shape for v in order if v in wanted}
 
 
 def coarsest(shapes: Mapping[str, tuple[int, ...]]) -> str:
-    """The name of the map with the fewest cells; of several, the last.
+    """The name of the stage with the fewest cells; of several, the last.
+
+    Stages are those of a backbone, `stage1`, `stage2`, ...; without any, all maps count.
 
     Args:
         shapes: those of `map_shapes`; there is at least one.
     """
-    cells = {name: shape[1] * shape[2] for name, shape in shapes.items()}
+    stages = {name: shape for name, shape in shapes.items() if name.startswith("stage")}
+    cells = {name: shape[1] * shape[2] for name, shape in (stages or shapes).items()}
     return next(name for name in reversed(cells) if cells[name] == min(cells.values()))
 
 
@@ -86,17 +91,24 @@ def moved(network: Network, images: Images, stage: str, by: Map) -> tuple[Any, M
         KeyError: the network gives no such map.
     """
 
-    def traced(images: Images) -> tuple[Any, dict[str, Map]]:
+    program, (outputs, maps) = _traced(network, images)
+    before, after = _cut(program, maps[stage])
+    features, *others = before(images)
+    moved_outputs, moved_maps = jax.tree.unflatten(
+        jax.tree.structure((outputs, maps)), after(features + by, *others)
+    )
+    return moved_outputs, moved_maps[stage]
+
+
+def _traced(network: Network, images: Any) -> tuple[ClosedJaxpr, tuple[Any, dict[str, Var]]]:
+    """The program of a network, and its variables in place of outputs and maps."""
+
+    def apply(images: Images) -> tuple[Any, dict[str, Map]]:
         outputs, features = network(images)
         return outputs, _maps(features)
 
-    program, shapes = jax.make_jaxpr(traced, return_shape=True)(images)
-    structure = jax.tree.structure(shapes)
-    _, variables = jax.tree.unflatten(structure, program.jaxpr.outvars)
-    before, after = _cut(program, variables[stage])
-    features, *others = before(images)
-    outputs, maps = jax.tree.unflatten(structure, after(features + by, *others))
-    return outputs, maps[stage]
+    program, shapes = jax.make_jaxpr(apply, return_shape=True)(images)
+    return program, jax.tree.unflatten(jax.tree.structure(shapes), program.jaxpr.outvars)
 
 
 def _cut(program: ClosedJaxpr, made: Var) -> tuple[Callable[..., Any], Callable[..., Any]]:

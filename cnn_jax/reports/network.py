@@ -92,11 +92,11 @@ def draw(graph: Graph, title: str) -> str:
     rows = [[Unit(n, "", s, 0, 0)] if n else [] for n, s in shapes]
     rows[1:-1] = [_rows(block) for block in graph.blocks]
     lanes = _lanes(graph)
-    first = _LEFT + _LANE * max([0, *lanes.values()])
+    first = float(_LEFT + _LANE * max([0, *lanes.values()]))
     levels = [0, *(block.level for block in graph.blocks), 0]
     cards, top = [], float(_TOP)
     for units, level in zip(rows, levels, strict=True):
-        height = len(units) * _ROW + _PAD
+        height = float(len(units) * _ROW + _PAD)
         cards.append(_Card(first + _STEP * level, top, height, units))
         top += height + _GAP
     largest = max((unit.multiply_adds for row in rows for unit in row), default=0)
@@ -235,13 +235,13 @@ def _arrows(
     return parts
 
 
-def _head(x: float, y: float, kind: str) -> Html:
+def _head(x: int | float, y: int | float, kind: str) -> Html:
     """The tip of an arrow that points down."""
     points = f"{x - 3.5:g},{y - 6:g} {x:g},{y:g} {x + 3.5:g},{y - 6:g}"
     return tag("polygon", class_=kind, points=points)
 
 
-def _text(x: float, y: float, text: str, kind: str) -> Html:
+def _text(x: int | float, y: int | float, text: str, kind: str) -> Html:
     return tag("text", text, x=x, y=y, class_=kind)
 
 

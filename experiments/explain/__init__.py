@@ -243,7 +243,8 @@ class Explainer:
             self.note = _NOTES["grad_cam"].format(stage=stage)
 
             def method(variables: Any, images: jax.Array, asked: Any) -> jax.Array:
-                return grad_cam(subject.network(variables), subject.score, images, asked, stage)
+                network = subject.network(variables)
+                return grad_cam(network, subject.score, images, asked, stage, subject.local)
 
         else:
             side = min(images.shape[1:3])

@@ -50,7 +50,13 @@ class View(NamedTuple):
 
 
 class Subject(Protocol):
-    """The part of one task."""
+    """The part of one task.
+
+    Attributes:
+        local: whether a score is of one place of the image.
+    """
+
+    local: bool
 
     def network(self, variables: Any) -> Network:
         """The network with its variables, from input to outputs and features."""
@@ -88,6 +94,8 @@ class Subject(Protocol):
 
 class WholeImage:
     """A class, or the labels, of a whole image."""
+
+    local = False
 
     def __init__(self, predictor: Predictor, names: Sequence[str]) -> None:
         self._predictor, self._task, self._names = predictor, predictor.task, names
@@ -133,6 +141,8 @@ class WholeImage:
 
 class Pixels:
     """The classes of a mask: the pixels that are predicted as one of them."""
+
+    local = False
 
     def __init__(self, predictor: Predictor, names: Sequence[str]) -> None:
         self._predictor, self._task, self._names = predictor, predictor.task, names
@@ -192,6 +202,8 @@ class Objects:
     Raises:
         UserError: the run is of another system.
     """
+
+    local = True
 
     def __init__(self, predictor: Predictor, names: Sequence[str]) -> None:
         self._predictor, self._task = predictor, predictor.task

@@ -56,8 +56,8 @@ def test_answers_of_every_task_are_explained(case, runs, photo, tmp_path, capsys
     answers = named.removeprefix(f"{photo}: ").partition(" -> ")[0].split("; ")
     assert 1 <= len(answers) <= 2 and all(a.split()[0] in NAMES for a in answers)
     # The photo and a picture for each answer, side by side.
-    picture = Image.open(tmp_path / "photo.png")
-    assert picture.width == 12 + (1 + len(answers)) * 332
+    with Image.open(tmp_path / "photo.png") as picture:
+        assert picture.width == 12 + (1 + len(answers)) * 332
     page = (tmp_path / "explained.html").read_text()
     assert page.count("<img") == 1 + len(answers) and "Grad-CAM" in page
     assert all(answer in page for answer in answers)
@@ -79,7 +79,8 @@ def test_maps_and_filters_are_drawn(runs, photo, tmp_path, capsys):
     explain.main([run, "--method", "filters", "--out", str(tmp_path)])
     assert "the filters of stem_conv" in capsys.readouterr().out
     # Four filters of 3 x 3, two in a row, with a line of two pixels between them.
-    width, height = Image.open(tmp_path / "filters.png").size
+    with Image.open(tmp_path / "filters.png") as picture:
+        width, height = picture.size
     assert width == height and (width - 2) % 6 == 0
 
 
