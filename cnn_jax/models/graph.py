@@ -15,7 +15,7 @@ from jax.extend.core import Jaxpr, JaxprEqn, Literal
 
 from cnn_jax.models.backbones import Backbone
 from cnn_jax.models.layers import BatchNorm
-from cnn_jax.models.summary import TRAINING_ONLY, count, equation_multiply_adds
+from cnn_jax.models.summary import TRAINING_ONLY, count, equation_multiply_adds, scope_of
 
 INPUT = -1
 """The number of the network's input in an edge."""
@@ -143,11 +143,8 @@ def _at(params: Any, path: tuple[str, ...]) -> Any:
 
 
 def _scope(equation: JaxprEqn, paths: Iterable[tuple[str, ...]]) -> tuple[str, ...] | None:
-    """The path of the unit that an equation belongs to; None for no unit's.
-
-    flax gives the scope of every equation, such as `ResNet/stage1_block0/conv1`.
-    """
-    _, *scope = str(equation.source_info.name_stack).split("/")
+    """The path of the unit that an equation belongs to; None for no unit's."""
+    _, *scope = scope_of(equation)
     return next((p for p in (tuple(scope[:1]), tuple(scope[:2])) if p in paths), None)
 
 

@@ -204,17 +204,26 @@ def _folded(modules: tuple[ModuleSummary, ...]) -> list[ModuleSummary]:
 def _multiply_adds_by_module(jaxpr: Jaxpr) -> dict[str, int]:
     """Count multiply-adds by top-level module.
 
-    Those that belong to no module are counted under the model's own name. flax gives the scope of
-    every equation, such as `ResNet/stage1_block0/conv1`.
+    Those that belong to no module are counted under the model's own name.
     """
     costs: dict[str, int] = {}
     for equation in jaxpr.eqns:
         cost = equation_multiply_adds(equation)
         if cost:
-            scope = str(equation.source_info.name_stack).split("/")
-            name = scope[1] if len(scope) > 1 else scope[0]
+            model, *scope = scope_of(equation)
+            name = scope[0] if scope else model
             costs[name] = costs.get(name, 0) + cost
     return costs
+
+
+def scope_of(equation: JaxprEqn) -> list[str]:
+    """The names of the model and of the modules within it that an equation belongs to.
+
+    flax gives the scope of every equation, such as `ResNet/stage1_block0/conv1`; a method other
+    than `__call__` stands in it once more, as `FastRCNN/FastRCNN._pooled/backbone`.
+    """
+    names = [part.partition(".")[0] for part in str(equation.source_info.name_stack).split("/")]
+    return [name for i, name in enumerate(names) if i == 0 or name != names[i - 1]]
 
 
 def equation_multiply_adds(equation: JaxprEqn) -> int:
