@@ -224,7 +224,7 @@ class Objects:
         self, outputs: Any, content: np.ndarray, found: Found, label: int | None
     ) -> list[Question]:
         """The objects that count, best first."""
-        boxes, scores = self._task.scored(outputs[0])
+        boxes, scores = self._task.scored(jnp.asarray(outputs[0]))
         boxes = np.asarray(box_ops.clip(boxes, (1, 1))) * np.tile(content.shape[1::-1], 2)
         counted = np.flatnonzero(found["counted"])
         return [

@@ -139,7 +139,7 @@ def network_of(model, size):
     images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     keys = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
     variables = jax.eval_shape(lambda x: model.init(keys, x, train=False), images)
-    variables = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), variables)
+    variables = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), variables)
     return partial(model.apply, variables, train=False), images
 
 
