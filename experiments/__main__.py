@@ -15,6 +15,7 @@ VERBS = {
     "segment": "train and evaluate a segmenter",
     "translate": "train and evaluate a translator with attention",
     "predict": "apply a trained run to your own images or sentences",
+    "explain": "show what a run's answers rest on: Grad-CAM, occlusion, maps, filters",
     "weights": "list published weights, make runs of them, and write runs for torch",
     "export": "write a run as one program that only needs JAX",
     "inspect": "look at data before training: counts, samples, leaks, what looks wrong",

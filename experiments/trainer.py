@@ -43,7 +43,7 @@ from cnn_jax.training.feeding import WholeSet
 from cnn_jax.training.profiling import Profile
 from cnn_jax.training.recalibration import recalibrated
 
-from . import continued, needs, tracking, watcher
+from . import continued, drawn, needs, tracking, watcher
 from . import options as flags
 from .length import total_steps
 from .optimization import average, build_optimizer
@@ -106,6 +106,8 @@ def main(argv: Sequence[str] | None, command: Command) -> None:
     if parsed.model.model == "list":
         print("\n".join(command.model_names(parsed)))
         return
+    if parsed.run.graph is not None:
+        drawn.check_graph(parsed.run.graph)
     check_best(parsed)
     profiled_steps(parsed.run)
     tracking.check_package(parsed.run)
@@ -114,6 +116,9 @@ def main(argv: Sequence[str] | None, command: Command) -> None:
             raise UserError("--distributed: name the folder that the processes share with --out")
         out = Path("runs") / f"{parsed.verb}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
         parsed = flags.replace(parsed, {"out": str(out)})
+    if parsed.run.graph is not None:
+        drawn.write_graph(command.build(parsed))
+        return
     try:
         with stopping.limited(parsed.run.max_minutes):
             start(parsed, command.build)
@@ -348,6 +353,7 @@ def describe(run: Run, log: RunLog, measured: Mapping[str, Any]) -> None:
     log.write_config(flags.described(run.options, {**run.recorded, **measured}))
     log.write_environment()
     if log.enabled:
+        drawn.write_network(run)
         for name, content in run.files.items():
             files.replace(run.out / name, content)
 

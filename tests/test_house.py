@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = (
     ("conventions", "errors", "progress", "files", "memory", "processors", "ranges", "reading"),
     ("ops",),
-    ("losses", "metrics", "models", "data", "runs"),
+    ("explanations", "losses", "metrics", "models", "data", "runs"),
     ("tasks", "training", "reports"),
     ("experiments",),
 )

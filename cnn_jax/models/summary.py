@@ -111,7 +111,7 @@ def summarize(
     for name in params:
         calls.setdefault(name, (TRAINING_ONLY, ()))
     modules = tuple(
-        ModuleSummary(name, kind, _count(params.get(name, ())), costs.get(name, 0), output)
+        ModuleSummary(name, kind, count(params.get(name, ())), costs.get(name, 0), output)
         for name, (kind, output) in calls.items()
         if name in params or name in costs
     )
@@ -119,8 +119,8 @@ def summarize(
     activations = _activations(forward, variables, inputs)
     return ModelSummary(
         modules=modules,
-        parameters=_count(params),
-        batch_statistics=_count(variables.get("batch_stats", ())),
+        parameters=count(params),
+        batch_statistics=count(variables.get("batch_stats", ())),
         multiply_adds=sum(costs.values()),
         parameter_bytes=tree_bytes(params),
         optimizer_bytes=None if state is None else tree_bytes(state),
@@ -149,16 +149,16 @@ def totals(summary: ModelSummary) -> list[str]:
     """Format the totals of a summary as two lines of text."""
     arithmetic = [
         f"{summary.parameters:,} parameters",
-        f"{_scaled(summary.multiply_adds).strip()} multiply-adds "
-        f"({_scaled(2 * summary.multiply_adds)}FLOPs) an example",
+        f"{with_prefix(summary.multiply_adds).strip()} multiply-adds "
+        f"({with_prefix(2 * summary.multiply_adds)}FLOPs) an example",
     ]
     if summary.batch_statistics:
         arithmetic.insert(1, f"{summary.batch_statistics:,} batch statistics")
-    memory = [f"parameters {_scaled(summary.parameter_bytes)}B"]
-    memory.append(f"gradients {_scaled(summary.parameter_bytes)}B")
+    memory = [f"parameters {with_prefix(summary.parameter_bytes)}B"]
+    memory.append(f"gradients {with_prefix(summary.parameter_bytes)}B")
     if summary.optimizer_bytes is not None:
-        memory.append(f"optimizer {_scaled(summary.optimizer_bytes)}B")
-    memory.append(f"activations about {_scaled(summary.activation_bytes)}B an example")
+        memory.append(f"optimizer {with_prefix(summary.optimizer_bytes)}B")
+    memory.append(f"activations about {with_prefix(summary.activation_bytes)}B an example")
     return [", ".join(arithmetic), "memory: " + ", ".join(memory)]
 
 
@@ -170,7 +170,9 @@ def _table(summary: ModelSummary, title: str) -> Table:
         table.add_column(heading, justify="right")
     for row in _folded(summary.modules):
         output = "x".join(str(size) for size in row.output)
-        table.add_row(row.name, row.kind, output, f"{row.parameters:,}", _scaled(row.multiply_adds))
+        table.add_row(
+            row.name, row.kind, output, f"{row.parameters:,}", with_prefix(row.multiply_adds)
+        )
     return table
 
 
@@ -202,20 +204,29 @@ def _folded(modules: tuple[ModuleSummary, ...]) -> list[ModuleSummary]:
 def _multiply_adds_by_module(jaxpr: Jaxpr) -> dict[str, int]:
     """Count multiply-adds by top-level module.
 
-    Those that belong to no module are counted under the model's own name. flax gives the scope of
-    every equation, such as `ResNet/stage1_block0/conv1`.
+    Those that belong to no module are counted under the model's own name.
     """
     costs: dict[str, int] = {}
     for equation in jaxpr.eqns:
-        cost = _multiply_adds(equation)
+        cost = equation_multiply_adds(equation)
         if cost:
-            scope = str(equation.source_info.name_stack).split("/")
-            name = scope[1] if len(scope) > 1 else scope[0]
+            model, *scope = scope_of(equation)
+            name = scope[0] if scope else model
             costs[name] = costs.get(name, 0) + cost
     return costs
 
 
-def _multiply_adds(equation: JaxprEqn) -> int:
+def scope_of(equation: JaxprEqn) -> list[str]:
+    """The names of the model and of the modules within it that an equation belongs to.
+
+    flax gives the scope of every equation, such as `ResNet/stage1_block0/conv1`; a method other
+    than `__call__` stands in it once more, as `FastRCNN/FastRCNN._pooled/backbone`.
+    """
+    names = [part.partition(".")[0] for part in str(equation.source_info.name_stack).split("/")]
+    return [name for i, name in enumerate(names) if i == 0 or name != names[i - 1]]
+
+
+def equation_multiply_adds(equation: JaxprEqn) -> int:
     """Count the multiplications of one equation, including those of the functions it calls."""
     params = equation.params
     match equation.primitive.name:
@@ -233,10 +244,12 @@ def _multiply_adds(equation: JaxprEqn) -> int:
             dilution = math.prod(params["lhs_dilation"])
             return equation.outvars[0].aval.size * kernel.size // out_channels // dilution
         case "cond":  # Only one branch runs; the costliest is counted.
-            return max(sum(map(_multiply_adds, b.jaxpr.eqns)) for b in params["branches"])
+            return max(sum(map(equation_multiply_adds, b.jaxpr.eqns)) for b in params["branches"])
         case _:
             times = params["length"] if equation.primitive.name == "scan" else 1
-            inner = sum(_multiply_adds(e) for called in _called(params) for e in called.eqns)
+            inner = sum(
+                equation_multiply_adds(e) for called in _called(params) for e in called.eqns
+            )
             return times * inner
 
 
@@ -265,7 +278,7 @@ def _activations(forward: Any, variables: Any, inputs: tuple[Any, ...]) -> list[
     return [tree_bytes(x) // _MANY for x in jax.tree.leaves(residuals) if _MANY in x.shape]
 
 
-def _count(tree: Any) -> int:
+def count(tree: Any) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
@@ -274,7 +287,7 @@ def tree_bytes(tree: Any) -> int:
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def _scaled(number: int) -> str:
+def with_prefix(number: int) -> str:
     """Format a number with four digits and a decimal prefix, such as `1.814 G`."""
     for prefix, size in (("T", 10**12), ("G", 10**9), ("M", 10**6), ("k", 10**3)):
         if number >= size:

@@ -80,13 +80,13 @@ class Scene:
         picture: the picture with the boxes.
         caption: the line below.
         where: the picture's origin.
-        right: whether it contains no mistake.
+        right: whether it contains no mistake; None where nothing is judged.
     """
 
     picture: Picture
     caption: str
     where: str = ""
-    right: bool = True
+    right: bool | None = True
 
 
 @dataclass(frozen=True)
@@ -119,11 +119,12 @@ def _card(scene: Scene, pair: bool) -> Html:
     picture = Html(picture.removesuffix("</img>"))
     where = tag("div", scene.where, class_="where") if scene.where else Html()
     caption = tag("figcaption", tag("div", scene.caption), where)
-    return tag("figure", picture, caption, class_="right" if scene.right else "wrong")
+    kind = {True: "right", False: "wrong", None: "unjudged"}[scene.right]
+    return tag("figure", picture, caption, class_=kind)
 
 
 def sheet(scenes: Sequence[Scene], columns: int = 4, width: int = 320) -> Image.Image:
-    """Arrange the pictures in a grid, framed green or red, with their captions below."""
+    """Arrange the pictures in a grid, framed green, red or grey, with their captions below."""
     gap, line = 12, 20
     columns = max(1, min(columns, len(scenes)))
     rows = -(-len(scenes) // columns)
@@ -135,7 +136,7 @@ def sheet(scenes: Sequence[Scene], columns: int = 4, width: int = 320) -> Image.
         x, y = gap + i % columns * (width + gap), gap + i // columns * (height + gap)
         picture = Image.fromarray(scene.picture)
         picture = ImageOps.contain(picture, (width, width), Image.Resampling.LANCZOS)
-        frame = RIGHT if scene.right else WRONG
+        frame = {True: RIGHT, False: WRONG, None: TRUTH}[scene.right]
         corner = (x - 2, y - 2, x + picture.width + 1, y + picture.height + 1)
         draw.rectangle(corner, fill=frame)
         whole.paste(picture, (x, y))

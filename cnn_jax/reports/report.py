@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from cnn_jax import files
+from cnn_jax.reading import read_bytes
 from cnn_jax.reports import curves
+from cnn_jax.reports.network import NetworkPicture
 from cnn_jax.reports.page import Folded, Section, Table, render, settings_table
-from cnn_jax.runs.folder import Run, read_run
+from cnn_jax.runs.folder import NETWORK_FILE, Run, read_run
 from cnn_jax.runs.names import duration, in_order, main_metric, metric, show
 
 REPORT_FILE = "report.html"
@@ -38,6 +40,9 @@ def write_report(directory: str | Path, *, sections: Sequence[Section] = ()) -> 
     run = read_run(directory)
     grown = curves.of_run(run)
     parts = [results_table(run), *([grown] if grown.charts else []), *sections]
+    network = Path(directory) / NETWORK_FILE
+    if network.is_file():
+        parts.append(NetworkPicture("Network", read_bytes(network)))
     if run.times:
         parts.append(times_table(run))
     parts.append(Folded(settings_table("Settings", run.config)))

@@ -75,7 +75,7 @@ svg .band { stroke: none; opacity: .18; }
 .pairs { grid-template-columns: repeat(auto-fill, minmax(min(100%, 420px), 1fr)); }
 .gallery figure { background: var(--card); border-radius: 6px; overflow: hidden;
   border-top: 4px solid var(--right); }
-.gallery .wrong { border-color: var(--wrong); }
+.gallery .wrong { border-color: var(--wrong); } .gallery .unjudged { border-color: var(--rule); }
 .gallery img { display: block; width: 100%; aspect-ratio: 1; object-fit: contain; }
 .pairs.gallery img { aspect-ratio: 2; }
 .gallery .small { image-rendering: pixelated; }
@@ -93,6 +93,7 @@ svg .band { stroke: none; opacity: .18; }
 .bar div { background: var(--rule); height: 8px; border-radius: 2px; }
 .bar div i { display: block; height: 8px; border-radius: 2px; background: var(--c0); }
 .bar span:last-child { text-align: right; color: var(--faint); white-space: nowrap; }
+img.network { display: block; width: 100%; max-width: 900px; }
 .matrix text { fill: var(--text); }
 .beside { display: flex; flex-wrap: wrap; gap: 10px 50px; }
 .beside > * { max-width: 100%; }

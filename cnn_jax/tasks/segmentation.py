@@ -181,19 +181,32 @@ class Segmentation:
         pixels = metrics.ClassPixels(**rows["pixels"])
         return Summary(means, SegmentationDetails(pixels, rows["probability"]))
 
+    def padded(
+        self, images: Float[Array, "batch height width channels"], size: Size
+    ) -> tuple[Float[Array, "batch new_height new_width channels"], tuple[int, int]]:
+        """Mirror images at their borders, up to a size that the network accepts.
+
+        Args:
+            images: with the model's margin around what is predicted.
+            size: rows and columns of what is predicted.
+
+        Returns:
+            The images, and the rows above and the columns left of the old ones.
+        """
+        wanted = [self.model.legal_size(length) for length in size]
+        missing = [w - have for w, have in zip(wanted, images.shape[1:3], strict=True)]
+        top, left = (m // 2 for m in missing)
+        rows, columns = ((b, m - b) for b, m in zip((top, left), missing, strict=True))
+        return jnp.pad(images, ((0, 0), rows, columns, (0, 0)), mode="reflect"), (top, left)
+
     def _logits(
         self, variables: Any, images: Array, size: Size, axis_name: str | None, **options: Any
     ) -> Any:
         """Compute the network's output for the `size` pixels in the middle of the images."""
-        wanted = [self.model.legal_size(length) for length in size]
-        missing = [w - have for w, have in zip(wanted, images.shape[1:3], strict=True)]
-        before = [m // 2 for m in missing]
-        padding = [(b, m - b) for b, m in zip(before, missing, strict=True)]
-        images = jnp.pad(images, ((0, 0), *padding, (0, 0)), mode="reflect")
+        images, (top, left) = self.padded(images, size)
         output = on_axis(self.model, axis_name).apply(variables, images, **options)
         (logits, _), state = output if "mutable" in options else (output, None)
-        (top, left), (height, width) = before, size
-        logits = logits[:, top : top + height, left : left + width]
+        logits = logits[:, top : top + size[0], left : left + size[1]]
         return (logits, state) if "mutable" in options else logits
 
     def _per_example(

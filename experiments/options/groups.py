@@ -132,6 +132,9 @@ class RunOptions:
     )
     """Record the steps after START updates, up to STOP, with JAX's profiler into profile/; a
     resumed run records those of them that it makes."""
+    graph: str | None = flag(None, resumable=True, typed_only=True, metavar="FILE.svg")
+    """Draw the network into this file, with its blocks' shapes, parameters and multiply-adds, and
+    train nothing."""
     distributed: bool = flag(False, resumable=True)
     """Join the other processes of the run, as JAX finds them under Slurm, on TPU pods and on
     Kubernetes."""

@@ -50,7 +50,7 @@ class LoadedRun:
         precision = read_object(run / CONFIG_FILE).get("matmul_precision")
         if precision in get_args(flags.Precision):
             jax.config.update("jax_default_matmul_precision", precision)
-        self.predictor = PREDICTORS[_verb(options.run)](run, options)
+        self.predictor = PREDICTORS[verb_of(options.run)](run, options)
         kept = states.kept(run, options.state)
         self.network = Network(kept, self.predictor, options.batch_size)
 
@@ -88,14 +88,14 @@ def load(run: str | Path, **settings: Any) -> LoadedRun:
     Raises:
         UserError: there is no run, it cannot be restored, or a setting is illegal.
     """
-    _verb(str(run))
+    verb_of(str(run))
     return LoadedRun(flags.replace(flags.PredictOptions(run=str(run)), settings))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the flags, and predict as the run's task does."""
     options = flags.parse_plain(flags.PredictOptions, argv, _facts)
-    inputs = expanded(options.images, options.list, _verb(options.run) != "translate")
+    inputs = expanded(options.images, options.list, verb_of(options.run) != "translate")
     loaded = LoadedRun(dataclasses.replace(options, images=tuple(inputs)))
     print(loaded.network.told, file=sys.stderr)
     with shown(options) as show:
@@ -111,10 +111,10 @@ def _facts(values: Mapping[str, Any]) -> Mapping[str, Any]:
         raise UserError(
             "give a run's folder and at least one image (or sentence): predict RUN IMAGE..."
         )
-    return {"verb": _verb(values["run"])}
+    return {"verb": verb_of(values["run"])}
 
 
-def _verb(run: str) -> str:
+def verb_of(run: str) -> str:
     """The verb that trained a run."""
     config = Path(run) / CONFIG_FILE
     verb = read_object(config).get("verb")

@@ -134,14 +134,15 @@ class Network:
         batch_size: the most examples in a step.
 
     Attributes:
-        told: the line for the user about the state.
+        state: the state that was restored.
+        told: the line for the user about it.
     """
 
     def __init__(self, kept: states.Kept, predictor: Predictor, batch_size: int) -> None:
         self._predictor, self._batch_size = predictor, batch_size
         task = predictor.task
         state, notices = states.restored(task, kept.directory)
-        self.told = kept.told(state)
+        self.state, self.told = state, kept.told(state)
         for notice in notices:
             flags.warn(notice)
 

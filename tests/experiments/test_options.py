@@ -21,6 +21,7 @@ from experiments import (
     classify,
     compare,
     detect,
+    explain,
     export,
     inspect,
     pack,
@@ -50,6 +51,7 @@ COMMANDS = [
     pack.Options,
     sweep.Options,
     weights.Options,
+    explain.Options,
     export.Options,
     inspect.Options,
 ]

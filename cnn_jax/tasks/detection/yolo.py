@@ -93,9 +93,15 @@ class Yolo:
         """Detect objects, in pixels of the original images."""
         images = normalize(floating(batch["image"]), self.mean, self.std)
         outputs, _ = self.model.apply({"params": params, **model_state}, images, train=False)
-        boxes, scores = jax.vmap(self._scored)(outputs)
+        boxes, scores = jax.vmap(self.scored)(outputs)
         boxes = boxes * self.evaluation.image_size
         return Predictions(self.evaluation.detect(boxes, scores, batch["size"]), outputs)
+
+    def scored(
+        self, outputs: Float[Array, "grid grid outputs"]
+    ) -> tuple[Float[Array, "boxes 4"], Float[Array, "boxes classes"]]:
+        """Give all boxes of one image, in shares of its sides, and their scores by class."""
+        return scored_boxes(outputs, self.num_boxes, self.priors, self.softmax)
 
     def measure(self, predictions: Predictions, batch: Batch) -> tuple[Sums, Rows]:
         """Sum the loss and its parts; rows are those of `BoxEvaluation.rows`.
@@ -110,11 +116,6 @@ class Yolo:
         names = "loss", "coordinate_loss", "confidence_loss", "class_loss"
         means = {name: float(sums[name]) / float(sums["examples"]) for name in names}
         return self.evaluation.summarize(means, rows)
-
-    def _scored(
-        self, outputs: Float[Array, "grid grid outputs"]
-    ) -> tuple[Float[Array, "boxes 4"], Float[Array, "boxes classes"]]:
-        return scored_boxes(outputs, self.num_boxes, self.priors, self.softmax)
 
     def _sums(
         self,

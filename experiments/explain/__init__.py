@@ -1,0 +1,282 @@
+"""Show what a trained run's answers rest on.
+
+python -m experiments.explain runs/NAME photo.jpg                      # Grad-CAM of its answers
+python -m experiments.explain runs/NAME photos --method occlusion --class cat
+python -m experiments.explain runs/NAME photo.jpg --method features --stage stage2
+python -m experiments.explain runs/NAME --method filters               # of the first layer
+"""
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+from PIL import Image
+
+from cnn_jax import files
+from cnn_jax.errors import UserError, nearest
+from cnn_jax.explanations.grad_cam import grad_cam
+from cnn_jax.explanations.maps import checked_stage, map_shapes
+from cnn_jax.explanations.occlusion import occlusion
+from cnn_jax.models.starts import convolutions
+from cnn_jax.progress import track
+from cnn_jax.reports.boxes import Mark, Scene, Scenes, draw_boxes, sheet
+from cnn_jax.reports.heat import enlarged, filter_sheet, map_sheet, overlay, peak
+from cnn_jax.reports.page import render
+from cnn_jax.reports.pictures import save
+from cnn_jax.training.backend import compile_inference
+
+from .. import options as flags
+from ..predict import LoadedRun, verb_of
+from ..predict.inputs import expanded
+from ..predict.names import output_names, require_other_files
+from ..predict.predictor import Found, class_names
+from .subjects import SUBJECTS, Question, View
+
+PAGE = "explained.html"
+FOLDER = "explained"
+"""The folder below a run's where pictures go unless the user names one."""
+
+Method = Literal["grad_cam", "occlusion", "features", "filters"]
+
+# The square of an occlusion, as a share of the image's shorter side, and its steps, of its own.
+_PATCH, _STEP = 4, 4
+
+_NOTES = {
+    "grad_cam": "Red is where the map {stage} speaks for the answer, up to the strongest "
+    "(Grad-CAM, Selvaraju et al. 2017).",
+    "occlusion": "Red is where a grey square of {patch} pixels lowers the answer's probability, up "
+    "to the largest fall; blue is where it raises it (Zeiler & Fergus 2014).",
+    "features": "The maps of {stage} with the strongest activations, each from its lowest value in "
+    "black to its highest in white.",
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Show which parts of your images a trained run's answers rest on."""
+
+    verb: ClassVar[str] = "explain"
+
+    run: str = flags.flag("", positional=True, metavar="RUN")
+    """Folder of a run that classifies, annotates, segments or detects with YOLO."""
+    images: tuple[str, ...] = flags.flag((), positional=True, metavar="IMAGE")
+    """Images: files, folders, patterns such as `**/*.jpg`, and `@FILE` with one in each line."""
+    out: str | None = flags.flag(None, aliases="output-dir directory", metavar="DIR")
+    """Folder for the pictures and the page. Default: RUN/explained."""
+    method: Method = "grad_cam"
+    """grad_cam: where a map of the network speaks for the answer; occlusion: where a grey square
+    makes it less probable; features: a stage's maps; filters: those of the first convolution."""
+    answer: str | None = flags.flag(
+        None, aliases="class", metavar="NAME|N", only={"method": ("grad_cam", "occlusion")}
+    )
+    """Class that is explained, by its name or its number from 0. Default: what the run answers."""
+    stage: str | None = flags.flag(None, metavar="NAME", only={"method": ("grad_cam", "features")})
+    """Map of the network, such as stage2. Default: the coarsest."""
+    patch: int | None = flags.flag(None, minimum=1, maximum=65_536, only={"method": ("occlusion",)})
+    """Pixels on a side of the grey square, of the image that the network sees. Default: a quarter
+    of its shorter side."""
+    top: int = flags.flag(
+        3, minimum=1, maximum=1000, only={"method": ("grad_cam", "occlusion")}, aliases="topk top-k"
+    )
+    """Answers that are explained of each image, at most: classes, labels or objects."""
+    state: Literal["best", "last"] | None = None
+    """State of the run that is explained. Default: the best, where the run keeps it."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse the flags, and draw what they ask for."""
+    options = flags.parse_plain(Options, argv)
+    pictures = options.method != "filters"
+    if not options.run or bool(options.images) != pictures:
+        raise UserError(
+            "give a run's folder and at least one image: explain RUN IMAGE..."
+            if pictures
+            else "give a run's folder alone: explain RUN --method filters"
+        )
+    verb = verb_of(options.run)
+    if verb not in SUBJECTS:
+        raise UserError(f"{options.run}: a run of {verb}; one of {', '.join(SUBJECTS)} has images")
+    inputs = expanded(options.images)
+    explainer = Explainer(options, verb, inputs)
+    out = Path(options.out) if options.out else Path(options.run) / FOLDER
+    if not pictures:
+        save(out / "filters.png", Image.fromarray(explainer.filters()))
+        print(f"the filters of {explainer.first_layer}: {out / 'filters.png'}")
+        return
+    names = output_names(inputs)
+    written = [out / f"{name}.png" for name in names]
+    require_other_files(inputs, map(str, written))
+    sections = []
+    for given, path, (scenes, line) in zip(
+        inputs, written, explainer.explained(track(inputs, "explaining")), strict=True
+    ):
+        save(path, sheet(scenes, columns=4, width=320))
+        print(f"{given}: {line} -> {path}")
+        sections.append(Scenes(Path(given).name, scenes))
+    title = f"{Path(options.run).resolve().name}: {options.method.replace('_', '-')}"
+    files.replace(out / PAGE, render(title, explainer.note, sections))
+    print(f"page: {out / PAGE}")
+
+
+class Explainer:
+    """A run whose answers are explained.
+
+    Args:
+        options: those of the command.
+        verb: the one that trained the run.
+        inputs: the images.
+
+    Raises:
+        UserError: the run cannot be restored, or has no such class or map.
+    """
+
+    def __init__(self, options: Options, verb: str, inputs: Sequence[str]) -> None:
+        run = Path(options.run)
+        self._options, self._names = options, class_names(run)
+        self._label = _label(options.answer, self._names)
+        settings = {"top": options.top} if verb == "classify" else {}
+        loaded = LoadedRun(
+            flags.PredictOptions(
+                run=options.run, images=tuple(inputs), state=options.state, batch_size=1, **settings
+            )
+        )
+        print(loaded.network.told, file=sys.stderr)
+        self._loaded, state = loaded, loaded.network.state
+        self._task = loaded.predictor.task
+        self._variables = {"params": state.params, **state.model_state}
+        self._subject = SUBJECTS[verb](loaded.predictor, self._names)
+        self._outputs = compile_inference(
+            lambda variables, images: self._subject.network(variables)(images)
+        )
+        self._methods: dict[Any, Callable[..., jax.Array]] = {}
+        self.note = ""
+
+    def explained(self, inputs: Iterable[str]) -> Iterator[tuple[list[Scene], str]]:
+        """Pictures of each image and the explanations of its answers, and a line about them."""
+        for name, content, found in self._loaded.network.outcomes(inputs):
+            view = self._seen(str(name), content)
+            if self._options.method == "features":
+                yield self._features(view)
+            else:
+                yield self._answers(content, found, view)
+
+    @property
+    def first_layer(self) -> str:
+        """The name of the first convolution."""
+        shape = (1, *self._task_input(), len(self._task.mean))
+        layers = convolutions(self._task.model, jax.ShapeDtypeStruct(shape, jnp.float32))
+        return "/".join(next(iter(layers)))
+
+    def filters(self) -> np.ndarray:
+        """The filters of the first convolution, as a picture."""
+        kernels = traverse_util.flatten_dict(self._variables["params"], sep="/")
+        return filter_sheet(np.asarray(kernels[f"{self.first_layer}/kernel"], np.float32))
+
+    def _task_input(self) -> tuple[int, int]:
+        """Rows and columns of a legal input."""
+        task = self._task
+        if hasattr(task, "size"):
+            return tuple(map(task.model.legal_size, task.size))
+        side = getattr(task, "image_size", None) or task.evaluation.image_size
+        return side, side
+
+    def _seen(self, name: str, content: np.ndarray) -> View:
+        try:
+            return self._subject.view(content)
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from None
+
+    def _stage(self, images: jax.Array) -> str:
+        """The map that is explained."""
+        shapes = map_shapes(self._subject.network(self._variables), images)
+        return checked_stage(shapes, self._options.stage)
+
+    def _features(self, view: View) -> tuple[list[Scene], str]:
+        stage = self._stage(view.images)
+        maps = np.asarray(self._outputs(self._variables, view.images)[1][stage][0], np.float32)
+        rows, columns, count = maps.shape
+        self.note = _NOTES["features"].format(stage=stage)
+        caption = f"{stage}: {rows} x {columns} x {count}"
+        scenes = [_scene(view.picture, "image"), _scene(map_sheet(maps), caption)]
+        return scenes, caption
+
+    def _answers(self, content: np.ndarray, found: Found, view: View) -> tuple[list[Scene], str]:
+        outputs, _ = jax.device_get(self._outputs(self._variables, view.images))
+        questions = self._subject.questions(outputs, content, found, self._label)
+        questions = questions[: self._options.top]
+        scenes = [_scene(view.picture, "image")]
+        for question, values in zip(
+            questions, self._evidence(outputs, questions, view), strict=True
+        ):
+            heat = overlay(view.picture, values)
+            row, column = peak(values)
+            marks = [] if question.box is None else [Mark(np.array(question.box, np.float32))]
+            scenes.append(_scene(heat, question.caption, marks, f"peak at {column} {row}"))
+        line = "; ".join(question.caption for question in questions)
+        return scenes, line or "no such answer"
+
+    def _evidence(
+        self, outputs: Any, questions: Sequence[Question], view: View
+    ) -> Iterator[np.ndarray]:
+        """The evidence for each answer at every pixel of the picture."""
+        method = self._method(view.images)
+        top, left, rows, columns = view.shown
+        for question in questions:
+            asked = jax.tree.map(lambda x: x[None], self._subject.asked(outputs, question))
+            (values,) = np.asarray(method(self._variables, view.images, asked))
+            whole = enlarged(values, view.images.shape[1:3])
+            yield enlarged(whole[top : top + rows, left : left + columns], view.picture.shape[:2])
+
+    def _method(self, images: jax.Array) -> Callable[..., jax.Array]:
+        """The compiled method for inputs of a shape."""
+        if images.shape in self._methods:
+            return self._methods[images.shape]
+        subject, options = self._subject, self._options
+        if options.method == "grad_cam":
+            stage = self._stage(images)
+            self.note = _NOTES["grad_cam"].format(stage=stage)
+
+            def method(variables: Any, images: jax.Array, asked: Any) -> jax.Array:
+                network = subject.network(variables)
+                return grad_cam(network, subject.score, images, asked, stage, subject.local)
+
+        else:
+            side = min(images.shape[1:3])
+            patch = min(options.patch or max(1, side // _PATCH), side)
+            self.note = _NOTES["occlusion"].format(patch=patch)
+            squares = {"patch": patch, "step": max(1, patch // _STEP)}
+
+            def method(variables: Any, images: jax.Array, asked: Any) -> jax.Array:
+                network = subject.network(variables)
+                return occlusion(network, subject.probability, images, asked, **squares)
+
+        self._methods[images.shape] = compile_inference(method)
+        return self._methods[images.shape]
+
+
+def _scene(picture: np.ndarray, caption: str, marks: Sequence[Mark] = (), where: str = "") -> Scene:
+    """A picture, enlarged where it is small, with boxes and a caption."""
+    return Scene(draw_boxes(picture, marks), caption, where, right=None)
+
+
+def _label(text: str | None, names: Sequence[str]) -> int | None:
+    """The number of the class that `--class` names.
+
+    Raises:
+        UserError: the run has none of this name or number.
+    """
+    if text is None or text in names:
+        return None if text is None else names.index(text)
+    if text.isdecimal() and int(text) < len(names):
+        return int(text)
+    raise UserError(
+        f"--class {text}: no class of this run{nearest(text, names)}; one of "
+        f"{', '.join(names[:20])}{', ...' if len(names) > 20 else ''}, or a number below "
+        f"{len(names)}"
+    )
