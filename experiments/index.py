@@ -1,8 +1,8 @@
 """Index images, or the objects in them, by a trained network's features, for `similar`.
 
-python -m experiments.index runs/NAME photos --out looks                      # whole images
-python -m experiments.index runs/NAME photos --objects runs/cells --out looks # what a detector finds
-python -m experiments.index runs/NAME --data voc:DIR --out looks              # the boxes of a data set
+python -m experiments.index runs/NAME photos --out looks                  # whole images
+python -m experiments.index runs/NAME photos --objects runs/cells --out looks   # what it detects
+python -m experiments.index runs/NAME --data voc:DIR --out looks          # the boxes of a data set
 python -m experiments.index runs/NAME --data folder:DIR --split train --out looks
 
 A run of classify or annotate gives the features: what its last layer gets, as unit vectors. Any

@@ -1,10 +1,10 @@
 """Find what looks like a picture, or like an object in it, in an index of `index`.
 
-python -m experiments.similar looks photo.jpg                    # 1 0.93 photos/a.jpg; ..., and a picture
-python -m experiments.similar looks photo.jpg --object 2         # of the objects that the detector finds
+python -m experiments.similar looks photo.jpg             # 1 0.93 photos/a.jpg; ..., and a picture
+python -m experiments.similar looks photo.jpg --object 2  # of the objects that the detector finds
 python -m experiments.similar looks photo.jpg --box 10 20 120 90
-python -m experiments.similar looks --page looks.html            # a page to click on
-python -m experiments.similar looks --queries folder:DIR --split test --baselines   # recall and mAP
+python -m experiments.similar looks --page looks.html     # a page to click on
+python -m experiments.similar looks --queries folder:DIR --split test --baselines   # recall, mAP
 
 The search is exact: all cosines, and the highest of them.
 """
@@ -136,7 +136,7 @@ def show(index: Index, embedder: Embedder, options: Options) -> None:
     pixels, queries = queried(index, embedder, options)
     cut = [cut_out(pixels, query) for query in queries]
     vectors = np.stack([v for _, v in embedder.vectors(zip(queries, cut, strict=True))])
-    found = index.neighbors(vectors, options.k, [index.rows_of(query) for query in queries])
+    found = index.search.neighbors(vectors, options.k, [index.rows_of(query) for query in queries])
     scenes: list[Scene] = []
     for number, (query, picture, rows) in enumerate(zip(queries, cut, found, strict=True), 1):
         print(query if query.box is None else f"object {options.object or number}: {query}")
@@ -152,9 +152,7 @@ def show(index: Index, embedder: Embedder, options: Options) -> None:
     print(f"picture: {path}", file=sys.stderr)
 
 
-def queried(
-    index: Index, embedder: Embedder, options: Options
-) -> tuple[np.ndarray, list[Region]]:
+def queried(index: Index, embedder: Embedder, options: Options) -> tuple[np.ndarray, list[Region]]:
     """The pixels of the photo, and the parts of it that are searched.
 
     Raises:
@@ -187,9 +185,7 @@ def _known(index: Index, photo: str) -> Iterator[Region]:
             yield region
 
 
-def _within(
-    pixels: np.ndarray, photo: str, box: tuple[float, float, float, float]
-) -> Region:
+def _within(pixels: np.ndarray, photo: str, box: tuple[float, float, float, float]) -> Region:
     """A box of a photo, as far as it lies in it."""
     height, width = pixels.shape[:2]
     left, top, right, bottom = box

@@ -33,9 +33,7 @@ class Retrieved(NamedTuple):
     found: Bool[np.ndarray, " queries"]
 
 
-def first_rank(
-    scores: Float[Array, " items"], relevant: Bool[Array, " items"]
-) -> Int[Array, ""]:
+def first_rank(scores: Float[Array, " items"], relevant: Bool[Array, " items"]) -> Int[Array, ""]:
     """Count the items ahead of the best one that belongs to a query.
 
     Of equal scores the lower index ranks first, as in a search with `jax.lax.top_k`.

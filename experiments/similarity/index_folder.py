@@ -1,4 +1,4 @@
-"""An index on disk, and the exact search in it.
+"""An index on disk.
 
 INDEX/vectors.npy     a unit vector for each row, float32, memory-mapped by who reads it
 INDEX/rows.jsonl      the file, the box and the label of each row, a line each
@@ -8,24 +8,22 @@ INDEX/index.json      the network, the number of rows; written last
 import contextlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Literal
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from cnn_jax import files
 from cnn_jax.errors import UserError
-from cnn_jax.ops.neighbors import Neighbors, merge, nearest
 from cnn_jax.ranges import LARGEST_INT, Range
 from cnn_jax.reading import parse_json, read_lines
 from cnn_jax.runs.folder import read_object
 
 from .. import options as flags
 from .regions import Region
+from .search import Search
 
 VERSION = 1
 VECTORS, ROWS, CONFIG = "vectors.npy", "rows.jsonl", "index.json"
@@ -40,9 +38,6 @@ _CONTENT: Mapping[str, Any] = {
     "objects": str | None,
     "score_threshold": Annotated[float, Range(0, 1)] | None,
 }
-
-# Numbers of a block of vectors, and products of a block of queries with it, at a time.
-_BLOCK, _PRODUCTS = 2**26, 2**26
 
 
 def write(
@@ -178,50 +173,10 @@ class Index:
             rows.setdefault(real(region.file), []).append(row)
         return rows
 
-    def search(self, queries: np.ndarray, k: int) -> Neighbors:
-        """The `k` nearest rows of each query, block by block; exact.
-
-        Args:
-            queries: unit vectors [queries, size].
-            k: the number of neighbours; at most all rows are given.
-        """
-        at_a_time = max(1, _PRODUCTS // min(self._rows_of_block, len(self)))
-        found: list[Neighbors | None] = [None] * -(-len(queries) // at_a_time)
-        for first in range(0, len(self), self._rows_of_block):
-            block = self._first_block if first == 0 else self._block(first)
-            for number, begin in enumerate(range(0, len(queries), at_a_time)):
-                part = _nearest(jnp.asarray(queries[begin : begin + at_a_time]), block, k, first)
-                before = found[number]
-                found[number] = part if before is None else _merge(before, part, k)
-        return jax.tree.map(lambda *parts: np.concatenate(parts), *map(jax.device_get, found))
-
-    @property
-    def _rows_of_block(self) -> int:
-        return max(1, _BLOCK // self.vectors.shape[1])
-
-    def _block(self, first: int) -> jax.Array:
-        """The vectors of the block that begins with a row, on the device."""
-        return jnp.asarray(np.asarray(self.vectors[first : first + self._rows_of_block]))
-
     @cached_property
-    def _first_block(self) -> jax.Array:
-        """The first block, which stays on the device: of most indexes it is the only one."""
-        return self._block(0)
-
-    def neighbors(
-        self, queries: np.ndarray, k: int, left_out: Sequence[Sequence[int]]
-    ) -> Iterator[list[tuple[int, float]]]:
-        """The `k` nearest rows of each query, with their cosines, without some rows of its own.
-
-        Args:
-            queries: unit vectors [queries, size].
-            k: the number of neighbours.
-            left_out: of each query, the rows that are no neighbours.
-        """
-        found = self.search(queries, k + max(map(len, left_out), default=0))
-        for scores, rows, own in zip(*found, left_out, strict=True):
-            kept = [(int(row), float(s)) for row, s in zip(rows, scores, strict=True)]
-            yield [one for one in kept if one[0] not in own][:k]
+    def search(self) -> Search:
+        """The search in its vectors."""
+        return Search(self.vectors)
 
 
 def _mapped(path: Path) -> np.ndarray:
@@ -232,7 +187,3 @@ def _mapped(path: Path) -> np.ndarray:
     if vectors.dtype != np.float32 or vectors.ndim != 2:
         raise UserError(f"{path}: must be float32 [rows, size]; make the index anew")
     return vectors
-
-
-_nearest = jax.jit(nearest, static_argnums=2)
-_merge = jax.jit(merge, static_argnums=2)

@@ -30,9 +30,7 @@ _AT_A_TIME = 64
 _inner_products = jax.jit(inner_products)
 
 
-def table(
-    index: Index, embedder: Embedder, spec: str, split: Split, baselines: int | None
-) -> str:
+def table(index: Index, embedder: Embedder, spec: str, split: Split, baselines: int | None) -> str:
     """Measure the search with labelled queries; a line for each kind of vectors.
 
     Args:

@@ -113,8 +113,7 @@ class Detector:
             boxes = np.asarray(found["boxes"])[counted].tolist()
             names = [n for n, counts in zip(found["names"], counted, strict=True) if counts]
             objects = [
-                Region(str(file), tuple(box), name)
-                for box, name in zip(boxes, names, strict=True)
+                Region(str(file), tuple(box), name) for box, name in zip(boxes, names, strict=True)
             ]
             yield content if self._reading == reading else read(str(file)), objects
 
@@ -134,9 +133,7 @@ def open_regions(spec: str, split: Split, reading: Reading) -> Source:
     Raises:
         UserError: the format is none of `SOURCES`, or its reader raised the error.
     """
-    return open_source(
-        spec, split, formats=SOURCES, channels=reading.channels, bits=reading.bits
-    )
+    return open_source(spec, split, formats=SOURCES, channels=reading.channels, bits=reading.bits)
 
 
 def labelled(source: Source) -> Iterator[tuple[Region, np.ndarray]]:
