@@ -6,17 +6,13 @@ import sys
 
 import jax
 import numpy as np
-import optax
 import pytest
 
 from cnn_jax.conventions import END, PAD, SPECIAL
 from cnn_jax.data.text.vocabulary import Vocabulary
 from cnn_jax.errors import UserError
-from cnn_jax.runs.log import RunLog
-from cnn_jax.training import checkpoints
 from experiments import annotate, classify, detect, export, segment, states, translate
-from experiments import options as flags
-from experiments.predict import PREDICTORS
+from tests.drawn_runs import predictor_of, write_run
 
 pytest.importorskip("flatbuffers")
 
@@ -63,34 +59,11 @@ def run(request, tmp_path_factory):
 
 def written(case, folder):
     module, values, recorded = CASES[case]
-    out = folder / case
-    options = flags.replace(module.Options(), {**values, "out": str(out)})
     if module is not translate:
-        recorded = {"class_names": NAMES, **recorded}
-    with RunLog(out, total_steps=0) as log:
-        log.write_config(flags.described(options, recorded))
-    if module is translate:
-        words = Vocabulary.build(["the cat saw a dog", "a dog saw the sea"], "word").as_json()
-        text = json.dumps({"source": words, "target": words})
-        (out / translate.VOCABULARY_FILE).write_text(text)
-    task = predictor_of(out).task
-    rng = np.random.default_rng(0)
-    shapes = states.state_shapes(task, optax.identity())
-    state = jax.tree_util.tree_map_with_path(lambda path, x: drawn(rng, path, x), shapes)
-    checkpoints.save(out / states.CHECKPOINTS, 5, state.replace(step=np.int32(5)), keep=1)
-    return out
-
-
-def predictor_of(run):
-    verb = json.loads((run / "config.json").read_text())["verb"]
-    return PREDICTORS[verb](run, flags.PredictOptions(run=str(run)))
-
-
-def drawn(rng, path, x):
-    """Values that keep a layer's outputs about as large as its inputs."""
-    if any(name in jax.tree_util.keystr(path[-1:]) for name in ("var", "scale")):
-        return np.asarray(rng.uniform(0.5, 1.5, x.shape), x.dtype)
-    return np.asarray(rng.normal(0, 1 / np.sqrt(max(1, np.prod(x.shape[:-1]))), x.shape), x.dtype)
+        return write_run(folder / case, module, values, {"class_names": NAMES, **recorded})
+    words = Vocabulary.build(["the cat saw a dog", "a dog saw the sea"], "word").as_json()
+    text = json.dumps({"source": words, "target": words})
+    return write_run(folder / case, module, values, recorded, {translate.VOCABULARY_FILE: text})
 
 
 @pytest.fixture(scope="module")

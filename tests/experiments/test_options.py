@@ -21,11 +21,13 @@ from experiments import (
     compare,
     detect,
     export,
+    index,
     inspect,
     pack,
     predict,
     presets,
     segment,
+    similar,
     sweep,
     translate,
     weights,
@@ -50,6 +52,8 @@ COMMANDS = [
     weights.Options,
     export.Options,
     inspect.Options,
+    index.Options,
+    similar.Options,
 ]
 COMMANDS.append(benchmark.Options)
 every_command = pytest.mark.parametrize("options", COMMANDS, ids=lambda options: options.verb)
