@@ -39,7 +39,7 @@ class Embedder:
     Attributes:
         reading: the way in which the run reads images.
         told: the line for the user about the state.
-        fingerprint: differs where any parameter of the network does.
+        fingerprint: differs where any parameter of the network does, or its input.
 
     Raises:
         UserError: the run has no such features, or cannot be restored.
@@ -78,7 +78,8 @@ class Embedder:
         self._compiled = compile_inference(
             lambda batch: task.embed(state.params, state.model_state, batch)
         )
-        self.fingerprint = _digest((state.params, state.model_state))
+        preparation = self._predictor.described()["preparation"]
+        self.fingerprint = _digest((state.params, state.model_state), preparation)
 
     def read(self, file: str) -> np.ndarray:
         """The pixels of an image file, as the run reads them."""
@@ -101,9 +102,9 @@ class Embedder:
             yield waiting.popleft(), vector
 
 
-def _digest(variables: Any) -> str:
-    """A digest of arrays, in the order of their names."""
-    digest = hashlib.blake2b(digest_size=16)
+def _digest(variables: Any, preparation: str) -> str:
+    """A digest of arrays, in the order of their names, and of what is done to an image before."""
+    digest = hashlib.blake2b(preparation.encode(), digest_size=16)
     for leaf in jax.tree.leaves(jax.device_get(variables)):
         digest.update(np.ascontiguousarray(leaf).tobytes())
     return digest.hexdigest()

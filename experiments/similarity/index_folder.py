@@ -6,6 +6,7 @@ INDEX/index.json      the network, the number of rows; written last
 """
 
 import contextlib
+import itertools
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -56,18 +57,17 @@ def write(
     Raises:
         UserError: nothing was found, or a file cannot be written.
     """
-    config = folder / CONFIG
-    count, size = 0, 0
+    config, rest = folder / CONFIG, iter(found)
+    first = next(rest, None)
+    if first is None:
+        raise UserError(f"{folder}: nothing to compare was found in the images")
+    count, size = 0, len(first[1])
     with files.stream(folder / VECTORS) as vectors, files.stream(folder / ROWS) as rows:
-        for region, vector in found:
-            if not count:
-                size = len(vector)
-                begin = _write_header(vectors, 0, size)
+        begin = _write_header(vectors, 0, size)
+        for region, vector in itertools.chain([first], rest):
             vectors.write(np.asarray(vector, "<f4").tobytes())
             rows.write(_line(region).encode())
             count += 1
-        if not count:
-            raise UserError(f"{folder}: nothing to compare was found in the images")
         vectors.seek(0)
         assert _write_header(vectors, count, size) == begin
         # An index without this file is none: no kill leaves new vectors beside old rows.

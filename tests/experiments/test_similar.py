@@ -6,6 +6,7 @@ import subprocess
 import sys
 from importlib.util import find_spec
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -74,7 +75,7 @@ def by_hand(run, pictures):
     task = predictor.task
     given = (np.float32(images) / 255 - np.float32(task.mean)) / np.float32(task.std)
     _, features = task.model.apply(
-        {"params": state.params, **state.model_state}, given, train=False
+        {"params": state.params, **state.model_state}, jnp.asarray(given), train=False
     )
     vectors = np.float64(features["pre_logits"])
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
