@@ -131,7 +131,8 @@ def test_losses_of_proxies_compare_features_with_the_columns_of_the_last_layer(n
     auxiliary = -log_softmax(logits_of(params, colors(given), "aux"))[own]
     per_example = -np.log(chances[own] / below) + 0.3 * auxiliary
     assert total == pytest.approx(per_example[:-1].sum(), rel=1e-4)
-    assert sums["top1"] == (cosines.argmax(axis=1) == given["label"])[:-1].sum()
+    right = cosines.argmax(axis=1) == np.asarray(given["label"])
+    assert sums["top1"] == right[:-1].sum()
     predicted = jax.jit(of.predict)(params, {}, given)
     np.testing.assert_allclose(predicted, log_softmax(5 * cosines), atol=1e-4)
 
