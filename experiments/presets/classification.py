@@ -220,7 +220,7 @@ CLASSIFICATION: dict[str, dict[str, Any]] = {
         "learning_rate": 0.6,
         "weight_decay": 0.0153 / NESTEROV,
         "warmup": 92,
-        "whiten": 400,
+        "whiten": 1000,
     },
     # Huang et al. 2017, table 2: 95.49 % on CIFAR-10.
     "densenet_cifar": {
