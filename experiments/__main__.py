@@ -16,6 +16,8 @@ VERBS = {
     "translate": "train and evaluate a translator with attention",
     "predict": "apply a trained run to your own images or sentences",
     "explain": "show what a run's answers rest on: Grad-CAM, occlusion, maps, filters",
+    "index": "index images, or the objects in them, for look-alike search",
+    "similar": "find what looks like an image, or an object in it",
     "weights": "list published weights, make runs of them, and write runs for torch",
     "export": "write a run as one program that only needs JAX",
     "inspect": "look at data before training: counts, samples, leaks, what looks wrong",

@@ -26,7 +26,7 @@ from cnn_jax.errors import UserError
 from cnn_jax.models import starts
 from cnn_jax.ranges import LARGEST_INT
 from cnn_jax.reports.classification import ClassificationReport
-from cnn_jax.tasks.classification import Classification, LossName
+from cnn_jax.tasks.classification import PROXY_LOSSES, Classification, LossName
 from cnn_jax.tasks.images import floating
 
 from . import class_weights, images, presets, trainer
@@ -41,11 +41,17 @@ class ClassificationLoss:
     """The loss that training minimises."""
 
     loss: LossName = "softmax"
-    """Cross-entropy over the classes, or a logistic loss for each class."""
+    """Cross-entropy over the classes; a logistic loss for each class; or, for features that are
+    searched, of cosines with a learnt proxy of each class: their cross-entropy, or Proxy-NCA."""
     label_smoothing: float = flags.flag(0.0, minimum=0, maximum=1)
     """Share of the target that is spread evenly over all classes."""
-    logit_scale: float = flags.flag(1.0, above=0, maximum=1000)
-    """Factor of the network's logits, in training and in prediction."""
+    logit_scale: float | None = flags.flag(None, above=0, maximum=1000)
+    """Factor of the network's logits, in training and in prediction. Default: 1; of cosines 20."""
+
+    @property
+    def scale(self) -> float:
+        """The factor that is given, or suits the loss (Zhai and Wu 2019: a temperature of .05)."""
+        return self.logit_scale or (20.0 if self.loss in PROXY_LOSSES else 1.0)
 
 
 @dataclass(frozen=True)
@@ -178,7 +184,7 @@ def build_task(
         loss_name=options.loss.loss,
         label_smoothing=options.loss.label_smoothing,
         class_weights=weights,
-        logit_scale=options.loss.logit_scale,
+        logit_scale=options.loss.scale,
         views=options.data.views,
     )
 

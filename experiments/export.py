@@ -23,11 +23,10 @@ from jax import export as jax_export
 from cnn_jax import files
 from cnn_jax.conventions import SPECIAL
 from cnn_jax.errors import UserError
-from cnn_jax.runs.folder import CONFIG_FILE, read_object
 
 from . import onnx_programs, states, translate
 from . import options as flags
-from .predict import PREDICTORS
+from .predict import PREDICTORS, verb_of
 from .predict.predictor import Predictor
 
 DESCRIPTION = "model.json"
@@ -63,10 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not options.run:
         raise UserError("give a run's folder: export RUN")
     run = Path(options.run)
-    verb = read_object(run / CONFIG_FILE).get("verb")
-    if verb not in PREDICTORS:
-        raise UserError(f"{run / CONFIG_FILE}: verb {verb!r} is none of {', '.join(PREDICTORS)}")
-    content, description = exported(run, verb, options)
+    content, description = exported(run, verb_of(run), options)
     out = Path(options.out) if options.out else run / FOLDER
     program = out / f"model.{options.format}"
     files.replace(program, content)

@@ -21,6 +21,7 @@ from cnn_jax.errors import UserError
 from cnn_jax.models import published, weights
 from cnn_jax.runs.folder import CONFIG_FILE, read_object
 from cnn_jax.runs.log import RunLog
+from cnn_jax.tasks.classification import PROXY_LOSSES
 from cnn_jax.training import checkpoints
 from cnn_jax.training.state import create
 
@@ -123,6 +124,8 @@ def to_torch(options: Options) -> None:
     state, notices = states.restored(task, kept.directory)
     for notice in notices:
         flags.warn(notice)
+    if getattr(task, "loss_name", None) in PROXY_LOSSES:
+        flags.warn(f"{run}: its logits are cosines, which the last layer in torch does not compute")
     variables = jax.device_get({"params": state.params, **state.model_state})
     tensors = weights.to_tensors(task.model, variables)
     files.replace(path, write(tensors))

@@ -7,6 +7,21 @@ from jaxtyping import Array, Float
 from cnn_jax.ops.precision import at_least_float32
 
 
+def unit_length(
+    x: Float[Array, "*batch size"], centered: bool = False
+) -> Float[Array, "*batch size"]:
+    """Divide every vector by its length; a vector of zeros stays one, and has a gradient.
+
+    Args:
+        x: the vectors.
+        centered: whether the mean of a vector's own values is taken off first.
+    """
+    wide = at_least_float32(x)
+    if centered:
+        wide = wide - jnp.mean(wide, axis=-1, keepdims=True)
+    return wide * lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(wide), -1, keepdims=True), 1e-24))
+
+
 def local_response_norm(
     x: Float[Array, "batch height width channels"],
     size: int = 5,

@@ -1,4 +1,4 @@
-"""A self-contained HTML page of sections, without scripts or external fonts and pictures.
+"""A self-contained HTML page of sections, without external fonts, pictures and scripts.
 
 A section is any object with a `title` and an `html()`. Pages are readable in light and dark mode,
 on a phone and on paper.

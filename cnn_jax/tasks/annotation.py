@@ -18,7 +18,15 @@ from cnn_jax.losses import ranking as ranking_losses
 from cnn_jax.metrics import annotation as metrics
 from cnn_jax.metrics.summary import Summary
 from cnn_jax.ranges import Range, check_ranges
-from cnn_jax.tasks.images import Batch, apply_training, augmented, averaged_logits, floating, init
+from cnn_jax.tasks.images import (
+    Batch,
+    apply_training,
+    augmented,
+    averaged_logits,
+    embedded,
+    floating,
+    init,
+)
 
 Sums = dict[str, Any]
 Rows = dict[str, Any]
@@ -156,11 +164,20 @@ class Annotation:
         """Compute scores; of several crops of an image, and of the views of each, their mean."""
         images = normalize(floating(batch["image"]), self.mean, self.std)
         crops = images.reshape(-1, *images.shape[-3:])
-        logits = averaged_logits(self.model, params, model_state, crops, self.views)
+
+        def network(images: Array) -> Array:
+            return self.model.apply({"params": params, **model_state}, images, train=False)[0]
+
+        logits = averaged_logits(network, crops, self.views)
         scores = jax.nn.log_softmax(logits) if self.loss_name == "softmax" else logits
         if images.ndim == 4:
             return scores
         return jnp.mean(scores.reshape(*images.shape[:2], self.num_labels), axis=1)
+
+    def embed(self, params: Any, model_state: Any, batch: Batch) -> Float[Array, "batch size"]:
+        """Compute the images' directions before the last layer, as unit vectors."""
+        images = normalize(floating(batch["image"]), self.mean, self.std)
+        return embedded(self.model, params, model_state, images)
 
     def measure(self, predictions: Float[Array, "batch labels"], batch: Batch) -> tuple[Sums, Rows]:
         """Sum the loss (WARP's with exact ranks); a row is the scores and labels of an example.

@@ -13,9 +13,18 @@ from jaxtyping import Array, Float, Int, Key
 
 from cnn_jax import losses
 from cnn_jax.data.augment import Augmentation, ViewKind, mix, normalize
+from cnn_jax.losses import proxies
 from cnn_jax.metrics import classification as metrics
 from cnn_jax.metrics.summary import Summary
-from cnn_jax.tasks.images import Batch, apply_training, augmented, averaged_logits, floating, init
+from cnn_jax.tasks.images import (
+    Batch,
+    apply_training,
+    augmented,
+    averaged_logits,
+    embedded,
+    floating,
+    init,
+)
 
 CALIBRATION_BINS = 15
 
@@ -26,8 +35,13 @@ Loss = Callable[..., Float[Array, ""]]
 LOSSES: dict[str, Loss] = {
     "softmax": losses.cross_entropy,
     "sigmoid": losses.classification.mean_sigmoid_cross_entropy,
+    "proxy": losses.cross_entropy,
+    "proxy_nca": proxies.proxy_nca,
 }
 """The losses by name: from logits, a distribution over classes and `label_smoothing`."""
+
+PROXY_LOSSES = ("proxy", "proxy_nca")
+"""Losses of metric learning: the logits are the cosines with a proxy for each class."""
 
 LossName = Literal[tuple(LOSSES)]
 
@@ -57,12 +71,15 @@ class Classification:
         image_size: pixels on a side of the network's input.
         mean, std: of the network's input, per channel, for images in 0..1.
         augmentation: applied on the device, in training only.
-        loss_name: softmax cross-entropy, or a logistic loss per class against the one-hot label
-            (Wightman et al. 2021, section 3).
+        loss_name: softmax cross-entropy; a logistic loss per class against the one-hot label
+            (Wightman et al. 2021, section 3); or of cosines with the classes' proxies, which are
+            the columns of the last layer's kernel, `proxy`: softmax cross-entropy (Zhai and Wu
+            2019), and `proxy_nca` (Movshovitz-Attias et al. 2017).
         label_smoothing: share of the target spread evenly over all classes (Szegedy et al. 2016).
         class_weights: weights of the classes in the loss of training, which is still divided by the
             number of examples; none for 1 each.
-        logit_scale: factor of the network's logits, in training and in prediction.
+        logit_scale: factor of the network's logits, or of the cosines, in training and in
+            prediction.
         views: views of an image whose logits are averaged in prediction.
     """
 
@@ -102,10 +119,14 @@ class Classification:
             keys["dropout"],
             axis_name,
         )
-        per_example = self._per_example(logits, targets)
+        logits = self._scored(params, logits, features)
+        per_example = self._per_example(self.loss_name, self.logit_scale * logits, targets)
+        # Auxiliary heads have layers of their own before them, and no proxies.
+        has_proxies = self.loss_name in PROXY_LOSSES
+        name, scale = ("softmax", 1.0) if has_proxies else (self.loss_name, self.logit_scale)
         for auxiliary in features.get("auxiliary_logits", {}).values():
             weight = self.model.auxiliary_weight
-            per_example = per_example + weight * self._per_example(auxiliary, targets)
+            per_example = per_example + weight * self._per_example(name, scale * auxiliary, targets)
         total = jnp.sum(per_example, where=batch["valid"])
         sums = {"loss": total, **self._correct(logits, batch)}
         return total, (model_state, sums)
@@ -117,12 +138,26 @@ class Classification:
         """
         images = normalize(floating(batch["image"]), self.mean, self.std)
         crops = images.reshape(-1, *images.shape[-3:])
-        logits = averaged_logits(self.model, params, model_state, crops, self.views)
+
+        def network(images: Array) -> Array:
+            variables = {"params": params, **model_state}
+            return self._scored(params, *self.model.apply(variables, images, train=False))
+
+        logits = averaged_logits(network, crops, self.views)
         log_probabilities = jax.nn.log_softmax(self.logit_scale * logits)
         if images.ndim == 4:
             return log_probabilities
         by_crop = log_probabilities.reshape(*images.shape[:2], self.num_classes)
         return jax.nn.logsumexp(by_crop, axis=1) - jnp.log(images.shape[1])
+
+    def embed(self, params: Any, model_state: Any, batch: Batch) -> Float[Array, "batch size"]:
+        """Compute the images' directions before the last layer, as unit vectors.
+
+        With a loss of proxies they are the vectors that the loss compares with the proxies.
+        """
+        images = normalize(floating(batch["image"]), self.mean, self.std)
+        centered = self.loss_name in PROXY_LOSSES
+        return embedded(self.model, params, model_state, images, centered)
 
     def measure(
         self, predictions: Float[Array, "batch classes"], batch: Batch
@@ -174,14 +209,22 @@ class Classification:
             means |= {f"macro_{name}": macro, f"weighted_{name}": weighted}
         return Summary(means, ClassificationDetails(scores, labels, areas))
 
+    def _scored(self, params: Any, logits: Array, features: dict[str, Any]) -> Array:
+        """The network's logits, or the cosines that take their place."""
+        if self.loss_name not in PROXY_LOSSES:
+            return logits
+        of_classes = params[self.model.classifiers[0]]["kernel"]
+        return jax.vmap(proxies.cosines, (0, None))(features["pre_logits"], of_classes)
+
     def _per_example(
-        self, logits: Float[Array, "batch classes"], targets: Float[Array, "batch classes"]
+        self,
+        name: LossName,
+        logits: Float[Array, "batch classes"],
+        targets: Float[Array, "batch classes"],
     ) -> Float[Array, " batch"]:
         weights = jnp.array(self.class_weights, jnp.float32) if self.class_weights else None
-        loss = partial(
-            LOSSES[self.loss_name], label_smoothing=self.label_smoothing, class_weights=weights
-        )
-        return jax.vmap(loss)(self.logit_scale * logits, targets)
+        loss = partial(LOSSES[name], label_smoothing=self.label_smoothing, class_weights=weights)
+        return jax.vmap(loss)(logits, targets)
 
     def _correct(self, logits: Float[Array, "batch classes"], batch: Batch) -> Sums:
         """Count the valid examples, and those right at the first and within five guesses."""

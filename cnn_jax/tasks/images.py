@@ -1,5 +1,6 @@
 """The first variables of a network for images, and the way from pixels to its input."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -10,6 +11,8 @@ from jaxtyping import Array, Float, Key
 
 from cnn_jax.data.augment import Augmentation, ViewKind, alternating_flip, augment_example, views
 from cnn_jax.models.layers import on_axis
+from cnn_jax.ops.normalization import unit_length
+from cnn_jax.ops.precision import at_least_float32
 
 Batch = dict[str, Array]
 
@@ -55,20 +58,38 @@ def levels(images: Array) -> Float[Array, "*batch height width channels"]:
 
 
 def averaged_logits(
-    model: nn.Module,
-    params: Any,
-    model_state: Any,
+    network: Callable[[Float[Array, "views height width channels"]], Float[Array, "views classes"]],
     images: Float[Array, "batch height width channels"],
     kind: ViewKind,
 ) -> Float[Array, "batch classes"]:
     """Apply a network to the views of every image, and average the logits by their weights."""
     seen, weights = views(images, kind)
-    flat = seen.reshape(-1, *images.shape[1:])
-    logits, _ = model.apply({"params": params, **model_state}, flat, train=False)
+    logits = network(seen.reshape(-1, *images.shape[1:]))
     if kind == "one":
         return logits
     by_view = logits.reshape(len(weights), images.shape[0], -1)
     return sum(weight * one for weight, one in zip(weights, by_view, strict=True))
+
+
+def embedded(
+    model: nn.Module,
+    params: Any,
+    model_state: Any,
+    images: Float[Array, "*batch height width channels"],
+    centered: bool = False,
+) -> Float[Array, "batch size"]:
+    """The direction of what a network's last layer gets of every image, as unit vectors.
+
+    Args:
+        model: a `cnn_jax.models.backbones.Backbone` with its head.
+        params, model_state: its variables.
+        images: normalised, [batch, ...]; or [batch, crops, ...], of which the mean counts.
+        centered: whether the mean of a vector's own values is taken off first.
+    """
+    flat = images.reshape(-1, *images.shape[-3:])
+    _, features = model.apply({"params": params, **model_state}, flat, train=False)
+    by_crop = features["pre_logits"].reshape(len(images), -1, features["pre_logits"].shape[-1])
+    return unit_length(jnp.mean(at_least_float32(by_crop), axis=1), centered)
 
 
 def apply_training(

@@ -7,6 +7,7 @@ python -m experiments.benchmark --work readers --data packed:DIR
 python -m experiments.benchmark --work ops --batch-size 1000 --against torch
 python -m experiments.benchmark --work translate --batch-size 128 --against torch
 python -m experiments.benchmark --work coco --batch-size 5000 --against pycocotools
+python -m experiments.benchmark --work search --batch-size 1
 JAX_NUM_CPU_DEVICES=4 python -m experiments.benchmark --against shard   # the cost of --parallel
 python -m experiments.benchmark --suite accelerator --minutes 9 --out DIR
 
@@ -27,7 +28,7 @@ from cnn_jax.progress import PipeConsole
 from cnn_jax.ranges import LARGEST_SIDE
 
 from .. import options as flags
-from . import detected, operations, sentences, suite
+from . import detected, operations, searched, sentences, suite
 from .contest import Job, Measurement, Work, contest, ratios
 
 OURS = f"{__package__}.ours"
@@ -42,7 +43,7 @@ OTHERS = {
 """The module of each that `--against` names."""
 
 # What is measured alone.
-_ALONE: tuple[Work, ...] = ("readers", "ops", "translate", "coco")
+_ALONE: tuple[Work, ...] = ("readers", "ops", "translate", "coco", "search")
 
 
 # What runs on all devices.
@@ -59,19 +60,20 @@ class Options:
     verb: ClassVar[str] = "benchmark"
 
     models: tuple[str, ...] = flags.flag(
-        ("resnet18",), unless={"work": ("translate", "coco", "readers")}, metavar="NAME"
+        ("resnet18",), unless={"work": ("translate", "coco", "readers", "search")}, metavar="NAME"
     )
     """Architectures; `all` for every one. With --work ops: operations, by default all."""
     work: tuple[Work, ...] = ("train", "inference")
     """Training steps, inference, or reading and augmenting the images of --data; or, measured
     alone, reading the images of --data onto training canvases, the array operations of detection,
-    training steps of the translator, or COCO's evaluation."""
+    training steps of the translator, COCO's evaluation, or the search of the nearest of 100,000
+    vectors."""
     against: Literal["none", "torch", "torch-compile", "pycocotools", "shard"] = "none"
     """The other side: torch as it is, torch with the network compiled, with --work coco
     pycocotools, or this project with --parallel shard."""
     batch_size: int = flags.flag(16, minimum=1, maximum=flags.LARGEST_BATCH, aliases="bs")
     """Images in a step; boxes of an image with --work ops, sentence pairs with --work translate,
-    images of the set with --work coco."""
+    images of the set with --work coco, queries with --work search."""
     image_size: int | None = flags.flag(
         None, minimum=1, maximum=LARGEST_SIDE, only=_NETWORKS, aliases="img-size"
     )
@@ -150,6 +152,11 @@ def jobs(options: Options) -> list[Job]:
                 num_classes=detected.CLASSES,
             )
         ]
+    if "search" in options.work:
+        if options.against != "none":
+            raise UserError(f"--against {options.against}: --work search has no other side")
+        batch_size = options.batch_size
+        return [Job("search", "nearest", batch_size=batch_size, image_size=searched.SIZE)]
     if "translate" in options.work:
         return [
             Job(
@@ -217,7 +224,8 @@ def row(job: Job, ours: Measurement, theirs: Measurement | None = None) -> dict[
     if "matmul_flops" in facts:
         utilisation = ours.rate * facts["flops_per_image"] / facts["matmul_flops"]
     # Packed data has canvases of its own size.
-    size = f"{facts.get('canvas', job.image_size)} {'tokens' if job.work == 'translate' else 'px'}"
+    unit = {"translate": "tokens", "search": "numbers"}.get(job.work, "px")
+    size = f"{facts.get('canvas', job.image_size)} {unit}"
     cells = [
         size if job.work == "data" else f"{job.model} {size}",
         job.work,

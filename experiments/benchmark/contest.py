@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from cnn_jax.errors import UserError
 
-Work = Literal["train", "inference", "data", "readers", "ops", "translate", "coco"]
+Work = Literal["train", "inference", "data", "readers", "ops", "translate", "coco", "search"]
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,13 @@ class Job:
 
     Attributes:
         work: training steps, inference, reading and augmenting images, reading alone, an array
-            operation, training steps of the translator, or COCO's evaluation of detections.
+            operation, training steps of the translator, COCO's evaluation of detections, or the
+            search of nearest vectors.
         model: an architecture's name, or an operation's.
-        batch_size: images a step (of COCO's evaluation: of the set), or boxes, or sentence pairs.
-        image_size: pixels on a side of what the network is fed; for sentences their tokens.
+        batch_size: images a step (of COCO's evaluation: of the set), boxes, sentence pairs, or
+            queries.
+        image_size: pixels on a side of what the network is fed; for sentences their tokens, for
+            vectors their numbers.
         num_classes: number of logits.
         dtype: what the network computes in.
         folder: class folders of images, below `train/`, for `data` and `readers`.

@@ -36,7 +36,8 @@ from cnn_jax.training.state import TrainState, create
 from cnn_jax.training.step import Task
 
 from .. import needs
-from . import detected, operations, sentences
+from ..similarity.search import Search
+from . import detected, operations, searched, sentences
 from .contest import Job, Prepared
 
 
@@ -56,6 +57,8 @@ def prepare(job: Job, transform: parallel.Transform = "pmap") -> Prepared:
             return _translator(job, transform)
         case "coco":
             return _evaluation(job)
+        case "search":
+            return _search(job)
         case _:
             return _network(job, transform)
 
@@ -284,6 +287,18 @@ def _evaluation(job: Job) -> Prepared:
             evaluate_coco(detections, objects, detected.CLASSES).summary()
 
     return Prepared(run, dict, _peak_memory)
+
+
+def _search(job: Job) -> Prepared:
+    """The nearest of many vectors, which lie on the device, for a step's queries."""
+    search = Search(searched.vectors(searched.ROWS, seed=0))
+    queries = searched.vectors(job.batch_size, seed=1)
+
+    def run(steps: int) -> None:
+        for _ in range(steps):
+            search.nearest(queries, searched.NEIGHBORS)
+
+    return Prepared(run, lambda: {"rows": searched.ROWS}, _peak_memory)
 
 
 def _matmul_rate(dtype: jnp.dtype) -> float:

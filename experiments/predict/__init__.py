@@ -47,10 +47,8 @@ class LoadedRun:
 
     def __init__(self, options: flags.PredictOptions) -> None:
         run = Path(options.run)
-        precision = read_object(run / CONFIG_FILE).get("matmul_precision")
-        if precision in get_args(flags.Precision):
-            jax.config.update("jax_default_matmul_precision", precision)
-        self.predictor = PREDICTORS[verb_of(options.run)](run, options)
+        use_precision(run)
+        self.predictor = PREDICTORS[verb_of(run)](run, options)
         kept = states.kept(run, options.state)
         self.network = Network(kept, self.predictor, options.batch_size)
 
@@ -88,7 +86,7 @@ def load(run: str | Path, **settings: Any) -> LoadedRun:
     Raises:
         UserError: there is no run, it cannot be restored, or a setting is illegal.
     """
-    verb_of(str(run))
+    verb_of(run)
     return LoadedRun(flags.replace(flags.PredictOptions(run=str(run)), settings))
 
 
@@ -114,8 +112,19 @@ def _facts(values: Mapping[str, Any]) -> Mapping[str, Any]:
     return {"verb": verb_of(values["run"])}
 
 
-def verb_of(run: str) -> str:
-    """The verb that trained a run."""
+def use_precision(run: Path) -> None:
+    """Let float32 products have the precision that a run was trained with, where it says one."""
+    precision = read_object(run / CONFIG_FILE).get("matmul_precision")
+    if precision in get_args(flags.Precision):
+        jax.config.update("jax_default_matmul_precision", precision)
+
+
+def verb_of(run: str | Path) -> str:
+    """The verb that trained a run.
+
+    Raises:
+        UserError: the folder holds no run of a verb that predicts.
+    """
     config = Path(run) / CONFIG_FILE
     verb = read_object(config).get("verb")
     if not isinstance(verb, str) or verb not in PREDICTORS:

@@ -15,7 +15,7 @@ from cnn_jax.errors import UserError, check
 from cnn_jax.metrics.detection.coco import evaluate_coco
 from cnn_jax.models.seq2seq import Seq2Seq
 from experiments.benchmark import __main__ as benchmark
-from experiments.benchmark import detected, operations
+from experiments.benchmark import detected, operations, searched
 from experiments.benchmark.contest import Job, Measurement, Prepared, contest, ratios
 
 JOB = Job(work="train", model="resnet20", batch_size=2, image_size=8)
@@ -167,11 +167,23 @@ def test_coco_s_evaluation_is_timed_against_pycocotools_which_says_the_same(tmp_
 
 
 def test_operations_and_networks_are_measured_apart(tmp_path):
-    for work in ("ops", "translate", "coco"):
+    for work in ("ops", "translate", "coco", "search"):
         with pytest.raises(UserError, match=f"--work {work}: cannot be mixed"):
             benchmark.main(["--work", work, "train", "--out", str(tmp_path)])
     jobs = benchmark.jobs(benchmark.Options(work=("ops",)))
     assert [job.model for job in jobs] == list(operations.NAMES)
+
+
+def test_the_search_is_timed_on_vectors_of_length_one(monkeypatch):
+    from experiments.benchmark import ours
+
+    monkeypatch.setattr(searched, "ROWS", 50)
+    (job,) = benchmark.jobs(benchmark.Options(work=("search",), batch_size=2))
+    ours.prepare(job).run(1)
+    assert "512 numbers" in benchmark.row(job, measurement(20))["cells"][0]
+    np.testing.assert_allclose(np.linalg.norm(searched.vectors(3, 0), axis=1), 1, rtol=1e-5)
+    with pytest.raises(UserError, match="--work search has no other side"):
+        benchmark.jobs(benchmark.Options(work=("search",), against="torch"))
 
 
 def test_both_contenders_compute_the_same_operations():

@@ -6,7 +6,7 @@ from PIL import Image
 
 from cnn_jax.errors import UserError
 from experiments import annotate, classify, detect, explain, segment
-from tests.untrained import write_run
+from tests.drawn_runs import write_run
 
 NAMES = ("circle", "square", "star")
 SMALL = {"model": "resnet20", "width": 0.25, "image_size": 16}
@@ -35,7 +35,7 @@ def runs(tmp_path_factory):
         out = folder / case
         if out.exists():
             return out
-        return write_run(module, values, {"class_names": NAMES, **recorded}, out)
+        return write_run(out, module, values, {"class_names": NAMES, **recorded})
 
     return written
 

@@ -12,7 +12,7 @@ from cnn_jax.conventions import END, PAD, SPECIAL
 from cnn_jax.data.text.vocabulary import Vocabulary
 from cnn_jax.errors import UserError
 from experiments import annotate, classify, detect, export, segment, states, translate
-from tests.untrained import predictor_of, write_run
+from tests.drawn_runs import predictor_of, write_run
 
 pytest.importorskip("flatbuffers")
 
@@ -60,10 +60,10 @@ def run(request, tmp_path_factory):
 def written(case, folder):
     module, values, recorded = CASES[case]
     if module is not translate:
-        return write_run(module, values, {"class_names": NAMES, **recorded}, folder / case)
+        return write_run(folder / case, module, values, {"class_names": NAMES, **recorded})
     words = Vocabulary.build(["the cat saw a dog", "a dog saw the sea"], "word").as_json()
     text = json.dumps({"source": words, "target": words})
-    return write_run(module, values, recorded, folder / case, {translate.VOCABULARY_FILE: text})
+    return write_run(folder / case, module, values, recorded, {translate.VOCABULARY_FILE: text})
 
 
 @pytest.fixture(scope="module")

@@ -23,11 +23,13 @@ from experiments import (
     detect,
     explain,
     export,
+    index,
     inspect,
     pack,
     predict,
     presets,
     segment,
+    similar,
     sweep,
     translate,
     weights,
@@ -54,6 +56,8 @@ COMMANDS = [
     explain.Options,
     export.Options,
     inspect.Options,
+    index.Options,
+    similar.Options,
 ]
 COMMANDS.append(benchmark.Options)
 every_command = pytest.mark.parametrize("options", COMMANDS, ids=lambda options: options.verb)

@@ -21,7 +21,7 @@ TRAINING = {
     "segment": presets.SEGMENTATION,
     "translate": presets.TRANSLATION,
 }
-PLAIN = ("predict", "compare", "benchmark", "pack", "inspect")
+PLAIN = ("predict", "compare", "benchmark", "pack", "inspect", "index", "similar")
 
 ODD_TEXTS = (
     "", " ", "nan", "0", "-1", "None", "list", "a\0b", "\udcff\udcfe", "x" * 5000, "नमस्ते", "a b",

@@ -22,10 +22,12 @@ class Linear(nn.Module):
     auxiliary_weight: float = 0.3
     axis_name: str | None = None
 
+    classifiers = ("head", "aux")
+
     @nn.compact
     def __call__(self, images, train):
         color = images.mean(axis=(1, 2))
-        features = {}
+        features = {"pre_logits": color}
         if self.auxiliary and train:
             features["auxiliary_logits"] = {"aux": nn.Dense(CLASSES, name="aux")(color)}
         return nn.Dense(CLASSES, name="head")(color), features
@@ -105,6 +107,45 @@ def test_the_loss_is_summed_over_valid_examples(name, smoothing):
         "top1": (order[:, :1] == label).sum(),
         "top5": (order[:, :5] == label).sum(),
     }
+
+
+def unit(vectors):
+    vectors = np.float64(vectors)
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+
+
+def centered(given):
+    features = (colors(given) - MEAN).mean(axis=(1, 2)) / STD
+    return unit(features - features.mean(axis=1, keepdims=True))
+
+
+@pytest.mark.parametrize("name", ["proxy", "proxy_nca"])
+def test_losses_of_proxies_compare_features_with_the_columns_of_the_last_layer(name):
+    of, given = task(auxiliary=True, loss_name=name, logit_scale=5.0), batch()
+    params, _ = of.init(jax.random.key(0))
+    total, sums = loss(of, params, given)
+    cosines = centered(given) @ unit(params["head"]["kernel"].T).T
+    own = one_hot(given).astype(bool)
+    chances = np.exp(5 * cosines)
+    below = chances.sum(axis=1) - (chances[own] if name == "proxy_nca" else 0)
+    auxiliary = -log_softmax(logits_of(params, colors(given), "aux"))[own]
+    per_example = -np.log(chances[own] / below) + 0.3 * auxiliary
+    assert total == pytest.approx(per_example[:-1].sum(), rel=1e-4)
+    right = cosines.argmax(axis=1) == np.asarray(given["label"])
+    assert sums["top1"] == right[:-1].sum()
+    predicted = jax.jit(of.predict)(params, {}, given)
+    np.testing.assert_allclose(predicted, log_softmax(5 * cosines), atol=1e-4)
+
+
+def test_embeddings_are_the_directions_of_the_features():
+    given, plain, proxies = batch(), task(), task(loss_name="proxy")
+    params, _ = plain.init(jax.random.key(0))
+    features = (colors(given) - MEAN).mean(axis=(1, 2)) / STD
+    np.testing.assert_allclose(plain.embed(params, {}, given), unit(features), atol=1e-5)
+    np.testing.assert_allclose(proxies.embed(params, {}, given), centered(given), atol=1e-4)
+    crops = given | {"image": jnp.stack([given["image"], given["image"][::-1]], axis=1)}
+    mean = unit(features + features[::-1])
+    np.testing.assert_allclose(plain.embed(params, {}, crops), mean, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["softmax", "sigmoid"])
