@@ -30,7 +30,6 @@ from cnn_jax.training import stopping
 from .. import options as flags
 from .detection import BoxPredictor
 from .frames import Clip, Photos, Shot, Video
-from .names import output_names
 from .output import Show, shown
 from .predictor import PICTURES, Input, Network, Result
 
@@ -64,12 +63,8 @@ def count(
             for counted in counting.frames(inputs, linked=False):
                 show(photo_result(counted, predictor.names))
             return
-        outputs = output_names([clip.name for clip in inputs])
         told = sys.stderr if (options.json or options.csv) else sys.stdout
-        summaries = [
-            _clip(counting, clip, predictor.names, options, output, show)
-            for clip, output in zip(inputs, outputs, strict=True)
-        ]
+        summaries = [_clip(counting, clip, predictor.names, options, show) for clip in inputs]
     # After the table, which may be on the same output.
     print("\n".join(summaries), file=told)
 
@@ -280,7 +275,7 @@ class Summary:
 _NOTE = (
     "total: objects of all frames; one that stays counts in each\n"
     "*distinct: an estimate without a tracker: boxes that overlap none of their class in the\n"
-    f" frame before by an IoU of {SAME_OBJECT:g}; too high where objects are missed, or move far"
+    f"frame before by an IoU of {SAME_OBJECT:g}; too high where objects are missed, or move far"
 )
 
 
@@ -289,7 +284,6 @@ def _clip(
     clip: Clip,
     names: tuple[str, ...],
     options: flags.PredictOptions,
-    output: str,
     show: Show,
 ) -> str:
     """Count a clip, show each frame, draw the curve, and return the text about the whole."""
@@ -300,7 +294,7 @@ def _clip(
     if summary.last is None:
         return f"{clip.name}: ended before the first frame"
     folder = Path(options.directory) if options.directory else Path(options.run) / PICTURES
-    path = folder / f"{output.replace(' ', '-')}-counts.png"
+    path = folder / f"{clip.output}-counts.png"
     time = "frame" if summary.last.seconds is None else "seconds"
     files.replace(path, curves.draw(summary.series, names, clip.name, time))
     return f"{summary.text(clip.name, line)}\ncurve: {path}"

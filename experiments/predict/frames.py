@@ -3,8 +3,8 @@
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from dataclasses import dataclass, replace
+from itertools import groupby, islice
 from typing import Any, NamedTuple
 
 from cnn_jax.data.decode import as_grey
@@ -41,15 +41,15 @@ class Photos:
 
     Attributes:
         files: the images.
+        outputs: the beginnings of the names of the files made of each.
     """
 
     files: tuple[str, ...]
+    outputs: tuple[str, ...] = ()
 
     def shots(self, reading: Reading, every: int, ended: Callable[[], bool]) -> Iterator[Shot]:
         """Each image."""
-        for number, (file, output) in enumerate(
-            zip(self.files, output_names(self.files), strict=True)
-        ):
+        for number, (file, output) in enumerate(zip(self.files, self.outputs, strict=True)):
             yield Shot(file, output, file, number, None)
 
 
@@ -59,9 +59,11 @@ class Folder(Photos):
 
     Attributes:
         name: the folder.
+        output: the beginning of the name of its curve.
     """
 
-    name: str
+    name: str = ""
+    output: str = ""
 
     def shots(self, reading: Reading, every: int, ended: Callable[[], bool]) -> Iterator[Shot]:
         """Each frame that is not passed over."""
@@ -77,10 +79,12 @@ class Video:
     Attributes:
         name: the file, or `camera 0`.
         source: the file, or the camera's number.
+        output: the beginning of the names of its curve and of its frames.
     """
 
     name: str
     source: str | int
+    output: str = ""
 
     def shots(self, reading: Reading, every: int, ended: Callable[[], bool]) -> Iterator[Shot]:
         """Each frame that is not passed over, as the run reads images; until `ended`.
@@ -95,9 +99,8 @@ class Video:
             )
         camera = isinstance(self.source, int)
         read = camera_frames if camera else video_frames
-        stem = f"camera-{self.source}" if camera else output_names([self.name])[0]
         for frame in read(self.source, every, **({"ended": ended} if camera else {})):
-            output = f"{stem}-{frame.number:06d}"
+            output = f"{self.output}-{frame.number:06d}"
             pixels = frame.pixels if reading.channels == 3 else as_grey(frame.pixels)
             yield Shot(self.name, output, pixels, frame.number, frame.seconds)
 
@@ -130,7 +133,19 @@ def clips(given: Sequence[str], listed: str | None) -> list[Clip] | Photos:
         raise UserError(
             f"{photos[0]}: a photo beside {found[0].name}; count photos in a command of their own"
         )
-    return found or Photos(tuple(photos))
+    return _with_outputs(found) if found else Photos(tuple(photos), tuple(output_names(photos)))
+
+
+def _with_outputs(found: Sequence[Clip]) -> list[Clip]:
+    """The clips with names of their own for all that is made of them."""
+    frames = iter(output_names([f for one in found if isinstance(one, Folder) for f in one.files]))
+    named = []
+    for clip, output in zip(found, output_names([clip.name for clip in found]), strict=True):
+        clip = replace(clip, output=output.replace(" ", "-"))
+        if isinstance(clip, Folder):
+            clip = replace(clip, outputs=tuple(islice(frames, len(clip.files))))
+        named.append(clip)
+    return named
 
 
 def _sort(files: Sequence[str], found: list[Clip], photos: list[str]) -> None:
@@ -152,7 +167,7 @@ def _folders(folder: str) -> Iterator[Clip]:
         expanded([folder]), key=lambda path: (natural(os.path.dirname(path)), natural(path))
     )
     for place, files in groupby(paths, os.path.dirname):
-        yield Folder(tuple(files), place)
+        yield Folder(tuple(files), name=place)
 
 
 def natural(name: str) -> list[Any]:

@@ -159,7 +159,14 @@ def test_folders_below_a_folder_are_clips_of_their_own(tmp_path, monkeypatch):
         ("in/2", ("in/2/9.png", "in/2/10.png")),
         ("in/10", ("in/10/1.png",)),
     ]
-    assert clips(["7"], None) == Photos(("7",))  # a file of this name is no camera
+    # What is made of frames and clips of one name has names of its own.
+    assert [c.outputs for c in found] == [("9", "10"), ("1",)]
+    (tmp_path / "more").mkdir()
+    Image.fromarray(scene(0)).save(tmp_path / "more" / "9.png")
+    found = clips(["in", "more", "a/x.mp4", "b/x.mp4"], None)
+    assert found[0].outputs == ("2_9", "10") and found[2].outputs == ("more_9",)
+    assert [c.output for c in found] == ["2", "10", "more", "a_x", "b_x"]
+    assert clips(["7"], None) == Photos(("7",), ("7",))  # a file of this name is no camera
     assert [c.source for c in clips(["8"], None)] == [8]
     with pytest.raises(UserError, match="7: a photo beside in/2"):
         clips(["in", "7"], None)
