@@ -133,7 +133,7 @@ def decode_scaled(
         return bands, 1
     pixels, scale = _decode_colors(content, name, draft_size)
     if channels == 1:
-        pixels = np.asarray(Image.fromarray(pixels).convert("L"))[..., None]
+        pixels = as_grey(pixels)
     return pixels, scale
 
 
@@ -288,6 +288,13 @@ def as_rgb(
         return image
     shown = image[..., :3] if image.shape[-1] > 3 else np.repeat(image[..., :1], 3, axis=-1)
     return np.ascontiguousarray(shown)
+
+
+def as_grey(
+    image: UInt8[np.ndarray, "height width 3"],
+) -> UInt8[np.ndarray, "height width 1"]:
+    """Compute the grey of an RGB image (ITU-R 601-2)."""
+    return np.asarray(Image.fromarray(image).convert("L"))[..., None]
 
 
 def _decode_usual_jpeg(

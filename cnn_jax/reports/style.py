@@ -2,10 +2,19 @@
 
 # Line colours: Okabe and Ito's palette, distinct for colour-blind readers, in an order in
 # which neighbours differ most; lighter for dark pages.
-_LIGHT = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b58900", "#56b4e9", "#7a5195", "#666666")
+LIGHT_COLORS = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#b58900",
+    "#56b4e9",
+    "#7a5195",
+    "#666666",
+)
 _DARK = ("#5aa9e6", "#ff8c42", "#3ecf9f", "#e59ac4", "#e6b422", "#8fd3ff", "#b794d6", "#aaaaaa")
 
-LINE_COLORS = len(_LIGHT)
+LINE_COLORS = len(LIGHT_COLORS)
 
 
 def _variables(colors: tuple[str, ...], **others: str) -> str:
@@ -14,7 +23,7 @@ def _variables(colors: tuple[str, ...], **others: str) -> str:
 
 
 _LIGHT_VARIABLES = _variables(
-    _LIGHT,
+    LIGHT_COLORS,
     page="#ffffff",
     card="#f6f7f9",
     text="#1c2126",

@@ -511,8 +511,8 @@ class PredictOptions:
     run: str = flag("", positional=True, metavar="RUN")
     """Folder of the run."""
     images: tuple[str, ...] = flag((), positional=True, metavar="IMAGE")
-    """Images: files, folders, patterns such as `**/*.jpg`, and `@FILE` with one in each line. Or
-    sentences."""
+    """Images: files, folders, patterns such as `**/*.jpg`, and `@FILE` with one in each line. With
+    `--count` also videos, and cameras by their numbers. Or sentences."""
     list: str | None = flag(None, metavar="FILE")
     """A file with an image, or a sentence, in each line."""
     json: bool = False
@@ -551,6 +551,35 @@ class PredictOptions:
     """Lowest score of a detection that is named, drawn, counted or cut out. Default: the run's
     own, which was chosen on its evaluation data."""
     count: bool = flag(False, only={"verb": ("detect",)})
-    """Print the number of objects of each class in each image."""
+    """Print the number of objects of each class in each image; of a folder of frames, a video or a
+    camera also its peak, total, and an estimate of distinct objects, and draw them over time."""
+    every: int = flag(
+        1, minimum=1, maximum=LARGEST_INT, only={"count": GIVEN}, aliases="vid-stride", metavar="N"
+    )
+    """Count every N-th frame."""
+    frames: int | None = flag(
+        None, minimum=1, maximum=LARGEST_INT, only={"count": GIVEN}, metavar="N"
+    )
+    """End after this number of counted frames. Default: the video's end; a camera's is Ctrl-C."""
+    line: tuple[float, float, float, float] | None = flag(
+        None,
+        minimum=-LARGEST_INT,
+        maximum=LARGEST_INT,
+        only={"count": GIVEN},
+        metavar="X1 Y1 X2 Y2",
+    )
+    """Count the objects whose centre crosses this line from frame to frame, in pixels, to the left
+    and to the right of who walks along it."""
+    region: tuple[float, ...] | None = flag(
+        None, minimum=-LARGEST_INT, maximum=LARGEST_INT, only={"count": GIVEN}, metavar="X Y"
+    )
+    """Count only objects whose centre is inside this polygon, by its corners in pixels."""
     crops: str | None = flag(None, only={"verb": ("detect",)}, aliases="save-crop", metavar="DIR")
     """Folder for the detections cut out of the images, with a folder below it for each class."""
+
+    def __post_init__(self) -> None:
+        points = None if self.region is None else len(self.region) / 2
+        expected = "three points or more, X1 Y1 X2 Y2 X3 Y3 ..."
+        check(points is None or points in range(3, 10_000), "region", self.region, expected)
+        ends = self.line
+        check(ends is None or ends[:2] != ends[2:], "line", ends, "between two different points")

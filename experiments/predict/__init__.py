@@ -4,6 +4,7 @@ python -m experiments.predict runs/NAME photo.jpg       # bicycle 0.60; people 0
 python -m experiments.predict runs/NAME photos '**/*.png' @list.txt --predictions found.csv
 python -m experiments.predict runs/NAME *.jpg --json
 python -m experiments.predict runs/NAME street.jpg --count  # of a detector
+python -m experiments.predict runs/NAME street.mp4 --count --line 0 300 640 300  # who crosses it
 python -m experiments.predict runs/NAME "12th of May, 2009"
 
 From Python, `load(RUN).predict(images)` gives the same numbers.
@@ -17,6 +18,7 @@ from typing import Any, get_args
 
 import jax
 
+from cnn_jax.data.video import is_video
 from cnn_jax.errors import UserError
 from cnn_jax.progress import track
 from cnn_jax.runs.folder import CONFIG_FILE, read_object
@@ -25,7 +27,9 @@ from .. import options as flags
 from .. import states
 from .annotation import TagPredictor
 from .classification import ClassPredictor
+from .counting import count
 from .detection import BoxPredictor
+from .frames import Photos, clips
 from .inputs import expanded
 from .output import shown
 from .predictor import Found, Input, Network, Predictor
@@ -93,7 +97,10 @@ def load(run: str | Path, **settings: Any) -> LoadedRun:
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the flags, and predict as the run's task does."""
     options = flags.parse_plain(flags.PredictOptions, argv, _facts)
-    inputs = expanded(options.images, options.list, verb_of(options.run) != "translate")
+    if options.count:
+        _count(options)
+        return
+    inputs = _inputs(options)
     loaded = LoadedRun(dataclasses.replace(options, images=tuple(inputs)))
     print(loaded.network.told, file=sys.stderr)
     with shown(options) as show:
@@ -101,6 +108,31 @@ def main(argv: Sequence[str] | None = None) -> None:
             show(loaded.predictor.result(name, content, found))
     if options.predictions is not None:
         print(f"predictions of {len(inputs):,} inputs: {options.predictions}")
+
+
+def _inputs(options: flags.PredictOptions) -> list[str]:
+    """What is predicted of, file by file or sentence by sentence.
+
+    Raises:
+        UserError: an input stands for nothing, or is a video.
+    """
+    images = _verb(options.run) != "translate"
+    inputs = expanded(options.images, options.list, images)
+    for name in filter(is_video, inputs if images else ()):
+        raise UserError(f"{name}: a video, which only predict --count of a detector reads")
+    return inputs
+
+
+def _count(options: flags.PredictOptions) -> None:
+    """Carry out `--count`."""
+    inputs = clips(options.images, options.list)
+    found = [inputs] if isinstance(inputs, Photos) else inputs
+    images = tuple(file for one in found if isinstance(one, Photos) for file in one.files)
+    loaded = LoadedRun(dataclasses.replace(options, images=images))
+    print(loaded.network.told, file=sys.stderr)
+    count(loaded.network, loaded.predictor, inputs, options)
+    if options.predictions is not None:
+        print(f"counts: {options.predictions}")
 
 
 def _facts(values: Mapping[str, Any]) -> Mapping[str, Any]:

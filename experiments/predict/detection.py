@@ -59,19 +59,22 @@ class ImageDetections:
 class BoxPredictor(ImagePredictor):
     """The objects in each image.
 
-    Pictures are drawn unless JSON, counts or crops are asked for; `--count` gives the number of
-    objects of each class, `--json` all detections in COCO's format of results.
+    Pictures are drawn unless JSON, counts or crops are asked for; `--json` gives all detections in
+    COCO's format of results. `--count` is carried out by `counting`.
+
+    Attributes:
+        names: the names of the classes.
     """
 
     def __init__(self, run: Path, options: flags.PredictOptions) -> None:
         trained = flags.stored(detect.Options, run)
-        self._options, self._names = options, class_names(run)
+        self._options, self.names = options, class_names(run)
         self.reading = trained.data.reading
         self._threshold = _threshold(run, trained, options)
         self._system = detect.SYSTEMS[trained.detector.system](trained)
         self._transform = self._system.transform()
         self.task = self._system.build_task(
-            self._names, box_evaluation(trained, self._names, self._system.image_size)
+            self.names, box_evaluation(trained, self.names, self._system.image_size)
         )
         self._views = read_views(options.tta)
         self._folder = None
@@ -101,7 +104,7 @@ class BoxPredictor(ImagePredictor):
             batch,
             self._views,
             rule=self.task.evaluation.rule,
-            num_classes=len(self._names),
+            num_classes=len(self.names),
             background=pixels.mean,
         )
 
@@ -118,7 +121,7 @@ class BoxPredictor(ImagePredictor):
         return {
             "preparation": self._system.preparation(),
             "score_threshold": self._threshold,
-            "class_names": self._names,
+            "class_names": self.names,
         }
 
     def found(self, content: np.ndarray, predictions: Sequence[Detections]) -> Found:
@@ -132,31 +135,37 @@ class BoxPredictor(ImagePredictor):
             "boxes": boxes,
             "scores": scores,
             "labels": labels,
-            "names": [self._names[label] for label in labels],
+            "names": [self.names[label] for label in labels],
             "counted": scores >= np.float32(self._threshold),
         }
 
     def result(self, name: str, content: np.ndarray, found: Found) -> Result:
-        """`photo.jpg: circle 0.97 at 10 20 30 40; ...`, or the counts."""
-        output = self._outputs[self._number]
+        """`photo.jpg: circle 0.97 at 10 20 30 40; ...`."""
+        every = self.detected(name, content, found, self._outputs[self._number])
         self._number += 1
-        rows = (found[key] for key in ("boxes", "scores", "labels"))
-        valid = np.ones(len(found["scores"]), bool)
-        every = ImageDetections(name, as_rgb(content), output, Detections(*rows, valid))
-        kept = every.above(self._threshold)
-        if self._options.crops is not None:
-            write_crops(Path(self._options.crops), kept, self._names)
-        if self._folder is not None:
-            save(self._picture(output), drawn(kept, self._names))
-        if self._options.count:
-            counts = counted(kept, self._names)
-            line = ", ".join(f"{label} {number}" for label, number in counts.items())
-            return Result(f"{name}: {line}", [{"image": name, "counts": counts}])
+        kept = self.written(every)
         listed = [
-            {**coco, "category": self._names[coco["category_id"] - 1]}
+            {**coco, "category": self.names[coco["category_id"] - 1]}
             for coco in coco_results(every, self._number)
         ]
-        return Result(f"{name}: {described(kept, self._names)}", listed)
+        return Result(f"{name}: {described(kept, self.names)}", listed)
+
+    def detected(
+        self, name: str, content: np.ndarray, found: Found, output: str
+    ) -> ImageDetections:
+        """All detections of an image; `output` begins the names of the files made of it."""
+        rows = (found[key] for key in ("boxes", "scores", "labels"))
+        valid = np.ones(len(found["scores"]), bool)
+        return ImageDetections(name, as_rgb(content), output, Detections(*rows, valid))
+
+    def written(self, every: ImageDetections) -> ImageDetections:
+        """The detections that reach the threshold; draws them and cuts them out where asked to."""
+        kept = every.above(self._threshold)
+        if self._options.crops is not None:
+            write_crops(Path(self._options.crops), kept, self.names)
+        if self._folder is not None:
+            save(self._picture(every.name), drawn(kept, self.names))
+        return kept
 
 
 def _threshold(run: Path, trained: detect.Options, options: flags.PredictOptions) -> float:
@@ -178,12 +187,6 @@ def described(image: ImageDetections, names: Sequence[str]) -> str:
         for box, score, label, _ in zip(*image.detections, strict=True)
     ]
     return "; ".join(parts) or "nothing found"
-
-
-def counted(image: ImageDetections, names: Sequence[str]) -> dict[str, int]:
-    """Count the objects of each class."""
-    numbers = np.bincount(image.detections.labels, minlength=len(names))
-    return dict(zip(names, numbers.tolist(), strict=True))
 
 
 def coco_results(image: ImageDetections, image_id: int) -> list[dict[str, Any]]:

@@ -1,10 +1,12 @@
 """The detect command with YOLO, and predict for it, as a user runs them on tiny images."""
 
 import contextlib
+import csv
 import io
 import json
 import shutil
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -274,6 +276,38 @@ def test_predictions_are_drawn_named_counted_and_cut_out(photos, trained, tmp_pa
     assert {name.rpartition("-")[0] for name in names} == {"x_0", "y_0"}
     with pytest.raises(UserError, match=r"x/0\.png: a prediction would replace this input"):
         predict.main([str(trained), alike[0], "--directory", str(tmp_path / "x")])
+
+
+def test_a_video_and_a_folder_of_frames_are_counted(photos, trained, tmp_path, capsys):
+    files = [str(photos / "images" / f"val{i}.png") for i in range(4)]
+    video = str(tmp_path / "road.avi")
+    writer = cv2.VideoWriter(video, cv2.VideoWriter_fourcc(*"MJPG"), 10.0, (24, 20))
+    (tmp_path / "frames").mkdir()
+    for file in files:
+        writer.write(cv2.imread(file))
+        shutil.copy(file, tmp_path / "frames")
+    writer.release()
+    counted = [str(trained), "--count", "--score-threshold", "0"]
+    predict.main(
+        [*counted, video, "--frames", "3", "--csv", "--directory", str(tmp_path / "drawn")]
+    )
+    out, err = capsys.readouterr()
+    table = list(csv.DictReader(out.splitlines()))
+    assert [row["frame"] for row in table] == ["0", "1", "2"]
+    assert list(table[0])[3:6] == ["counts.red", "counts.blue", "counts.rare"]
+    assert sum(int(table[0][f"counts.{name}"]) for name in ("red", "blue", "rare")) > 0
+    assert "road.avi: 3 frames counted, the last one at 0.20 s" in err  # beside the table
+    drawn = {path.name for path in (tmp_path / "drawn").iterdir()}
+    assert drawn == {"road-counts.png", *(f"road-{i:06d}.png" for i in range(3))}
+    # Frames of a folder are counted as photos are.
+    predict.main([*counted, *files, "--json"])
+    alone = json.loads(capsys.readouterr().out)
+    predict.main([*counted, str(tmp_path / "frames"), "--json"])
+    framed = json.loads(capsys.readouterr().out)
+    assert [row["counts"] for row in framed] == [row["counts"] for row in alone]
+    assert framed[0]["appeared"] == framed[0]["counts"]
+    with pytest.raises(UserError, match="camera 987: there is none"):
+        predict.main([*counted, "987"])
 
 
 def test_pictures_in_both_splits_are_told(photos, tmp_path, capsys):

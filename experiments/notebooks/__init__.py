@@ -1,0 +1,1 @@
+"""Executed notebooks: four of the lecture's applications, and two for teaching."""
