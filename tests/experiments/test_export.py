@@ -18,6 +18,8 @@ from experiments import annotate, classify, detect, export, segment, states, tra
 from experiments import options as flags
 from experiments.predict import PREDICTORS
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 pytest.importorskip("flatbuffers")
 
 NAMES = ("circle", "square", "star")
