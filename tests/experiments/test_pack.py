@@ -55,7 +55,7 @@ def photos(tmp_path_factory):
 
 def command(task, photos):
     """The command of a task, its data, the flags of its canvases, and its other flags."""
-    small = ["--model", "alexnet", "--stem", "small", "--width", "0.05"]
+    small = ["--model", "airbench94", "--width", "0.1"]
     whole = ["--image-size", "16", "--crop", "resized"]
     table = {
         "classify": (classify, f"folder:{photos}/classes", whole, [*small, "--flip"]),

@@ -24,8 +24,8 @@ TINY = {
     "classify": f"classify {STEPS} --model resnet20 --width 0.25",
     "annotate": f"annotate {STEPS} --model resnet20 --width 0.25",
     "segment": f"segment {STEPS} --model unet_same --width 0.0625 --image-size 48",
-    "translate": "translate --steps 2 --batch-size 8 --eval-batch-size 100 --warmup 0 --eval-every 2 "
-    "--hidden-size 8 --embedding-size 8",
+    "translate": "translate --steps 2 --batch-size 8 --eval-batch-size 100 --warmup 0 "
+    "--eval-every 2 --hidden-size 8 --embedding-size 8",
     "yolo": f"detect --system yolo {STEPS} --width 0.125 --grid 2 --max-detections 5",
     "fast_rcnn": f"detect --system fast_rcnn {STEPS} --width 0.125 --max-detections 5 {REGIONS}",
     "rcnn": f"detect --system rcnn {STEPS} --width 0.125 --crop-size 16 --max-proposals 10 "
