@@ -77,16 +77,13 @@ def environment(devices: int, **variables: str) -> dict[str, str]:
     }
 
 
-def start(
-    arguments: list[str], processes: int, devices: int, **variables: str
-) -> list[subprocess.Popen]:
-    """Start Python with these arguments in several processes; `{rank}` stands for their numbers."""
+def start(arguments: list[str], processes: int, devices: int) -> list[subprocess.Popen]:
+    """Start Python with these arguments in several processes that know of each other."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     started = []
     for rank in range(processes):
-        own = {name: value.format(rank=rank) for name, value in variables.items()}
         joined = {
             "JAX_COORDINATOR_ADDRESS": address,
             "JAX_NUM_PROCESSES": str(processes),
@@ -95,7 +92,7 @@ def start(
         started.append(
             subprocess.Popen(
                 [sys.executable, *arguments],
-                env=environment(devices, **joined, **own),
+                env=environment(devices, **joined),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,

@@ -51,6 +51,33 @@ def _optimizations(request):
         os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = disabled
 
 
+@pytest.hookimpl(optionalhook=True, tryfirst=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Give a worker neighbouring tests: fewer fixtures of modules are made in both workers."""
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log) if config.getvalue("dist") == "load" else None
+
+
+@pytest.fixture(scope="module")
+def shared_programs():
+    """Let the runs of a module share what they trace and compile (see `tests.programs`)."""
+    # Not above: the hook of annotations comes first.
+    from tests import programs
+
+    with programs.shared():
+        yield
+
+
+@pytest.fixture
+def own_programs():
+    """Let the runs of a test trace and compile by themselves, within a module that shares."""
+    from tests import programs
+
+    with programs.own():
+        yield
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _few_memory_maps():
     """Forget compiled programs, of which each has memory maps, before there are too many."""

@@ -10,7 +10,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 
@@ -210,6 +212,9 @@ if __name__ == "__main__":
     flags.entry(main)
 '''
 
+PHOTOS = ["--data", "folder:photos"]
+SMALL = ["--model", "alexnet", "--stem", "small", "--width", "0.05"]
+
 # By addition: its new files; its lines in existing files, as (file, line before them, lines); what
 # runs it; what the run prints; and README's count of (new files, files that get lines, lines).
 ADDITIONS = {
@@ -223,7 +228,7 @@ ADDITIONS = {
                 '    "tiny": Architecture(partial(tiny.Tiny), _CIFAR),',
             ),
         ],
-        ["classify", "--model", "tiny", "--filters", "4"],
+        ["classify", *PHOTOS, "--model", "tiny", "--filters", "4"],
         "tiny, 32x32x3",
         (1, 1, 2),
     ),
@@ -241,8 +246,8 @@ ADDITIONS = {
                 '    "colors": open_colors,',
             ),
         ],
-        ["classify", "--data", "colors", "--model", "resnet20", "--width", "0.25"],
-        "resnet20, 32x32x3",
+        ["classify", "--data", "colors", *SMALL],
+        "alexnet, 32x32x3",
         (1, 1, 2),
     ),
     "loss": (
@@ -255,7 +260,7 @@ ADDITIONS = {
                 '    "squared": losses.classification.squared_error,',
             ),
         ],
-        ["classify", "--loss", "squared", "--width", "0.25"],
+        ["classify", *PHOTOS, *SMALL, "--loss", "squared"],
         "loss",
         (0, 2, None),
     ),
@@ -276,7 +281,7 @@ ADDITIONS = {
                 '            means["entropy"] = float(sums["entropy"]) / examples',
             ),
         ],
-        ["classify", "--width", "0.25"],
+        ["classify", *PHOTOS, *SMALL],
         "entropy",
         (0, 2, None),
     ),
@@ -290,7 +295,7 @@ ADDITIONS = {
                 '    """Divisor of the logits."""',
             )
         ],
-        ["classify", "--temperature", "2", "--width", "0.25"],
+        ["classify", *PHOTOS, *SMALL, "--temperature", "2"],
         "loss",
         (0, 1, 2),
     ),
@@ -303,12 +308,23 @@ ADDITIONS = {
                 '    "regress": "train and evaluate a regressor",',
             )
         ],
-        ["regress", "--model", "resnet20", "--width", "0.25"],
+        ["regress", *PHOTOS, *SMALL],
         "loss",
         (2, 1, 1),
     ),
 }
-STEPS = ["--steps", "1", "--batch-size", "8", "--eval-batch-size", "200"]
+STEPS = ["--steps", "1", "--batch-size", "8", "--image-size", "32"]
+
+
+def write_photos(root):
+    """Eight images of two classes for training, and as many for evaluation."""
+    for split in ("train", "val"):
+        for name, level in (("dark", 40), ("light", 200)):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for number in range(4):
+                pixels = np.full((32, 32, 3), level + 2 * number + (split == "val"), np.uint8)
+                Image.fromarray(pixels).save(folder / f"{number}.png")
 
 
 @pytest.mark.slow
@@ -332,6 +348,7 @@ def test_an_addition_touches_as_many_files_as_the_readme_says(name, tmp_path):
     assert (len(files), len(touched)) == counts[:2]
     if counts[2] is not None:
         assert sum(added.count("\n") + 1 for _, _, added in lines) == counts[2]
+    write_photos(tmp_path / "photos")
     verb, *arguments = command
     run = subprocess.run(
         [sys.executable, "-m", "experiments", verb, "--out", "out", *STEPS, *arguments],

@@ -116,7 +116,7 @@ def _inputs(options: flags.PredictOptions) -> list[str]:
     Raises:
         UserError: an input stands for nothing, or is a video.
     """
-    images = _verb(options.run) != "translate"
+    images = verb_of(options.run) != "translate"
     inputs = expanded(options.images, options.list, images)
     for name in filter(is_video, inputs if images else ()):
         raise UserError(f"{name}: a video, which only predict --count of a detector reads")

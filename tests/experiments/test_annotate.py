@@ -14,6 +14,8 @@ from experiments import options as flags
 from tests.checks import assert_same_bits
 from tests.commands import leaves, per_class, rows, shows_its_pictures
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 SMALL = ["--width", "0.25", "--image-size", "16", "--batch-size", "8", "--eval-batch-size", "16"]
 STEPS = ["--steps", "6", "--report-every", "2", "--eval-every", "3"]
 SPLIT = ["--test-every", "4", "--holdout-fraction", "0.25"]
@@ -82,6 +84,7 @@ def test_a_run_leaves_its_folder_with_thresholds_and_a_page(trained):
     assert "constant, 1" in page and "best, 1" in page
 
 
+@pytest.mark.usefixtures("own_programs")
 def test_the_same_command_gives_the_same_bits(table, trained, tmp_path):
     train(table, tmp_path / "again", "--decision", "per-label")
     assert rows(tmp_path / "again") == rows(trained)

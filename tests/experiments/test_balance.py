@@ -15,6 +15,8 @@ from experiments import options as flags
 from tests.checks import assert_same_bits
 from tests.commands import leaves, rows
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 SMALL = ["--width", "0.25", "--image-size", "16", "--batch-size", "8", "--eval-batch-size", "16"]
 STEPS = ["--steps", "6", "--report-every", "2", "--eval-every", "3", "--learning-rate", "0.05"]
 BALANCED = ["--class-weights", "balanced", "--sampling", "balanced"]

@@ -13,6 +13,8 @@ from tests.checks import assert_same_bits
 from tests.commands import leaves, rows
 from tests.experiments.test_balance import boxes
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 SMALL = ["--width", "0.25", "--image-size", "16", "--batch-size", "8"]
 STEPS = ["--report-every", "2", "--eval-every", "30", "--learning-rate", "0.05"]
 

@@ -24,6 +24,8 @@ from experiments import options as flags
 from tests.checks import assert_same_bits
 from tests.commands import leaves, per_class, rows, shows_its_pictures
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 SMALL = ["--width", "0.25", "--image-size", "16", "--batch-size", "8", "--eval-batch-size", "16"]
 STEPS = ["--steps", "6", "--report-every", "2", "--eval-every", "3"]
 
@@ -91,6 +93,7 @@ def test_a_run_leaves_the_folder_that_the_contract_names(trained):
     assert config["class_names"] == ["blue", "red"]
 
 
+@pytest.mark.usefixtures("own_programs")
 def test_the_same_command_gives_the_same_bits(folder, trained, tmp_path):
     train(folder, tmp_path / "again")
     assert rows(tmp_path / "again") == rows(trained)

@@ -15,6 +15,8 @@ from PIL import Image
 from cnn_jax.runs.folder import read_run
 from experiments import compare, options
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 TOP1 = {0: [0.5, 0.80], 1: [0.6, 0.84], 2: [0.7, 0.91]}
 
 

@@ -14,6 +14,8 @@ from tests.checks import assert_same_bits
 from tests.commands import leaves, rows
 from tests.faults.kills import COMMANDS, write_data
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 VERBS = {
     "classify": (classify, "top1"),
     "annotate": (annotate, "loss"),

@@ -21,6 +21,8 @@ from experiments.detection.common import DetectorOptions, stored_threshold
 from tests.checks import assert_same_bits
 from tests.commands import leaves, per_class, rows, shows_its_pictures
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 SMALL = [
     *("--model", "fast_yolo", "--width", "0.03", "--image-size", "64", "--grid", "4"),
     *("--batch-size", "8", "--eval-batch-size", "8", "--max-objects", "3", "--warmup", "0"),
@@ -134,6 +136,7 @@ def test_what_the_training_boxes_are_like_is_told_first(trained):
     assert told.index("base boxes") < told.index("multiply-adds")
 
 
+@pytest.mark.usefixtures("own_programs")
 def test_the_same_command_gives_the_same_bits_and_resumes_with_them(photos, trained, tmp_path):
     out = tmp_path / "again"
     train(photos, out, "--steps", "4")

@@ -18,6 +18,8 @@ from experiments.detection import common, rcnn
 from tests.checks import assert_same_bits
 from tests.commands import leaves, rows
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 COLORS = {"red": (220, 30, 30), "blue": (30, 30, 220)}
 SMALL = [
     *("--model", "resnet20", "--width", "0.25", "--image-size", "16", "--max-objects", "3"),
@@ -116,6 +118,7 @@ def test_what_proposals_cover_is_told_first(photos, tmp_path, capsys):
     assert row["loss"] == row["class_loss"]
 
 
+@pytest.mark.usefixtures("own_programs")
 def test_fast_rcnn_repeats_and_resumes_with_the_same_bits(photos, fast, tmp_path):
     out = tmp_path / "again"
     train(photos, out, *FAST, "--box-statistics", "data")

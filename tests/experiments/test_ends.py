@@ -16,25 +16,22 @@ from experiments import watcher
 from tests import commands
 from tests.checks import assert_same_bits
 from tests.commands import leaves, rows
+from tests.faults import kills
 
 SMALL = [
     *("--width", "0.25", "--image-size", "16", "--batch-size", "16", "--learning-rate", "0.02"),
     *("--crop", "pad", "--flip", "--mixup", "0.2", "--report-every", "10"),
+    *("--whiten", "10"),
 ]
 STATUS = 75
 SECONDS = 60.0  # from the death of a process to the end of the others
 
 
-def classify(out, cache, *flags, processes=2):
+def classify(out, *flags, processes=2):
     """Start a training in two processes of one device each, or in one."""
     joined = ["--distributed"] if processes > 1 else []
-    return commands.start(
-        ["-m", "experiments.classify", "--out", str(out), *flags, *joined],
-        processes,
-        devices=1,
-        JAX_COMPILATION_CACHE_DIR=f"{cache}-{{rank}}-of-{processes}",
-        JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
-    )
+    command = ["-m", "experiments.classify", "--out", str(out), *flags, *joined]
+    return commands.start(command, processes, devices=1)
 
 
 def wait_for(path, processes):
@@ -47,27 +44,22 @@ def wait_for(path, processes):
         time.sleep(0.05)
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("compiled") / "cache"
-
-
 STEPS = ["--steps", "200", "--eval-every", "200", "--checkpoint-every", "25", "--keep", "2"]
 STEPS += ["--eval-batch-size", "500"]
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, cache):
+def whole(tmp_path_factory):
     """The folder of a run in two processes that nothing stopped."""
     out = tmp_path_factory.mktemp("whole") / "run"
-    for process in classify(out, cache, *SMALL, *STEPS):
+    for process in classify(out, *SMALL, *STEPS):
         commands.finish(process)
     return out
 
 
-def resumed(out, cache, whole):
+def resumed(out, whole):
     """Let the run in two processes end, and compare it with the one that nothing stopped."""
-    for process in classify(out, cache, "--resume"):
+    for process in classify(out, "--resume"):
         commands.finish(process)
     assert_same_bits(leaves(out, step=200), leaves(whole, step=200))
     assert rows(out) == rows(whole)
@@ -75,9 +67,9 @@ def resumed(out, cache, whole):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [1, 0])
-def test_a_process_that_dies_ends_the_other_which_names_it(tmp_path, cache, whole, victim):
+def test_a_process_that_dies_ends_the_other_which_names_it(tmp_path, whole, victim):
     out = tmp_path / "run"
-    both = classify(out, cache, *SMALL, *STEPS)
+    both = classify(out, *SMALL, *STEPS)
     wait_for(out / "checkpoints" / "25", both)
     both[victim].send_signal(signal.SIGKILL)
     died = time.monotonic()
@@ -88,13 +80,13 @@ def test_a_process_that_dies_ends_the_other_which_names_it(tmp_path, cache, whol
     assert re.match(rf"error: process {victim} \(on .+\) of 2 died; --resume continues", last)
     both[victim].communicate()
     if victim == 1:
-        resumed(out, cache, whole)
+        resumed(out, whole)
 
 
 @pytest.mark.slow
-def test_a_signal_to_one_process_stops_both_at_one_step(tmp_path, cache, whole):
+def test_a_signal_to_one_process_stops_both_at_one_step(tmp_path, whole):
     out = tmp_path / "run"
-    both = classify(out, cache, *SMALL, *STEPS)
+    both = classify(out, *SMALL, *STEPS)
     wait_for(out / "checkpoints" / "25", both)
     both[1].send_signal(signal.SIGUSR1)
     _, errors = commands.finish(both[0], STATUS)
@@ -102,7 +94,7 @@ def test_a_signal_to_one_process_stops_both_at_one_step(tmp_path, cache, whole):
     step = checkpoints.latest_step(out / "checkpoints")
     assert 25 <= step < 200
     assert errors.splitlines()[-1] == f"stopped at step {step} of 200; --resume continues"
-    resumed(out, cache, whole)
+    resumed(out, whole)
 
 
 # Evaluations of five hundred batches and more: a signal comes while one is under way.
@@ -111,9 +103,9 @@ LONG = ["--steps", "4", "--eval-every", "2", "--eval-batch-size", "4"]
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
-def test_a_signal_in_an_evaluation_ends_it_and_it_is_made_up_for(tmp_path, cache, processes):
+def test_a_signal_in_an_evaluation_ends_it_and_it_is_made_up_for(tmp_path, processes):
     out = tmp_path / "run"
-    started = classify(out, cache, *SMALL, *LONG, processes=processes)
+    started = classify(out, *SMALL, *LONG, processes=processes)
     # Several save before every evaluation. One prints nothing then; its first row is written by 2.
     wait_for(out / ("checkpoints/2" if processes > 1 else "metrics.jsonl"), started)
     started[-1].send_signal(signal.SIGUSR1)
@@ -122,7 +114,7 @@ def test_a_signal_in_an_evaluation_ends_it_and_it_is_made_up_for(tmp_path, cache
     # One goes on with step 3 while the metrics of step 2 are written.
     assert checkpoints.latest_step(out / "checkpoints") in (2, 3, 4)
     before = (out / "metrics.jsonl").read_text() if (out / "metrics.jsonl").exists() else ""
-    for process in classify(out, cache, "--resume", processes=processes):
+    for process in classify(out, "--resume", processes=processes):
         commands.finish(process)
     evaluated = [row["step"] for row in rows(out) if row["split"] == "eval"]
     assert evaluated == [2, 4]
@@ -131,11 +123,11 @@ def test_a_signal_in_an_evaluation_ends_it_and_it_is_made_up_for(tmp_path, cache
 
 
 @pytest.mark.slow
-def test_a_process_that_fails_ends_the_other(tmp_path, cache):
+def test_a_process_that_fails_ends_the_other(tmp_path):
     """A mistake that only one process meets has its own line and status there."""
     out = tmp_path / "run"
     (tmp_path / "images").mkdir()
-    both = classify(out, cache, *SMALL, *STEPS)
+    both = classify(out, *SMALL, *STEPS)
     wait_for(out / "checkpoints" / "25", both)
     # Whatever the first process writes next fails.
     (out / "metrics.jsonl").unlink()
@@ -152,11 +144,11 @@ def test_a_process_that_fails_ends_the_other(tmp_path, cache):
 
 
 @pytest.mark.slow
-def test_a_reader_that_leaves_ends_a_training_which_is_saved(tmp_path, cache):
+def test_a_reader_that_leaves_ends_a_training_which_is_saved(tmp_path):
     """As in `classify 2>&1 | head`: whatever thread writes next, it neither hangs nor is lost."""
     out = tmp_path / "run"
     endless = ["--steps", "1000000", "--eval-every", "10", "--eval-batch-size", "500"]
-    (process,) = classify(out, cache, *SMALL, *endless, processes=1)
+    (process,) = classify(out, *SMALL, *endless, processes=1)
     while "train" not in process.stderr.readline():
         pass
     process.stderr.close()
@@ -164,21 +156,23 @@ def test_a_reader_that_leaves_ends_a_training_which_is_saved(tmp_path, cache):
     assert process.wait(120) == 141
     step = checkpoints.latest_step(out / "checkpoints")
     assert step >= 10
-    (process,) = classify(out, cache, "--resume", "--max-minutes", "0.3", processes=1)
+    (process,) = classify(out, "--resume", processes=1)
+    wait_for(out / "checkpoints" / str(step - step % 10 + 10), [process])
+    process.send_signal(signal.SIGUSR1)
     commands.finish(process, STATUS)
     assert checkpoints.latest_step(out / "checkpoints") > step
 
 
 @pytest.mark.slow
-def test_a_limit_of_time_ends_a_command_with_its_own_status(tmp_path, cache):
+def test_a_limit_of_time_ends_a_command_with_its_own_status(tmp_path):
     out = tmp_path / "run"
-    endless = ["--steps", "1000000", "--eval-every", "1000000", "--max-minutes", "0.5"]
-    (process,) = classify(out, cache, *SMALL, *endless, processes=1)
+    endless = ["--steps", "1000000", "--eval-every", "1000000", "--max-minutes", "0.3"]
+    (process,) = classify(out, *SMALL, *endless, processes=1)
     _, errors = commands.finish(process, STATUS)
     assert errors.splitlines()[-1].endswith("; --resume continues")
-    assert json.loads((out / "config.json").read_text())["max_minutes"] == 0.5
+    assert json.loads((out / "config.json").read_text())["max_minutes"] == 0.3
     again = ["--eval-only", "--eval-batch-size", "1", "--max-minutes", "0.05"]
-    (process,) = classify(out, cache, *again, processes=1)
+    (process,) = classify(out, *again, processes=1)
     _, errors = commands.finish(process, STATUS)
     assert errors.splitlines()[-1].endswith("; the same command starts it again")
 
@@ -199,12 +193,11 @@ if "--resume" not in sys.argv:
     rcnn.fit_svms = stopped
 options.entry(detect.main)
 """
-    small = [
-        *("--system", "rcnn", "--width", "0.25", "--image-size", "32", "--crop-size", "16"),
-        *("--proposals", "grid", "--max-proposals", "10"),
-        *("--train-examples", "8", "--fit-images", "8", "--batch-size", "8", "--steps", "2"),
-        *("--warmup", "0"),
-        *("--max-detections", "10", "--eval-batch-size", "100"),
+    kills.write_data(tmp_path / "data")
+    small = [flag.format(data=tmp_path / "data") for flag in kills.REGIONS]
+    small += [
+        *("--system", "rcnn", "--crop-size", "12", "--context", "1", "--proposals", "grid"),
+        *("--max-proposals", "10", "--train-examples", "8", "--fit-images", "8", "--steps", "2"),
     ]
     out = tmp_path / "run"
     (process,) = commands.start(["-c", program, *small, "--out", str(out)], 1, 1)

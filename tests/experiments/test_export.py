@@ -14,6 +14,8 @@ from cnn_jax.errors import UserError
 from experiments import annotate, classify, detect, export, segment, states, translate
 from tests.drawn_runs import predictor_of, write_run
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 pytest.importorskip("flatbuffers")
 
 NAMES = ("circle", "square", "star")

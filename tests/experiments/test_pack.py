@@ -12,6 +12,8 @@ from experiments import annotate, classify, detect, pack, predict, segment
 from tests.checks import assert_same_bits
 from tests.commands import leaves, rows
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 EVERY = ["--batch-size", "4", "--eval-batch-size", "4", "--steps", "3", "--eval-every", "3"]
 COUNT = 12
 
@@ -53,7 +55,7 @@ def photos(tmp_path_factory):
 
 def command(task, photos):
     """The command of a task, its data, the flags of its canvases, and its other flags."""
-    small = ["--width", "0.25"]
+    small = ["--model", "airbench94", "--width", "0.1"]
     whole = ["--image-size", "16", "--crop", "resized"]
     table = {
         "classify": (classify, f"folder:{photos}/classes", whole, [*small, "--flip"]),

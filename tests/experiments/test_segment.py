@@ -14,6 +14,8 @@ from experiments import options as flags
 from experiments import predict, presets, segment
 from tests.commands import per_class, rows, shows_its_pictures
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 SMALL = ["--model", "unet_same", "--width", "0.0625", "--batch-size", "4"]
 STEPS = ["--steps", "4", "--report-every", "2", "--eval-every", "2", "--learning-rate", "0.02"]
 SIZE = (18, 22)

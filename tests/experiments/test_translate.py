@@ -13,6 +13,8 @@ from experiments import predict, translate
 from tests.checks import assert_same_bits
 from tests.commands import leaves, rows, shows_its_pictures
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 SMALL = [
     *("--embedding-size", "6", "--hidden-size", "8", "--batch-size", "8"),
     *("--eval-batch-size", "16", "--buckets", "2", "--max-length", "8"),

@@ -22,6 +22,8 @@ from experiments import classify, predict, weights
 from tests.commands import leaves
 from tests.mirror import Mirror, write_torch_file
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 HUB = "hf:timm/resnet18.tv_in1k"
 
 

@@ -17,14 +17,15 @@ from pathlib import Path
 
 from experiments import __main__ as console
 
-STEPS = "--steps 2 --batch-size 8 --warmup 0 --report-every 1 --eval-every 2 --image-size 32"
+STEPS = "--steps 2 --batch-size 8 --warmup 0 --report-every 1 --eval-every 2 --image-size 32 "
+STEPS += "--eval-batch-size 100"
 REGIONS = "--max-proposals 20 --regions 8 --pool-size 2 --units 8 --train-examples 20"
 TINY = {
     "classify": f"classify {STEPS} --model resnet20 --width 0.25",
     "annotate": f"annotate {STEPS} --model resnet20 --width 0.25",
     "segment": f"segment {STEPS} --model unet_same --width 0.0625 --image-size 48",
-    "translate": "translate --steps 2 --batch-size 8 --warmup 0 --eval-every 2 --hidden-size 8 "
-    "--embedding-size 8",
+    "translate": "translate --steps 2 --batch-size 8 --eval-batch-size 100 --warmup 0 "
+    "--eval-every 2 --hidden-size 8 --embedding-size 8",
     "yolo": f"detect --system yolo {STEPS} --width 0.125 --grid 2 --max-detections 5",
     "fast_rcnn": f"detect --system fast_rcnn {STEPS} --width 0.125 --max-detections 5 {REGIONS}",
     "rcnn": f"detect --system rcnn {STEPS} --width 0.125 --crop-size 16 --max-proposals 10 "

@@ -41,6 +41,7 @@ MOST_STARTS = 8
 EVERY = ["--steps", "14", "--report-every", "5", "--eval-every", "4", "--checkpoint-every", "3"]
 BATCHES = ["--batch-size", "8", "--eval-batch-size", "8"]
 IMAGES = [*BATCHES, "--image-size", "16", "--learning-rate", "0.05", "--crop", "pad", "--flip"]
+SMALL = ["--model", "airbench94", "--width", "0.1"]
 BOXES = [
     *("--data", "coco:{data}/train.json,{data}/coco,{data}/val.json,{data}/coco"),
     *(*BATCHES, "--max-objects", "3", "--warmup", "0", "--optimizer", "adam"),
@@ -51,7 +52,7 @@ REGIONS = [
     *("--max-proposals", "24", "--regions", "8"),
 ]
 COMMANDS = {
-    "classify": ["--data", "folder:{data}/classes", "--width", "0.25", *IMAGES, "--ema", "0.9"],
+    "classify": ["--data", "folder:{data}/classes", *SMALL, *IMAGES, "--ema", "0.9"],
     "annotate": [
         *("--data", "csv:{data}/tags.csv,{data}/images", "--holdout-fraction", "0.25"),
         *("--model", "alexnet", "--stem", "small", *IMAGES, "--width", "0.05"),

@@ -21,9 +21,11 @@ from experiments import classify
 from experiments import options as flags
 from tests.faults import kills
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 DISK = 40  # megabytes
 FLAGS = [
-    *("--data", "folder:{data}/classes", "--width", "0.25", *kills.IMAGES, *kills.EVERY),
+    *("--data", "folder:{data}/classes", *kills.SMALL, *kills.IMAGES, *kills.EVERY),
     *("--cache", "none"),
 ]
 

@@ -12,18 +12,15 @@ COMMAND = [
     *("--width", "0.25", "--image-size", "16", "--batch-size", "16", "--eval-batch-size", "200"),
     *("--steps", "4", "--report-every", "2", "--eval-every", "4"),
     *("--learning-rate", "0.02", "--crop", "pad", "--flip", "--mixup", "0.2"),
+    *("--whiten", "10"),
 ]
 
 
-def classify(out, cache, processes, devices, *extra):
+def classify(out, processes, devices, *extra):
     """Train in so many processes, each with so many devices."""
     flags = ["--distributed"] if processes > 1 else []
-    return commands.start(
-        ["-m", "experiments.classify", "--out", str(out), *COMMAND, *flags, *extra],
-        processes,
-        devices,
-        JAX_COMPILATION_CACHE_DIR=f"{cache}-{{rank}}-of-{processes}",
-    )
+    command = ["-m", "experiments.classify", "--out", str(out), *COMMAND, *flags, *extra]
+    return commands.start(command, processes, devices)
 
 
 def assert_close(a, b):
@@ -34,13 +31,12 @@ def assert_close(a, b):
 
 @pytest.mark.slow
 def test_two_processes_equal_one(tmp_path):
-    cache = tmp_path / "cache"
     for name, processes, devices, *extra in (
         ("one", 1, 4),
         ("two", 2, 2),
         ("twin", 2, 2, "--parallel", "shard"),
     ):
-        for process in classify(tmp_path / name, cache, processes, devices, *extra):
+        for process in classify(tmp_path / name, processes, devices, *extra):
             commands.finish(process)
     assert_same_bits(*(leaves(tmp_path / name, step=4) for name in ("two", "twin")))
     assert rows(tmp_path / "two") == rows(tmp_path / "twin")
