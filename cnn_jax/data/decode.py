@@ -18,6 +18,7 @@ import simplejpeg
 from jaxtyping import UInt, UInt8, UInt16
 from PIL import Image
 
+from cnn_jax.data import tiff
 from cnn_jax.errors import UserError
 from cnn_jax.reading import MIB, Listing, list_files, read_bytes, require_file
 
@@ -40,7 +41,6 @@ Pixels8 = UInt8[np.ndarray, "height width channels"]
 Pixels16 = UInt16[np.ndarray, "height width channels"]
 Pixels = Pixels8 | Pixels16
 
-TIFF_STARTS = (b"II*\0", b"MM\0*")
 _JPEG_START = b"\xff\xd8\xff"
 _JPEG_END = b"\xff\xd9"
 _JPEG_SCANS = 0xDA  # the marker before the pixels
@@ -64,9 +64,6 @@ _UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     8: np.rot90,
 }
 ORIENTATION_TAG = 0x0112
-_BITS_TAG = 0x0102
-SAMPLES_TAG = 0x0115
-_PLANES_TAG = 0x011C
 _PNG_DEPTH = 24  # the place of the depth in a PNG file
 _JPEG2000_SIZES = b"\xff\x4f\xff\x51"  # before the sizes and the depth in a JPEG 2000 file
 _JPEG2000_DEPTH = 38  # the place of the depth after these bytes
@@ -173,7 +170,7 @@ def _decode_colors(
                 for scale in (1, *reversed(_JPEG_SCALES))
                 if image.size == tuple(-(-side // scale) for side in whole)
             )
-        _require_no_deep_planes(image, name)
+        tiff.require_no_deep_planes(image, name)
         image.load()
         return upright(np.asarray(_to_rgb(image)), orientation_of(image)), scale
 
@@ -215,19 +212,19 @@ def decode_bands(content: bytes, name: str, channels: int) -> Pixels:
         try:
             with open_image(BytesIO(content)) as image:
                 if image.format == "TIFF":
-                    stored = image.tag_v2.get(SAMPLES_TAG, 1)
-                _require_no_deep_planes(image, name)
+                    stored = image.tag_v2.get(tiff.SAMPLES_TAG, 1)
+                tiff.require_no_deep_planes(image, name)
                 image.load()
                 if image.has_transparency_data and channels == 4:
                     image = image.convert("RGBA")
                 found = upright(np.asarray(image), orientation_of(image))
         except Image.UnidentifiedImageError:
-            if content[:4] not in TIFF_STARTS:
+            if content[:4] not in tiff.STARTS:
                 raise
-            found = tiff_bands(content, name)
-        if _bands(found) != channels == stored and content[:4] in TIFF_STARTS:
+            found = tiff.bands(content, name)
+        if _bands(found) != channels == stored and content[:4] in tiff.STARTS:
             # Of more than four bands Pillow leaves some out.
-            found = tiff_bands(content, name)
+            found = tiff.bands(content, name)
     require_bands(found, name, channels)
     if found.dtype not in (np.uint8, np.uint16):
         raise UserError(f"{name}: pixels of {found.dtype}; bands of 8 or 16 bits are read")
@@ -242,37 +239,6 @@ def require_bands(pixels: np.ndarray, name: str, channels: int) -> None:
 
 def _bands(pixels: np.ndarray) -> int:
     return pixels.shape[2] if pixels.ndim == 3 else 1
-
-
-def tiff_bands(content: bytes, name: str) -> np.ndarray:
-    """The first page of a TIFF file with all its bands, the last axis."""
-    try:
-        import tifffile
-    except ImportError:
-        raise UserError(
-            f"{name}: Pillow cannot read its bands; pip install 'cnn_jax[bands]' adds tifffile"
-        ) from None
-    with tifffile.TiffFile(BytesIO(content)) as file:
-        page = file.pages[0]
-        pixels = page.asarray()
-        return np.moveaxis(pixels, page.axes.index("S"), -1) if "S" in page.axes else pixels
-
-
-def in_planes(image: Image.Image) -> bool:
-    """Tell whether a TIFF file has its bands one after another."""
-    return image.tag_v2.get(_PLANES_TAG, 1) == 2
-
-
-def _require_no_deep_planes(image: Image.Image, name: str) -> None:
-    """Refuse a TIFF file of several bands of 16 bits, one after another: Pillow makes noise of it.
-
-    Raises:
-        UserError: it is one.
-    """
-    if image.format != "TIFF" or image.tag_v2.get(SAMPLES_TAG, 1) == 1:
-        return
-    if in_planes(image) and 16 in image.tag_v2.get(_BITS_TAG, ()):
-        raise UserError(f"{name}: a TIFF file of 16 bits in planes; --bits 16 reads it")
 
 
 def as_rgb(
@@ -396,9 +362,9 @@ def read_header(file: bytes | str | os.PathLike[str], *, name: str | None = None
     except Exception:
         content = file if isinstance(file, bytes) else read_bytes(file, MOST_IMAGE_BYTES)
         name = name or ("image" if isinstance(file, bytes) else os.fspath(file))
-        if content[:4] in TIFF_STARTS:
+        if content[:4] in tiff.STARTS:
             with refused(content, name):
-                height, width = tiff_bands(content, name).shape[:2]
+                height, width = tiff.bands(content, name).shape[:2]
         else:
             # `decode` has the right message for such a file.
             height, width = decode(content, name=name).shape[:2]
@@ -431,7 +397,7 @@ def bits(file: BytesIO | str | os.PathLike[str]) -> int:
                 image.fp.seek(_PNG_DEPTH)
                 return 16 if image.fp.read(1) == b"\x10" else 8
             if image.format == "TIFF":
-                return 16 if 16 in image.tag_v2.get(_BITS_TAG, ()) else 8
+                return 16 if 16 in image.tag_v2.get(tiff.BITS_TAG, ()) else 8
             if image.format == "PPM":
                 return 16 if netpbm_maximum(image) > 255 else 8
             if image.format == "JPEG2000":

@@ -13,23 +13,21 @@ import numpy as np
 from jaxtyping import UInt8, UInt16
 from PIL import Image
 
+from cnn_jax.data import tiff
 from cnn_jax.data.decode import (
     ORIENTATION_TAG,
-    SAMPLES_TAG,
     DraftSize,
     Pixels16,
     bits,
     decode_bands,
     decode_scaled,
     grey_levels,
-    in_planes,
     netpbm_maximum,
     open_image,
     orientation_of,
     read_content,
     refused,
     require_bands,
-    tiff_bands,
     upright,
 )
 from cnn_jax.errors import UserError
@@ -115,7 +113,7 @@ def _stored_tiff(
 ) -> tuple[Pixels16, str]:
     """The same of a TIFF file; Pillow and OpenCV turn it upright themselves."""
     tags: Any = image.tag_v2
-    samples = tags.get(SAMPLES_TAG, 1)
+    samples = tags.get(tiff.SAMPLES_TAG, 1)
     rgb = tags.get(_PHOTOMETRIC_TAG) == _PHOTOMETRIC_RGB
     if colors and samples > 1 and not rgb:
         raise UserError(
@@ -129,10 +127,10 @@ def _stored_tiff(
     if samples == 1:
         image.load()
         return grey_levels(image)[..., None], ""
-    if rgb and samples in (3, 4) and not in_planes(image):
+    if rgb and samples in (3, 4) and not tiff.in_planes(image):
         image.load()
         return _by_opencv(content), transparent
-    pixels = tiff_bands(content, name)
+    pixels = tiff.bands(content, name)
     if pixels.dtype != np.uint16:
         raise UserError(f"{name}: pixels of {pixels.dtype}; bands of 8 or 16 bits are read")
     return upright(np.atleast_3d(pixels), tags.get(ORIENTATION_TAG, 1)), transparent

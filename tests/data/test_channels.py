@@ -87,6 +87,28 @@ def test_bands_of_tiff_files_are_read_as_they_are(bands, planes):
     assert (header.height, header.width) == (20, 30)
 
 
+@pytest.mark.parametrize(
+    ("field", "message"), [("SamplesPerPixel", "photo: damaged image .*277"), ("Software", None)]
+)
+def test_a_damaged_field_of_a_tiff_file_is_told_only_where_it_is_about_the_pixels(
+    field, message, capfd
+):
+    tifffile = pytest.importorskip("tifffile")
+    pixels = RNG.integers(0, 256, (20, 30, 6)).astype(np.uint8)
+    file = io.BytesIO()
+    tifffile.imwrite(file, pixels, photometric="minisblack", planarconfig="contig")
+    with tifffile.TiffFile(file) as parsed:
+        place = parsed.pages[0].tags[field].offset
+    content = bytearray(file.getvalue())
+    content[place + 2 : place + 4] = (516).to_bytes(2, "little")
+    if message is None:
+        np.testing.assert_array_equal(decode(bytes(content), channels=6), pixels)
+    else:
+        with pytest.raises(UserError, match=message):
+            decode(bytes(content), name="photo", channels=6)
+    assert not capfd.readouterr().err
+
+
 def test_files_of_16_bits_are_known(tmp_path):
     deep = (GREY[..., 0].astype(np.uint16) * 257).repeat(2, axis=1)
     colours = np.stack([deep] * 3, axis=2)

@@ -289,7 +289,7 @@ def change_value(file: Path, content: bytes, rng: Random) -> str:
     """Replace, remove or repeat a value anywhere in a JSON file."""
     try:
         root = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return append_garbage(file, content, rng)
     places: list[tuple[Any, Any, str]] = []
 
