@@ -97,6 +97,7 @@ def test_a_damaged_field_of_a_tiff_file_is_told_only_where_it_is_about_the_pixel
     pixels = RNG.integers(0, 256, (20, 30, 6)).astype(np.uint8)
     file = io.BytesIO()
     tifffile.imwrite(file, pixels, photometric="minisblack", planarconfig="contig")
+    file.seek(0)
     with tifffile.TiffFile(file) as parsed:
         place = parsed.pages[0].tags[field].offset
     content = bytearray(file.getvalue())
