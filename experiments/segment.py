@@ -314,7 +314,13 @@ def _cut(source: Source, tile: int | None, margin: int) -> Source:
     return source if tile is None else Tiles(source, tile, margin)
 
 
-COMMAND = trainer.Command(Options, presets.SEGMENTATION, build, lambda _: models.names("segmenter"))
+COMMAND = trainer.Command(
+    Options,
+    presets.SEGMENTATION,
+    build,
+    lambda _: models.names("segmenter"),
+    variant="model",
+)
 
 
 if __name__ == "__main__":
