@@ -18,8 +18,6 @@ from tests.checks import assert_same_bits
 from tests.commands import leaves, rows
 from tests.training.test_loop import ROWS, Batches, HeldOut
 
-pytestmark = pytest.mark.usefixtures("shared_programs")
-
 # By step: the best is that of step 4, and two others follow before a better one.
 FIGURES = {2: 0.5, 4: 0.7, 6: 0.6, 8: 0.7, 10: 0.9, 12: 0.1}
 
@@ -49,13 +47,11 @@ class Counting:
         return Summary({"top1": FIGURES[round(float(sums["count"]) / examples)]})
 
 
-TASK, OPTIMIZER = Counting(), optax.sgd(1.0)  # The same objects have the same programs.
-
-
 def run(folder, *, resume=False, patience=2, total=12):
+    task, optimizer = Counting(), optax.sgd(1.0)
     # Evaluations between checkpoints, and the other way round.
     plan = loop.Plan(total, ROWS, report_every=2, evaluate_every=2, checkpoint_every=3)
-    state, earlier = create(*TASK.init(jax.random.key(1)), OPTIMIZER), {}
+    state, earlier = create(*task.init(jax.random.key(1)), optimizer), {}
     if resume and checkpoints.steps(folder / "checkpoints"):
         state, _ = checkpoints.restore(folder / "checkpoints", state)
     step = int(state.step)
@@ -63,7 +59,7 @@ def run(folder, *, resume=False, patience=2, total=12):
         if step:
             earlier = {row["step"]: row["top1"] for row in rows(folder) if row["split"] == "eval"}
         best = Best("top1", folder / "best", patience, earlier)
-        training = loop.Training(TASK, OPTIMIZER, Batches(), HeldOut(), plan)
+        training = loop.Training(task, optimizer, Batches(), HeldOut(), plan)
         outputs = loop.Outputs(log, folder / "checkpoints", best=best)
         return loop.train(state, training, outputs, prng.root(0))
 

@@ -21,8 +21,6 @@ from cnn_jax.training.state import create
 from tests.checks import assert_same_bits
 from tests.commands import rows
 
-pytestmark = pytest.mark.usefixtures("shared_programs")
-
 FEATURES, CLASSES, ROWS, STEPS = 5, 3, 8, 8
 
 
@@ -89,9 +87,6 @@ class HeldOut:
             yield make_batch(1000 + number, valid=np.arange(ROWS) + 8 * number < 19)
 
 
-TASK, OPTIMIZER = Linear(), optax.adam(0.05)  # The same objects have the same programs.
-
-
 def run(
     folder,
     batches,
@@ -104,20 +99,20 @@ def run(
     profile=None,
     **plan,
 ):
-    task = task or TASK
+    task, optimizer = task or Linear(), optax.adam(0.05)
     plan = loop.Plan(
         **{"total_steps": STEPS, "batch_size": ROWS, "report_every": 2, "evaluate_every": 4}
         | {"checkpoint_every": 2}
         | plan
     )
-    state = create(*task.init(jax.random.key(1)), OPTIMIZER)
+    state = create(*task.init(jax.random.key(1)), optimizer)
     if resume:
         state, _ = checkpoints.restore(folder / "checkpoints", state)
     with RunLog(
         folder, total_steps=plan.total_steps, resumed_step=int(state.step) if resume else None
     ) as log:
         training = loop.Training(
-            task, OPTIMIZER, batches, held_out or HeldOut(), plan, on_device=on_device
+            task, optimizer, batches, held_out or HeldOut(), plan, on_device=on_device
         )
         outputs = loop.Outputs(log, folder / "checkpoints", report, profile=profile)
         state, ended = loop.train(state, training, outputs, prng.root(0))
@@ -133,7 +128,6 @@ def terminate():
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-@pytest.mark.usefixtures("own_programs")
 def test_a_run_repeats_to_the_last_bit(tmp_path):
     first, second = (run(tmp_path / name, Batches()) for name in "ab")
     assert_same_bits(first, second)
