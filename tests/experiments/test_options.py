@@ -216,7 +216,8 @@ def test_prediction_flags_of_another_verb_are_refused(tmp_path):
 def test_what_a_preset_or_a_run_holds_is_passed_over(tmp_path):
     options = parse("--preset", "resnet50", "--schedule", "cosine", "--optimizer", "adam")
     assert (options.optimizer.milestones, options.optimizer.momentum) == ((1 / 3, 2 / 3), 0.9)
-    options = flags.parse(segment.Options, ["--model", "unet_same"], presets.SEGMENTATION)
+    argv = ["--model", "unet_same"]
+    options = flags.parse(segment.Options, argv, presets.SEGMENTATION, "model")
     assert (options.model.width, options.model.output_stride) == (0.25, None)
     argv = ["--preset", "shapes_fast_rcnn", "--system", "yolo"]
     options = flags.parse(detect.Options, argv, presets.DETECTION)
