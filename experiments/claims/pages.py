@@ -124,15 +124,22 @@ def _values(claim: Claim, rows: Rows) -> Table:
 
 
 def markdown(found: Sequence[tuple[Claim, Sequence[Verdict]]]) -> str:
-    """The README's table: a line for each comparison of each claim."""
-    lines = ["| claim | the paper's figure | ours | verdict |", "|---|---|---|---|"]
+    """The README's table: a line for each comparison of each claim that has runs."""
+    header = ["| claim | the paper's figure | ours | verdict |", "|---|---|---|---|"]
+    lines, waiting = [], []
     for claim, outcomes in found:
+        if not any(outcome.effects for outcome in outcomes):
+            waiting.append(f"`{claim.name}`")
+            continue
         for outcome in outcomes:
             figure = f"{outcome.figure}, {len(outcome.effects)} seeds" if outcome.figure else ""
             sentence = f"`{claim.name}`: {outcome.comparison.sentence}"
             paper = _paper(outcome)
             lines.append(f"| {sentence} | {paper} | {figure} | {outcome.word} |")
-    return "\n".join(lines) + "\n"
+    parts = ["\n".join([*header, *lines])] if lines else []
+    if waiting:
+        parts.append(f"Not yet run: {', '.join(waiting)}.")
+    return "\n\n".join(parts) + "\n"
 
 
 def _paper(outcome: Verdict) -> str:
