@@ -6,6 +6,19 @@ flag is its field's, without the group's.
 
 from .command_line import parse, parse_plain, resumable, typed
 from .config import described, recorded, stored
+from .data import (
+    AUGMENTATION,
+    BUILT_IN,
+    BYTES_ONLY,
+    DATA_RANGES,
+    LARGEST_BATCH,
+    MOST_WORKERS,
+    RGB_ONLY,
+    BalanceOptions,
+    DataOptions,
+    WholeImageOptions,
+    rgb_only,
+)
 from .declare import (
     GIVEN,
     Declared,
@@ -18,27 +31,11 @@ from .declare import (
     idle,
     read_value,
 )
-from .groups import (
-    AUGMENTATION,
-    BUILT_IN,
-    BYTES_ONLY,
-    DATA_RANGES,
-    LARGEST_BATCH,
-    MOST_WORKERS,
-    RGB_ONLY,
-    BalanceOptions,
-    DataOptions,
-    ModelOptions,
-    OptimizerOptions,
-    Precision,
-    PredictOptions,
-    RunOptions,
-    WholeImageOptions,
-    model_group,
-    network_options,
-    rgb_only,
-)
 from .messages import as_flags, entry, help_text, warn
+from .model import ModelOptions, model_group, network_options
+from .optimizer import OptimizerOptions
+from .predict import PredictOptions
+from .run import Precision, RunOptions
 from .values import flat, replace
 
 __all__ = [

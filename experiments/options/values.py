@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from cnn_jax.errors import UserError
 
 from .declare import declared, idle
-from .groups import ModelOptions, network_options
+from .model import ModelOptions, network_options
 
 T = TypeVar("T")
 
