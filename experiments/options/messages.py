@@ -190,7 +190,7 @@ def _other_verbs(options: type) -> Iterator[tuple[str, set[str]]]:
     if own not in VERBS and own != "predict":
         return
     found = {verb: importlib.import_module(f"{_PACKAGE}.{verb}").Options for verb in VERBS}
-    found["predict"] = importlib.import_module(".groups", __package__).PredictOptions
+    found["predict"] = importlib.import_module(".predict", __package__).PredictOptions
     for verb, other in found.items():
         if verb != own:
             flags = (f for f in declared(other).values() if not f.declared.hidden)
