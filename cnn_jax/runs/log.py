@@ -10,6 +10,7 @@ import io
 import json
 import logging
 import math
+import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -118,7 +119,7 @@ class RunLog:
         self._start = clock()
         self._printed_step = 0 if resumed_step is None else resumed_step
         self._printed_at = -math.inf
-        self._events = None
+        self._events: Any = None
         self._progress = None
         self._task = None
         self._repeated: set[tuple[int, str]] = set()  # rows that a resumed run may write again
@@ -175,10 +176,10 @@ class RunLog:
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
-        if self._events is not None:
+        events, self._events = self._events, None
+        if events is not None:
             with files.writing(self.directory):
-                self._events.close()
-            self._events = None
+                events.close()
 
     def write_config(self, config: Any) -> None:
         """Write `config.json`: a dataclass or mapping of every resolved option."""
@@ -360,24 +361,35 @@ class RunLog:
 
     def _write_events(self, step: int, summaries: Iterable[Any]) -> None:
         """Append summaries to TensorBoard's file."""
-        # Imported here because it is slow and only the first process needs it. The plain writer is
-        # used, not the one with a thread, in which a full disk would end in a traceback.
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        # Imported here because it is slow and only the first process needs it.
+        from tensorboardX.proto.event_pb2 import Event
 
         with files.writing(self.directory):
             if self._events is None:
-                self._events = EventsWriter(str(self.directory / "events"), f".{time.time_ns()}")
-                if self._resumed_step is not None:
-                    # Tells TensorBoard to discard these and later steps of earlier files.
-                    begin = SessionLog(status=SessionLog.START)
-                    first = self._resumed_step + 1
-                    self._events.write_event(
-                        Event(wall_time=time.time(), step=first, session_log=begin)
-                    )
+                self._events = self._new_events()
             for summary in summaries:
-                self._events.write_event(Event(wall_time=time.time(), step=step, summary=summary))
+                event = Event(wall_time=time.time(), step=step, summary=summary)
+                self._events.write(event.SerializeToString())
             self._events.flush()
+
+    def _new_events(self) -> Any:
+        """Begin a file of TensorBoard."""
+        # The writer of records is used, not those above it: on a full disk one leaves a file open,
+        # and the thread of the other ends in a traceback.
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.record_writer import RecordWriter
+
+        now = time.time_ns()
+        name = f"events.out.tfevents.{now // 10**9}.{socket.gethostname()}.{now}"
+        writer = RecordWriter(str(self.directory / name))
+        first = Event(wall_time=now / 1e9, file_version="brain.Event:2")
+        writer.write(first.SerializeToString())
+        if self._resumed_step is not None:
+            # Tells TensorBoard to discard these and later steps of earlier files.
+            begin = SessionLog(status=SessionLog.START)
+            event = Event(wall_time=now / 1e9, step=self._resumed_step + 1, session_log=begin)
+            writer.write(event.SerializeToString())
+        return writer
 
 
 def plain(value: Any) -> Any:

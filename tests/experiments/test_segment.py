@@ -240,8 +240,10 @@ def test_presets_are_options(name):
 def test_another_network_takes_the_place_of_the_built_in_recipe_s():
     """`--model` alone swaps it: what only the recipe's own network has is left out."""
     swapped = ["--model", "unet_same"]
-    options = flags.parse(segment.Options, swapped, presets.SEGMENTATION)
+    options = flags.parse(segment.Options, swapped, presets.SEGMENTATION, "model")
+    assert options.run.preset == "shapes_others"
     assert options.model.width == 0.25 and options.model.output_stride is None
     segment.build_model(options, 3)
-    options = flags.parse(segment.Options, [], presets.SEGMENTATION)
-    assert options.model.model == "resnet18" and options.model.output_stride == 4
+    options = flags.parse(segment.Options, [], presets.SEGMENTATION, "model")
+    assert options.run.preset == "shapes"
+    assert options.model.model == "airbench94" and options.model.output_stride == 8

@@ -346,16 +346,16 @@ def test_a_full_disk_is_a_user_error(tmp_path, monkeypatch):
 
 
 def test_a_disk_that_is_full_at_tensorboard_s_file_is_a_user_error(tmp_path, monkeypatch):
-    def full(writer):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
+    file = Path("/dev/full").open("wb")  # noqa: SIM115
     log = make_log(tmp_path)
-    with monkeypatch.context() as patch:
-        patch.setattr("tensorboardX.event_file_writer.EventsWriter.flush", full)
-        with pytest.raises(UserError, match=rf"{tmp_path}: the disk is full.*--resume"):
-            log.report(1, "train", {"loss": 1.0})
+    monkeypatch.setattr("tensorboardX.record_writer.open_file", lambda path: file)
+    with pytest.raises(UserError, match=rf"{tmp_path}: the disk is full.*--resume"):
+        log.report(1, "train", {"loss": 1.0})
+    with pytest.raises(UserError, match="the disk is full"):
+        log.close()
     log.close()
     assert len(lines(tmp_path)) == 1
+    assert file.raw.closed
 
 
 def test_an_out_folder_that_is_a_file_is_named(tmp_path):
