@@ -44,7 +44,7 @@ class Options:
     """Image files with a class, `folder:DIR`; or with boxes, `voc:DIR`, `coco:JSON,IMAGES` or
     `yolo:DATA.yaml`, each of whose objects is a row."""
     split: Literal["train", "eval", "test"] = flags.flag("train", only={"data": flags.GIVEN})
-    """Which examples of the data."""
+    """Examples of the data that are indexed."""
     objects: str | None = flags.flag(None, unless={"data": flags.GIVEN}, metavar="RUN")
     """Run of a detector, each of whose objects is a row."""
     score_threshold: float | None = flags.flag(
@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def pictures(options: Options, embedder: Embedder) -> Iterator[tuple[Region, np.ndarray]]:
-    """What is indexed, in the order given.
+    """The regions that are indexed, in the order given.
 
     Raises:
         UserError: the inputs cannot be read.
@@ -97,7 +97,7 @@ def pictures(options: Options, embedder: Embedder) -> Iterator[tuple[Region, np.
 
 
 def about(options: Options, embedder: Embedder) -> dict[str, Any]:
-    """What the index says of how it was made."""
+    """The index's record of how it was made."""
     detector = None if options.objects is None else os.path.abspath(options.objects)
     return {
         "run": os.path.abspath(options.run),

@@ -74,7 +74,7 @@ class Options:
     """Measure the search with these image files, whose classes the index has too: recall at 1, 5
     and 10, and mAP. A query that is in the index is no neighbour of itself."""
     split: Literal["train", "eval", "test"] = flags.flag("test", only={"queries": flags.GIVEN})
-    """Which examples of the queries."""
+    """Examples of the data that are the queries."""
     baselines: bool = flags.flag(False, only={"queries": flags.GIVEN})
     """Measure random vectors, colour histograms and the network before training too."""
     seed: int = flags.flag(

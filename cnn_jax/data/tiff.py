@@ -42,6 +42,18 @@ def bands(content: bytes, name: str) -> np.ndarray:
         return np.moveaxis(pixels, page.axes.index("S"), -1) if "S" in page.axes else pixels
 
 
+class _Kept(logging.Handler):
+    """Keeps messages instead of writing them."""
+
+    def __init__(self, level: int) -> None:
+        super().__init__(level)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a message."""
+        self.messages.append(record.getMessage())
+
+
 @contextlib.contextmanager
 def _strict(logger: logging.Logger) -> Iterator[None]:
     """Raise what tifffile only logs as an error: it reads on without the damaged field.
@@ -49,16 +61,14 @@ def _strict(logger: logging.Logger) -> Iterator[None]:
     Raises:
         ValueError: this thread logged an error, and not of a field that says nothing of the pixels.
     """
-    errors: list[str] = []
-    handler = logging.Handler(logging.ERROR)
+    handler = _Kept(logging.ERROR)
     handler.addFilter(lambda record: record.thread == threading.get_ident())
-    handler.emit = lambda record: errors.append(record.getMessage())  # type: ignore[method-assign]
     logger.addHandler(handler)
     try:
         yield
     finally:
         logger.removeHandler(handler)
-    for error in errors:
+    for error in handler.messages:
         field = re.search(r"TiffTag (\d+)", error)
         if field is None or int(field[1]) in _PIXEL_FIELDS:
             raise ValueError(error)

@@ -246,4 +246,4 @@ def _text(x: int | float, y: int | float, text: str, kind: str) -> Html:
 
 
 def _sizes(shape: Sequence[int]) -> str:
-    return " × ".join(map(str, shape))  # noqa: RUF001
+    return " \N{MULTIPLICATION SIGN} ".join(map(str, shape))

@@ -15,7 +15,7 @@ IMAGE, OBJECT = 380, 150
 
 @dataclass(frozen=True)
 class Item:
-    """What is clicked: an image, or an object in one.
+    """An image, or an object in one, that is clicked.
 
     Attributes:
         image: the number of its image in the page.
@@ -67,7 +67,9 @@ class LookAlikes:
         figures = [
             self._figure(image, own) for image, own in zip(self.images, of_image, strict=True)
         ]
-        close = tag("button", "×", class_="close", type="button", aria_label="close")  # noqa: RUF001
+        close = tag(
+            "button", "\N{MULTIPLICATION SIGN}", class_="close", type="button", aria_label="close"
+        )
         strip = tag("div", class_="strip")
         return join(
             [

@@ -1,4 +1,4 @@
-"""What a claim's rows show: a plot, a page, and the README's table of all claims."""
+"""The plot and the page of a claim's rows, and the README's table of all claims."""
 
 import base64
 import io

@@ -70,7 +70,7 @@ def planned_runs(claim: Claim, folder: Path, seeds: Sequence[int]) -> Plan:
 
 
 def _missing(claim: Claim, seed: int, found: Mapping[str, Row]) -> list[tuple[Variant, Measure]]:
-    """What is to be measured of a seed. Times belong together: all of them, or none."""
+    """The measures of a seed that lack. Times belong together: all of them, or none."""
     missing = [pair for pair in claim.measured if claim.key(pair[0], seed, pair[1]) not in found]
     if any(measure.timed for _, measure in missing):
         timed = [pair for pair in claim.measured if pair[1].timed]
@@ -159,7 +159,7 @@ def _status(run: PlannedRun) -> int | None:
 
 
 def _printed(run: PlannedRun, module: Sequence[str]) -> str:
-    """What a module prints on a run's folder; its other lines go to the run's log.
+    """The output of a module on a run's folder; its other lines go to the run's log.
 
     Raises:
         UserError: it failed.

@@ -1,4 +1,4 @@
-"""What of a run's answers is explained: for each task, its network, its scores and their pixels."""
+"""The parts of a run that `explain` asks: for each task, its network, scores and pixels."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -92,23 +92,36 @@ class Subject(Protocol):
         ...
 
 
-class WholeImage:
-    """A class, or the labels, of a whole image."""
+class OfTask:
+    """The part that all tasks share.
 
-    local = False
+    Args:
+        predictor: of the run.
+        names: of its classes.
+    """
 
     def __init__(self, predictor: Predictor, names: Sequence[str]) -> None:
         self._predictor, self._task, self._names = predictor, predictor.task, names
 
     def network(self, variables: Any) -> Network:
-        """The classifier."""
+        """The network with its variables."""
         return lambda images: self._task.model.apply(variables, images, train=False)
+
+    def _normalized(self, image: np.ndarray) -> jax.Array:
+        """A batch of one image as the network gets it."""
+        return normalize(floating(jnp.asarray(image[None])), self._task.mean, self._task.std)
+
+
+class WholeImage(OfTask):
+    """A class, or the labels, of a whole image."""
+
+    local = False
 
     def view(self, content: np.ndarray) -> View:
         """The evaluation's crop; of ten, the one in the middle."""
         image = self._predictor.examples(content)[0]["image"]
         image = image[4] if image.ndim == 4 else image
-        images = normalize(floating(jnp.asarray(image[None])), self._task.mean, self._task.std)
+        images = self._normalized(image)
         return View(images, (0, 0, *image.shape[:2]), as_rgb(image))
 
     def questions(
@@ -139,17 +152,10 @@ class WholeImage:
         return jax.nn.sigmoid(outputs[asked])
 
 
-class Pixels:
+class Pixels(OfTask):
     """The classes of a mask: the pixels that are predicted as one of them."""
 
     local = False
-
-    def __init__(self, predictor: Predictor, names: Sequence[str]) -> None:
-        self._predictor, self._task, self._names = predictor, predictor.task, names
-
-    def network(self, variables: Any) -> Network:
-        """The segmenter."""
-        return lambda images: self._task.model.apply(variables, images, train=False)
 
     def view(self, content: np.ndarray) -> View:
         """The image, resized as in training.
@@ -166,7 +172,7 @@ class Pixels:
                 f"an image of {content.shape[0]} x {content.shape[1]} pixels: this run sees "
                 f"{rows} x {columns} at a time; explain a part of that size"
             )
-        images = normalize(floating(jnp.asarray(image[None])), self._task.mean, self._task.std)
+        images = self._normalized(image)
         images, (top, left) = self._task.padded(images, (rows, columns))
         return View(images, (top + margin, left + margin, rows, columns), as_rgb(content))
 
@@ -196,7 +202,7 @@ class Pixels:
         return jnp.mean(jax.nn.softmax(outputs)[..., label], where=pixels)
 
 
-class Objects:
+class Objects(OfTask):
     """The detections of YOLO, one by one.
 
     Raises:
@@ -206,18 +212,14 @@ class Objects:
     local = True
 
     def __init__(self, predictor: Predictor, names: Sequence[str]) -> None:
-        self._predictor, self._task = predictor, predictor.task
+        super().__init__(predictor, names)
         if not hasattr(self._task, "scored"):
             raise UserError("explain: of detectors, only those of --system yolo can be explained")
-
-    def network(self, variables: Any) -> Network:
-        """The grid detector."""
-        return lambda images: self._task.model.apply(variables, images, train=False)
 
     def view(self, content: np.ndarray) -> View:
         """The image, squashed to a square."""
         image = self._predictor.examples(content)[0]["image"]
-        images = normalize(floating(jnp.asarray(image[None])), self._task.mean, self._task.std)
+        images = self._normalized(image)
         return View(images, (0, 0, *image.shape[:2]), as_rgb(content))
 
     def questions(

@@ -111,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _inputs(options: flags.PredictOptions) -> list[str]:
-    """What is predicted of, file by file or sentence by sentence.
+    """The inputs of a prediction, file by file or sentence by sentence.
 
     Raises:
         UserError: an input stands for nothing, or is a video.

@@ -55,19 +55,24 @@ _AIRBENCH_CROPPED = {
     "crop": "resized",
 }
 
+# The same for 400 steps of some dozens of images.
+_SHORT = {
+    "width": 0.25,
+    "steps": 400,
+    "eval_every": 200,
+    "learning_rate": 0.6,
+    "weight_decay": 0.0153 / NESTEROV,
+    "warmup": 92,
+    "whiten": 1000,
+}
+
 CLASSIFICATION: dict[str, dict[str, Any]] = {
     # The built-in scenes: 99 % within a minute of two CPU cores.
     "shapes": {
         **_AIRBENCH,
-        "width": 0.25,
+        **_SHORT,
         "batch_size": 64,
         "eval_batch_size": 256,
-        "steps": 400,
-        "eval_every": 200,
-        "learning_rate": 0.6,
-        "weight_decay": 0.0153 / NESTEROV,
-        "warmup": 92,
-        "whiten": 1000,
     },
     # The same with another network: 95 % within three minutes with `--model resnet20`.
     "shapes_others": {
@@ -207,7 +212,7 @@ CLASSIFICATION: dict[str, dict[str, Any]] = {
     # --learning-rate 0.2` 38 %.
     "products": {
         **_AIRBENCH_CROPPED,
-        "width": 0.25,
+        **_SHORT,
         "image_size": 64,
         "canvas_size": 80,
         "crop_scale": (0.4, 1.0),
@@ -215,12 +220,6 @@ CLASSIFICATION: dict[str, dict[str, Any]] = {
         "views": "mirror",
         "batch_size": 32,
         "eval_batch_size": 120,
-        "steps": 400,
-        "eval_every": 200,
-        "learning_rate": 0.6,
-        "weight_decay": 0.0153 / NESTEROV,
-        "warmup": 92,
-        "whiten": 1000,
     },
     # Huang et al. 2017, table 2: 95.49 % on CIFAR-10.
     "densenet_cifar": {

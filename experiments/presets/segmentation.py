@@ -45,7 +45,7 @@ SEGMENTATION: dict[str, dict[str, Any]] = {
         "flip": True,
     },
     # Badrinarayanan et al. 2017, section 3.2: 360 x 480 pixels, a fixed rate, until the validation
-    # loss ends to fall; 40,000 steps and more in section 4.
+    # loss stops falling; 40,000 steps and more in section 4.
     "segnet_camvid": {
         "model": "segnet",
         "image_shape": (360, 480),

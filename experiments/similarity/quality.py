@@ -64,7 +64,7 @@ def table(index: Index, embedder: Embedder, spec: str, split: Split, baselines: 
 
 
 class Truth:
-    """Which rows of an index belong to each query: those of its class, without the query itself.
+    """The rows of an index that belong to each query: those of its class, without the query.
 
     Attributes:
         notice: a line about queries to which no row belongs; empty if there are none.

@@ -1,4 +1,4 @@
-"""What is compared: whole images, the objects that a detector finds, or the boxes of a data set."""
+"""The regions that are compared: whole images, detected objects, or the boxes of a data set."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
