@@ -6,15 +6,18 @@ from cnn_jax import files
 from cnn_jax.errors import UserError
 from cnn_jax.models.graph import graph
 from cnn_jax.reports.network import draw
-from cnn_jax.runs.folder import NETWORK_FILE
+from cnn_jax.runs.folder import CONFIG_FILE, NETWORK_FILE
 
 from .run import Run
 
 
 def write_network(run: Run) -> None:
-    """Draw the network into the run's folder, where its page finds it, unless it is there."""
+    """Draw the network into the run's folder, where its page finds it, unless it is there.
+
+    A start that ended before `config.json` may have left that of another network.
+    """
     path = run.out / NETWORK_FILE
-    if not path.exists():
+    if not (path.exists() and (run.out / CONFIG_FILE).exists()):
         files.replace(path, picture(run))
 
 

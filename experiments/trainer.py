@@ -349,13 +349,16 @@ def evaluate(run: Run) -> None:
 
 
 def describe(run: Run, log: RunLog, measured: Mapping[str, Any]) -> None:
-    """Write `config.json`, with what was measured of the data, and the run's other files."""
-    log.write_config(flags.described(run.options, {**run.recorded, **measured}))
+    """Write `config.json`, with what was measured of the data, and the run's other files.
+
+    `config.json` is the last: where it stands, the run can be resumed.
+    """
     log.write_environment()
     if log.enabled:
         drawn.write_network(run)
         for name, content in run.files.items():
             files.replace(run.out / name, content)
+    log.write_config(flags.described(run.options, {**run.recorded, **measured}))
 
 
 def best_keeper(run: Run, step: int) -> Best | None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cnn_jax import files
 from cnn_jax.errors import UserError
 from cnn_jax.training import checkpoints
 from experiments import predict, translate
@@ -81,6 +82,29 @@ def test_stopped_and_resumed_a_run_ends_with_the_same_bits(file, trained, tmp_pa
     evaluations = [row for row in rows(trained) if row["split"] == "eval"]
     assert [row for row in rows(out) if row["split"] == "eval"] == evaluations
     assert checkpoints.steps(out / "best") == checkpoints.steps(trained / "best")
+
+
+def test_a_run_stopped_while_it_writes_its_first_files_can_be_started_again(
+    file, tmp_path, monkeypatch
+):
+    out, replace = tmp_path / "run", files.replace
+    described = {"environment.json", "network.svg", "vocabulary.json"}
+    for count in range(len(described) + 1):
+        written = []
+
+        def stopped(path, content, count=count, written=written):
+            if len(written) == count:
+                raise KeyboardInterrupt
+            written.append(path.name)
+            replace(path, content)
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(files, "replace", stopped)
+            train(file, out)
+        assert not (out / "config.json").exists()
+    assert set(written) == described
+    train(file, out)
+    assert rows(out)
 
 
 def test_evaluating_again_gives_the_same_figures_and_beams_others(trained):
