@@ -8,6 +8,9 @@ from jaxtyping import Float, Float32
 EPSILON = 5e-4
 """The variance that is added to each component's, so that noise is not made large."""
 
+NO_VARIANCE = 1e-8
+"""The share of the largest variance below which a component holds only errors of rounding."""
+
 
 def whitening_filters(
     images: Iterable[Float[np.ndarray, "height width channels"]],
@@ -17,7 +20,9 @@ def whitening_filters(
     """Compute filters whose responses to the patches of images are uncorrelated and of variance 1.
 
     They are the principal components of the patches' second moments, each divided by its standard
-    deviation; the one of largest variance is the first. There are as many as a patch has numbers.
+    deviation; the one of largest variance is the first. There are as many as a patch has numbers,
+    less those without variance: of grey images in three equal channels, a third remains. Batch norm
+    would enlarge the response of the others, which is noise, to a variance of 1.
 
     Args:
         images: one image at least; their mean should be about zero.
@@ -37,6 +42,7 @@ def whitening_filters(
         patches = patches.astype(np.float64)
         moments, count = moments + patches.T @ patches, count + len(patches)
     variances, components = np.linalg.eigh(moments / count)
-    # In float64 a component without variance may come out a little below zero.
-    filters = (components / np.sqrt(np.maximum(variances, 0) + epsilon))[:, ::-1]
-    return filters.reshape(*size, -1, filters.shape[1]).astype(np.float32)
+    kept = variances > NO_VARIANCE * variances[-1]
+    filters = (components[:, kept] / np.sqrt(variances[kept] + epsilon))[:, ::-1]
+    channels = len(filters) // (size[0] * size[1])
+    return filters.reshape(*size, channels, kept.sum()).astype(np.float32)

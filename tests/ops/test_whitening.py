@@ -41,6 +41,20 @@ def test_small_components_are_held_back_and_large_ones_come_first():
     variances = np.linalg.eigvalsh(flat.T @ flat / len(flat))[::-1]
     responses = flat @ whitening_filters(images, (2, 2), epsilon=0.02).reshape(8, 8)
     np.testing.assert_allclose((responses**2).mean(0), variances / (variances + 0.02), rtol=1e-4)
-    # A channel that is always dark has no variance at all, and still gives numbers.
+    # A channel that is always dark has no variance at all.
     images[..., 1] = 0
-    assert np.isfinite(whitening_filters(images, (2, 2))).all()
+    assert whitening_filters(images, (2, 2)).shape == (2, 2, 2, 4)
+
+
+@pytest.mark.parametrize(("mean", "kept"), [((0.5, 0.5, 0.5), 4), ((0.485, 0.456, 0.406), 5)])
+def test_components_that_hold_only_rounding_are_left_out(mean, kept):
+    """Grey images in three equal channels: four pixels vary, and with other means a constant."""
+    rng = np.random.default_rng(2)
+    grey = rng.uniform(size=(6, 9, 9, 1)).astype(np.float32)
+    images = ((grey - np.float32(mean)) / np.float32(0.23)).astype(np.float32)
+    filters = whitening_filters(images, (2, 2))
+    assert filters.shape == (2, 2, 3, kept)
+    responses = patches_of(images, 2, 2) @ filters.reshape(12, kept)
+    assert (responses**2).mean(0).min() > 0.9
+    black = whitening_filters(np.zeros_like(images), (2, 2))
+    assert black.shape == (2, 2, 3, 0)
