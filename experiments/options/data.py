@@ -103,7 +103,7 @@ class WholeImageOptions(DataOptions):
     """Pixels on a side of the images that are augmented on the device."""
     ten_crop: bool = flag(False, resumable=True)
     """Evaluate the corners, the centre and their mirror images instead of the centre alone."""
-    views: ViewKind = flag("one", resumable=True, aliases="tta")
+    views: ViewKind = flag("one", resumable=True)
     """Views of an image whose logits an evaluation averages: the image; `mirror`: its mirror image
     too; `shift`: both also moved by a pixel, towards two corners."""
 
