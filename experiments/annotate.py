@@ -34,7 +34,7 @@ from cnn_jax.tasks.annotation import Annotation, Decision, LossName, Thresholds
 from . import images, presets, states, trainer
 from . import options as flags
 from .channels import fitting, normalization
-from .run import Run, predictions
+from .run import Run, chooses, evaluated_split, predictions, reads_training_set
 
 THRESHOLDS_FILE = "thresholds.json"
 
@@ -144,10 +144,10 @@ def build(options: Options) -> Run:
     open_split = partial(
         trainer.open_source, options, formats=TAG_FORMATS, **dataclasses.asdict(options.tags)
     )
-    split = trainer.evaluated_split(options)
+    split = evaluated_split(options)
     held_out = open_split(split, image_size=sizes.resize)
     training = None
-    if trainer.reads_training_set(options.run):
+    if reads_training_set(options.run):
         training = open_split("train", image_size=sizes.canvas)
     thresholds = None
     if split != "eval" and options.rule.decision in ("tuned", "per-label"):
@@ -165,7 +165,7 @@ def build(options: Options) -> Run:
         options=options,
         task=task,
         model=task.model,
-        inputs=trainer.image_input(sizes.training, sizes.training, options.data.channels),
+        inputs=(task.network_input,),
         training_set=training_set,
         evaluation_set=trainer.evaluation_batches(options, held_out, transform),
         report=Report(out, held_out, options, task, predictions(options)),
@@ -223,7 +223,7 @@ class Report:
         predictions: RowsFile | None = None,
     ) -> None:
         self._out, self._source, self._task = out, source, task
-        self._chooses = trainer.chooses(options)
+        self._chooses = chooses(options)
         self._predictions = predictions
         transform = dataclasses.replace(options.evaluation_transform, ten_crop=False)
         self._transform = prepared(source, transform)

@@ -33,7 +33,7 @@ from . import class_weights, images, presets, trainer
 from . import options as flags
 from .balance import balanced
 from .channels import fitting, normalization
-from .run import Run, predictions
+from .run import Run, evaluated_split, predictions, reads_training_set
 
 
 @dataclass(frozen=True)
@@ -93,13 +93,11 @@ def build(options: Options) -> Run:
     """The run that the options describe."""
     options = images.with_packed_sizes(options)
     sizes = options.sizes
-    held_out = trainer.open_source(
-        options, trainer.evaluated_split(options), image_size=sizes.resize
-    )
+    held_out = trainer.open_source(options, evaluated_split(options), image_size=sizes.resize)
     if options.run.best == "top5" and len(held_out.class_names) <= 5:
         raise UserError("--best top5: measured of more than 5 classes, and the data has fewer")
     training = None
-    if trainer.reads_training_set(options.run):
+    if reads_training_set(options.run):
         training = trainer.open_source(options, "train", image_size=sizes.canvas)
     balance = balanced(options, training, held_out.class_names)
     task = build_task(options, held_out.class_names, balance.weights)
@@ -116,7 +114,7 @@ def build(options: Options) -> Run:
         options=options,
         task=task,
         model=task.model,
-        inputs=trainer.image_input(sizes.training, sizes.training, options.data.channels),
+        inputs=(task.network_input,),
         training_set=training_set,
         evaluation_set=trainer.evaluation_batches(options, held_out, transform),
         report=ClassificationReport(
@@ -134,8 +132,7 @@ def first_parameters(
     options: Options, task: Classification, source: Source, params: dict[str, Any]
 ) -> dict[str, Any]:
     """The parameters that training starts from, of those that are drawn."""
-    start, side = options.start, task.image_size
-    (image,) = trainer.image_input(side, side, options.data.channels)
+    start, image = options.start, task.network_input
     if start.identity_init:
         params = starts.with_identities(params, starts.convolutions(task.model, image))
     if start.whiten:

@@ -33,7 +33,7 @@ from cnn_jax.tasks.translation import HeldOut, Translation
 
 from . import options as flags
 from . import presets, trainer
-from .run import Run, predictions
+from .run import Run, evaluated_split, predictions
 
 VOCABULARY_FILE = "vocabulary.json"
 
@@ -202,7 +202,7 @@ def build(options: Options) -> Run:
     """The run that the options describe."""
     _check(options)
     out, chosen = trainer.folder(options), options.data
-    split = trainer.evaluated_split(options)
+    split = evaluated_split(options)
     held_out = _open(options, split)
     # A run that goes on, and one that starts from another, keep its vocabularies.
     earlier = out if options.run.resume or options.run.eval_only else None

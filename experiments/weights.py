@@ -124,9 +124,9 @@ def to_torch(options: Options) -> None:
     state, notices = states.restored(task, kept.directory)
     for notice in notices:
         flags.warn(notice)
-    if getattr(task, "loss_name", None) in PROXY_LOSSES:
+    if task.loss_name in PROXY_LOSSES:
         flags.warn(f"{run}: its logits are cosines, which the last layer in torch does not compute")
-    variables = jax.device_get({"params": state.params, **state.model_state})
+    variables = jax.device_get(state.variables)
     tensors = weights.to_tensors(task.model, variables)
     files.replace(path, write(tensors))
     print(f"{path}: {len(tensors)} tensors of {run}; {kept.told(state)}")

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 from PIL import Image
@@ -149,7 +148,7 @@ class Explainer:
         print(loaded.network.told, file=sys.stderr)
         self._loaded, state = loaded, loaded.network.state
         self._task = loaded.predictor.task
-        self._variables = {"params": state.params, **state.model_state}
+        self._variables = state.variables
         self._subject = SUBJECTS[verb](loaded.predictor, self._names)
         self._outputs = compile_inference(
             lambda variables, images: self._subject.network(variables)(images)
@@ -169,22 +168,12 @@ class Explainer:
     @property
     def first_layer(self) -> str:
         """The name of the first convolution."""
-        shape = (1, *self._task_input(), len(self._task.mean))
-        layers = convolutions(self._task.model, jax.ShapeDtypeStruct(shape, jnp.float32))
-        return "/".join(next(iter(layers)))
+        return "/".join(next(iter(convolutions(self._task.model, self._task.network_input))))
 
     def filters(self) -> np.ndarray:
         """The filters of the first convolution, as a picture."""
         kernels = traverse_util.flatten_dict(self._variables["params"], sep="/")
         return filter_sheet(np.asarray(kernels[f"{self.first_layer}/kernel"], np.float32))
-
-    def _task_input(self) -> tuple[int, int]:
-        """Rows and columns of a legal input."""
-        task = self._task
-        if hasattr(task, "size"):
-            return tuple(map(task.model.legal_size, task.size))
-        side = getattr(task, "image_size", None) or task.evaluation.image_size
-        return side, side
 
     def _seen(self, name: str, content: np.ndarray) -> View:
         try:
