@@ -96,7 +96,8 @@ class AnnotationLoss:
     positive_weights: tuple[float, ...] = flags.flag(
         (), above=0, maximum=1e6, only={"loss": ("sigmoid",)}
     )
-    """Weight of a label that holds in the loss: one number for all labels, or one for each."""
+    """Weight, in the loss, of the labels that an image has: one number for all labels, or one for
+    each."""
     focal_gamma: float = flags.flag(0.0, minimum=0, maximum=100, only={"loss": ("sigmoid",)})
     """Exponent of the focal loss (Lin et al. 2017); 0 stands for the plain logistic loss."""
 

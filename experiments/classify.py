@@ -41,12 +41,14 @@ class ClassificationLoss:
     """The loss that training minimises."""
 
     loss: LossName = "softmax"
-    """Cross-entropy over the classes; a logistic loss for each class; or, for features that are
-    searched, of cosines with a learnt proxy of each class: their cross-entropy, or Proxy-NCA."""
+    """softmax: cross-entropy over the classes; sigmoid: a logistic loss for each class; proxy and
+    proxy_nca, for features that are searched: cross-entropy or Proxy-NCA of the cosines with a
+    learnt proxy of each class."""
     label_smoothing: float = flags.flag(0.0, minimum=0, maximum=1)
     """Share of the target that is spread evenly over all classes."""
     logit_scale: float | None = flags.flag(None, above=0, maximum=1000)
-    """Factor of the network's logits, in training and in prediction. Default: 1; of cosines 20."""
+    """Factor of the network's logits, in training and in prediction. Default: 1, and 20 for
+    cosines."""
 
     @property
     def scale(self) -> float:
@@ -59,10 +61,10 @@ class StartOptions:
     """Parameters that do not start from random values."""
 
     whiten: int = flags.flag(0, minimum=0, maximum=LARGEST_INT, unless={"init_from": flags.GIVEN})
-    """Training images whose patches the first convolution's filters whiten at the start, the one
-    half and, negated, the other; 0 for random filters."""
+    """Number of training images whose patches the first convolution's filters whiten at the start;
+    one half of the filters is the other half, negated. 0 for random filters."""
     identity_init: bool = flags.flag(False, unless={"init_from": flags.GIVEN})
-    """Start all 3x3 convolutions but the first as the identity, as far as they have channels."""
+    """Start every 3x3 convolution but the first as the identity, on as many channels as it has."""
 
 
 Classifier = flags.model_group("classifier")

@@ -101,8 +101,8 @@ class SegmentationLoss:
     loss: LossName = "cross_entropy"
     """Cross-entropy of every pixel, one minus the Dice coefficient, or their sum."""
     class_weights: tuple[str, ...] = flags.flag((), unless={"loss": ("dice",)}, metavar="WEIGHT")
-    """Weights of the classes: `median_frequency`; `balanced`, the mean number of pixels of a class
-    over its own; a number for each class; or NAME=NUMBER for some."""
+    """Weights of the classes: `median_frequency`; `balanced`, the mean number of pixels over all
+    classes divided by the class's own number; a number for each class; or NAME=NUMBER for some."""
     border_weight: float = flags.flag(0.0, minimum=0, maximum=1e6, unless={"loss": ("dice",)})
     """Weight that is added between two cells that touch; U-Net's w0, 10 in the paper."""
     border_sigma: float = flags.flag(

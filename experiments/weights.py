@@ -38,7 +38,7 @@ _OF_STRUCTURE = ("stem", "width", "shortcut", "compression")
 
 @dataclass(frozen=True)
 class Options:
-    """List weights with a name, make a run of them, or write a run's for torch."""
+    """List published weights, make a run of them, or write a run's weights for torch."""
 
     verb: ClassVar[str] = "weights"
 
@@ -47,9 +47,9 @@ class Options:
     )
     """`list [WORD ...]`, `to-run NAME|FILE RUN`, or `to-torch RUN FILE`."""
     arguments: tuple[str, ...] = flags.flag((), positional=True, metavar="ARGUMENT")
-    """Those of the action."""
+    """The arguments of the action."""
     weights_dir: str | None = flags.flag(None, only={"action": ("to-run",)}, metavar="DIR")
-    """Folder in which weights with a name are looked for before they are fetched."""
+    """Folder in which weights with a name are looked for before they are downloaded."""
     model: str | None = flags.flag(None, only={"action": ("to-run",)}, metavar="NAME")
     """Architecture of a file, or of weights of the Hub that are not in the list."""
     state: Literal["best", "last"] | None = flags.flag(None, only={"action": ("to-torch",)})

@@ -45,10 +45,10 @@ class Decision:
     k: Annotated[int, Range(1, 65_536)] = 3
     """The number of labels that `--decision topk` gives."""
     threshold: Annotated[float, Range(0, 1, above=True, below=True)] = 0.5
-    """A probability."""
+    """The least probability of a label."""
     f_beta: Annotated[float, Range(0, 1000, above=True)] = 2.0
-    """Thresholds are chosen for the highest F of this beta, averaged over images: 2 counts recall
-    twice as much as precision, 1 the same."""
+    """Beta of the F measure, averaged over images, that thresholds are chosen for: 2 counts recall
+    twice as much as precision, 1 as much."""
 
     def __post_init__(self) -> None:
         check_ranges(self)

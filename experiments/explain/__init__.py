@@ -74,12 +74,13 @@ class Options:
     answer: str | None = flags.flag(
         None, aliases="class", metavar="NAME|N", only={"method": ("grad_cam", "occlusion")}
     )
-    """Class that is explained, by its name or its number from 0. Default: what the run answers."""
+    """Class that is explained, by its name or its number from 0; also typed as `--class`. Default:
+    what the run answers."""
     stage: str | None = flags.flag(None, metavar="NAME", only={"method": ("grad_cam", "features")})
     """Map of the network, such as stage2. Default: the coarsest."""
     patch: int | None = flags.flag(None, minimum=1, maximum=65_536, only={"method": ("occlusion",)})
-    """Pixels on a side of the grey square, of the image that the network sees. Default: a quarter
-    of its shorter side."""
+    """Side of the grey square, in pixels of the image that the network sees. Default: a quarter of
+    its shorter side."""
     top: int = flags.flag(
         3, minimum=1, maximum=1000, only={"method": ("grad_cam", "occlusion")}, aliases="topk top-k"
     )

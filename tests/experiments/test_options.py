@@ -372,6 +372,29 @@ def test_help_has_sections_and_examples_and_fits_80_columns(options, capsys, mon
     assert f"python -m experiments.{options.verb} " in last
 
 
+def help_of(options, capsys):
+    with pytest.raises(SystemExit):
+        flags.typed(options, ["--help"])
+    return capsys.readouterr().out
+
+
+def test_help_names_each_value_of_a_flag_once(capsys):
+    text = help_of(flags.PredictOptions, capsys)
+    assert "  --line X1 Y1 X2 Y2  " in text and "Y2 X1" not in text
+
+
+def test_a_section_names_only_conditions_that_all_of_its_flags_have(capsys):
+    text = help_of(OPTIONS["inspect"], capsys)
+    labels, _, _ = text.partition("\nlabels:\n")[2].partition("\n\n")
+    assert labels and "Only with" not in labels
+    # One flag of this section is narrower than the others.
+    sampling, _, rest = (
+        help_of(detect.Options, capsys).partition("\nsampling:\n")[2].partition("\n\n")
+    )
+    assert "Only with --system fast_rcnn or rcnn." in " ".join(sampling.split())
+    assert "Only with --system fast_rcnn." in " ".join(rest.split())
+
+
 def test_help_beside_a_system_leaves_out_the_others(capsys):
     with pytest.raises(SystemExit):
         flags.typed(detect.Options, ["--system", "rcnn", "--help"])
