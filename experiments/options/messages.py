@@ -186,7 +186,7 @@ def unknown(token: str, options: type) -> str:
 
 def _other_verbs(options: type) -> Iterator[tuple[str, set[str]]]:
     """The names of the flags of the other verbs."""
-    own = getattr(options, "verb", None)
+    own = options.verb
     if own not in VERBS and own != "predict":
         return
     found = {verb: importlib.import_module(f"{_PACKAGE}.{verb}").Options for verb in VERBS}
