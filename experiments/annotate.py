@@ -34,7 +34,7 @@ from cnn_jax.tasks.annotation import Annotation, Decision, LossName, Thresholds
 from . import images, presets, states, trainer
 from . import options as flags
 from .channels import fitting, normalization
-from .run import Run, predictions
+from .run import Run, chooses, evaluated_split, predictions, reads_training_set
 
 THRESHOLDS_FILE = "thresholds.json"
 
@@ -96,7 +96,8 @@ class AnnotationLoss:
     positive_weights: tuple[float, ...] = flags.flag(
         (), above=0, maximum=1e6, only={"loss": ("sigmoid",)}
     )
-    """Weight of a label that holds in the loss: one number for all labels, or one for each."""
+    """Weight, in the loss, of the labels that an image has: one number for all labels, or one for
+    each."""
     focal_gamma: float = flags.flag(0.0, minimum=0, maximum=100, only={"loss": ("sigmoid",)})
     """Exponent of the focal loss (Lin et al. 2017); 0 stands for the plain logistic loss."""
 
@@ -144,10 +145,10 @@ def build(options: Options) -> Run:
     open_split = partial(
         trainer.open_source, options, formats=TAG_FORMATS, **dataclasses.asdict(options.tags)
     )
-    split = trainer.evaluated_split(options)
+    split = evaluated_split(options)
     held_out = open_split(split, image_size=sizes.resize)
     training = None
-    if trainer.reads_training_set(options.run):
+    if reads_training_set(options.run):
         training = open_split("train", image_size=sizes.canvas)
     thresholds = None
     if split != "eval" and options.rule.decision in ("tuned", "per-label"):
@@ -165,7 +166,7 @@ def build(options: Options) -> Run:
         options=options,
         task=task,
         model=task.model,
-        inputs=trainer.image_input(sizes.training, sizes.training, options.data.channels),
+        inputs=(task.network_input,),
         training_set=training_set,
         evaluation_set=trainer.evaluation_batches(options, held_out, transform),
         report=Report(out, held_out, options, task, predictions(options)),
@@ -223,7 +224,7 @@ class Report:
         predictions: RowsFile | None = None,
     ) -> None:
         self._out, self._source, self._task = out, source, task
-        self._chooses = trainer.chooses(options)
+        self._chooses = chooses(options)
         self._predictions = predictions
         transform = dataclasses.replace(options.evaluation_transform, ten_crop=False)
         self._transform = prepared(source, transform)

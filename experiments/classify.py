@@ -33,7 +33,7 @@ from . import class_weights, images, presets, trainer
 from . import options as flags
 from .balance import balanced
 from .channels import fitting, normalization
-from .run import Run, predictions
+from .run import Run, evaluated_split, predictions, reads_training_set
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,14 @@ class ClassificationLoss:
     """The loss that training minimises."""
 
     loss: LossName = "softmax"
-    """Cross-entropy over the classes; a logistic loss for each class; or, for features that are
-    searched, of cosines with a learnt proxy of each class: their cross-entropy, or Proxy-NCA."""
+    """softmax: cross-entropy over the classes; sigmoid: a logistic loss for each class; proxy and
+    proxy_nca, for features that are searched: cross-entropy or Proxy-NCA of the cosines with a
+    learnt proxy of each class."""
     label_smoothing: float = flags.flag(0.0, minimum=0, maximum=1)
     """Share of the target that is spread evenly over all classes."""
     logit_scale: float | None = flags.flag(None, above=0, maximum=1000)
-    """Factor of the network's logits, in training and in prediction. Default: 1; of cosines 20."""
+    """Factor of the network's logits, in training and in prediction. Default: 1, and 20 for
+    cosines."""
 
     @property
     def scale(self) -> float:
@@ -59,10 +61,10 @@ class StartOptions:
     """Parameters that do not start from random values."""
 
     whiten: int = flags.flag(0, minimum=0, maximum=LARGEST_INT, unless={"init_from": flags.GIVEN})
-    """Training images whose patches the first convolution's filters whiten at the start, the one
-    half and, negated, the other; 0 for random filters."""
+    """Number of training images whose patches the first convolution's filters whiten at the start;
+    one half of the filters is the other half, negated. 0 for random filters."""
     identity_init: bool = flags.flag(False, unless={"init_from": flags.GIVEN})
-    """Start all 3x3 convolutions but the first as the identity, as far as they have channels."""
+    """Start every 3x3 convolution but the first as the identity, on as many channels as it has."""
 
 
 Classifier = flags.model_group("classifier")
@@ -93,13 +95,11 @@ def build(options: Options) -> Run:
     """The run that the options describe."""
     options = images.with_packed_sizes(options)
     sizes = options.sizes
-    held_out = trainer.open_source(
-        options, trainer.evaluated_split(options), image_size=sizes.resize
-    )
+    held_out = trainer.open_source(options, evaluated_split(options), image_size=sizes.resize)
     if options.run.best == "top5" and len(held_out.class_names) <= 5:
         raise UserError("--best top5: measured of more than 5 classes, and the data has fewer")
     training = None
-    if trainer.reads_training_set(options.run):
+    if reads_training_set(options.run):
         training = trainer.open_source(options, "train", image_size=sizes.canvas)
     balance = balanced(options, training, held_out.class_names)
     task = build_task(options, held_out.class_names, balance.weights)
@@ -116,7 +116,7 @@ def build(options: Options) -> Run:
         options=options,
         task=task,
         model=task.model,
-        inputs=trainer.image_input(sizes.training, sizes.training, options.data.channels),
+        inputs=(task.network_input,),
         training_set=training_set,
         evaluation_set=trainer.evaluation_batches(options, held_out, transform),
         report=ClassificationReport(
@@ -134,8 +134,7 @@ def first_parameters(
     options: Options, task: Classification, source: Source, params: dict[str, Any]
 ) -> dict[str, Any]:
     """The parameters that training starts from, of those that are drawn."""
-    start, side = options.start, task.image_size
-    (image,) = trainer.image_input(side, side, options.data.channels)
+    start, image = options.start, task.network_input
     if start.identity_init:
         params = starts.with_identities(params, starts.convolutions(task.model, image))
     if start.whiten:

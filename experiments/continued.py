@@ -38,7 +38,7 @@ def check_examples(run: Run, examples_per_epoch: int) -> None:
     With `--skip-bad-images` it may have others.
     """
     before = read_object(run.out / CONFIG_FILE).get(EXAMPLES, examples_per_epoch)
-    lenient = getattr(run.options.data, "skip_bad_images", False)
+    lenient = flags.flat(run.options).get("skip_bad_images", False)
     if before != examples_per_epoch and not lenient:
         raise UserError(
             f"--data {run.options.data.data}: has {examples_per_epoch} training examples; the run "

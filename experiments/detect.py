@@ -42,7 +42,7 @@ from .detection.fast_rcnn import FastRcnnOptions, FastRcnnSystem
 from .detection.rcnn import RcnnOptions, RcnnSystem
 from .detection.regions import RegionOptions
 from .detection.yolo import YoloOptions, YoloSystem
-from .run import Run, predictions
+from .run import Run, chooses, evaluated_split, predictions, reads_training_set
 
 SYSTEMS: dict[str, type[System]] = {
     "yolo": YoloSystem,
@@ -143,9 +143,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 def build(options: Options) -> Run:
     """The run that the options describe."""
     system = SYSTEMS[options.detector.system](options)
-    split = trainer.evaluated_split(options)
+    split = evaluated_split(options)
     held_out = system.open(split)
-    training = system.open("train") if trainer.reads_training_set(options.run) else None
+    training = system.open("train") if reads_training_set(options.run) else None
     notices = [f"{split}: {line}" for line in getattr(held_out, "notices", ())]
     if training is not None and not options.run.eval_only:
         surveyed = box_survey.survey(training)
@@ -176,14 +176,14 @@ def build(options: Options) -> Run:
         options=options,
         task=task,
         model=task.model,
-        inputs=system.inputs(),
+        inputs=system.inputs(task),
         training_set=training_set,
         evaluation_set=system.evaluation_set(held_out),
         report=Report(
             out,
             held_out,
             task,
-            trainer.chooses(options),
+            chooses(options),
             options.detector.similar_labels(names),
             predictions(options),
         ),

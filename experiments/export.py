@@ -21,19 +21,19 @@ import numpy as np
 from jax import export as jax_export
 
 from cnn_jax import files
-from cnn_jax.conventions import SPECIAL
 from cnn_jax.errors import UserError
 
-from . import onnx_programs, states, translate
+from . import onnx_programs, states
 from . import options as flags
 from .predict import PREDICTORS, verb_of
-from .predict.predictor import Predictor
 
 DESCRIPTION = "model.json"
 FOLDER = "exported"
 """The folder below a run's where the program goes unless the user names one."""
 
 Arrays = Mapping[str, Any]
+
+_SAMPLES = 2  # examples that programs are compared with
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,8 @@ def exported(run: Path, verb: str, options: Options) -> tuple[bytes, dict[str, A
         return predictor.outputs(predictor.select(predictions))
 
     (batch,) = jax_export.symbolic_shape("batch")
-    examples = _samples(predictor, verb, run)
+    drawn = predictor.samples(np.random.default_rng(0), _SAMPLES)
+    examples = {name: np.stack([one[name] for one in drawn]) for name in drawn[0]}
     inputs = {
         name: jax.ShapeDtypeStruct((batch, *value.shape[1:]), value.dtype)
         for name, value in examples.items()
@@ -137,22 +138,6 @@ def _shapes(arrays: Arrays) -> dict[str, Any]:
         }
         for name, x in arrays.items()
     }
-
-
-def _samples(predictor: Predictor, verb: str, run: Path) -> dict[str, np.ndarray]:
-    """Two examples of noise as the predictor makes them, for their shapes and for comparison."""
-    rng = np.random.default_rng(0)
-    if verb == "translate":
-        length = flags.stored(translate.Options, run).data.max_length
-        tokens = len(translate.read_vocabularies(run)[0])
-        return {"source": rng.integers(len(SPECIAL), tokens, (2, length), np.int32)}
-    size = getattr(predictor.task, "size", (64, 64))
-    reading = predictor.reading
-    most = np.iinfo(reading.dtype).max
-    shape = (2, *size, reading.channels)
-    photos = rng.integers(0, most, shape, reading.dtype, endpoint=True)
-    examples = [predictor.examples(photo)[0] for photo in photos]
-    return {name: np.stack([one[name] for one in examples]) for name in examples[0]}
 
 
 def _read(program: Callable[[Arrays], Any], inputs: Arrays) -> list[str]:

@@ -1,19 +1,19 @@
 """The memory that a run needs, estimated from shapes before anything of it is allocated."""
 
-from collections.abc import Sequence
-
-import flax.linen as nn
 import jax
 import optax
 
 from cnn_jax import memory
+from cnn_jax.errors import UserError
 from cnn_jax.models import summary
+from cnn_jax.training.feeding import WholeSet
 from cnn_jax.training.state import TrainState
+
+from .options import DataOptions
 
 
 def check(
-    model: nn.Module,
-    inputs: Sequence[jax.ShapeDtypeStruct],
+    traced: summary.Trace,
     state: TrainState,
     *,
     evaluated: int,
@@ -26,8 +26,7 @@ def check(
     evaluation. The estimate is low: XLA's programs for a CPU need 1.0 to 1.2 times as much.
 
     Args:
-        model: the network.
-        inputs: its arguments for one example.
+        traced: the network's forward pass.
         state: the state, as shapes.
         evaluated: examples in a step of an evaluation, over all devices.
         trained: examples in each part of a batch, over all devices; 0 where nothing is trained.
@@ -36,10 +35,9 @@ def check(
     Raises:
         UserError: the memory is too small; the message gives both sizes.
     """
-    variables = {"params": state.params, **state.model_state}
-    counts = summary.summarize(model, *inputs, variables=variables, optimizer=optimizer)
+    counts = summary.summarize(traced, optimizer)
     copies, share, free = _devices()
-    example = summary.tree_bytes(inputs) + 2 * counts.largest_bytes
+    example = summary.tree_bytes(traced.inputs) + 2 * counts.largest_bytes
     parts = {"the state": copies * summary.tree_bytes(state)}
     work = {"evaluated examples": share * evaluated * example}
     if trained:
@@ -77,3 +75,23 @@ def free_on_device() -> int | float:
     if "bytes_limit" not in found:
         return float("inf")
     return found["bytes_limit"] - found.get("bytes_in_use", 0)
+
+
+def bytes_on_device(data: DataOptions, batches: WholeSet) -> int:
+    """Decide whether the training examples lie on the devices; return their bytes there, or 0.
+
+    Raises:
+        UserError: they are asked to be, and are no fixed set, or too large.
+    """
+    asked = data.cache == "device"
+    if not (asked or (data.cache is None and jax.default_backend() != "cpu")):
+        return 0
+    if not batches.keeps:
+        if asked:
+            raise UserError("--cache device: these examples are no fixed set; use --cache host")
+        return 0
+    size, free = batches.total_bytes(), free_on_device()
+    if asked:
+        purpose = f"--cache device with examples of {memory.shown(size)}"
+        memory.require(size, purpose, "--cache host", free)
+    return size if asked or size <= free / 3 else 0

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
-from cnn_jax.data import TAG_FORMATS, Task, packed
+from cnn_jax.data import TAG_FORMATS, Task, packed, packing
 from cnn_jax.data.source import Source, Split
 from cnn_jax.data.transforms import BoxTransform, EvaluationTransform, HostTransform, MaskTransform
 from cnn_jax.errors import UserError
@@ -117,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parts = {split: part(options, split) for split in _SPLITS}
     about = {"task": task, "data": options.data.data, "seed": options.run.seed}
     used = _without(given, ("--out", "--task"))
-    if not packed.write(folder, parts, about, used, lambda line: print(line, flush=True)):
+    if not packing.write(folder, parts, about, used, lambda line: print(line, flush=True)):
         print(f"{folder}: packed already")
 
 
@@ -141,10 +141,10 @@ def _without(argv: Sequence[str], left_out: Sequence[str]) -> list[str]:
     return kept
 
 
-def part(options: Any, split: Split) -> packed.Part:
+def part(options: Any, split: Split) -> packing.Part:
     """A split of the data, and the preparation whose canvases are packed."""
     source, transform = _OPEN[options.run.task](options, split)
-    return packed.Part(source, transform)
+    return packing.Part(source, transform)
 
 
 def _whole(options: Any, split: Split, **settings: Any) -> tuple[Source, HostTransform]:

@@ -8,10 +8,13 @@ from typing import Any
 import flax.linen as nn
 import jax
 
+from cnn_jax.data.source import Split
 from cnn_jax.reports.rows import RowsFile
 from cnn_jax.training import evaluation, loop
 from cnn_jax.training.state import TrainState
 from cnn_jax.training.step import Task
+
+from .options import RunOptions
 
 
 @dataclass(frozen=True)
@@ -67,3 +70,21 @@ def predictions(options: Any) -> RowsFile | None:
     """The file that `--predictions` names, for the run's report."""
     path = options.run.predictions
     return None if path is None else RowsFile(path)
+
+
+def evaluated_split(options: Any) -> Split:
+    """The split that the run evaluates."""
+    return options.run.split if options.run.eval_only else "eval"
+
+
+def chooses(options: Any) -> bool:
+    """Tell whether an evaluation chooses the thresholds that predictions use.
+
+    It does on the split `eval`, with the weights that predict.
+    """
+    return evaluated_split(options) == "eval" and options.run.weights is None
+
+
+def reads_training_set(run: RunOptions) -> bool:
+    """Tell whether the training examples are read at all."""
+    return not run.eval_only or run.recalibrate

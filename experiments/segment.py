@@ -36,7 +36,7 @@ from . import class_weights, images, presets, trainer
 from . import options as flags
 from .balance import SURVEYED
 from .channels import fitting, normalization
-from .run import Run, predictions
+from .run import Run, evaluated_split, predictions, reads_training_set
 
 RULES = (*class_weights.RULES, "median_frequency")
 """The rules that compute weights of classes from the pixels of each class."""
@@ -101,8 +101,8 @@ class SegmentationLoss:
     loss: LossName = "cross_entropy"
     """Cross-entropy of every pixel, one minus the Dice coefficient, or their sum."""
     class_weights: tuple[str, ...] = flags.flag((), unless={"loss": ("dice",)}, metavar="WEIGHT")
-    """Weights of the classes: `median_frequency`; `balanced`, the mean number of pixels of a class
-    over its own; a number for each class; or NAME=NUMBER for some."""
+    """Weights of the classes: `median_frequency`; `balanced`, the mean number of pixels over all
+    classes divided by the class's own number; a number for each class; or NAME=NUMBER for some."""
     border_weight: float = flags.flag(0.0, minimum=0, maximum=1e6, unless={"loss": ("dice",)})
     """Weight that is added between two cells that touch; U-Net's w0, 10 in the paper."""
     border_sigma: float = flags.flag(
@@ -150,13 +150,13 @@ def build(options: Options) -> Run:
     out = trainer.folder(options)
     if options.run.best in CELL_ERRORS and not options.masks.cells:
         raise UserError(f"--best {options.run.best}: only measured with --cells")
-    held_out = open_split(options, trainer.evaluated_split(options))
+    held_out = open_split(options, evaluated_split(options))
     size = evaluated_size(options, held_out)
     if folder_of(options.data.data) is not None and options.masks.tile is None:
         # So that images to predict for are resized as those were that are packed.
         options = flags.replace(options, {"image_shape": size})
     training = None
-    if trainer.reads_training_set(options.run):
+    if reads_training_set(options.run):
         training = open_split(options, "train")
         trainer.check_same_classes(options, training, held_out)
     names = held_out.class_names
@@ -193,7 +193,7 @@ def build(options: Options) -> Run:
         options=options,
         task=task,
         model=task.model,
-        inputs=trainer.image_input(*map(task.model.legal_size, task.size), options.data.channels),
+        inputs=(task.network_input,),
         training_set=training_set,
         evaluation_set=trainer.evaluation_batches(options, evaluated, transform),
         report=SegmentationReport(out, evaluated, predictions(options)),

@@ -20,6 +20,7 @@ from cnn_jax.models import published, weights
 from cnn_jax.runs.folder import METRICS_FILE, read_rows
 from cnn_jax.training import checkpoints, parallel, prng
 from cnn_jax.training.backend import compile_single_call
+from cnn_jax.training.best import Best
 from cnn_jax.training.state import TrainState, create
 from cnn_jax.training.step import Task
 
@@ -205,7 +206,7 @@ def initialized(
         other, _ = restored(task, kept(path).directory)
         return other.params, other.model_state
     path = published.located(options.init_from, options.model, options.weights_dir, notify)
-    variables = {"params": state.params, **state.model_state}
+    variables = state.variables
     variables = dict(weights.load(path, model, variables, options.init_head, notify=flags.warn))
     return variables.pop("params"), variables
 
@@ -229,3 +230,17 @@ def _drawn(
     task: Task, optimizer: optax.GradientTransformation, ema: bool, key: jax.Array
 ) -> TrainState:
     return create(*task.init(key), optimizer, ema=ema)
+
+
+def best_keeper(run: Run, step: int) -> Best | None:
+    """The keeper of the best state, which knows the evaluations up to a resumed step."""
+    metric = run.options.run.best
+    if metric is None:
+        return None
+    rows = read_rows(run.out / METRICS_FILE) if step else []
+    earlier = {
+        row["step"]: row[metric]
+        for row in rows
+        if row["split"] == "eval" and row["step"] <= step and metric in row
+    }
+    return Best(metric, run.out / BEST, run.options.run.patience, earlier)

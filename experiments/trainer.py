@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 import optax
 
 from cnn_jax import files, memory
@@ -34,11 +33,10 @@ from cnn_jax.errors import UnfinishedError, UserError, nearest
 from cnn_jax.models import summary
 from cnn_jax.runs import names
 from cnn_jax.runs.claim import claimed
-from cnn_jax.runs.folder import CONFIG_FILE, METRICS_FILE, evaluated, read_rows
+from cnn_jax.runs.folder import CONFIG_FILE, evaluated
 from cnn_jax.runs.log import RunLog
 from cnn_jax.training import checkpoints, evaluation, loop, parallel, prng, stopping
 from cnn_jax.training.backend import keep_freed_memory
-from cnn_jax.training.best import Best
 from cnn_jax.training.feeding import WholeSet
 from cnn_jax.training.profiling import Profile
 from cnn_jax.training.recalibration import recalibrated
@@ -49,11 +47,11 @@ from .length import total_steps
 from .optimization import average, build_optimizer
 from .options import DataOptions, RunOptions
 from .profiled import PROFILE, check_profiled, made_before, profiled_steps
-from .run import Run, folder
+from .run import Run, evaluated_split, folder
 from .states import (
-    BEST,
     CHECKPOINTS,
     FINISHED,
+    best_keeper,
     evaluated_state,
     restored,
     starting_state,
@@ -231,10 +229,11 @@ def train(run: Run) -> None:
         evaluate_last=run.finish is None,
         transform=options.run.parallel,
     )
+    shapes = state_shapes(task, optimizer, plan.average is not None)
+    traced = summary.trace(run.model, *run.inputs, variables=shapes.variables)
     cost = needs.check(
-        run.model,
-        run.inputs,
-        state_shapes(task, optimizer, plan.average is not None),
+        traced,
+        shapes,
         evaluated=evaluation_batch_size(options.data),
         trained=-(-options.data.batch_size // options.optimizer.accumulate),
         optimizer=optimizer,
@@ -251,7 +250,9 @@ def train(run: Run) -> None:
             notices.append(change.line(chosen, learning_rate))
             # Before the new length is recorded: what stages made of the shorter run is in the way.
             shutil.rmtree(run.out / FINISHED, ignore_errors=True)
-    resident = bytes_on_device(options.data, batches) if isinstance(batches, WholeSet) else 0
+    resident, reading = 0, ""
+    if isinstance(batches, WholeSet):
+        resident, reading = needs.bytes_on_device(options.data, batches), batches.reading
     first_process = jax.process_index() == 0
     tracker = tracking.followed(options.run, run.out, first_process)
     with (
@@ -264,8 +265,7 @@ def train(run: Run) -> None:
         ) as log,
         tracker or contextlib.nullcontext(),
     ):
-        describe(run, log, {continued.EXAMPLES: examples_per_epoch})
-        reading = getattr(batches, "reading", "")
+        describe(run, log, traced, {continued.EXAMPLES: examples_per_epoch})
         if resident:
             reading = f"examples: {memory.shown(resident)}, kept on the device"
         notices += made_before(profiled, int(state.step))
@@ -296,12 +296,9 @@ def train(run: Run) -> None:
 def evaluate(run: Run) -> None:
     """Evaluate the newest checkpoint, or `--init-from`; the row joins the run's others."""
     options, task = run.options, run.task
-    needs.check(
-        run.model,
-        run.inputs,
-        state_shapes(run.trained or task, optax.identity()),
-        evaluated=evaluation_batch_size(options.data),
-    )
+    shapes = state_shapes(run.trained or task, optax.identity())
+    traced = summary.trace(run.model, *run.inputs, variables=shapes.variables)
+    needs.check(traced, shapes, evaluated=evaluation_batch_size(options.data))
     state, notices = evaluated_state(run)
     if options.run.recalibrate:
         batches, examples = run.training_set()
@@ -335,12 +332,13 @@ def evaluate(run: Run) -> None:
         tracker or contextlib.nullcontext(),
     ):
         if not (run.out / CONFIG_FILE).exists():
-            describe(run, log, {})
+            describe(run, log, traced, {})
         # After training, those of the data were told at its start.
         for notice in (*(run.notices if options.run.eval_only else ()), *notices):
             log.message(notice)
         # Rows of training are called `train`.
-        split = {"train": "training_set"}.get(evaluated_split(options), evaluated_split(options))
+        split = evaluated_split(options)
+        split = "training_set" if split == "train" else split
         log.report(step, split, measured.metrics)
         if first_process:
             run.report.write(step, measured)
@@ -348,52 +346,20 @@ def evaluate(run: Run) -> None:
         log.write_result(step, split, measured.metrics)
 
 
-def describe(run: Run, log: RunLog, measured: Mapping[str, Any]) -> None:
+def describe(run: Run, log: RunLog, traced: summary.Trace, measured: Mapping[str, Any]) -> None:
     """Write `config.json`, with what was measured of the data, and the run's other files.
 
     `config.json` is the last: where it stands, the run can be resumed.
     """
     log.write_environment()
     if log.enabled:
-        drawn.write_network(run)
+        drawn.write_network(run, traced)
         for name, content in run.files.items():
             files.replace(run.out / name, content)
     log.write_config(flags.described(run.options, {**run.recorded, **measured}))
 
 
-def best_keeper(run: Run, step: int) -> Best | None:
-    """The keeper of the best state, which knows the evaluations up to a resumed step."""
-    metric = run.options.run.best
-    if metric is None:
-        return None
-    rows = read_rows(run.out / METRICS_FILE) if step else []
-    earlier = {
-        row["step"]: row[metric]
-        for row in rows
-        if row["split"] == "eval" and row["step"] <= step and metric in row
-    }
-    return Best(metric, run.out / BEST, run.options.run.patience, earlier)
-
-
 # 3. Data
-
-
-def evaluated_split(options: Any) -> Split:
-    """The split that the run evaluates."""
-    return options.run.split if options.run.eval_only else "eval"
-
-
-def chooses(options: Any) -> bool:
-    """Tell whether an evaluation chooses the thresholds that predictions use.
-
-    It does on the split `eval`, with the weights that predict.
-    """
-    return evaluated_split(options) == "eval" and options.run.weights is None
-
-
-def reads_training_set(run: RunOptions) -> bool:
-    """Tell whether the training examples are read at all."""
-    return not run.eval_only or run.recalibrate
 
 
 def evaluation_batch_size(data: DataOptions) -> int:
@@ -517,31 +483,6 @@ def batch_readers(data: DataOptions, source: Source, evaluated: bool = False) ->
     return {"workers": readers.processes, "reading": readers.reason, **kept, **processes()}
 
 
-def bytes_on_device(data: DataOptions, batches: WholeSet) -> int:
-    """Decide whether the training examples lie on the devices; return their bytes there, or 0.
-
-    Raises:
-        UserError: they are asked to be, and are no fixed set, or too large.
-    """
-    asked = data.cache == "device"
-    if not (asked or (data.cache is None and jax.default_backend() != "cpu")):
-        return 0
-    if not batches.keeps:
-        if asked:
-            raise UserError("--cache device: these examples are no fixed set; use --cache host")
-        return 0
-    size, free = batches.total_bytes(), needs.free_on_device()
-    if asked:
-        purpose = f"--cache device with examples of {memory.shown(size)}"
-        memory.require(size, purpose, "--cache host", free)
-    return size if asked or size <= free / 3 else 0
-
-
 def processes() -> dict[str, int]:
     """The place of this process among those of the run."""
     return {"process_index": jax.process_index(), "process_count": jax.process_count()}
-
-
-def image_input(height: int, width: int, channels: int = 3) -> tuple[jax.ShapeDtypeStruct, ...]:
-    """The arguments of a network that takes one image."""
-    return (jax.ShapeDtypeStruct((1, height, width, channels), np.float32),)

@@ -33,7 +33,7 @@ from cnn_jax.tasks.translation import HeldOut, Translation
 
 from . import options as flags
 from . import presets, trainer
-from .run import Run, predictions
+from .run import Run, evaluated_split, predictions
 
 VOCABULARY_FILE = "vocabulary.json"
 
@@ -93,12 +93,12 @@ class PairOptions:
     train_examples: int | None = flags.flag(
         None, minimum=1, maximum=LARGEST_INT, aliases="max-train-samples"
     )
-    """Number of training pairs, joined ones, drawn by the seed. Default: all."""
+    """Number of training pairs, counted after --join and drawn by the seed. Default: all."""
     reverse: bool = False
     """Translate from the target language to the source language."""
     vocabulary: Level = "word"
-    """Kind of a token. As words, Chinese and Japanese have their characters; Thai, Lao, Khmer and
-    Burmese are cut by a dictionary."""
+    """Kind of a token. The words of Chinese and Japanese are their characters; those of Thai, Lao,
+    Khmer and Burmese are found by a dictionary."""
     min_count: int = flags.flag(
         1, minimum=1, maximum=LARGEST_INT, unless={"vocabulary": ("subword",)}
     )
@@ -108,14 +108,15 @@ class PairOptions:
     lowercase: bool = False
     """Lowercase both sides; BLEU and chrF then ignore case."""
     max_length: int = flags.flag(50, minimum=2, maximum=10_000)
-    """Largest number of tokens in a sentence, its end among them. Longer sentences are left out of
+    """Largest number of tokens in a sentence, its end included. Longer sentences are left out of
     training and cut off at evaluation."""
     buckets: int = flags.flag(4, minimum=1, maximum=100)
-    """Number of shapes that sentences are batched in by their lengths."""
+    """Number of shapes of batches; sentences of similar lengths share one."""
     holdout_fraction: float = flags.flag(
         0.05, range=flags.DATA_RANGES["holdout_fraction"], unless={"data": ("dates",)}
     )
-    """Share of the distinct source sentences in each of eval and test, where the data has none."""
+    """Share of the distinct source sentences that eval and test each get, if the data has no such
+    split."""
     data_dir: str | None = flags.flag(
         None, moves=True, only={"data|eval_data|test_data": ("tfds",)}, metavar="DIR"
     )
@@ -202,7 +203,7 @@ def build(options: Options) -> Run:
     """The run that the options describe."""
     _check(options)
     out, chosen = trainer.folder(options), options.data
-    split = trainer.evaluated_split(options)
+    split = evaluated_split(options)
     held_out = _open(options, split)
     # A run that goes on, and one that starts from another, keep its vocabularies.
     earlier = out if options.run.resume or options.run.eval_only else None

@@ -38,7 +38,7 @@ _OF_STRUCTURE = ("stem", "width", "shortcut", "compression")
 
 @dataclass(frozen=True)
 class Options:
-    """List weights with a name, make a run of them, or write a run's for torch."""
+    """List published weights, make a run of them, or write a run's weights for torch."""
 
     verb: ClassVar[str] = "weights"
 
@@ -47,9 +47,9 @@ class Options:
     )
     """`list [WORD ...]`, `to-run NAME|FILE RUN`, or `to-torch RUN FILE`."""
     arguments: tuple[str, ...] = flags.flag((), positional=True, metavar="ARGUMENT")
-    """Those of the action."""
+    """The arguments of the action."""
     weights_dir: str | None = flags.flag(None, only={"action": ("to-run",)}, metavar="DIR")
-    """Folder in which weights with a name are looked for before they are fetched."""
+    """Folder in which weights with a name are looked for before they are downloaded."""
     model: str | None = flags.flag(None, only={"action": ("to-run",)}, metavar="NAME")
     """Architecture of a file, or of weights of the Hub that are not in the list."""
     state: Literal["best", "last"] | None = flags.flag(None, only={"action": ("to-torch",)})
@@ -124,9 +124,9 @@ def to_torch(options: Options) -> None:
     state, notices = states.restored(task, kept.directory)
     for notice in notices:
         flags.warn(notice)
-    if getattr(task, "loss_name", None) in PROXY_LOSSES:
+    if task.loss_name in PROXY_LOSSES:
         flags.warn(f"{run}: its logits are cosines, which the last layer in torch does not compute")
-    variables = jax.device_get({"params": state.params, **state.model_state})
+    variables = jax.device_get(state.variables)
     tensors = weights.to_tensors(task.model, variables)
     files.replace(path, write(tensors))
     print(f"{path}: {len(tensors)} tensors of {run}; {kept.told(state)}")

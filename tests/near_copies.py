@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cnn_jax.data.decode import decode, list_images
+from cnn_jax.data.decode import decode
 from cnn_jax.data.duplicates import Fingerprints, fingerprint, repeats
 from cnn_jax.data.formats.shapes import scene
+from cnn_jax.data.image_files import list_images
 
 MOST_COPIES = 300
 

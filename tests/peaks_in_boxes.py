@@ -77,10 +77,7 @@ def main() -> None:
     area = np.mean([(box[2] - box[0]) * (box[3] - box[1]) for box in boxes]) / size**2
     trained, _ = states.restored(task, states.kept(run).directory)
     untrained = states.fresh_state(task, optax.identity(), options.run.seed + 1)
-    columns = [
-        shares(task, {"params": state.params, **state.model_state}, images, boxes)
-        for state in (trained, untrained)
-    ]
+    columns = [shares(task, state.variables, images, boxes) for state in (trained, untrained)]
     print(f"{SCENES} scenes of {size} pixels; a box covers {100 * area:.1f} % of the image")
     print("map     trained  random weights")
     for stage, share in columns[0].items():

@@ -103,7 +103,7 @@ import jax
 import jax.numpy as jnp
 
 from cnn_jax.metrics.summary import Summary
-from cnn_jax.tasks.images import apply_training, floating, init
+from cnn_jax.tasks.images import apply_training, floating, image_input, init
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,12 @@ class Regression:
     model: nn.Module
     image_size: int
 
+    @property
+    def network_input(self):
+        return image_input(self.image_size, self.image_size)
+
     def init(self, key):
-        return init(self.model, self.image_size, key)
+        return init(self.model, self.network_input, key)
 
     def loss(self, params, model_state, batch, keys, axis_name=None):
         (outputs, _), model_state = apply_training(
@@ -201,7 +205,7 @@ def build(options: Options) -> Run:
         options=options,
         task=task,
         model=task.model,
-        inputs=trainer.image_input(size, size),
+        inputs=(task.network_input,),
         training_set=training_set,
         evaluation_set=trainer.evaluation_batches(options, held_out, transform),
         report=Report(),

@@ -6,26 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from experiments import (
-    annotate,
-    claims,
-    classify,
-    compare,
-    detect,
-    explain,
-    export,
-    index,
-    inspect,
-    pack,
-    segment,
-    similar,
-    sweep,
-    translate,
-    weights,
-)
 from experiments import options as flags
+from experiments import pack
 from experiments.__main__ import VERBS
-from experiments.benchmark import __main__ as benchmark
+from tests.verbs import OPTIONS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -51,18 +35,7 @@ def test_every_command_and_every_flag_exists():
     known = {
         spelling
         for options in (
-            *(verb.Options for verb in (annotate, classify, detect, segment, translate)),
-            flags.PredictOptions,
-            benchmark.Options,
-            claims.Options,
-            compare.Options,
-            explain.Options,
-            export.Options,
-            index.Options,
-            inspect.Options,
-            similar.Options,
-            weights.Options,
-            sweep.Options,
+            *OPTIONS.values(),
             *map(pack.options_of, ("classify", "annotate", "detect", "segment")),
         )
         for flag in flags.declared(options).values()

@@ -7,7 +7,6 @@ saved state, and the number of threads, workers and processes does not affect th
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,9 +16,9 @@ import grain
 import numpy as np
 
 from cnn_jax import memory, processors
-from cnn_jax.data.shared import Arrays, Column, Kinds, SharedMemory, Slots, columns
+from cnn_jax.data.shared import Arrays, Column, Kinds, SharedMemory, allocated, columns
 from cnn_jax.data.source import Example, Source, Transform, unchanged
-from cnn_jax.data.workers import worker_processes
+from cnn_jax.data.worker_batches import fetching
 from cnn_jax.errors import UserError
 from cnn_jax.progress import in_threads
 
@@ -210,7 +209,7 @@ class KeptRows:
     def stacked(self) -> Batch:
         """Read all examples into arrays, with a row of zeros after the last."""
         count, first = len(self.source), self._prepared(0)
-        arrays = _allocated({n: (v.dtype, (count + 1, *v.shape)) for n, v in first.items()})
+        arrays = allocated({n: (v.dtype, (count + 1, *v.shape)) for n, v in first.items()})
         for column in arrays.values():
             column[count] = 0
         copy = self.gather(np.arange(count))
@@ -291,7 +290,7 @@ class KeptRows:
                 room.enlarge(size)
                 self._map((room, laid, size))
             else:
-                self._columns = _allocated(kinds)
+                self._columns = allocated(kinds)
 
     def _map(self, shared: tuple[SharedMemory, list[Column], int]) -> None:
         room, laid, size = shared
@@ -352,7 +351,7 @@ class _Load:
     rows: slice
 
     def __call__(self, step: int) -> Batch:
-        return self.into(step, _allocated)
+        return self.into(step, allocated)
 
     def indices(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the positions in the stream of a batch's rows, and their indices."""
@@ -418,10 +417,6 @@ def _own(positions: np.ndarray, indices: np.ndarray, count: int) -> Batch:
     return {name: column.astype(_OWN[name]) for name, column in columns.items()}
 
 
-def _allocated(kinds: Kinds) -> Arrays:
-    return {name: np.empty(shape, dtype) for name, (dtype, shape) in kinds.items()}
-
-
 def _require_memory(example: Example, rows: int) -> None:
     """Refuse batches that do not fit: one that is read, one that waits, one on its way."""
     size = sum(np.asarray(value).nbytes for value in example.values())
@@ -472,62 +467,9 @@ class _Reader:
                 raise UserError(*error.args) from None
 
     def _read_in_processes(self, steps: grain.MapDataset, start: int) -> Iterator[Batch]:
-        load = self.load
-        first = load.read(load.indices(start)[1])[0]
-        _, size = columns(load.kinds(load.examples.share(int(first))))
-        slots = Slots(size)
-        with worker_processes(_Fill(load, slots), self.workers) as submit:
-            fetch = _Fetch(load, slots, submit)
+        with fetching(self.load, start, self.workers) as fetch:
             # Each thread waits for one process; one more batch is always in progress.
             yield from self._read(steps.map(fetch), self.workers + 1)
-
-
-@dataclass(frozen=True)
-class _Fill:
-    """The work of a worker process: it loads a batch into shared memory."""
-
-    load: _Load
-    slots: Slots
-
-    def __call__(self, task: tuple[int, int | None, np.ndarray]) -> list[Column] | Batch:
-        """Return where the arrays lie in the slot; or the batch, where there is no room in it."""
-        step, slot, kept = task
-        indices = self.load.read(self.load.indices(step)[1])
-        self.load.examples.note(indices[kept])
-        laid: list[Column] = []
-
-        def allocate(kinds: Kinds) -> Arrays:
-            found = None if slot is None else self.slots.arrays(slot, kinds)
-            if found is None:
-                return _allocated(kinds)
-            laid.extend(found[0])
-            return found[1]
-
-        batch = self.load.into(step, allocate)
-        return laid or batch
-
-
-@dataclass(frozen=True)
-class _Fetch:
-    """The batch of a step, from memory or from a worker process."""
-
-    load: _Load
-    slots: Slots
-    submit: Callable[[Any], Future]
-
-    def __call__(self, step: int) -> Batch:
-        indices = self.load.read(self.load.indices(step)[1])
-        kept = self.load.examples.kept(indices)
-        if kept.all():
-            return self.load(step)
-        slot, found = self.slots.take(), None
-        try:
-            found = self.submit((step, slot, kept)).result()
-        finally:
-            if slot is not None and not isinstance(found, list):
-                self.slots.free(slot)
-        self.load.examples.note(indices)
-        return self.slots.view(slot, found) if isinstance(found, list) else found
 
 
 def process_rows(batch_size: int, process_index: int, process_count: int) -> slice:

@@ -1,4 +1,4 @@
-"""Image files: which of a folder's files are images, and their decoding to RGB.
+"""The decoding of image files to RGB, or to the bands that they have.
 
 Pillow reads all formats and decides what is damaged. JPEG that is in no way unusual is decoded by
 simplejpeg, to the same pixels in about half the time: both are libjpeg-turbo.
@@ -8,7 +8,6 @@ import contextlib
 import functools
 import os
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
@@ -20,13 +19,7 @@ from PIL import Image
 
 from cnn_jax.data import tiff
 from cnn_jax.errors import UserError
-from cnn_jax.reading import MIB, Listing, list_files, read_bytes, require_file
-
-_JPEG = (".jpg", ".jpeg", ".jpe", ".jfif")
-_NETPBM = (".ppm", ".pgm", ".pbm", ".pnm")
-EXTENSIONS = (*_JPEG, ".png", ".webp", ".bmp", ".tif", ".tiff", *_NETPBM, ".gif", ".jp2", ".avif")
-"""The extensions of image files, in lower case. A file of another name may be one: see
-`list_images`."""
+from cnn_jax.reading import MIB, read_bytes, require_file
 
 READ = "JPEG, PNG, WebP, BMP, TIFF, PPM, GIF, JPEG 2000 or AVIF"
 """The formats that are read, in words."""
@@ -48,10 +41,6 @@ _JPEG_METADATA = 0xE1  # that of EXIF and of XMP
 _JPEG_SCALES = (8, 4, 2)  # those that are computed fast, and that Pillow knows too
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "GIF", "JPEG2000", "AVIF")
-
-# Files of these endings lie beside images; they are not opened to see what they are.
-_COMPANIONS = {".txt", ".xml", ".json", ".csv", ".tsv", ".md", ".yaml", ".yml", ".html", ".py",
-               ".mat", ".npy", ".npz", ".zip", ".gz", ".tar", ".pdf", ".cache"}  # fmt: skip
 
 # What turns pixels upright, by their EXIF orientation (EXIF 2.32, 4.6.4 A).
 _UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
@@ -372,19 +361,6 @@ def read_header(file: bytes | str | os.PathLike[str], *, name: str | None = None
     return Header(*((width, height) if orientation >= 5 else (height, width)), orientation)
 
 
-def describe_form(file: str | os.PathLike[str]) -> str:
-    """Describe how an image file stores its pixels: its format, Pillow's mode, and EXIF's turn.
-
-    For example `JPEG RGB` or `PNG I;16`. A file that cannot be opened is `unreadable`.
-    """
-    try:
-        with open_image(file) as image:
-            turned = ", turned by EXIF" if orientation_of(image) != 1 else ""
-            return f"{image.format} {image.mode}{turned}"
-    except Exception:  # see `decode_scaled`
-        return "unreadable"
-
-
 def bits(file: BytesIO | str | os.PathLike[str]) -> int:
     """Read the bits that an image file has for each channel: 16, or 8 where it has at most 8.
 
@@ -445,47 +421,6 @@ def open_image(file: BytesIO | str | os.PathLike[str]) -> Image.Image:
     if not isinstance(file, BytesIO):
         require_file(file, MOST_IMAGE_BYTES)
     return Image.open(file, formats=_FORMATS)
-
-
-def is_image(path: str | os.PathLike[str]) -> bool:
-    """Tell whether a file's content begins as an image does, whatever its name."""
-    try:
-        with open_image(path):
-            return True
-    except Exception:
-        return False
-
-
-def list_images(place: str | os.PathLike[str], below: str = "") -> Listing:
-    """List the images at any depth below `place`/`below`, relative to `place`.
-
-    Files are images by their ending or, where the ending is unknown, by their content.
-    `left_out` counts the others by their ending.
-
-    Raises:
-        UserError: a folder cannot be read.
-    """
-    found = list_files(place, below)
-    images, left_out = [], found.left_out
-    for path in found.files:
-        ending = os.path.splitext(path)[1].lower()
-        if ending in EXTENSIONS or (
-            ending not in _COMPANIONS and is_image(os.path.join(place, path))
-        ):
-            images.append(path)
-        else:
-            left_out[ending or "without an ending"] += 1
-    return Listing(images, left_out)
-
-
-def describe_left_out(place: str | os.PathLike[str], left_out: Counter[str]) -> list[str]:
-    """A notice about the files that are no images, in a list; an empty list if there are none."""
-    total = left_out.total()
-    if not total:
-        return []
-    kinds = ", ".join(f"{count:,} {kind}" for kind, count in left_out.most_common(6))
-    files = "file was" if total == 1 else "files were"
-    return [f"{os.fspath(place)}: {total:,} {files} left out, as no images: {kinds}"]
 
 
 @functools.cache

@@ -46,6 +46,11 @@ def columns(kinds: Kinds) -> tuple[list[Column], int]:
     return laid, max(offset, 1)
 
 
+def allocated(kinds: Kinds) -> Arrays:
+    """Make arrays with nothing in them, in this process's own memory."""
+    return {name: np.empty(shape, dtype) for name, (dtype, shape) in kinds.items()}
+
+
 class SharedMemory:
     """Memory that a process hands to those that it starts.
 

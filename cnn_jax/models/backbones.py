@@ -87,6 +87,15 @@ class Backbone(Protocol):
         return self.auxiliary_heads if self.num_classes else self.head_modules
 
 
+@runtime_checkable
+class Pretrained(Protocol):
+    """A network that other libraries have too, so that their weights fit it."""
+
+    def pretrained_names(self) -> dict[str, NameRules]:
+        """Other libraries' names of the modules, by library."""
+        ...
+
+
 def by_resolution(features: dict[str, Any]) -> list[Array]:
     """The maps among a backbone's features, finest first; of several of one size, the last."""
     sizes = {m.shape[1:3]: m for m in features.values() if isinstance(m, jax.Array) and m.ndim == 4}

@@ -1,6 +1,6 @@
 """The graph of a network: its modules, what they cost, and which reads what of which.
 
-As in `cnn_jax.models.summary`, everything is read from an abstract trace.
+Everything is read from the abstract trace of `cnn_jax.models.summary`.
 """
 
 import math
@@ -9,13 +9,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import flax.linen as nn
 import jax
 from jax.extend.core import Jaxpr, JaxprEqn, Literal
 
-from cnn_jax.models.backbones import Backbone
 from cnn_jax.models.layers import BatchNorm
-from cnn_jax.models.summary import TRAINING_ONLY, count, equation_multiply_adds, scope_of
+from cnn_jax.models.summary import (
+    TRAINING_ONLY,
+    Trace,
+    count,
+    equation_multiply_adds,
+    example_shape,
+    scope_of,
+)
 
 INPUT = -1
 """The number of the network's input in an edge."""
@@ -75,34 +80,14 @@ class Graph:
     multiply_adds: int
 
 
-def graph(model: nn.Module, *inputs: Any) -> Graph:
-    """Trace the graph of a network in evaluation.
-
-    Args:
-        model: called as `model.apply(variables, *inputs, train=False)`.
-        inputs: arrays or `jax.ShapeDtypeStruct`s of a batch of one example.
-    """
-    key = jax.random.key(0)
-    keys = {"params": key, "dropout": key}
-    variables = jax.eval_shape(lambda *args: model.init(keys, *args, train=True), *inputs)
-    calls: dict[tuple[str, ...], tuple[type, tuple[int, ...]]] = {}
-    nested: set[str] = set()
-
-    def record(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
-        module = context.module
-        if len(module.path) == 1 and isinstance(module, Backbone):
-            nested.add(module.path[0])
-        output = call(*args, **kwargs)
-        if context.method_name == "__call__" and _is_unit(module.path, nested):
-            calls.setdefault(module.path, (type(module), _shape(output)))
-        return output
-
-    def forward(variables: Any, *inputs: Any) -> Any:
-        return model.apply(variables, *inputs, train=False)
-
-    with nn.intercept_methods(record):
-        program, outputs = jax.make_jaxpr(forward, return_shape=True)(variables, *inputs)
-    jaxpr = program.jaxpr
+def graph(traced: Trace) -> Graph:
+    """Find the graph of a network in its forward pass."""
+    variables, jaxpr = traced.variables, traced.jaxpr
+    calls = {
+        path: call
+        for path, call in traced.calls.items()
+        if len(path) == (2 if path[0] in traced.backbones else 1)
+    }
     costs = [(_scope(e, calls), equation_multiply_adds(e)) for e in jaxpr.eqns]
     units: dict[tuple[str, ...], Unit] = {}
     for path, (kind, output) in calls.items():
@@ -111,7 +96,7 @@ def graph(model: nn.Module, *inputs: Any) -> Graph:
         if parameters or cost:
             units[path] = Unit("/".join(path), kind.__name__, output, parameters, cost)
     edges = _edges(jaxpr, len(jax.tree.leaves(variables)), units)
-    size = _shape(inputs)
+    size = example_shape(traced.inputs)
     blocks, edges = _blocks(*_with_norms(list(units.values()), edges), size)
     unused = [name for name in variables["params"] if name not in {path[0] for path in calls}]
     for name in unused:
@@ -119,21 +104,12 @@ def graph(model: nn.Module, *inputs: Any) -> Graph:
         blocks.append(Block((only,), 0))
     return Graph(
         input=size,
-        output=_shape(outputs),
+        output=traced.output,
         blocks=tuple(blocks),
         edges=tuple(sorted(edges)),
         parameters=count(variables["params"]),
         multiply_adds=sum(cost for _, cost in costs),
     )
-
-
-def _is_unit(path: tuple[str, ...], nested: set[str]) -> bool:
-    return len(path) == (2 if path and path[0] in nested else 1)
-
-
-def _shape(tree: Any) -> tuple[int, ...]:
-    """The shape of the first array, without the batch axis."""
-    return next((tuple(x.shape[1:]) for x in jax.tree.leaves(tree)), ())
 
 
 def _at(params: Any, path: tuple[str, ...]) -> Any:

@@ -1,12 +1,13 @@
 """The cost of a model: parameters, arithmetic and memory.
 
-Everything is read from abstract traces. Nothing is computed or compiled.
+Everything is read from abstract traces, which `cnn_jax.models.graph` reads too. Nothing is computed
+or compiled.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -14,6 +15,8 @@ import optax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 from rich.console import Console
 from rich.table import Table
+
+from cnn_jax.models.backbones import Backbone
 
 # Of more top-level modules than this, neighbours of one kind share a row.
 MAX_ROWS = 24
@@ -23,6 +26,82 @@ TRAINING_ONLY = "(training)"
 
 # A batch size by which activations are told from parameters: no parameter has such an axis.
 _MANY = 9973
+
+
+class Call(NamedTuple):
+    """The first call of a module.
+
+    Attributes:
+        kind: the module's class.
+        output: shape of the first output for one example, without the batch axis.
+    """
+
+    kind: type[nn.Module]
+    output: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The abstract forward pass of a network in evaluation.
+
+    Attributes:
+        forward: the network, called with its variables and inputs.
+        variables: shapes of its variables, with those that only training uses.
+        inputs: its arguments for a batch of one example.
+        calls: the calls of its modules and of theirs, by path, in the order in which they end.
+        backbones: names of the top-level modules that are backbones.
+        jaxpr: the computation.
+        output: shape of the first output for one example, without the batch axis.
+    """
+
+    forward: Callable[..., Any]
+    variables: Any
+    inputs: tuple[Any, ...]
+    calls: Mapping[tuple[str, ...], Call]
+    backbones: frozenset[str]
+    jaxpr: Jaxpr
+    output: tuple[int, ...]
+
+
+def trace(model: nn.Module, *inputs: Any, variables: Any = None) -> Trace:
+    """Trace the forward pass of a network.
+
+    Args:
+        model: called as `model.apply(variables, *inputs, train=False)`.
+        inputs: arrays or `jax.ShapeDtypeStruct`s of a batch of one example.
+        variables: the model's variables or their shapes; None derives them from the model.
+    """
+    if variables is None:
+        key = jax.random.key(0)
+        keys = {"params": key, "dropout": key}
+        # Auxiliary heads have variables only in training.
+        variables = jax.eval_shape(lambda *args: model.init(keys, *args, train=True), *inputs)
+    calls: dict[tuple[str, ...], Call] = {}
+    backbones: set[str] = set()
+
+    def record(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        module = context.module
+        if len(module.path) == 1 and isinstance(module, Backbone):
+            backbones.add(module.path[0])
+        output = call(*args, **kwargs)
+        if len(module.path) in (1, 2) and context.method_name == "__call__":
+            calls.setdefault(module.path, Call(type(module), example_shape(output)))
+        return output
+
+    def forward(variables: Any, *inputs: Any) -> Any:
+        return model.apply(variables, *inputs, train=False)
+
+    with nn.intercept_methods(record):
+        program, outputs = jax.make_jaxpr(forward, return_shape=True)(variables, *inputs)
+    return Trace(
+        forward=forward,
+        variables=variables,
+        inputs=inputs,
+        calls=calls,
+        backbones=frozenset(backbones),
+        jaxpr=program.jaxpr,
+        output=example_shape(outputs),
+    )
 
 
 @dataclass(frozen=True)
@@ -72,42 +151,19 @@ class ModelSummary:
     largest_bytes: int
 
 
-def summarize(
-    model: nn.Module,
-    *inputs: Any,
-    variables: Any = None,
-    optimizer: optax.GradientTransformation | None = None,
-) -> ModelSummary:
+def summarize(traced: Trace, optimizer: optax.GradientTransformation | None = None) -> ModelSummary:
     """Count a model's parameters, arithmetic and memory.
 
     Args:
-        model: called as `model.apply(variables, *inputs, train=False)`.
-        inputs: arrays or `jax.ShapeDtypeStruct`s of a batch of one example.
-        variables: the model's variables or their shapes; None derives them from the model.
+        traced: its forward pass.
         optimizer: the optimizer whose state is counted; None counts none.
     """
-    if variables is None:
-        key = jax.random.key(0)
-        keys = {"params": key, "dropout": key}
-        # Auxiliary heads have variables only in training.
-        variables = jax.eval_shape(lambda *args: model.init(keys, *args, train=True), *inputs)
-    calls: dict[str, tuple[str, tuple[int, ...]]] = {}
-
-    def record(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
-        """Note the class and the output of each top-level module at its first call."""
-        output = call(*args, **kwargs)
-        if len(context.module.path) == 1 and context.method_name == "__call__":
-            shape = next((x.shape for x in jax.tree.leaves(output)), ())
-            calls.setdefault(context.module.path[0], (type(context.module).__name__, shape[1:]))
-        return output
-
-    def forward(variables: Any, *inputs: Any) -> Any:
-        return model.apply(variables, *inputs, train=False)
-
-    with nn.intercept_methods(record):
-        jaxpr = jax.make_jaxpr(forward)(variables, *inputs)
-    costs = _multiply_adds_by_module(jaxpr.jaxpr)
-    params = variables["params"]
+    costs, params = _multiply_adds_by_module(traced.jaxpr), traced.variables["params"]
+    calls = {
+        path[0]: (call.kind.__name__, call.output)
+        for path, call in traced.calls.items()
+        if len(path) == 1
+    }
     for name in params:
         calls.setdefault(name, (TRAINING_ONLY, ()))
     modules = tuple(
@@ -116,11 +172,11 @@ def summarize(
         if name in params or name in costs
     )
     state = None if optimizer is None else jax.eval_shape(optimizer.init, params)
-    activations = _activations(forward, variables, inputs)
+    activations = _activations(traced.forward, traced.variables, traced.inputs)
     return ModelSummary(
         modules=modules,
         parameters=count(params),
-        batch_statistics=count(variables.get("batch_stats", ())),
+        batch_statistics=count(traced.variables.get("batch_stats", ())),
         multiply_adds=sum(costs.values()),
         parameter_bytes=tree_bytes(params),
         optimizer_bytes=None if state is None else tree_bytes(state),
@@ -278,7 +334,13 @@ def _activations(forward: Any, variables: Any, inputs: tuple[Any, ...]) -> list[
     return [tree_bytes(x) // _MANY for x in jax.tree.leaves(residuals) if _MANY in x.shape]
 
 
+def example_shape(tree: Any) -> tuple[int, ...]:
+    """The shape of the first array of a tree, without the batch axis."""
+    return next((tuple(x.shape[1:]) for x in jax.tree.leaves(tree)), ())
+
+
 def count(tree: Any) -> int:
+    """Return the number of numbers in the arrays of a tree, or in their shapes."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 

@@ -30,6 +30,7 @@ from safetensors.numpy import load_file
 
 from cnn_jax.errors import UserError
 from cnn_jax.models import torch_files
+from cnn_jax.models.backbones import Pretrained
 from cnn_jax.models.layers import NameRules
 from cnn_jax.reading import require_file
 
@@ -219,7 +220,7 @@ def to_tensors(model: nn.Module, variables: Variables) -> dict[str, np.ndarray]:
     Raises:
         UserError: no other library has such a network.
     """
-    if not hasattr(model, "pretrained_names"):
+    if not isinstance(model, Pretrained):
         raise UserError(f"{type(model).__name__}: no network of another library is like it")
     rules = next(iter(model.pretrained_names().values()))
     tensors = {}
@@ -274,7 +275,7 @@ def _best_place(
     Where weights and their moving average fit alike, it is the average, which is what a training
     with one evaluates. The second value is then the other place, else "".
     """
-    libraries = model.pretrained_names() if hasattr(model, "pretrained_names") else {}
+    libraries = model.pretrained_names() if isinstance(model, Pretrained) else {}
     if not libraries:
         raise UserError(f"{source}: {type(model).__name__} takes no weights of other libraries")
     places: dict[tuple[str, str], tuple[int, _Place]] = {}

@@ -9,6 +9,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int32
 
+from cnn_jax.errors import check
+
 Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]
 NO_PADDING: Padding = ((0, 0), (0, 0))
@@ -91,7 +93,13 @@ def max_unpool(
         indices: from the pooling: `row * width + column` in the map of `size`.
         size: rows and columns of that map.
         window: the pooling's window, which was also its stride.
+
+    Raises:
+        UserError: windows of this size do not make a map of the shape of `x` from one of `size`.
     """
+    for length, cells, pooled in zip(size, window, x.shape[1:3], strict=True):
+        fits = pooled in (length // cells, -(-length // cells))
+        check(fits, "window", window, f"that of the pooling from {size} to {x.shape[1:3]}")
     # A comparison instead of a scatter: it is exact, too, and compiles to one pass over the map.
     spread = [_spread(array, size, window) for array in (x, indices)]
     position = jnp.arange(size[0])[:, None] * size[1] + jnp.arange(size[1])[None, :]

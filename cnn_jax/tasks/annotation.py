@@ -25,6 +25,7 @@ from cnn_jax.tasks.images import (
     averaged_logits,
     embedded,
     floating,
+    image_input,
     init,
 )
 
@@ -44,10 +45,10 @@ class Decision:
     k: Annotated[int, Range(1, 65_536)] = 3
     """The number of labels that `--decision topk` gives."""
     threshold: Annotated[float, Range(0, 1, above=True, below=True)] = 0.5
-    """A probability."""
+    """The least probability of a label."""
     f_beta: Annotated[float, Range(0, 1000, above=True)] = 2.0
-    """Thresholds are chosen for the highest F of this beta, averaged over images: 2 counts recall
-    twice as much as precision, 1 the same."""
+    """Beta of the F measure, averaged over images, that thresholds are chosen for: 2 counts recall
+    twice as much as precision, 1 as much."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -124,9 +125,14 @@ class Annotation:
     thresholds: Thresholds | None = None
     views: ViewKind = "one"
 
+    @property
+    def network_input(self) -> jax.ShapeDtypeStruct:
+        """The network's input for one image, as a batch of one."""
+        return image_input(self.image_size, self.image_size, len(self.mean))
+
     def init(self, key: Key[Array, ""]) -> tuple[Any, Any]:
         """Draw the first (params, model_state)."""
-        return init(self.model, self.image_size, key, len(self.mean))
+        return init(self.model, self.network_input, key)
 
     def loss(
         self,
@@ -174,6 +180,10 @@ class Annotation:
             return scores
         return jnp.mean(scores.reshape(*images.shape[:2], self.num_labels), axis=1)
 
+    def probabilities(self, logits: Float[Array, "*batch labels"]) -> Float[Array, "*batch labels"]:
+        """Convert the network's logits, not scores, to what `probability` makes of their scores."""
+        return jax.nn.softmax(logits) if self.loss_name == "softmax" else jax.nn.sigmoid(logits)
+
     def embed(self, params: Any, model_state: Any, batch: Batch) -> Float[Array, "batch size"]:
         """Compute the images' directions before the last layer, as unit vectors."""
         images = normalize(floating(batch["image"]), self.mean, self.std)
@@ -197,7 +207,7 @@ class Annotation:
         means = {"loss": float(sums["loss"]) / float(sums["examples"])}
         if rows is None:
             return Summary(means)
-        scores, truth = rows["scores"].astype(np.float32), rows["labels"].astype(bool)
+        scores, truth = np.asarray(rows["scores"], np.float32), np.asarray(rows["labels"], bool)
         thresholds = self.thresholds or self.choose(scores, truth)
         predicted = self.decide(scores, thresholds)
         curves = metrics.curves(scores, truth)

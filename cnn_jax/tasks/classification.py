@@ -23,6 +23,7 @@ from cnn_jax.tasks.images import (
     averaged_logits,
     embedded,
     floating,
+    image_input,
     init,
 )
 
@@ -95,9 +96,14 @@ class Classification:
     logit_scale: float = 1.0
     views: ViewKind = "one"
 
+    @property
+    def network_input(self) -> jax.ShapeDtypeStruct:
+        """The network's input for one image, as a batch of one."""
+        return image_input(self.image_size, self.image_size, len(self.mean))
+
     def init(self, key: Key[Array, ""]) -> tuple[Any, Any]:
         """Draw the first (params, model_state)."""
-        return init(self.model, self.image_size, key, len(self.mean))
+        return init(self.model, self.network_input, key)
 
     def loss(
         self,
@@ -150,6 +156,12 @@ class Classification:
         by_crop = log_probabilities.reshape(*images.shape[:2], self.num_classes)
         return jax.nn.logsumexp(by_crop, axis=1) - jnp.log(images.shape[1])
 
+    def probabilities(
+        self, logits: Float[Array, "*batch classes"]
+    ) -> Float[Array, "*batch classes"]:
+        """Convert the network's logits to the probabilities of the classes."""
+        return jax.nn.softmax(self.logit_scale * logits)
+
     def embed(self, params: Any, model_state: Any, batch: Batch) -> Float[Array, "batch size"]:
         """Compute the images' directions before the last layer, as unit vectors.
 
@@ -200,7 +212,7 @@ class Classification:
             )
         if not rows:
             return Summary(means)
-        scores, labels = rows["log_probabilities"].astype(np.float32), rows["labels"]
+        scores, labels = np.asarray(rows["log_probabilities"], np.float32), rows["labels"]
         figures = metrics.class_figures(np.asarray(sums["confusion"], np.int64))
         areas = metrics.areas_under_roc(scores, labels)
         columns = {"precision": figures.precision, "recall": figures.recall, "f1": figures.f1}

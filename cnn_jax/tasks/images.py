@@ -17,12 +17,17 @@ from cnn_jax.ops.precision import at_least_float32
 Batch = dict[str, Array]
 
 
+def image_input(height: int, width: int, channels: int = 3) -> jax.ShapeDtypeStruct:
+    """A network's input for one image, as a batch of one: its shape and dtype."""
+    return jax.ShapeDtypeStruct((1, height, width, channels), jnp.float32)
+
+
 def init(
-    model: nn.Module, image_size: int, key: Key[Array, ""], channels: int = 3
+    model: nn.Module, network_input: jax.ShapeDtypeStruct, key: Key[Array, ""]
 ) -> tuple[Any, Any]:
-    """Draw the first (params, model_state) of a network for square images."""
+    """Draw the first (params, model_state) of a network for images."""
     params_key, dropout_key = jax.random.split(key)
-    images = jnp.zeros((1, image_size, image_size, channels))
+    images = jnp.zeros(network_input.shape, network_input.dtype)
     initialize = jax.jit(partial(model.init, train=True))
     variables = dict(initialize({"params": params_key, "dropout": dropout_key}, images))
     return variables.pop("params"), variables

@@ -18,7 +18,7 @@ from cnn_jax.metrics.classification import confusion_matrix
 from cnn_jax.metrics.host import on_host
 from cnn_jax.metrics.summary import Summary
 from cnn_jax.models.layers import on_axis
-from cnn_jax.tasks.images import Batch, floating
+from cnn_jax.tasks.images import Batch, floating, image_input, init
 
 Sums = dict[str, Any]
 Rows = dict[str, Any]
@@ -70,13 +70,14 @@ class Segmentation:
     class_weights: tuple[float, ...] = ()
     cells: bool = False
 
+    @property
+    def network_input(self) -> jax.ShapeDtypeStruct:
+        """The network's input for one image, as a batch of one."""
+        return image_input(*map(self.model.legal_size, self.size), len(self.mean))
+
     def init(self, key: Key[Array, ""]) -> tuple[Any, Any]:
         """Draw the first (params, model_state)."""
-        params_key, dropout_key = jax.random.split(key)
-        images = jnp.zeros((1, *map(self.model.legal_size, self.size), len(self.mean)))
-        initialize = jax.jit(lambda keys: self.model.init(keys, images, train=True))
-        variables = dict(initialize({"params": params_key, "dropout": dropout_key}))
-        return variables.pop("params"), variables
+        return init(self.model, self.network_input, key)
 
     def loss(
         self,

@@ -1,7 +1,8 @@
 """Checkpoints: a training state written whole or not at all, and read back to the last bit.
 
-A checkpoint is the folder `DIRECTORY/STEP/`. Orbax writes it under a temporary name and renames it
-when it is complete, so a folder named by a step is whole, whatever kills the run:
+A checkpoint is the folder `DIRECTORY/STEP/`, whose files `cnn_jax.training.checkpoint_files` writes
+and reads. Orbax writes it under a temporary name and renames it when it is complete, so a folder
+named by a step is whole, whatever kills the run:
 
     STEP/state/              the arrays, as Orbax stores a PyTree of nested dicts
     STEP/manifest/metadata   JSON: path, shape, dtype and CRC-32 of every array
@@ -17,55 +18,37 @@ Beside the state a checkpoint may hold the sums of an interval of reports that h
 was saved, as `interval/...`. They are no part of the state: `restore` and `leaves` pass them over.
 """
 
-import contextlib
-import functools
-import json
-import logging
 import os
 import re
-import shutil
-import stat
 import sys
-import time
-import warnings
-import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
-from flax import traverse_util
 from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
 from cnn_jax import files
 from cnn_jax.errors import UserError
-
-# The suffix of a folder's name while Orbax writes it.
-_UNFINISHED = ".orbax-checkpoint-tmp"
-
-# What an event loop says that ends with operations that nobody waits for, or is not whole because
-# the process may open no more files.
-_ABANDONED = ("Event loop is closed", "no attribute '_ssock'")
+from cnn_jax.training import checkpoint_files
+from cnn_jax.training.checkpoint_files import (
+    DamagedError,
+    nested,
+    read_manifest,
+    remove,
+    remove_leftovers,
+    remove_unfinished,
+    spec,
+    system_message,
+)
 
 # The top-level entry of the sums that are saved beside the state.
 _INTERVAL = "interval"
 
-# The most bytes of a file beside the arrays, and above their size of a file with arrays.
-_MOST_BYTES = 2**28
-
-# The operating system's messages when it refuses to read or write.
-_REFUSALS = tuple(map(os.strerror, files.REFUSALS))
-
-
 _T = TypeVar("_T")
-
-
-class _DamagedError(Exception):
-    """A checkpoint's files do not hold what was saved; the message says what is wrong with them."""
 
 
 def save(
@@ -213,12 +196,12 @@ def interval(directory: str | os.PathLike, step: int) -> dict[str, Any]:
     """
 
     def read(path: Path) -> dict[str, np.ndarray]:
-        stored = {name: _spec(entry) for name, entry in _read_manifest(path).items()}
+        stored = {name: spec(entry) for name, entry in read_manifest(path).items()}
         wanted = {name: leaf for name, leaf in stored.items() if _of_interval(name)}
         return _read(path, wanted, only=(_INTERVAL,)) if wanted else {}
 
     arrays, _, _ = _newest_whole(Path(directory).absolute(), step, read)
-    return _nested(arrays).get(_INTERVAL, {})
+    return nested(arrays).get(_INTERVAL, {})
 
 
 def tidy(
@@ -239,7 +222,7 @@ def tidy(
     directory = Path(directory).absolute()
     if jax.process_index() == 0 and directory.exists():
         with files.writing(directory):
-            _remove_leftovers(directory)
+            remove_leftovers(directory)
             if steps(directory)[-1:] == (step,):
                 _prune(directory, step, keep, scheduled)
 
@@ -255,8 +238,8 @@ def leaves(
     Raises:
       UserError: There is no such checkpoint, or its manifest is damaged.
     """
-    manifest, _, _ = _newest_whole(Path(directory).absolute(), step, _read_manifest)
-    return {path: _spec(entry) for path, entry in manifest.items() if not _of_interval(path)}
+    manifest, _, _ = _newest_whole(Path(directory).absolute(), step, read_manifest)
+    return {path: spec(entry) for path, entry in manifest.items() if not _of_interval(path)}
 
 
 def arrays(directory: str | os.PathLike, step: int | None = None) -> dict[str, np.ndarray]:
@@ -267,7 +250,7 @@ def arrays(directory: str | os.PathLike, step: int | None = None) -> dict[str, n
     """
 
     def read(path: Path) -> dict[str, np.ndarray]:
-        stored = {name: _spec(entry) for name, entry in _read_manifest(path).items()}
+        stored = {name: spec(entry) for name, entry in read_manifest(path).items()}
         return _read(path, {k: leaf for k, leaf in stored.items() if not _of_interval(k)}, None)
 
     found, _, _ = _newest_whole(Path(directory).absolute(), step, read)
@@ -300,27 +283,12 @@ def latest_step(directory: str | os.PathLike) -> int:
 
 def _save_locally(directory: Path, step: int, arrays: Mapping[str, np.ndarray]) -> None:
     """Write one checkpoint from this process alone."""
-    target = directory / str(step)
-    manifest = {path: _manifest_entry(array) for path, array in arrays.items()}
-    # Orbax refuses arrays without elements; the manifest describes them completely.
-    filled = {path: array for path, array in arrays.items() if array.size}
-    items = ocp.args.Composite(
-        state=ocp.args.PyTreeSave(_nested(filled)),
-        manifest=ocp.args.JsonSave({"leaves": manifest, "crc32": _manifest_checksum(manifest)}),
-    )
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(directory)
-        if target.exists():
-            if _holds(target, manifest):
-                return
-            _remove(target)
-        with _quiet_orbax(), _checkpointer() as checkpointer:
-            checkpointer.save(target, items)
+        checkpoint_files.write(directory / str(step), arrays)
         return
     except Exception as error:
-        _remove_unfinished(directory)
-        refusal = _system_message(error)
+        remove_unfinished(directory)
+        refusal = system_message(error)
         if refusal is None:
             raise
     # Outside the handler, so that the failure and all that it references are released.
@@ -337,44 +305,7 @@ def _prune(directory: Path, step: int, keep: int | None, scheduled: Callable[[in
     kept = {step, *(regular if keep is None else regular[-keep:])}
     for other in present:
         if other not in kept:
-            _remove(directory / str(other))
-
-
-def _remove(path: Path) -> None:
-    """Remove a checkpoint; it is renamed first, so that a partial one is never visible."""
-    doomed = path.with_name(f"{path.name}.removed{_UNFINISHED}")
-    path.rename(doomed)
-    shutil.rmtree(doomed, ignore_errors=True)
-
-
-def _remove_leftovers(directory: Path) -> bool:
-    """Delete the remains of killed saves and removals; return whether there were any."""
-    leftovers = list(directory.glob(f"*{_UNFINISHED}"))
-    for path in leftovers:
-        shutil.rmtree(path, ignore_errors=True)
-    return bool(leftovers)
-
-
-def _remove_unfinished(directory: Path, quiet_seconds: float = 0.3, limit: float = 10.0) -> None:
-    """Delete a failed save's files, including those that its pending writes still create.
-
-    Orbax reports the first failing write while others are still running. They end soon, but may
-    recreate a folder that was removed in the meantime.
-    """
-    deadline = time.monotonic() + limit
-    quiet_since = time.monotonic()
-    while time.monotonic() < min(quiet_since + quiet_seconds, deadline):
-        if _remove_leftovers(directory):
-            quiet_since = time.monotonic()
-        time.sleep(0.02)
-
-
-def _system_message(error: BaseException) -> str | None:
-    """Return the operating system's message if it refused to read or write, else None."""
-    if isinstance(error, OSError):
-        return error.strerror
-    # TensorStore's exceptions give the reason only in their text.
-    return next((words for words in _REFUSALS if words in str(error)), None)
+            remove(directory / str(other))
 
 
 # Reading.
@@ -397,7 +328,7 @@ def _newest_whole(
     for candidate in present[::-1] if step is None else (step,):
         try:
             content = read(directory / str(candidate))
-        except _DamagedError as error:
+        except DamagedError as error:
             damage.append(f"step {candidate} is damaged ({error})")
             continue
         notice = f"{directory}: {', '.join(damage)}; reading step {candidate}" if damage else None
@@ -411,86 +342,13 @@ def _read(
     """Read the arrays that `wanted` names, and verify them against the manifest."""
     manifest = {
         name: entry
-        for name, entry in _read_manifest(path).items()
+        for name, entry in read_manifest(path).items()
         if only is None or name.split("/")[0] in only
     }
-    stored = {name: _spec(entry) for name, entry in manifest.items()}
+    stored = {name: spec(entry) for name, entry in manifest.items()}
     own = {name: leaf for name, leaf in stored.items() if only or not _of_interval(name)}
     _check_same_leaves(path, own, wanted)
-    arrays = _read_arrays(path, stored)
-    for name, entry in manifest.items():
-        if _manifest_entry(arrays[name]) != entry:
-            raise _DamagedError(f"{name} differs from the saved array")
-    return arrays
-
-
-def _read_arrays(path: Path, stored: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, np.ndarray]:
-    """Read the stored leaves of a checkpoint to the host."""
-    arrays = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in stored.items()}
-    tree = _nested({name: 0 for name, leaf in stored.items() if leaf.size})
-    if tree:
-        _check_files(path, "state", 2 * sum(array.nbytes for array in arrays.values()))
-        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-        state = ocp.args.PyTreeRestore(tree, restore_args=as_numpy, partial_restore=True)
-        restored = _read_item(path, "state", state)
-        for name, array in traverse_util.flatten_dict(restored, sep="/").items():
-            # Orbax leaves what its metadata lacks as it was asked for.
-            if not isinstance(array, np.ndarray):
-                raise _DamagedError(f"{name} is missing from its metadata")
-            arrays[name] = array
-    return arrays
-
-
-def _read_manifest(path: Path) -> dict[str, dict[str, Any]]:
-    """Read a checkpoint's manifest: `{leaf path: {shape, dtype, crc32}}`."""
-    _check_files(path, "manifest", 0)
-    content = _read_item(path, "manifest", ocp.args.JsonRestore())
-    if not isinstance(content, dict) or content.get("crc32") != _manifest_checksum(
-        content.get("leaves")
-    ):
-        raise _DamagedError("its manifest differs from the saved one")
-    return content["leaves"]
-
-
-def _read_item(path: Path, name: str, arguments: ocp.args.CheckpointArgs) -> Any:
-    """Read one item of a checkpoint; any exception of Orbax counts as damage."""
-    try:
-        with _quiet_orbax(), _checkpointer() as checkpointer:
-            return checkpointer.restore(path, ocp.args.Composite(**{name: arguments}))[name]
-    except MemoryError:
-        raise
-    except Exception as error:
-        reason = _system_message(error)
-    raise _DamagedError(f"its {name} cannot be read" + (f": {reason}" if reason else ""))
-
-
-def _check_files(path: Path, name: str, expected: int) -> None:
-    """Raise if a file of an item is far larger than expected, or a pipe or a device.
-
-    TensorStore reads a file whole and ends the process if the memory does not hold it; a pipe it
-    reads for ever.
-    """
-    for file in (*path.glob("*"), *path.glob(f"{name}/**/*")):
-        try:
-            found = file.stat()
-        except OSError:
-            continue  # reading it says what is wrong
-        if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
-            raise _DamagedError(f"{file.relative_to(path)} is no regular file")
-        if found.st_size > expected + _MOST_BYTES:
-            raise _DamagedError(f"{file.relative_to(path)} has {found.st_size:,} bytes")
-
-
-def _holds(path: Path, manifest: Mapping[str, Any]) -> bool:
-    """Return whether the checkpoint at `path` is whole and has exactly these leaves."""
-    try:
-        if _read_manifest(path) != manifest:
-            return False
-        own = {name: entry for name, entry in manifest.items() if not _of_interval(name)}
-        _read(path, {name: _spec(entry) for name, entry in own.items()}, only=None)
-    except _DamagedError:
-        return False
-    return True
+    return checkpoint_files.read(path, manifest)
 
 
 def _check_same_leaves(
@@ -553,31 +411,9 @@ def _leaves_by_path(tree: PyTree) -> dict[str, Any]:
     return leaves_by_path
 
 
-def _nested(leaves_by_path: Mapping[str, Any]) -> dict[str, Any]:
-    """Nest leaves by path into dicts, the form that Orbax stores and anyone can read."""
-    return traverse_util.unflatten_dict(dict(leaves_by_path), sep="/")
-
-
-def _manifest_entry(array: np.ndarray) -> dict[str, Any]:
-    """Describe an array for the manifest."""
-    content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    checksum = zlib.crc32(content)
-    return {"shape": list(array.shape), "dtype": array.dtype.name, "crc32": checksum}
-
-
-def _manifest_checksum(manifest: Mapping[str, Any]) -> int:
-    """Compute the CRC-32 of the manifest's leaves; it tells damage from a different model."""
-    return zlib.crc32(json.dumps(manifest, sort_keys=True).encode())
-
-
 def _of_interval(path: str) -> bool:
     """Tell whether a leaf belongs to the sums beside the state."""
     return path.startswith(f"{_INTERVAL}/")
-
-
-def _spec(entry: Mapping[str, Any]) -> jax.ShapeDtypeStruct:
-    """Return the shape and dtype of a manifest's entry."""
-    return jax.ShapeDtypeStruct(tuple(entry["shape"]), jnp.dtype(entry["dtype"]))
 
 
 def _describe(leaf: Any) -> str:
@@ -590,54 +426,3 @@ def _gather(value: int) -> list[int]:
     if jax.process_count() == 1:
         return [value]
     return multihost_utils.process_allgather(np.int32(value)).tolist()
-
-
-def _checkpointer() -> ocp.Checkpointer:
-    """Build an Orbax checkpointer that this process uses alone, without waiting for others."""
-    alone = ocp.options.MultiprocessingOptions(
-        primary_host=jax.process_index(), active_processes={jax.process_index()}
-    )
-    # Trained weights hardly compress; uncompressed storage is about twice as fast.
-    state = ocp.PyTreeCheckpointHandler(use_compression=False, multiprocessing_options=alone)
-    manifest = ocp.JsonCheckpointHandler(multiprocessing_options=alone)
-    handler = ocp.CompositeCheckpointHandler(
-        composite_options=ocp.CompositeOptions(multiprocessing_options=alone),
-        state=state,
-        manifest=manifest,
-    )
-    return ocp.Checkpointer(handler, multiprocessing_options=alone)
-
-
-@contextlib.contextmanager
-def _quiet_orbax() -> Iterator[None]:
-    """Suppress Orbax's terminal output; its exceptions remain.
-
-    Orbax logs a failure with its traceback and abandons the other pending reads or writes. Those
-    end later, find their event loop closed, and report this as an exception that nobody can catch.
-    Therefore the suppression stays active after a failure.
-    """
-    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
-    previous_hook = sys.unraisablehook
-    if getattr(previous_hook, "func", None) is _report_unraisable:
-        yield  # an earlier failure left the suppression active
-        return
-    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
-    for logger in loggers:
-        logger.addFilter(_keep_record)
-    sys.unraisablehook = functools.partial(_report_unraisable, previous_hook)
-    yield
-    sys.unraisablehook = previous_hook
-    for logger in loggers:
-        logger.removeFilter(_keep_record)
-
-
-def _keep_record(record: logging.LogRecord) -> bool:
-    """Return False for Orbax's records and for asyncio's complaint about an abandoned operation."""
-    abandoned = record.name == "asyncio" and "exception was never retrieved" in record.getMessage()
-    return not abandoned and "orbax" not in Path(record.pathname).parts
-
-
-def _report_unraisable(report: Callable[[Any], None], unraisable: Any) -> None:
-    """Report an uncatchable exception, unless an abandoned read or write raised it."""
-    if not any(text in str(unraisable.exc_value) for text in _ABANDONED):
-        report(unraisable)

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -56,7 +56,8 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate every example of a set once; a batch costs the same whatever the size of the set.
 
-    Sums are added and rows collected batch by batch; the metrics are computed once, at the end.
+    Sums are added and rows collected batch by batch; the metrics are computed once, at the end. The
+    rows of the set are then in memory once.
 
     Args:
         task: see `Task`.
@@ -123,12 +124,25 @@ def _one_behind(items: Iterator[T]) -> Iterator[T]:
         yield previous
 
 
-def _in_set_order(batches: Sequence[Rows]) -> Rows:
-    """Join the rows of a set's batches, ordered by `index`; without any, nothing."""
+def _in_set_order(batches: list[Rows]) -> Rows:
+    """Join the rows of a set's batches, ordered by `index`; without any, nothing.
+
+    The list is emptied on the way, so that no row is kept twice.
+    """
     if not batches:
         return {}
-    order = np.argsort(np.concatenate([rows.pop("index") for rows in batches]), kind="stable")
-    return jax.tree.map(lambda *parts: np.concatenate(parts)[order], *batches)
+    indices = np.concatenate([rows.pop("index") for rows in batches])
+    places = np.empty(len(indices), np.int64)
+    places[np.argsort(indices, kind="stable")] = np.arange(len(indices))
+    whole = jax.tree.map(lambda x: np.empty((len(indices), *x.shape[1:]), x.dtype), batches[0])
+    start = 0
+    while batches:
+        rows = batches.pop(0)
+        own = places[start : start + len(jax.tree.leaves(rows)[0])]
+        for column, part in zip(jax.tree.leaves(whole), jax.tree.leaves(rows), strict=True):
+            column[own] = part
+        start += len(own)
+    return whole
 
 
 def _wide(x: Any) -> np.ndarray:

@@ -38,9 +38,11 @@ class WholeSet(Batches, Protocol):
 
     Attributes:
         keeps: whether the examples are to be kept in memory at all.
+        reading: a line for the user about who reads them; empty for none.
     """
 
     keeps: bool
+    reading: str
 
     def total_bytes(self) -> int:
         """The bytes of all examples."""

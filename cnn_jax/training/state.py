@@ -26,6 +26,11 @@ class TrainState(struct.PyTreeNode):
     opt_state: Any
     ema: tuple[Any, Any] | None = None
 
+    @property
+    def variables(self) -> dict[str, Any]:
+        """The variables that the network is applied with in training."""
+        return {"params": self.params, **self.model_state}
+
 
 def create(
     params: Any, model_state: Any, optimizer: optax.GradientTransformation, *, ema: bool = False

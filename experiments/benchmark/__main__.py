@@ -83,8 +83,8 @@ class Options:
     )
     """Type that the networks compute in."""
     suite: Literal["accelerator"] | None = None
-    """Measure everything that an accelerator is measured for, most important first, in --out. A
-    second call does what the first had no time for."""
+    """Make all measurements of an accelerator, the most important first, and write them to --out. A
+    second call makes those that the first had no time for."""
     minutes: float = flags.flag(9.0, above=0, maximum=10_000, only={"suite": flags.GIVEN})
     """Time of a call."""
     cifar10: str | None = flags.flag(None, only={"suite": flags.GIVEN}, metavar="folder:DIR")

@@ -150,12 +150,13 @@ def _state(
     evaluated = job.batch_size if job.work == "inference" else 0
     trained = 0 if evaluated else job.batch_size
     shapes = jax.eval_shape(fresh)
-    needs.check(task.model, inputs, shapes, evaluated=evaluated, trained=trained)
+    traced = summary.trace(task.model, *inputs, variables=shapes.variables)
+    needs.check(traced, shapes, evaluated=evaluated, trained=trained)
     return parallel.replicate(compile_single_call(fresh)())
 
 
 def _facts(job: Job, model: nn.Module, *inputs: jax.ShapeDtypeStruct) -> dict[str, Any]:
-    counts = summary.summarize(model, *inputs)
+    counts = summary.summarize(summary.trace(model, *inputs))
     # A training step multiplies thrice: forward, and for the gradients of inputs and of weights.
     passes = 1 if job.work == "inference" else 3
     return {

@@ -36,13 +36,13 @@ class Options:
     names: tuple[str, ...] = flags.flag((), positional=True, metavar="NAME")
     """The claims. Default: all."""
     out: str | None = flags.flag(None, aliases="output-dir", metavar="DIR")
-    """Folder with a folder for each claim. The same command goes on there."""
+    """Folder with a folder for each claim. The same command continues there."""
     list: bool = False
-    """Print the claims and what is known of them, and run nothing."""
+    """Print the claims and the verdicts so far, and run nothing."""
     table: bool = flags.flag(False, unless={"list": flags.GIVEN})
     """Print the table of all claims from the committed rows, and run nothing."""
     minutes: float | None = flags.flag(None, above=0, maximum=1e6)
-    """Stop after this time, with exit status 75; the same command goes on."""
+    """Stop after this time, with exit status 75; the same command continues."""
     jobs: int | None = flags.flag(None, minimum=1, maximum=1024)
     """Runs at a time, as in a sweep."""
     record: bool = False

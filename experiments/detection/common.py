@@ -31,7 +31,7 @@ from cnn_jax.training.step import Task
 from .. import options as flags
 from .. import states, trainer
 from ..channels import pixels_in_words
-from ..trainer import Run
+from ..run import Run
 
 THRESHOLD_FILE = "threshold.json"
 
@@ -83,10 +83,22 @@ class DetectionOptions(Protocol):
 
 @runtime_checkable
 class DetectionTask(Task, Protocol):
-    """A task whose predictions are, or have, `detections`, made by its `evaluation`."""
+    """A task whose predictions have `detections`.
+
+    Attributes:
+        evaluation: makes them.
+        model: the network.
+        mean: of the images, per channel, in 0..1.
+    """
 
     evaluation: BoxEvaluation
     model: nn.Module
+    mean: tuple[float, ...]
+
+    @property
+    def network_input(self) -> jax.ShapeDtypeStruct:
+        """The network's input for one image, or one region of it, as a batch of one."""
+        ...
 
 
 class System:
@@ -118,9 +130,9 @@ class System:
         """The network, how it is trained, and how its detections are evaluated."""
         raise NotImplementedError
 
-    def inputs(self) -> tuple[jax.ShapeDtypeStruct, ...]:
-        """The arguments of the network for one example."""
-        return trainer.image_input(self.image_size, self.image_size, self.options.data.channels)
+    def inputs(self, task: DetectionTask) -> tuple[jax.ShapeDtypeStruct, ...]:
+        """The arguments of the task's network for one example."""
+        return (task.network_input,)
 
     def extended(self, source: Source, split: Split) -> Source:
         """The source with what else the system reads, such as proposals."""

@@ -23,7 +23,8 @@ from cnn_jax.training.state import TrainState
 from .. import images
 from .. import options as flags
 from ..channels import fitting, normalization
-from ..trainer import Run
+from ..run import Run
+from .common import DetectionTask
 from .regions import RegionSystem, first_images
 
 
@@ -76,10 +77,10 @@ class FastRcnnSystem(RegionSystem):
         """The size that the backbone is made for."""
         return models.input_spec(self.options.model.model).image_size
 
-    def inputs(self) -> tuple[jax.ShapeDtypeStruct, ...]:
+    def inputs(self, task: DetectionTask) -> tuple[jax.ShapeDtypeStruct, ...]:
         """An image, and the regions that are drawn in it."""
         drawn = (1, self.options.sampling.regions, 4)
-        return (*super().inputs(), jax.ShapeDtypeStruct(drawn, jnp.float32))
+        return (*super().inputs(task), jax.ShapeDtypeStruct(drawn, jnp.float32))
 
     def decided_by(
         self, surveyed: BoxSurvey, training: Source, held_out: Source

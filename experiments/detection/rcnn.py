@@ -39,7 +39,7 @@ from cnn_jax.training.state import TrainState
 from .. import images, trainer
 from .. import options as flags
 from ..channels import normalization
-from ..trainer import Run
+from ..run import Run
 from .regions import RegionSystem
 
 # What the stages leave in the run's folder, below the step of the network that they are made of.
@@ -68,10 +68,6 @@ class RcnnSystem(RegionSystem):
     def default_size(self) -> int:
         """The shorter side in Fast R-CNN's paper: regions are cut out of the whole image."""
         return 600
-
-    def inputs(self) -> tuple[jax.ShapeDtypeStruct, ...]:
-        """A warped region."""
-        return trainer.image_input(self.crop_size, self.crop_size, self.options.data.channels)
 
     @property
     def crop_size(self) -> int:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 from PIL import Image
@@ -75,12 +74,13 @@ class Options:
     answer: str | None = flags.flag(
         None, aliases="class", metavar="NAME|N", only={"method": ("grad_cam", "occlusion")}
     )
-    """Class that is explained, by its name or its number from 0. Default: what the run answers."""
+    """Class that is explained, by its name or its number from 0; also typed as `--class`. Default:
+    what the run answers."""
     stage: str | None = flags.flag(None, metavar="NAME", only={"method": ("grad_cam", "features")})
     """Map of the network, such as stage2. Default: the coarsest."""
     patch: int | None = flags.flag(None, minimum=1, maximum=65_536, only={"method": ("occlusion",)})
-    """Pixels on a side of the grey square, of the image that the network sees. Default: a quarter
-    of its shorter side."""
+    """Side of the grey square, in pixels of the image that the network sees. Default: a quarter of
+    its shorter side."""
     top: int = flags.flag(
         3, minimum=1, maximum=1000, only={"method": ("grad_cam", "occlusion")}, aliases="topk top-k"
     )
@@ -149,7 +149,7 @@ class Explainer:
         print(loaded.network.told, file=sys.stderr)
         self._loaded, state = loaded, loaded.network.state
         self._task = loaded.predictor.task
-        self._variables = {"params": state.params, **state.model_state}
+        self._variables = state.variables
         self._subject = SUBJECTS[verb](loaded.predictor, self._names)
         self._outputs = compile_inference(
             lambda variables, images: self._subject.network(variables)(images)
@@ -169,22 +169,12 @@ class Explainer:
     @property
     def first_layer(self) -> str:
         """The name of the first convolution."""
-        shape = (1, *self._task_input(), len(self._task.mean))
-        layers = convolutions(self._task.model, jax.ShapeDtypeStruct(shape, jnp.float32))
-        return "/".join(next(iter(layers)))
+        return "/".join(next(iter(convolutions(self._task.model, self._task.network_input))))
 
     def filters(self) -> np.ndarray:
         """The filters of the first convolution, as a picture."""
         kernels = traverse_util.flatten_dict(self._variables["params"], sep="/")
         return filter_sheet(np.asarray(kernels[f"{self.first_layer}/kernel"], np.float32))
-
-    def _task_input(self) -> tuple[int, int]:
-        """Rows and columns of a legal input."""
-        task = self._task
-        if hasattr(task, "size"):
-            return tuple(map(task.model.legal_size, task.size))
-        side = getattr(task, "image_size", None) or task.evaluation.image_size
-        return side, side
 
     def _seen(self, name: str, content: np.ndarray) -> View:
         try:

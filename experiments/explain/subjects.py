@@ -12,6 +12,7 @@ from cnn_jax.data.decode import as_rgb
 from cnn_jax.errors import UserError
 from cnn_jax.explanations.maps import Network
 from cnn_jax.ops import boxes as box_ops
+from cnn_jax.tasks.detection.yolo import Yolo
 from cnn_jax.tasks.images import floating
 
 from ..predict.predictor import Found, Predictor
@@ -147,9 +148,7 @@ class WholeImage(OfTask):
 
     def probability(self, outputs: Any, asked: Any) -> jax.Array:
         """The probability of the class or label."""
-        if self._task.loss_name == "softmax" or not hasattr(self._task, "decision"):
-            return jax.nn.softmax(getattr(self._task, "logit_scale", 1.0) * outputs)[asked]
-        return jax.nn.sigmoid(outputs[asked])
+        return self._task.probabilities(outputs)[asked]
 
 
 class Pixels(OfTask):
@@ -213,7 +212,7 @@ class Objects(OfTask):
 
     def __init__(self, predictor: Predictor, names: Sequence[str]) -> None:
         super().__init__(predictor, names)
-        if not hasattr(self._task, "scored"):
+        if not isinstance(self._task, Yolo):
             raise UserError("explain: of detectors, only those of --system yolo can be explained")
 
     def view(self, content: np.ndarray) -> View:

@@ -308,7 +308,10 @@ def _add(section: argparse._ArgumentGroup, flag: Flag, described: str) -> None:
         nargs = "?" if flag.optional else 0
         section.add_argument(*names, action=_Switch, dest=flag.name, nargs=nargs, help=described)
         return
-    named: dict[str, Any] = {"metavar": metavar(flag), "help": described}
+    shown: str | tuple[str, ...] = metavar(flag)
+    if len(shown.split()) == flag.length:  # a name for each value
+        shown = tuple(shown.split())
+    named: dict[str, Any] = {"metavar": shown, "help": described}
     if flag.declared.positional:
         section.add_argument(flag.name, nargs="*" if flag.several else "?", **named)
     else:

@@ -55,9 +55,9 @@ def stored(options: type[T], run: Path) -> T:
     if not path.exists():
         raise UserError(f"{run}: no run there (no {CONFIG_FILE}): nothing to resume or evaluate")
     content = read_object(path)
-    verb, own = content.get("verb"), getattr(options, "verb", None)
-    if None not in (verb, own) and verb != own:
-        raise UserError(f"{path}: a run of {verb}, not of {own}")
+    verb = content.get("verb", options.verb)
+    if verb != options.verb:
+        raise UserError(f"{path}: a run of {verb}, not of {options.verb}")
     names = describing(options)
     shown = (name for name, flag in declared(options).items() if not flag.declared.hidden)
     if missing := [dashed(n) for n in shown if n in names and n not in content]:

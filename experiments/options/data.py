@@ -42,11 +42,11 @@ class DataOptions:
         unless={"data": ("shapes",)},
         aliases="in-channels in-chans input-channels",
     )
-    """Channels of the images that the network gets: 1 for grey, 3 for RGB; any other number is that
-    of the bands that every file must have, as they are stored."""
+    """Channels of the images that the network gets: 1 for grey, 3 for RGB. With any other number,
+    every file must have that many bands, which are read as they are stored."""
     bits: Literal[8, 16] = flag(8, unless={"data": ("shapes",)}, aliases="bit-depth")
-    """Bits of a channel of those images: with 8, files of 16 are scaled to 8; with 16, they are
-    read as they are, and the network gets numbers on the same scale."""
+    """Bits of a channel of those images. 8: files of 16 bits are scaled to 8; 16: such files keep
+    all bits, and the network gets numbers on the same scale."""
     batch_size: int = flag(
         128, minimum=1, maximum=LARGEST_BATCH, aliases="bs ims-per-batch train-batch-size"
     )
@@ -62,8 +62,8 @@ class DataOptions:
     train_examples: int | None = flag(
         None, minimum=1, maximum=LARGEST_INT, aliases="train-images max-train-samples"
     )
-    """Number of training examples, of each class in proportion. Default: all. The seed draws which;
-    of built-in scenes they are the first ones."""
+    """Number of training examples, which the seed draws with the classes in their proportions; of
+    built-in scenes the first ones. Default: all."""
     holdout_fraction: float = flag(
         0.1,
         range=DATA_RANGES["holdout_fraction"],
@@ -80,12 +80,12 @@ class DataOptions:
     workers: int | None = flag(
         None, resumable=True, minimum=0, maximum=MOST_WORKERS, aliases="num-workers"
     )
-    """Processes that read ahead; 0 reads in threads. Default: what the machine and the data need,
-    which the run tells."""
+    """Processes that read ahead; 0 reads in threads. Default: chosen for the machine and the data,
+    and printed."""
     cache: Literal["device", "host", "none"] | None = flag(None, resumable=True)
-    """Where decoded examples are kept: beside the network on the device, in the host's memory, or
-    nowhere. Default: on an accelerator where they take at most a third of its free memory, else on
-    the host where they take at most a quarter."""
+    """Place where decoded examples are kept: beside the network on the device, in the host's
+    memory, or nowhere. Default: on an accelerator, if they take at most a third of its free memory;
+    else on the host, if they take at most a quarter of its own."""
 
     @property
     def reading(self) -> Reading:
@@ -103,9 +103,9 @@ class WholeImageOptions(DataOptions):
     """Pixels on a side of the images that are augmented on the device."""
     ten_crop: bool = flag(False, resumable=True)
     """Evaluate the corners, the centre and their mirror images instead of the centre alone."""
-    views: ViewKind = flag("one", resumable=True, aliases="tta")
-    """Views of an image whose logits an evaluation averages: the image; `mirror`: its mirror image
-    too; `shift`: both also moved by a pixel, towards two corners."""
+    views: ViewKind = flag("one", resumable=True)
+    """Views of an image whose logits an evaluation averages. one: the image; mirror: also its
+    mirror image; shift: also both of them moved by a pixel, towards two corners."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,14 +114,17 @@ class BalanceOptions:
 
     class_weights: tuple[str, ...] = flag((), metavar="WEIGHT")
     """Weights of the classes in the loss: `balanced`, the mean number of training examples (or
-    objects) of a class over its own; or a number for each class; or NAME=NUMBER for some."""
+    objects) over all classes divided by the class's own number; or a number for each class; or
+    NAME=NUMBER for some."""
     sampling: Literal["uniform", "balanced", "repeat_factor"] = flag(
         "uniform", unless={"data": ("shapes",)}
     )
-    """Training examples of an epoch, whose number stays: each one once; so that all classes come
-    equally often; or the more often the rarer their rarest class is (Gupta et al. 2019, LVIS)."""
+    """Training examples of an epoch, which keeps its number of examples. uniform: each one once;
+    balanced: all classes equally often; repeat_factor: an example the more often, the rarer its
+    rarest class is (Gupta et al. 2019, LVIS)."""
     repeat_threshold: float = flag(0.001, above=0, maximum=1, only={"sampling": ("repeat_factor",)})
-    """Share of the examples below which a class is repeated, by the root of what it lacks."""
+    """A class that less than this share of the examples has is repeated, by the square root of this
+    share over its own."""
 
 
 RGB_ONLY: Mapping[str, Any] = {

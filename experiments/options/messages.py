@@ -186,7 +186,7 @@ def unknown(token: str, options: type) -> str:
 
 def _other_verbs(options: type) -> Iterator[tuple[str, set[str]]]:
     """The names of the flags of the other verbs."""
-    own = getattr(options, "verb", None)
+    own = options.verb
     if own not in VERBS and own != "predict":
         return
     found = {verb: importlib.import_module(f"{_PACKAGE}.{verb}").Options for verb in VERBS}
@@ -239,7 +239,7 @@ def sections(
         shared = {
             key: wanted
             for key, wanted in flags[0].declared.only.items()
-            if len(flags) > 1 and all(key in f.declared.only for f in flags)
+            if len(flags) > 1 and all(_within(f.declared.only.get(key), wanted) for f in flags)
         }
         owner = flags[0].owner
         text = inspect.cleandoc(owner.__doc__ or "").split("\n\n")[0] if section else ""
@@ -250,6 +250,12 @@ def sections(
             flags,
             shared,
         )
+
+
+def _within(condition: Any, other: Any) -> bool:
+    """Tell whether what fulfils a condition fulfils the other one of the same flag."""
+    several = isinstance(condition, tuple) and isinstance(other, tuple)
+    return set(condition) <= set(other) if several else condition == other
 
 
 def help_text(flag: Flag, shared: Conditions = MappingProxyType({})) -> str:

@@ -22,9 +22,9 @@ class ModelOptions:
     """Weights to start from: safetensors or .pth with torchvision's or timm's names, a run, or a
     name such as `torchvision:resnet50` or `hf:timm/resnet50.tv_in1k`."""
     weights_dir: str | None = flag(None, resumable=True, only={"init_from": GIVEN}, metavar="DIR")
-    """Folder in which weights with a name are looked for before they are fetched."""
+    """Folder in which weights with a name are looked for before they are downloaded."""
     init_head: Literal["keep", "reinit"] = flag("keep", only={"init_from": GIVEN})
-    """Whether the last layer keeps its weights too, which needs the same classes."""
+    """Weights of the last layer: keep them too, which needs the same classes, or draw new ones."""
 
 
 def model_group(

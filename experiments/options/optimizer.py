@@ -95,15 +95,15 @@ class OptimizerOptions:
     )
     """Learning rate at the start of the warm-up, as a share of the highest."""
     weight_decay: float = flag(1e-4, minimum=0, maximum=1000, aliases="wd")
-    """L2 regularisation; decoupled for optimizers that have it so, such as adamw."""
+    """L2 regularisation; with optimizers such as adamw, decoupled weight decay."""
     decay_on: Literal["all", "kernels"] = flag("all", only={"weight_decay": GIVEN})
     """Which parameters decay; `kernels` leaves out biases and the scales of normalisation."""
     decoupled: bool = flag(
         False,
         only={"optimizer": optimizers.names("weight_decay", having=False), "weight_decay": GIVEN},
     )
-    """The decay is the share of every parameter that a step at the highest learning rate takes,
-    whatever that rate and the one of biases are."""
+    """Let --weight-decay be the share of every parameter that a step at the highest learning rate
+    takes away, whatever this rate and --bias-rate are."""
     bias_rate: float = flag(1.0, minimum=0, maximum=1000)
     """Factor of the learning rate of biases; 2 in many recipes of Caffe's time."""
     bias_rate_on: Literal["all", "norms"] = flag("all", only={"bias_rate": GIVEN})
@@ -112,15 +112,15 @@ class OptimizerOptions:
     """Factor of the learning rate of the layers that pretrained weights hold: all but the last of
     a classifier, the backbone of other networks."""
     layer_decay: float = flag(1.0, above=0, maximum=1, aliases="layerwise-decay layer-wise-decay")
-    """Factor of their learning rate from one layer, or block, to the one before it: the last has it
-    once, the one next to the image most often."""
+    """Factor of the learning rate from each of these layers, or blocks, to the one before it: the
+    last has it once, the one next to the image most often."""
     frozen_stages: int = flag(0, minimum=0, maximum=64, aliases="freeze-stages")
     """Stages that are not trained, counted from the image, with all layers before them. Their batch
     statistics still follow the data."""
     frozen: tuple[str, ...] = flag((), aliases="freeze", metavar="PATH")
     """Parameters that are not trained, by the beginnings of their paths: backbone/conv1."""
     frozen_after: tuple[str, ...] = flag((), aliases="freeze-after", metavar="PATH=EPOCHS")
-    """Parameters that are trained for some passes over the data only: backbone/conv1=3."""
+    """Parameters that are trained only for some passes over the data: backbone/conv1=3."""
     clip_norm: float | None = flag(
         None, above=0, maximum=1e9, aliases="clip-grad clip-grad-norm max-grad-norm grad-clip"
     )
@@ -139,10 +139,10 @@ class OptimizerOptions:
         instead_of=("lookahead",),
         aliases="model-ema-decay ema-decay",
     )
-    """Decay in a step of a moving average of the parameters, which evaluation then uses."""
+    """Decay, at each step, of a moving average of the parameters, which evaluation then uses."""
     lookahead: int = flag(0, minimum=0, maximum=LARGEST_INT, instead_of=("ema",))
-    """Steps between look-aheads, at which training goes on from an average of the parameters;
-    evaluation uses the average. 0 for none."""
+    """Steps between look-aheads. At a look-ahead, training continues from an average of the
+    parameters; evaluation uses the average. 0 for none."""
     lookahead_decay: float = flag(0.95**5, minimum=0, maximum=1, only={"lookahead": GIVEN})
     """Weight of the old average in the last look-ahead."""
     lookahead_power: float = flag(3.0, minimum=0, maximum=100, only={"lookahead": GIVEN})

@@ -20,7 +20,7 @@ class PredictOptions:
     """Folder of the run."""
     images: tuple[str, ...] = flag((), positional=True, metavar="IMAGE")
     """Images: files, folders, patterns such as `**/*.jpg`, and `@FILE` with one in each line. With
-    `--count` also videos, and cameras by their numbers. Or sentences."""
+    `--count` also videos, and cameras by their numbers. For runs of translate: sentences."""
     list: str | None = flag(None, metavar="FILE")
     """A file with an image, or a sentence, in each line."""
     json: bool = False
@@ -33,7 +33,7 @@ class PredictOptions:
     """Images in a step."""
     state: Literal["best", "last"] | None = None
     """State of the run that predicts: the one with the best evaluation, or the last one. Default:
-    the best, where the run keeps it."""
+    the best, if the run keeps it."""
     top: int = flag(
         3, minimum=1, maximum=65_536, only={"verb": ("classify",)}, aliases="topk top-k"
     )
@@ -41,8 +41,8 @@ class PredictOptions:
     tta: tuple[str, ...] = flag(
         (), only={"verb": ("classify", "segment", "detect")}, metavar="VIEW"
     )
-    """Average over views of each image at test time: `flip` its mirror image, and sizes as shares
-    of its own, such as 0.75 1.25. Detections of all views are joined."""
+    """Average over each image and views of it: `flip` is its mirror image, numbers such as 0.75
+    1.25 are sizes as shares of its own. Detections of all views are joined."""
     directory: str | None = flag(
         None, only={"verb": ("segment", "detect")}, aliases="output-dir out", metavar="DIR"
     )
@@ -76,8 +76,8 @@ class PredictOptions:
         only={"count": GIVEN},
         metavar="X1 Y1 X2 Y2",
     )
-    """Count the objects whose centre crosses this line from frame to frame, in pixels, to the left
-    and to the right of who walks along it."""
+    """Count the objects whose centre crosses this line, in pixels, from one frame to the next: to
+    the left and to the right, as one walks along it."""
     region: tuple[float, ...] | None = flag(
         None, minimum=-LARGEST_INT, maximum=LARGEST_INT, only={"count": GIVEN}, metavar="X Y"
     )

@@ -17,11 +17,11 @@ class RunOptions:
     """The folder of the run, what is done, and how often it reports."""
 
     preset: str | None = flag(None, aliases="recipe", metavar="NAME")
-    """A recipe whose values are the defaults; `--preset list` prints their names. The built-in
-    data has its own."""
+    """A recipe, whose values take the place of the defaults; `--preset list` prints the names. The
+    built-in data has its own recipe."""
     config: str | None = flag(None, typed_only=True, aliases="cfg config-file", metavar="FILE")
     """A YAML or JSON file of flags, or the config.json of a run, whose values are the defaults.
-    What is typed comes first, then the file, then the preset, then the flags' own defaults."""
+    Typed flags come first, then the file, then the preset, then the flags' own defaults."""
     out: str | None = flag(
         None,
         resumable=True,
@@ -38,8 +38,8 @@ class RunOptions:
     split: Literal["eval", "test", "train"] = flag(
         "eval", resumable=True, typed_only=True, only={"eval_only": GIVEN}
     )
-    """Which examples are evaluated. Those of training are not augmented; their row is called
-    training_set, as rows of training are called train."""
+    """The examples that are evaluated. Those of training are not augmented; the row of their
+    evaluation is called training_set, because rows of training are called train."""
     predictions: str | None = flag(None, resumable=True, unrecorded=True, metavar="FILE")
     """Write a row for each example of an evaluation to this file, .csv or .jsonl: its name, the
     truth, the prediction and its probability."""
@@ -47,19 +47,19 @@ class RunOptions:
         None, resumable=True, typed_only=True, only={"eval_only": GIVEN}
     )
     """State that is evaluated: the one with the best evaluation, or the last one. Default: the
-    best, where the run keeps it."""
+    best, if the run keeps it."""
     weights: Literal["raw", "ema"] | None = flag(
         None, resumable=True, typed_only=True, only={"eval_only": GIVEN}
     )
-    """Weights of that state that are evaluated: those that training goes on from, or their average.
-    Default: the average, where the run keeps one."""
+    """Weights that are evaluated. raw: those that training continues from; ema: their average.
+    Default: the average, if the run keeps one."""
     recalibrate: bool = flag(False, resumable=True, typed_only=True, only={"eval_only": GIVEN})
     """Compute the statistics of batch normalisation anew from the training set."""
     seed: int = flag(0, minimum=0, maximum=_LARGEST_SEED, aliases="manual-seed")
     """All randomness derives from this number."""
     fast: bool = False
-    """On a GPU, use the fastest kernels that the compiler measures, also those whose sums depend on
-    timing: two runs of one seed then differ. On a CPU it changes nothing."""
+    """On a GPU, use the fastest kernels, even if the order of their sums varies: two runs of one
+    seed then differ. On a CPU it changes nothing."""
     matmul_precision: Precision | None = None
     """Precision of float32 products and convolutions on an accelerator. Default: the device's own,
     TensorFloat-32 on most GPUs. A CPU always has float32."""
@@ -102,8 +102,8 @@ class RunOptions:
     )
     """End the run after this number of evaluations without a better --best."""
     track: Literal["wandb", "mlflow"] | None = flag(None, resumable=True)
-    """Hand the config, every row of metrics and the last pictures over to Weights & Biases or to
-    MLflow; a resumed run goes on as the same run there."""
+    """Send the config, every row of metrics and the last pictures to Weights & Biases or MLflow; a
+    resumed run continues the same run there."""
     profile: str | None = flag(
         None,
         resumable=True,
@@ -111,13 +111,13 @@ class RunOptions:
         unless={"eval_only": GIVEN},
         metavar="START:STOP",
     )
-    """Record the steps after START updates, up to STOP, with JAX's profiler into profile/; a
-    resumed run records those of them that it makes."""
+    """Record the steps after START updates, up to STOP, with JAX's profiler, in profile/. A resumed
+    run records those of these steps that it makes."""
     graph: str | None = flag(None, resumable=True, typed_only=True, metavar="FILE.svg")
     """Draw the network into this file, with its blocks' shapes, parameters and multiply-adds, and
     train nothing."""
     distributed: bool = flag(False, resumable=True)
-    """Join the other processes of the run, as JAX finds them under Slurm, on TPU pods and on
+    """Join the other processes of the run, which JAX finds under Slurm, on TPU pods and on
     Kubernetes."""
     parallel: Literal["pmap", "shard"] = flag("pmap", resumable=True)
     """How a step runs on all devices: `pmap`, or its twin `shard`, which is `shard_map` under

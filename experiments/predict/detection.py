@@ -97,20 +97,18 @@ class BoxPredictor(ImagePredictor):
 
     def averaged(self, predict: Predict, batch: Batch) -> Detections:
         """The detections, joined from the views of `--tta`."""
-        # R-CNN's images are those of its network.
-        pixels = getattr(self.task, "network", self.task)
         return join_detections(
             predict,
             batch,
             self._views,
             rule=self.task.evaluation.rule,
             num_classes=len(self.names),
-            background=pixels.mean,
+            background=self.task.mean,
         )
 
     def select(self, predictions: Any) -> Detections:
         """The detections."""
-        return getattr(predictions, "detections", predictions)
+        return predictions.detections
 
     def outputs(self, selected: Detections) -> dict[str, jax.Array]:
         """The detections: rows of boxes, scores and labels, best first, and which are valid."""

@@ -4,7 +4,8 @@ import glob
 import os
 from collections.abc import Iterator, Sequence
 
-from cnn_jax.data.decode import READ, list_images
+from cnn_jax.data.decode import READ
+from cnn_jax.data.image_files import list_images
 from cnn_jax.errors import UserError
 from cnn_jax.reading import read_lines
 

@@ -65,6 +65,10 @@ class Predictor(Protocol):
         """The arrays that the network is fed for one input: one example, or several tiles."""
         ...
 
+    def samples(self, rng: np.random.Generator, count: int) -> Sequence[Example]:
+        """Examples of noise: for the shapes of the network's inputs, and to compare programs."""
+        ...
+
     def select(self, predictions: Any) -> Any:
         """The part of the task's predictions that `found` needs."""
         ...
@@ -98,9 +102,11 @@ class ImagePredictor:
 
     Attributes:
         reading: the way in which the run reads images.
+        photo_size: rows and columns of an image that the run can see.
     """
 
     reading: Reading
+    photo_size: tuple[int, int] = (64, 64)
 
     def read(self, given: Input) -> np.ndarray:
         """The pixels of an image.
@@ -119,6 +125,16 @@ class ImagePredictor:
                 f"{rgb}"
             )
         return given
+
+    def examples(self, content: np.ndarray) -> Sequence[Example]:
+        """The arrays that the network is fed for one image: one example, or several tiles."""
+        raise NotImplementedError
+
+    def samples(self, rng: np.random.Generator, count: int) -> list[Example]:
+        """The first example of each of several images of noise."""
+        shape, dtype = (count, *self.photo_size, self.reading.channels), self.reading.dtype
+        photos = rng.integers(0, np.iinfo(dtype).max, shape, dtype, endpoint=True)
+        return [self.examples(photo)[0] for photo in photos]
 
     def averaged(self, predict: Predict, batch: Batch) -> Any:
         """The prediction of the images as they are."""

@@ -44,6 +44,7 @@ class MaskPredictor(ImagePredictor):
         self._names, self.reading = class_names(run), self._trained.data.reading
         (size,) = flags.recorded(run, evaluated_size=segment.RECORDED_SIZE)
         self.task = segment.build_task(self._trained, self._names, size)
+        self.photo_size = self.task.size
         self._folder = Path(options.directory) if options.directory else run / PICTURES
         self._views = read_views(options.tta)
         self._write_probabilities = options.probabilities

@@ -58,6 +58,12 @@ class TranslationPredictor:
         row[: len(tokens)] = tokens
         return [{"source": row}]
 
+    def samples(self, rng: np.random.Generator, count: int) -> list[Example]:
+        """Sentences of the run's longest, of random words."""
+        shape = (count, self._trained.data.max_length)
+        rows = rng.integers(len(SPECIAL), len(self._source), shape, np.int32)
+        return [{"source": row} for row in rows]
+
     def select(self, predictions: Any) -> Any:
         """The words and their attention weights."""
         return predictions

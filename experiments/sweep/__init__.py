@@ -34,8 +34,8 @@ _SEED = flags.declared(flags.RunOptions)["seed"].range
 
 @dataclass(frozen=True)
 class Options:
-    """Train one command with many settings and seeds, and compare them. What stands behind `--` are
-    the flags that all runs share."""
+    """Train one command with many settings and seeds, and compare them. The flags behind `--` are
+    those that all runs share."""
 
     verb: ClassVar[str] = "sweep"
 
@@ -52,18 +52,19 @@ class Options:
     random: int | None = flags.flag(None, minimum=1, maximum=100_000, metavar="N")
     """Draw N settings from the lists and ranges of --grid, in place of all combinations."""
     search_seed: int = flags.flag(0, range=_SEED, only={"random": flags.GIVEN})
-    """The number that the drawn settings derive from. More of them begin with the same ones."""
+    """The number that the drawn settings derive from. A larger --random begins with the same
+    settings."""
     out: str | None = flags.flag(None, aliases="output-dir", metavar="DIR")
     """Folder of the sweep, with a folder for each run."""
     metric: str | None = flags.flag(None, metavar="NAME")
     """The metric that orders the settings. Default: the main one of the command."""
     jobs: int | None = flags.flag(None, minimum=1, maximum=1024)
-    """Runs at a time, each on a device of its own. Default: one on each accelerator of the machine;
-    one where it has none. A single one uses all devices."""
+    """Number of runs at a time, each on a device of its own. Default: one on each accelerator of
+    the machine, or one if it has none. A single run uses all devices."""
     slurm: bool = False
     """Run nothing here; write DIR/array.sh, a Slurm array of the runs that have not finished."""
     submit: bool = flags.flag(False, only={"slurm": flags.GIVEN})
-    """Hand the array to sbatch, too."""
+    """Submit the array with sbatch, too."""
     sbatch: tuple[str, ...] = flags.flag((), only={"slurm": flags.GIVEN}, metavar="NAME=VALUE")
     """Options of the array for sbatch: `partition=gpu time=02:00:00`."""
 

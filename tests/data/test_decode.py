@@ -14,14 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cnn_jax.data import decode as decode_module
-from cnn_jax.data.decode import (
-    decode,
-    decode_scaled,
-    describe_left_out,
-    is_image,
-    list_images,
-    read_header,
-)
+from cnn_jax.data.decode import decode, decode_scaled, read_header
+from cnn_jax.data.image_files import describe_left_out, is_image, list_images
 from cnn_jax.errors import UserError
 
 

@@ -14,9 +14,10 @@ import pytest
 
 import cnn_jax
 from cnn_jax import data
-from cnn_jax.data import packed
+from cnn_jax.data import packed, packing
 from cnn_jax.data.batches import EvaluationBatches, TrainingBatches
-from cnn_jax.data.packed import PackedSource, Part, prepared
+from cnn_jax.data.packed import PackedSource, prepared
+from cnn_jax.data.packing import Part
 from cnn_jax.data.source import Subset
 from cnn_jax.data.transforms import (
     BoxTransform,
@@ -84,7 +85,7 @@ TRANSFORMS = {
 
 def pack(folder, part, about=ABOUT, lines=None, **others):
     notify = (lambda line: None) if lines is None else lines.append
-    return packed.write(folder, {"train": part, **others}, about, ("--crop", "pad"), notify)
+    return packing.write(folder, {"train": part, **others}, about, ("--crop", "pad"), notify)
 
 
 def assert_same_batches(ours, others):
@@ -99,7 +100,7 @@ def assert_same_batches(ours, others):
 
 @pytest.mark.parametrize("kind", TRANSFORMS)
 def test_batches_are_those_of_the_source(tmp_path, kind, monkeypatch):
-    monkeypatch.setattr(packed, "_BLOCK_BYTES", 2000)  # so that there are several blocks
+    monkeypatch.setattr(packing, "_BLOCK_BYTES", 2000)  # so that there are several blocks
     source, transform = Pictures(kind=kind), TRANSFORMS[kind]
     assert pack(tmp_path, Part(source, transform))
     again = PackedSource(tmp_path, "train")
@@ -178,8 +179,8 @@ def test_splits_of_the_same_examples_are_stored_once(tmp_path):
 
 
 def test_a_stopped_command_goes_on_where_it_was(tmp_path, monkeypatch):
-    monkeypatch.setattr(packed, "_BLOCK_BYTES", 3000)  # three examples and some
-    monkeypatch.setattr(packed, "in_threads", in_order)
+    monkeypatch.setattr(packing, "_BLOCK_BYTES", 3000)  # three examples and some
+    monkeypatch.setattr(packing, "in_threads", in_order)
     whole, half = tmp_path / "whole", tmp_path / "half"
     pack(whole, Part(Pictures(), TrainingTransform(16)))
     with pytest.raises(UserError, match="damaged"):
@@ -214,13 +215,13 @@ def contents(folder):
 KILLED = """
 import sys
 from pathlib import Path
-from cnn_jax.data import packed
+from cnn_jax.data import packing
 from cnn_jax.data.transforms import TrainingTransform
 sys.path.insert(0, {tests!r})
 from tests.data.test_packed import ABOUT, Pictures
-packed._BLOCK_BYTES = 3000
-part = packed.Part(Pictures(200, seconds={seconds}), TrainingTransform(16))
-packed.write(Path({folder!r}), {{"train": part}}, ABOUT, (), lambda line: None)
+packing._BLOCK_BYTES = 3000
+part = packing.Part(Pictures(200, seconds={seconds}), TrainingTransform(16))
+packing.write(Path({folder!r}), {{"train": part}}, ABOUT, (), lambda line: None)
 """
 
 
@@ -286,8 +287,8 @@ def test_whole_packed_data_passes_its_checksums(tmp_path):
 
 
 def test_what_the_disk_has_no_room_for_is_refused_before_it_is_written(tmp_path, monkeypatch):
-    usage = packed.shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(packed.shutil, "disk_usage", lambda _: usage._replace(free=10_000))
+    usage = packing.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(packing.shutil, "disk_usage", lambda _: usage._replace(free=10_000))
     lines = []
     with pytest.raises(UserError, match=r"would take 0\.0 MB, and the disk has"):
         pack(tmp_path, Part(Pictures(), TrainingTransform(16)), lines=lines)

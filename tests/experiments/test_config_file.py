@@ -162,4 +162,4 @@ def test_a_run_that_goes_on_may_be_given_its_file_again(write, tmp_path):
 
 def test_the_help_states_what_comes_first():
     text = flags.help_text(flags.declared(classify.Options)["config"])
-    assert "typed comes first, then the file, then the preset, then the flags' own" in text
+    assert "Typed flags come first, then the file, then the preset, then the flags' own" in text

@@ -7,11 +7,13 @@ import pytest
 
 from cnn_jax import memory, models
 from cnn_jax.errors import UserError
+from cnn_jax.models.summary import trace
 from cnn_jax.training.state import create
 from experiments import classify, needs, translate
 
 MODEL = models.create("resnet20", 10)
 IMAGE = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+TRACED = trace(MODEL, IMAGE)
 
 
 def shapes(optimizer):
@@ -38,23 +40,23 @@ def test_the_estimate_counts_state_gradients_and_activations(free):
     optimizer = optax.sgd(0.1, momentum=0.9)
     state, devices = shapes(optimizer), jax.local_device_count()
     free(10**18)
-    cost = needs.check(MODEL, [IMAGE], state, evaluated=1, trained=8, optimizer=optimizer)
+    cost = needs.check(TRACED, state, evaluated=1, trained=8, optimizer=optimizer)
     assert cost.parameters == 269_722
     # Parameters, momenta and gradients on every virtual device, and the activations of the batch.
     least = 3 * devices * cost.parameter_bytes + 8 * cost.activation_bytes
     free(least)
     with pytest.raises(UserError, match=r"^this run \(the state .*, gradients .*, activations "):
-        needs.check(MODEL, [IMAGE], state, evaluated=1, trained=8, optimizer=optimizer)
+        needs.check(TRACED, state, evaluated=1, trained=8, optimizer=optimizer)
     free(int(1.2 * least) + 2**20)
-    needs.check(MODEL, [IMAGE], state, evaluated=1, trained=8, optimizer=optimizer)
+    needs.check(TRACED, state, evaluated=1, trained=8, optimizer=optimizer)
 
 
 def test_an_evaluation_needs_no_gradients(free):
     state = shapes(optax.identity())
     free(10**9)
-    needs.check(MODEL, [IMAGE], state, evaluated=100)
+    needs.check(TRACED, state, evaluated=100)
     with pytest.raises(UserError, match=r"evaluated examples .* and 1\.0 GB are free"):
-        needs.check(MODEL, [IMAGE], state, evaluated=2**20)
+        needs.check(TRACED, state, evaluated=2**20)
 
 
 @pytest.mark.parametrize(

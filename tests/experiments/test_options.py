@@ -1,42 +1,30 @@
 """Flags as people type them, right and wrong: every declared flag of every verb."""
 
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import get_args
 
 import pytest
 
-from cnn_jax.errors import DivergenceError, UserError, check
+from cnn_jax.errors import UserError
 from cnn_jax.models import option_table
-from cnn_jax.ranges import Range
-from cnn_jax.tasks.detection.evaluation import DetectionRule
 from experiments import (
     annotate,
-    claims,
     classify,
     compare,
     detect,
-    explain,
-    export,
-    index,
-    inspect,
     pack,
     predict,
     presets,
     segment,
-    similar,
     sweep,
     translate,
-    weights,
 )
 from experiments import options as flags
-from experiments.benchmark import __main__ as benchmark
 from experiments.sweep.plan import plan
+from tests.verbs import OPTIONS
 
 PRESETS = {
     classify: presets.CLASSIFICATION,
@@ -45,22 +33,7 @@ PRESETS = {
     segment: presets.SEGMENTATION,
     translate: presets.TRANSLATION,
 }
-COMMANDS = [
-    *(verb.Options for verb in PRESETS),
-    flags.PredictOptions,
-    compare.Options,
-    claims.Options,
-    pack.Options,
-    sweep.Options,
-    weights.Options,
-    explain.Options,
-    export.Options,
-    inspect.Options,
-    index.Options,
-    similar.Options,
-]
-COMMANDS.append(benchmark.Options)
-every_command = pytest.mark.parametrize("options", COMMANDS, ids=lambda options: options.verb)
+every_command = pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 
 
 def exposed(options):
@@ -381,80 +354,6 @@ def test_every_preset_builds(name):
     classify.build_task(parse("--preset", name), [str(i) for i in range(10)])
 
 
-def test_a_config_survives_its_file(tmp_path, capsys):
-    options = parse("--preset", "resnet50_v2", "--optimizer-options", "eps=1e-3")
-    content = {"verb": "classify", **flags.flat(options), "class_names": ["a"]}
-    (tmp_path / "config.json").write_text(json.dumps(content))
-    assert flags.stored(classify.Options, tmp_path) == options
-    assert capsys.readouterr().err == ""
-
-
-def test_what_an_earlier_config_lacks_has_its_default_and_is_said(tmp_path, capsys):
-    content = {"verb": "classify", **flags.flat(parse("--ema", "0.5", "--seed", "3")), "gone": 1}
-    del content["ema"], content["seed"]
-    (tmp_path / "config.json").write_text(json.dumps(content))
-    options = flags.stored(classify.Options, tmp_path)
-    assert (options.optimizer.ema, options.run.seed) == (None, 0)
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert "config.json: written without --seed, --ema; the defaults are used" in error
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "message"),
-    [
-        ("seed", -1, "seed -1: must be a whole number in [0, 4294967295]"),
-        ("seed", 1.5, "seed 1.5: must be a whole number"),
-        ("seed", True, "seed True: must be a whole number"),
-        ("steps", "many", "steps many: must be a whole number"),
-        ("flip", 1, "flip 1: must be true or false"),
-        ("learning_rate", None, "learning_rate None: must be a number"),
-        ("milestones", [0.5, "x"], "milestones 0.5 x: must be numbers in [0, 1]"),
-        ("crop_scale", [0.5], "crop_scale 0.5: must be 2 numbers"),
-        ("schedule", "linear", "schedule linear: must be one of constant, step, cosine, polynom"),
-        ("cache", "disk", "cache"),
-        ("hue", 2, "hue 2: must be a number in [0, 0.5]"),
-    ],
-)
-def test_a_config_s_values_are_checked_like_flags(tmp_path, key, value, message):
-    content = {"verb": "classify", **flags.flat(parse()), key: value}
-    (tmp_path / "config.json").write_text(json.dumps(content))
-    with pytest.raises(UserError) as caught:
-        flags.stored(classify.Options, tmp_path)
-    assert str(caught.value).startswith(f"{tmp_path / 'config.json'}: {message}")
-
-
-def test_another_verb_s_run_is_refused(tmp_path):
-    (tmp_path / "config.json").write_text('{"verb": "segment"}')
-    with pytest.raises(UserError, match=r"config\.json: a run of segment, not of classify"):
-        parse("--resume", "--out", str(tmp_path))
-
-
-def test_resuming_takes_the_run_s_options_and_refuses_others(tmp_path):
-    options = parse("--learning-rate", "0.3", "--epochs", "3")
-    (tmp_path / "config.json").write_text(json.dumps(flags.flat(options)))
-    resumed = parse("--resume", "--out", str(tmp_path), "--workers", "2")
-    assert resumed.optimizer.learning_rate == 0.3
-    assert resumed.data.workers == 2
-    with pytest.raises(UserError, match=r"--learning-rate: the run in .* has 0\.3"):
-        parse("--resume", "--out", str(tmp_path), "--lr", "0.1")
-
-
-@pytest.mark.parametrize("options", [verb.Options for verb in PRESETS])
-def test_what_a_resumed_run_may_be_given_anew(options):
-    """Never what decides the weights."""
-    allowed = flags.resumable(options)
-    assert {"out", "resume", "eval_only", "keep", "report_every"} <= allowed
-    kept = {"model", "data", "seed", "steps", "epochs", "learning_rate", "batch_size", "optimizer"}
-    assert not allowed & kept
-    assert allowed <= set(flags.flat(options()))
-
-
-def test_resuming_nothing_is_an_error(tmp_path):
-    with pytest.raises(UserError, match="nothing to resume"):
-        parse("--resume", "--out", str(tmp_path))
-
-
 @every_command
 def test_help_has_sections_and_examples_and_fits_80_columns(options, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
@@ -471,6 +370,29 @@ def test_help_has_sections_and_examples_and_fits_80_columns(options, capsys, mon
         assert text.index("\nmodel:") < text.index("\noptimizer:")
     *_, last = text.split("examples:\n")
     assert f"python -m experiments.{options.verb} " in last
+
+
+def help_of(options, capsys):
+    with pytest.raises(SystemExit):
+        flags.typed(options, ["--help"])
+    return capsys.readouterr().out
+
+
+def test_help_names_each_value_of_a_flag_once(capsys):
+    text = help_of(flags.PredictOptions, capsys)
+    assert "  --line X1 Y1 X2 Y2  " in text and "Y2 X1" not in text
+
+
+def test_a_section_names_only_conditions_that_all_of_its_flags_have(capsys):
+    text = help_of(OPTIONS["inspect"], capsys)
+    labels, _, _ = text.partition("\nlabels:\n")[2].partition("\n\n")
+    assert labels and "Only with" not in labels
+    # One flag of this section is narrower than the others.
+    sampling, _, rest = (
+        help_of(detect.Options, capsys).partition("\nsampling:\n")[2].partition("\n\n")
+    )
+    assert "Only with --system fast_rcnn or rcnn." in " ".join(sampling.split())
+    assert "Only with --system fast_rcnn." in " ".join(rest.split())
 
 
 def test_help_beside_a_system_leaves_out_the_others(capsys):
@@ -509,71 +431,7 @@ def test_readme_s_commands_are_understood():
             given = flags.parse_plain(sweep.Options, own)
             plan(given.command, Path(given.out), fixed, given.grid, given.seeds, given.random)
         elif verb not in ("tour", "launch.optuna_search"):
-            (options,) = (options for options in COMMANDS if options.verb == verb)
-            flags.parse_plain(options, argv)
-
-
-def test_the_library_s_parameters_are_shown_as_flags(capsys):
-    with pytest.raises(UserError, match=r"^min_score 2.0: must be in \[0, 1\]$") as caught:
-        DetectionRule(min_score=2.0)
-
-    def main():
-        raise caught.value
-
-    with pytest.raises(SystemExit) as end:
-        flags.entry(main)
-    assert end.value.code == 2
-    assert capsys.readouterr().err == "error: --min-score 2.0: must be in [0, 1]\n"
-    with pytest.raises(UserError, match=r"^pair 1 2: must be rising$"):
-        check(False, "pair", (1, 2), "rising")
-
-
-@pytest.mark.parametrize(
-    ("error", "status"), [(UserError("a\nb"), 2), (DivergenceError("not finite"), 3)]
-)
-def test_errors_end_with_their_status_and_one_line(error, status, capsys):
-    def main():
-        raise error
-
-    with pytest.raises(SystemExit) as end:
-        flags.entry(main)
-    assert end.value.code == status
-    assert capsys.readouterr().err.count("\n") == 1
-
-
-def ended(error):
-    """The status that a command ends with which an error stops."""
-
-    def main():
-        raise error
-
-    with pytest.raises(SystemExit) as end:
-        flags.entry(main)
-    return end.value.code
-
-
-@pytest.mark.parametrize(
-    ("error", "line"),
-    [
-        (UserError("a\0b \udcff \x1b[31m"), r"a\x00b \udcff \x1b[31m"),
-        (OSError(36, "File name too long", "xxx"), "xxx: File name too long"),
-        (OSError(24, "Too many open files", "xxx"), "xxx: Too many open files"),
-        (OSError(30, "Read-only file system", "xxx"), "xxx: Read-only file system"),
-        (OSError(28, "No space left on device"), "No space left on device"),
-        (MemoryError("Unable to allocate 3 TiB"), "out of memory (Unable to allocate 3 TiB); a "),
-        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory\nmore"), "out of memory (RESOURCE_EXHAU"),
-    ],
-)
-def test_what_the_system_refuses_ends_in_one_line(error, line, capsys):
-    assert ended(error) == 2
-    text = capsys.readouterr().err
-    assert text.startswith(f"error: {line}") and text.count("\n") == 1
-
-
-def test_a_bug_stays_one():
-    for error in (RuntimeError("x"), AssertionError(), OSError("x"), ValueError("x")):
-        with pytest.raises(type(error)):
-            ended(error)
+            flags.parse_plain(OPTIONS[verb], argv)
 
 
 @pytest.mark.parametrize("text", ["", "a\0b", "caf\udce9.jpg"])
@@ -585,59 +443,6 @@ def test_a_name_is_text(text, tmp_path):
         (compare.Options, [text]),
     ):
         assert refused(options, argv).endswith("not empty")
-
-
-def test_a_stored_name_is_text(tmp_path):
-    content = {"verb": "classify", **flags.flat(parse()), "data": "folder:\0"}
-    (tmp_path / "config.json").write_text(json.dumps(content))
-    with pytest.raises(UserError, match=r"data folder:\\x00: must be a text in UTF-8"):
-        flags.stored(classify.Options, tmp_path)
-
-
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
-def test_a_terminal_of_any_encoding_is_written_to(encoding, tmp_path):
-    code = (
-        "from experiments import options; options.entry(lambda: print('mAP \u2013 \u4e2d \u0301'))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        env={**os.environ, "PYTHONIOENCODING": encoding},
-        check=True,
-    )
-    assert done.stdout.startswith(b"mAP ") and not done.stderr
-
-
-@pytest.mark.parametrize("platform", ["cuda", "tpu", "nonsense"])
-def test_a_device_that_is_not_there_ends_in_one_line(platform, tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "experiments.classify", "--out", str(tmp_path / "run")],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "JAX_PLATFORMS": platform},
-    )
-    *_, last = done.stderr.splitlines()
-    assert done.returncode == 2 and last.startswith(f"error: JAX_PLATFORMS={platform}: no such ")
-    assert "Traceback" not in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ({}, "has no 'class_names'"),
-        ({"class_names": 3, "size": [1, 2]}, "class_names 3: must be texts"),
-        ({"class_names": ["a", 3], "size": [1, 2]}, "class_names a 3: must be texts"),
-        ({"class_names": [], "size": [1, 0]}, "size 1 0: must be 2 whole numbers in [1, 9]"),
-        ({"class_names": [], "size": [1, 987654321]}, "not JSON"),
-    ],
-)
-def test_what_a_config_holds_besides_options_is_checked_too(content, message, tmp_path):
-    text = json.dumps(content).replace("987654321", "9" * 5000)
-    (tmp_path / "config.json").write_text(text)
-    size = Annotated[tuple[int, int], Range(1, 9)]
-    with pytest.raises(UserError) as caught:
-        flags.recorded(tmp_path, class_names=tuple[str, ...], size=size)
-    assert str(caught.value).startswith(f"{tmp_path / 'config.json'}: {message}")
 
 
 def test_help_shows_each_range_on_one_line():

@@ -74,9 +74,7 @@ def by_hand(run, pictures):
     images = np.stack([predictor.examples(picture)[0]["image"] for picture in pictures])
     task = predictor.task
     given = (np.float32(images) / 255 - np.float32(task.mean)) / np.float32(task.std)
-    _, features = task.model.apply(
-        {"params": state.params, **state.model_state}, jnp.asarray(given), train=False
-    )
+    _, features = task.model.apply(state.variables, jnp.asarray(given), train=False)
     vectors = np.float64(features["pre_logits"])
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 

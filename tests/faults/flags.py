@@ -1,7 +1,6 @@
 """Odd values of every declared flag, drawn from its declaration; command lines made of them."""
 
 import contextlib
-import importlib
 import io
 import json
 import math
@@ -13,6 +12,7 @@ import numpy as np
 from experiments import options as options_of
 from experiments import presets
 from experiments.options import Flag, declared
+from tests.verbs import OPTIONS
 
 TRAINING = {
     "classify": presets.CLASSIFICATION,
@@ -34,14 +34,6 @@ ODD_NUMBERS = (
     "2147483647", "2147483648", "-2147483649", "18446744073709551616", "1_000", "0x10", "1.5", "",
     "x", "١٢", "½", "1e5", "16384", "True", "None",
 )  # fmt: skip
-
-
-def options(verb: str) -> type:
-    """The options of a command."""
-    if verb == "predict":
-        return options_of.PredictOptions
-    module = f"experiments.{verb}"
-    return importlib.import_module(f"{module}.__main__" if verb == "benchmark" else module).Options
 
 
 def odd_texts(flag: Flag, rng: np.random.Generator) -> str:
@@ -73,7 +65,7 @@ def odd_value(flag: Flag, rng: np.random.Generator) -> list[str]:
 
 def typeable(verb: str) -> list[Flag]:
     """The flags of a command that can be typed."""
-    return [f for f in declared(options(verb)).values() if not f.declared.hidden]
+    return [f for f in declared(OPTIONS[verb]).values() if not f.declared.hidden]
 
 
 def command_line(verb: str, rng: np.random.Generator) -> list[str]:
@@ -100,8 +92,8 @@ def parsed(verb: str, argv: list[str]) -> Any:
     """The options that a command line gives, as the command reads them."""
     if verb in TRAINING:
         variant = "system" if verb == "detect" else None
-        return options_of.parse(options(verb), argv, TRAINING[verb], variant)
-    return options_of.parse_plain(options(verb), argv)
+        return options_of.parse(OPTIONS[verb], argv, TRAINING[verb], variant)
+    return options_of.parse_plain(OPTIONS[verb], argv)
 
 
 def parse_odd(verb: str, rng: np.random.Generator, folder: Path, tell: Any) -> None:
@@ -114,7 +106,7 @@ def parse_odd(verb: str, rng: np.random.Generator, folder: Path, tell: Any) -> N
     except SystemExit as end:
         assert end.code in (0, None), f"status {end.code}"
         return
-    for name, flag in declared(options(verb)).items():
+    for name, flag in declared(OPTIONS[verb]).items():
         require_legal(flag, accepted[name])
 
 

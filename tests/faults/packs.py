@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from cnn_jax import data
-from cnn_jax.data import packed
+from cnn_jax.data import packed, packing
 from cnn_jax.data.transforms import (
     BoxTransform,
     EvaluationTransform,
@@ -52,10 +52,10 @@ def _write(
             "coco": partial(boxes.open_coco, there),
         }[of]
         parts = {
-            split: packed.Part(opened(split), transforms[split != "train"])
+            split: packing.Part(opened(split), transforms[split != "train"])
             for split in ("train", "eval", "test")
         }
-        packed.write(folder, parts, {"task": task, "data": of, "seed": 0}, (), lambda line: None)
+        packing.write(folder, parts, {"task": task, "data": of, "seed": 0}, (), lambda line: None)
 
 
 def _read(table: data.Formats, folder: Path) -> None:

@@ -6,7 +6,8 @@ import pytest
 
 from cnn_jax.errors import UserError
 from experiments import options as flags
-from tests.faults.flags import PLAIN, TRAINING, options, parsed, require_legal, typeable
+from tests.faults.flags import PLAIN, TRAINING, parsed, require_legal, typeable
+from tests.verbs import OPTIONS
 
 every_verb = pytest.mark.parametrize("verb", [*TRAINING, *PLAIN])
 
@@ -26,7 +27,7 @@ def beyond(flag):
 
 @every_verb
 def test_every_number_declares_a_finite_range_that_holds_its_default(verb):
-    for flag in flags.declared(options(verb)).values():
+    for flag in flags.declared(OPTIONS[verb]).values():
         if flag.type in (int, float) and not flag.choices:
             assert math.isfinite(flag.range.low) and math.isfinite(flag.range.high), flag
             defaults = flag.default if isinstance(flag.default, tuple) else (flag.default,)

@@ -6,7 +6,7 @@ import pytest
 
 from cnn_jax import models
 from cnn_jax.models.graph import INPUT, graph
-from cnn_jax.models.summary import summarize
+from cnn_jax.models.summary import summarize, trace
 from cnn_jax.reports.network import draw
 
 
@@ -16,7 +16,7 @@ def image(size):
 
 @pytest.fixture(scope="module")
 def unet():
-    return graph(models.create("unet", 2, "segmenter"), image(572))
+    return graph(trace(models.create("unet", 2, "segmenter"), image(572)))
 
 
 def test_unet_has_the_maps_and_the_skips_of_its_figure(unet):
@@ -44,7 +44,8 @@ def test_the_picture_of_unet_names_its_sizes(unet):
 @pytest.mark.parametrize("name, kind", [("resnet20", "classifier"), ("vgg11_bn", "segmenter")])
 def test_costs_are_those_of_the_summary(name, kind):
     model = models.create(name, 3, kind)
-    drawn, told = graph(model, image(64)), summarize(model, image(64))
+    traced = trace(model, image(64))
+    drawn, told = graph(traced), summarize(traced)
     units = [unit for block in drawn.blocks for unit in block.units]
     assert drawn.multiply_adds == told.multiply_adds
     assert drawn.parameters == told.parameters == sum(unit.parameters for unit in units)
@@ -52,7 +53,7 @@ def test_costs_are_those_of_the_summary(name, kind):
 
 
 def test_a_residual_network_is_a_chain_of_its_stages():
-    drawn = graph(models.create("resnet20", 10), image(32))
+    drawn = graph(trace(models.create("resnet20", 10), image(32)))
     named = [(len(block.units), block.units[0].name, block.level) for block in drawn.blocks]
     assert named == [
         (1, "stem_conv", 0),

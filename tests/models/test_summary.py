@@ -11,7 +11,7 @@ from rich.console import Console
 
 from cnn_jax import models
 from cnn_jax.models.layers import Conv
-from cnn_jax.models.summary import print_summary, summarize, totals
+from cnn_jax.models.summary import print_summary, summarize, totals, trace
 
 
 def image(size: int, channels: int = 3) -> jax.ShapeDtypeStruct:
@@ -42,7 +42,7 @@ SLOW = {
 def test_counts_are_the_published_ones(name):
     parameters, statistics, giga_multiply_adds = {**PUBLISHED, **SLOW}[name]
     size = models.input_spec(name).image_size
-    summary = summarize(models.create(name), image(size))
+    summary = summarize(trace(models.create(name), image(size)))
     assert summary.parameters == parameters
     assert summary.batch_statistics == statistics
     assert summary.multiply_adds / 1e9 == pytest.approx(giga_multiply_adds, rel=0.001)
@@ -68,7 +68,7 @@ class Small(nn.Module):
 
 
 def test_counts_of_a_small_model_by_hand():
-    summary = summarize(Small(), image(8, channels=4), optimizer=optax.adam(1e-3))
+    summary = summarize(trace(Small(), image(8, channels=4)), optax.adam(1e-3))
     modules = {module.name: module for module in summary.modules}
     assert list(modules) == ["grouped", "up", "norm", "mix", "recurrent"]
     assert modules["grouped"].multiply_adds == 4 * 4 * 8 * (3 * 5 * 2)
@@ -99,7 +99,7 @@ class Convolved(nn.Module):
 
 def test_counts_of_convolutions_by_hand():
     """The products of a convolution are counted alike on every platform."""
-    summary = summarize(Convolved(), image(8, channels=4))
+    summary = summarize(trace(Convolved(), image(8, channels=4)))
     grouped, dilated = summary.modules
     assert (grouped.output, grouped.multiply_adds) == ((4, 4, 8), 4 * 4 * 8 * (3 * 5 * 2))
     assert (dilated.output, dilated.multiply_adds) == ((2, 2, 6), 2 * 2 * 6 * (2 * 2 * 8))
@@ -111,7 +111,9 @@ def test_variables_may_be_given():
     variables = jax.eval_shape(
         lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
     )
-    assert summarize(model, images, variables=variables) == summarize(model, image(32))
+    assert summarize(trace(model, images, variables=variables)) == summarize(
+        trace(model, image(32))
+    )
 
 
 class Chain(nn.Module):
@@ -123,7 +125,7 @@ class Chain(nn.Module):
 
 
 def test_activation_memory_is_what_the_backward_pass_needs():
-    summary = summarize(Chain(), jax.ShapeDtypeStruct((1, 11), jnp.float32))
+    summary = summarize(trace(Chain(), jax.ShapeDtypeStruct((1, 11), jnp.float32)))
     # A dense layer's weight gradient needs its input; the sine's needs one array of its output's
     # size.
     inputs, derivatives = 11 + 7 + 5, 7 + 5 + 3
@@ -132,7 +134,7 @@ def test_activation_memory_is_what_the_backward_pass_needs():
 
 
 def test_totals_are_readable():
-    summary = summarize(models.create("resnet18"), image(224), optimizer=optax.sgd(0.1, 0.9))
+    summary = summarize(trace(models.create("resnet18"), image(224)), optax.sgd(0.1, 0.9))
     first, second = totals(summary)
     assert first == (
         "11,689,512 parameters, 9,600 batch statistics, "
@@ -146,7 +148,7 @@ def test_totals_are_readable():
 def printed(name: str, is_terminal: bool) -> str:
     console = Console(file=io.StringIO(), force_terminal=is_terminal, color_system=None, width=120)
     model = models.create(name, num_classes=10)
-    print_summary(summarize(model, image(32)), console, f"{name}, 32x32x3")
+    print_summary(summarize(trace(model, image(32))), console, f"{name}, 32x32x3")
     return console.file.getvalue()
 
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import signal
 
+from cnn_jax.errors import UserError
 from cnn_jax.ops import upsampling
 from cnn_jax.ops.pooling import max_pool, max_pool_with_indices, max_unpool
 
@@ -198,6 +199,19 @@ def test_unpooling_restores_45_rows_from_23():
     kept = unpooled != 0
     assert kept.sum() == values.size
     np.testing.assert_array_equal(unpooled[kept], np.asarray(x)[kept])
+
+
+@pytest.mark.parametrize("window", [(3, 2), (2, 2), (4, 4)])
+def test_unpooling_refuses_another_window_than_its_pooling_s(window):
+    x = jax.random.normal(jax.random.key(0), (1, 9, 9, 2))
+    values, indices = max_pool_with_indices(x, (3, 3), (3, 3))
+    expected = r"^window \d \d: must be that of the pooling from \(9, 9\)"
+    with pytest.raises(UserError, match=expected):
+        max_unpool(values, indices, (9, 9), window)
+    np.testing.assert_array_equal(
+        np.sort(np.asarray(max_unpool(values, indices, (9, 9), (3, 3))).ravel())[-3:],
+        np.sort(np.asarray(values).ravel())[-3:],
+    )
 
 
 def test_gradients_gather_what_unpooling_set_and_scatter_what_pooling_took():

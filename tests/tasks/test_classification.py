@@ -275,6 +275,8 @@ def test_figures_of_known_predictions():
     figures, details = of.summarize(sums, rows)
     assert figures["macro_recall"] == pytest.approx(figures["mean_class_accuracy"])
     assert details.labels.tolist() == np.asarray(given["label"]).tolist()
+    # Of a set of many classes they are the largest array on the host: there is one.
+    assert np.shares_memory(details.log_probabilities, rows["log_probabilities"])
     normalized = probabilities / probabilities.sum(-1, keepdims=True)
     assert figures["loss"] == pytest.approx(
         -np.log(normalized[np.arange(5), labels[:5]]).mean(), rel=1e-5

@@ -16,7 +16,7 @@ from cnn_jax.errors import DivergenceError, UserError
 from cnn_jax.metrics.summary import Summary
 from cnn_jax.runs.log import RunLog
 from cnn_jax.training import checkpoints, loop, parallel, prng
-from cnn_jax.training.evaluation import evaluate
+from cnn_jax.training.evaluation import _in_set_order, evaluate
 from cnn_jax.training.state import create
 from tests.checks import assert_same_bits
 from tests.commands import rows
@@ -417,10 +417,21 @@ def test_an_empty_evaluation_set_is_refused(tmp_path):
         evaluate(task, parallel.compile_evaluation_step(task), state, Empty())
 
 
+def test_rows_of_a_set_are_in_its_order_and_kept_once():
+    x = np.random.default_rng(0).normal(size=(7, 3))
+    parts = [np.array(part) for part in ([3, 1], [0, 6, 5], [2, 4])]
+    batches = [{"index": part, "row": {"x": x[part], "even": part % 2 == 0}} for part in parts]
+    rows = _in_set_order(batches)
+    np.testing.assert_array_equal(rows["row"]["x"], x)
+    np.testing.assert_array_equal(rows["row"]["even"], np.arange(7) % 2 == 0)
+    assert not batches and _in_set_order([]) == {}
+
+
 class Whole(Batches):
     """The same batches, with all examples at once."""
 
     keeps = True
+    reading = ""
 
     def total_bytes(self):
         return sum(column.nbytes for column in self.everything().values())

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool
 
-from cnn_jax.data.decode import EXTENSIONS
 from cnn_jax.data.finding import plain_forms
 from cnn_jax.data.formats.folder import hold_out
+from cnn_jax.data.image_files import EXTENSIONS
 from cnn_jax.data.image_reading import RGB, Reading
 from cnn_jax.data.source import Example, Settings, Split
 from cnn_jax.errors import UserError

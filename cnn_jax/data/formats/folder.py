@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cnn_jax.data.decode import EXTENSIONS, READ, describe_left_out, list_images
+from cnn_jax.data.decode import READ
+from cnn_jax.data.image_files import EXTENSIONS, describe_left_out, list_images
 from cnn_jax.data.image_reading import RGB, Reading
 from cnn_jax.data.source import Example, Settings, Split
 from cnn_jax.data.splits import NAMES, Kind, by_kind, kind_of, serving

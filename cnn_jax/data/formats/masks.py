@@ -11,14 +11,9 @@ import numpy as np
 
 from cnn_jax import processors
 from cnn_jax.conventions import IGNORED
-from cnn_jax.data.decode import (
-    MOST_IMAGE_BYTES,
-    READ,
-    describe_left_out,
-    list_images,
-    read_header,
-)
+from cnn_jax.data.decode import MOST_IMAGE_BYTES, READ, read_header
 from cnn_jax.data.formats.folder import hold_out
+from cnn_jax.data.image_files import describe_left_out, list_images
 from cnn_jax.data.image_reading import RGB, Reading
 from cnn_jax.data.label_colors import TABLE_FILE, LabelColors, read_label_colors, voc_colors
 from cnn_jax.data.mask_files import Mask, MaskFiles, fitted, meaning_of, read_mask

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from cnn_jax.data.decode import EXTENSIONS, describe_left_out, list_images
 from cnn_jax.data.finding import NameIndex
 from cnn_jax.data.formats.boxes import BoxSource, StatedImage, number, require_folder, settle, short
 from cnn_jax.data.formats.frames import Size
 from cnn_jax.data.formats.xml import Element, read_xml
+from cnn_jax.data.image_files import EXTENSIONS, describe_left_out, list_images
 from cnn_jax.data.source import Settings, Split
 from cnn_jax.data.splits import KINDS, by_kind, kind_of
 from cnn_jax.errors import UserError

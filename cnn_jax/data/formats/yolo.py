@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from cnn_jax.data.decode import EXTENSIONS, describe_left_out, list_images
 from cnn_jax.data.finding import ImageFinder, NameIndex
 from cnn_jax.data.formats.boxes import BoxSource, StatedImage, number, settle, short
+from cnn_jax.data.image_files import EXTENSIONS, describe_left_out, list_images
 from cnn_jax.data.source import Settings, Split
 from cnn_jax.data.splits import KINDS, by_kind, kind_of
 from cnn_jax.errors import UserError

@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Int
 
 from cnn_jax.conventions import IGNORED
-from cnn_jax.data.decode import describe_form
 from cnn_jax.data.duplicates import Fingerprint, Fingerprints, fingerprint
+from cnn_jax.data.image_files import describe_form
 from cnn_jax.data.source import Source
 from cnn_jax.data.surveys.suspicious import suspicious_boxes, suspicious_mask, suspicious_picture
 from cnn_jax.data.transforms import whole_size

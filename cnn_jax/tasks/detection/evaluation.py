@@ -52,8 +52,8 @@ class DetectionRule:
     max_detections: Annotated[int, Range(1, 10_000)] = 100
     """The best detections of an image are kept, at most so many."""
     score_threshold: Annotated[float, Range(0, 1)] | None = None
-    """The score from which on detections are counted, drawn and exported; default: chosen on the
-    evaluation data for the least count error, and kept with the run."""
+    """The least score of detections that are counted, drawn and exported; default: the one with the
+    least count error on the evaluation data, which is kept with the run."""
 
     def __post_init__(self) -> None:
         check_ranges(self)

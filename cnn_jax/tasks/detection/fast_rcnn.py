@@ -25,7 +25,7 @@ from cnn_jax.tasks.detection.regions import (
     loss_sums,
     region_loss,
 )
-from cnn_jax.tasks.images import Batch, floating
+from cnn_jax.tasks.images import Batch, floating, image_input
 
 Sums = dict[str, Any]
 Rows = dict[str, Any]
@@ -78,11 +78,15 @@ class FastRCNN:
     regress_boxes: bool = True
     sides: tuple[int, ...] = ()
 
+    @property
+    def network_input(self) -> jax.ShapeDtypeStruct:
+        """The network's input for one image, as a batch of one; proposals are another."""
+        return image_input(*(self.evaluation.image_size,) * 2, len(self.mean))
+
     def init(self, key: Key[Array, ""]) -> tuple[Any, Any]:
         """Draw the first (params, model_state)."""
         params_key, dropout_key = jax.random.split(key)
-        side = self.evaluation.image_size
-        images, boxes = jnp.zeros((1, side, side, len(self.mean))), jnp.zeros((1, 1, 4))
+        images, boxes = jnp.zeros(self.network_input.shape), jnp.zeros((1, 1, 4))
         initialize = jax.jit(partial(self.model.init, train=True))
         variables = dict(initialize({"params": params_key, "dropout": dropout_key}, images, boxes))
         return variables.pop("params"), variables

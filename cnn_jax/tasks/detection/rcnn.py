@@ -32,7 +32,7 @@ from cnn_jax.tasks.detection.regions import (
     loss_sums,
     of_regions,
 )
-from cnn_jax.tasks.images import Batch, apply_training, floating, init
+from cnn_jax.tasks.images import Batch, apply_training, floating, image_input, init
 
 Sums = dict[str, Any]
 Rows = dict[str, Any]
@@ -88,9 +88,14 @@ class FineTuning:
     )
     class_weights: tuple[float, ...] = ()
 
+    @property
+    def network_input(self) -> jax.ShapeDtypeStruct:
+        """The network's input for one warped region, as a batch of one."""
+        return image_input(self.crop_size, self.crop_size, len(self.mean))
+
     def init(self, key: Key[Array, ""]) -> tuple[Any, Any]:
         """Draw the first (params, model_state)."""
-        return init(self.model, self.crop_size, key, len(self.mean))
+        return init(self.model, self.network_input, key)
 
     def loss(
         self,
@@ -230,12 +235,22 @@ class RCNN:
         """The network's: it turns scored boxes into detections, and detections into figures."""
         return self.network.evaluation
 
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """The mean of the network's input, per channel, for images in 0..1."""
+        return self.network.mean
+
+    @property
+    def network_input(self) -> jax.ShapeDtypeStruct:
+        """The network's input for one warped region, as a batch of one."""
+        return self.network.network_input
+
     def init(self, key: Key[Array, ""]) -> tuple[Any, Any]:
         """Draw the first network, with SVMs and regressions of zeros."""
         params, model_state = self.network.init(key)
         side = self.evaluation.image_size
         batch = {
-            "image": jnp.zeros((1, side, side, len(self.network.mean)), jnp.uint8),
+            "image": jnp.zeros((1, side, side, len(self.mean)), jnp.uint8),
             "proposals": jnp.zeros((1, 1, 4)),
             "proposal_valid": jnp.ones((1, 1), bool),
         }

@@ -31,10 +31,11 @@ class RegionSampling:
     foreground_fraction: Annotated[float, Range(0, 1)] = 0.25
     """The largest share of regions that stand for objects."""
     foreground_iou: Annotated[float, Range(0, 1, above=True)] = 0.5
-    """From this overlap with an object on, a region stands for it."""
+    """The least overlap with an object at which a region stands for it."""
     background_iou: Annotated[tuple[float, float], Range(0, 1)] = (0.1, 0.5)
-    """Regions stand for the background whose largest overlap lies from the first number to below
-    the second. The paper's 0.1 leaves out the easy ones; with 0 images without objects count."""
+    """A region stands for the background if its largest overlap with an object is at least the
+    first number and below the second. The paper's 0.1 leaves out the easy ones; with 0, images
+    without objects count too."""
 
     def __post_init__(self) -> None:
         check_ranges(self)

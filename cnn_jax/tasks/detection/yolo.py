@@ -16,7 +16,7 @@ from cnn_jax.metrics.summary import Summary
 from cnn_jax.ops.grid import scored_boxes
 from cnn_jax.ops.nms import Detections
 from cnn_jax.tasks.detection.evaluation import BoxEvaluation, trained_objects
-from cnn_jax.tasks.images import Batch, apply_training, floating, init
+from cnn_jax.tasks.images import Batch, apply_training, floating, image_input, init
 
 Sums = dict[str, Any]
 Rows = dict[str, Any]
@@ -58,9 +58,14 @@ class Yolo:
     class_weights: tuple[float, ...] = ()
     augmentation: BoxAugmentation = field(default_factory=BoxAugmentation)
 
+    @property
+    def network_input(self) -> jax.ShapeDtypeStruct:
+        """The network's input for one image, as a batch of one."""
+        return image_input(self.evaluation.image_size, self.evaluation.image_size, len(self.mean))
+
     def init(self, key: Key[Array, ""]) -> tuple[Any, Any]:
         """Draw the first (params, model_state)."""
-        return init(self.model, self.evaluation.image_size, key, len(self.mean))
+        return init(self.model, self.network_input, key)
 
     def loss(
         self,
