@@ -362,7 +362,8 @@ def test_a_device_that_waits_for_data_is_reported(tmp_path):
     run(tmp_path / "slow", Batches(slow))
     lines = (tmp_path / "slow" / "metrics.jsonl").read_text().splitlines()
     waits = [row["time_data"] for row in map(json.loads, lines) if row["split"] == "train"]
-    assert waits[-1] > 0.1  # Two steps, of which each waited for a batch.
+    # Two steps, of which each waited for a batch that was begun a little earlier.
+    assert waits[-1] > 0.05
     busy = [row["device_busy"] for row in map(json.loads, lines) if row["split"] == "train"]
     assert all(0 <= share <= 0.9 for share in busy)
 
