@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cnn_jax.data.decode import EXTENSIONS, READ, describe_left_out, list_images
+from cnn_jax.data.decode import EXTENSIONS, READ, describe_left_out, list_images, read_header
 from cnn_jax.data.image_reading import RGB, Reading
 from cnn_jax.data.source import Example, Settings, Split
 from cnn_jax.data.splits import NAMES, Kind, by_kind, kind_of, serving
@@ -54,6 +54,10 @@ class FolderSource:
 
     def describe(self, index: int) -> str:
         return os.path.join(self._root, self._names[index])
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Return rows and columns as the image's header has them."""
+        return read_header(self.describe(index)).size
 
     @property
     def files(self) -> list[str]:
