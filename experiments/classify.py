@@ -1,6 +1,7 @@
 """Train and evaluate an image classifier.
 
 python -m experiments.classify                                  # built-in data, minutes
+python -m experiments.classify --data folder:DIR                # a recipe that suits the data
 python -m experiments.classify --data folder:DIR --model resnet50 --preset resnet50
 python -m experiments.classify --out runs/NAME --resume         # continue
 python -m experiments.classify --out runs/NAME --eval-only      # evaluate again
@@ -29,7 +30,7 @@ from cnn_jax.reports.classification import ClassificationReport
 from cnn_jax.tasks.classification import PROXY_LOSSES, Classification, LossName
 from cnn_jax.tasks.images import floating
 
-from . import class_weights, images, presets, trainer
+from . import class_weights, images, presets, suited, trainer
 from . import options as flags
 from .balance import balanced
 from .channels import fitting, normalization
@@ -188,8 +189,19 @@ def build_task(
     )
 
 
+def with_recipe(argv: Sequence[str]) -> Sequence[str]:
+    """The command line with a recipe that suits its data, where it has none."""
+    opened = partial(trainer.open_source, split="train", image_size=suited.TINY)
+    return suited.suited(Options, argv, opened)
+
+
 COMMAND = trainer.Command(
-    Options, presets.CLASSIFICATION, build, lambda _: models.names(), variant="model"
+    Options,
+    presets.CLASSIFICATION,
+    build,
+    lambda _: models.names(),
+    variant="model",
+    suited=with_recipe,
 )
 
 

@@ -84,6 +84,7 @@ class Command(NamedTuple):
         build: makes the run of the parsed options.
         model_names: the networks that `--model list` prints.
         variant: see `flags.parse`.
+        suited: gives a command line the flags of a recipe that suits the data, where it has none.
     """
 
     options: type
@@ -91,6 +92,7 @@ class Command(NamedTuple):
     build: Callable[[Any], Run]
     model_names: Callable[[Any], Sequence[str]]
     variant: str | None = None
+    suited: Callable[[Sequence[str]], Sequence[str]] | None = None
 
 
 def main(argv: Sequence[str] | None, command: Command) -> None:
@@ -100,6 +102,8 @@ def main(argv: Sequence[str] | None, command: Command) -> None:
         argv: the arguments; None reads those of the process.
         command: which they are of.
     """
+    if command.suited is not None:
+        argv = command.suited(sys.argv[1:] if argv is None else argv)
     parsed = flags.parse(command.options, argv, command.presets, command.variant)
     if parsed.model.model == "list":
         print("\n".join(command.model_names(parsed)))

@@ -325,6 +325,11 @@ class Header:
     orientation: int
 
     @property
+    def size(self) -> tuple[int, int]:
+        """Rows and columns of the upright image."""
+        return self.height, self.width
+
+    @property
     def stored(self) -> tuple[int, int]:
         """Rows and columns of the pixels before they are turned upright."""
         swapped = self.orientation >= 5

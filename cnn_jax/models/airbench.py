@@ -14,7 +14,7 @@ from flax.typing import Dtype
 from jaxtyping import Array, Float
 
 from cnn_jax.models.backbones import Backbone
-from cnn_jax.models.fields import Factor, Rate
+from cnn_jax.models.fields import Factor, Rate, structural
 from cnn_jax.models.layers import (
     BatchNorm,
     Conv,
@@ -85,6 +85,7 @@ class Airbench(nn.Module, Backbone):
         norm_momentum: weight of the old batch statistics in a step of their moving average.
         dtype: type of the computation.
         axis_name: mapped axis that batch statistics are averaged over.
+        stages: number of groups that are built; None builds them all.
     """
 
     channels: tuple[int, int, int]
@@ -97,6 +98,7 @@ class Airbench(nn.Module, Backbone):
     norm_momentum: Rate = 0.6
     dtype: Dtype = jnp.float32
     axis_name: str | None = None
+    stages: int | None = structural(None)
 
     classifiers = ("head",)
     head_modules = ("head",)
@@ -129,7 +131,7 @@ class Airbench(nn.Module, Backbone):
         else:
             x = conv(WHITENED, 7, 4, name="whiten")(images)
         x = features["stem"] = gelu(x)
-        for stage, channels in enumerate(self.channels, start=1):
+        for stage, channels in enumerate(self.channels[: self.stages], start=1):
             x = features[f"stage{stage}"] = ConvGroup(
                 scaled(channels, self.width),
                 self.convolutions,
@@ -146,6 +148,17 @@ class Airbench(nn.Module, Backbone):
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
         head = nn.Dense(self.num_classes, use_bias=False, kernel_init=uniform_fan_in, name="head")
         return head(x.astype(jnp.float32)), features
+
+    def truncated(self, stage: str) -> "Airbench":
+        """The network up to a stage, without a head; later stages have no parameters."""
+        return self.clone(num_classes=0, stages=int(stage.removeprefix("stage")))
+
+    @property
+    def optional_modules(self) -> tuple[str, ...]:
+        """Names of modules that this network may lack and a file of pretrained weights may hold."""
+        built = len(self.channels[: self.stages])
+        left_out = range(built + 1, len(self.channels) + 1)
+        return (*super().optional_modules, *(f"stage{stage}" for stage in left_out))
 
     def pretrained_names(self) -> dict[str, NameRules]:
         """Other libraries' names of the modules, by library: no library has them."""

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from cnn_jax.errors import UserError, nearest
 from cnn_jax.models.layers import Initializer, NameRules
 
 
@@ -127,6 +128,39 @@ def strides(backbone: nn.Module) -> dict[str, int]:
         for name, maps in jax.eval_shape(features, jax.random.key(0), images).items()
         if name.startswith("stage")
     }
+
+
+def checked_stage(backbone: nn.Module, name: str, stage: str) -> str:
+    """The name of one of a backbone's maps.
+
+    Args:
+        backbone: a classifier without its head.
+        name: name of its architecture, for the message.
+        stage: name of the map.
+
+    Raises:
+        UserError: the backbone has no such map.
+    """
+    stages = strides(backbone)
+    if stage not in stages:
+        raise UserError(
+            f"{name} has no map {stage!r}{nearest(stage, stages)}; it has {', '.join(stages)}"
+        )
+    return stage
+
+
+def up_to(features: dict[str, Any], stage: str) -> dict[str, Any]:
+    """The features without the maps behind a stage, of a backbone that is not truncated."""
+    last = _number(stage)
+    return {
+        name: value
+        for name, value in features.items()
+        if not name.startswith("stage") or _number(name) <= last
+    }
+
+
+def _number(stage: str) -> int:
+    return int(stage.removeprefix("stage"))
 
 
 def pretrained_names(backbone: Backbone) -> dict[str, NameRules]:

@@ -13,7 +13,7 @@ from flax.typing import Dtype
 from jaxtyping import Array, Float
 
 from cnn_jax.models import backbones
-from cnn_jax.models.backbones import by_resolution
+from cnn_jax.models.backbones import by_resolution, checked_stage, up_to
 from cnn_jax.models.fields import Count, Factor
 from cnn_jax.models.layers import BatchNorm, Conv, NameRules, check_image_size, scaled
 from cnn_jax.models.segnet import PixelOutput
@@ -95,6 +95,7 @@ class EncoderDecoder(nn.Module):
         backbone_name: name of its architecture, for messages.
         num_classes: number of classes.
         upsampling: way in which the decoder enlarges maps. `Upsample` describes each.
+        stage: name of the map of the backbone at which the encoder ends, by default its last one.
         output_stride: stride in pixels of the map at which the decoder ends. It ends at the first
             map of at most this stride, and logits are enlarged from there by bilinear
             interpolation: less work, and coarser borders.
@@ -107,6 +108,7 @@ class EncoderDecoder(nn.Module):
     backbone_name: str
     num_classes: int
     upsampling: Upsampling = "bilinear"
+    stage: str | None = None
     output_stride: Count = 1
     width: Factor = 1.0
     dtype: Dtype = jnp.float32
@@ -115,6 +117,25 @@ class EncoderDecoder(nn.Module):
     # Pixels on every side of the input that the output lacks.
     margin = 0
     classifiers = DECODER_MODULES
+
+    @classmethod
+    def on_backbone(
+        cls, backbone: nn.Module, backbone_name: str, stage: str | None = None, **fields: Any
+    ) -> "EncoderDecoder":
+        """Create the network on a backbone that ends at a stage.
+
+        Args:
+            backbone: a classifier without its head.
+            backbone_name: name of its architecture, for messages.
+            stage: name of its last map; None takes them all.
+            **fields: the other fields.
+
+        Raises:
+            UserError: the backbone has no such map.
+        """
+        if stage is not None:
+            backbone = backbone.truncated(checked_stage(backbone, backbone_name, stage))
+        return cls(backbone, backbone_name, stage=stage, **fields)
 
     @property
     def minimum_size(self) -> int:
@@ -131,6 +152,8 @@ class EncoderDecoder(nn.Module):
     ) -> PixelOutput:
         check_image_size(images, self.minimum_size, self.backbone_name)
         _, features = self.backbone(images, train=train)
+        if self.stage is not None:
+            features = up_to(features, self.stage)
         norm = partial(
             BatchNorm, use_running_average=not train, dtype=self.dtype, axis_name=self.axis_name
         )

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 from jaxtyping import Array, Float, Float32, Int
 
-from cnn_jax.errors import UserError, nearest
+from cnn_jax.errors import UserError
 from cnn_jax.models import backbones
-from cnn_jax.models.backbones import stride, strides
+from cnn_jax.models.backbones import checked_stage, stride, strides
 from cnn_jax.models.fields import Count, Factor, Rate, structural
 from cnn_jax.models.layers import Initializer, MapDense, NameRules, check_image_size, scaled
 from cnn_jax.ops import boxes as box_ops
@@ -76,14 +76,11 @@ class FastRCNN(nn.Module):
         Raises:
             UserError: the backbone has no such map.
         """
-        stages = strides(backbone)
         if stage is None:
+            stages = strides(backbone)
             stage = max((s for s, pixels in stages.items() if pixels <= 16), default=min(stages))
-        if stage not in stages:
-            raise UserError(
-                f"{backbone_name} has no map {stage!r}{nearest(stage, stages)}; "
-                f"it has {', '.join(stages)}"
-            )
+        else:
+            checked_stage(backbone, backbone_name, stage)
         return cls(backbone.truncated(stage), backbone_name, stage=stage, **fields)
 
     @property

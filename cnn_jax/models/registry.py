@@ -153,7 +153,7 @@ ARCHITECTURES: dict[str, Architecture] = {
 _ON_BACKBONES: dict[Kind, tuple[type[nn.Module], Callable[..., nn.Module]]] = {
     "grid_detector": (GridDetector, GridDetector),
     "region_network": (FastRCNN, FastRCNN.on_backbone),
-    "segmenter": (EncoderDecoder, EncoderDecoder),
+    "segmenter": (EncoderDecoder, EncoderDecoder.on_backbone),
 }
 
 # Of the options that a backbone and the network on it both have, these go to both.

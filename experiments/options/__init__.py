@@ -31,7 +31,7 @@ from .declare import (
     idle,
     read_value,
 )
-from .messages import as_flags, entry, help_text, warn
+from .messages import as_flags, entry, help_text, program, warn
 from .model import ModelOptions, model_group, network_options
 from .optimizer import OptimizerOptions
 from .predict import PredictOptions
@@ -72,6 +72,7 @@ __all__ = [
     "network_options",
     "parse",
     "parse_plain",
+    "program",
     "read_value",
     "recorded",
     "replace",

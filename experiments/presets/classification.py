@@ -221,6 +221,33 @@ CLASSIFICATION: dict[str, dict[str, Any]] = {
         "batch_size": 32,
         "eval_batch_size": 120,
     },
+    # What `--data SPEC` alone chooses for images of at most 40 pixels (`experiments.suited`).
+    "tiny_images": {
+        **_AIRBENCH,
+        "width": 0.5,
+        "batch_size": 128,
+        "eval_batch_size": 256,
+        "learning_rate": 0.5,
+        "weight_decay": 5e-4,
+        "warmup_epochs": 1.0,
+        "whiten": 2000,
+    },
+    # The same for some thousands of photos.
+    "small_photos": {
+        **_AIRBENCH_CROPPED,
+        "stem": "imagenet",
+        "width": 0.5,
+        "image_size": 128,
+        "crop_scale": (0.35, 1.0),
+        "color_jitter": 0.3,
+        "views": "mirror",
+        "batch_size": 64,
+        "eval_batch_size": 64,
+        "learning_rate": 0.3,
+        "weight_decay": 0.001,
+        "warmup_epochs": 10.0,
+        "whiten": 1000,
+    },
     # Huang et al. 2017, table 2: 95.49 % on CIFAR-10.
     "densenet_cifar": {
         **_CIFAR,

@@ -210,6 +210,44 @@ def test_the_decoder_ends_at_the_output_stride(stride, levels):
     assert variables["params"]["head"]["kernel"].shape[2] == last.shape[-1]
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "behind"),
+    [
+        ("resnet20", {}, {"stage3_block0"}),
+        ("airbench94", {"stem": "imagenet"}, {"stage3"}),
+        ("airbench94", {"width": 0.5}, {"stage3"}),
+        ("vgg11_bn", {}, set()),  # which cannot leave out what lies behind a stage
+    ],
+)
+def test_the_encoder_ends_at_a_stage(name, options, behind):
+    (logits, features), variables = traced(name, 3, (64, 96), stage="stage2", **options)
+    (_, whole), all_variables = traced(name, 3, (64, 96), **options)
+    assert logits.shape == (1, 64, 96, 3)
+    # Fewer maps are joined, the finest of them as before.
+    assert "stage3" in whole and "stage3" not in features
+    fewer = [sum(key.startswith("decoder") for key in each) for each in (features, whole)]
+    assert fewer[0] < fewer[1]
+    missing = {
+        key
+        for key in all_variables["params"]["backbone"]
+        if key not in variables["params"]["backbone"]
+    }
+    assert behind <= missing and bool(behind) == bool(missing)
+    given, expected = (each["params"]["conv1_1"]["kernel"] for each in (variables, all_variables))
+    assert given.shape[2] != expected.shape[2]
+    assert (
+        given.shape[2]
+        == features["stage2"].shape[3] + features[_next_finer(features, "stage2")].shape[3]
+    )
+
+
+def _next_finer(features, stage):
+    """The name of the last of the maps that are the next larger ones."""
+    own = features[stage].shape[1]
+    larger = {k: v.shape[1] for k, v in features.items() if k[:2] == "st" and v.shape[1] > own}
+    return [name for name, rows in larger.items() if rows == min(larger.values())][-1]
+
+
 @pytest.mark.parametrize("method", get_args(Upsampling))
 def test_every_way_of_upsampling_hands_gradients_back(method):
     key = jax.random.key(0)
@@ -242,6 +280,10 @@ def test_every_way_of_upsampling_hands_gradients_back(method):
         (
             partial(models.create, "resnet18", 2, "segmenter", output_stride=0),
             "must be a whole number in",
+        ),
+        (
+            partial(models.create, "resnet20", 2, "segmenter", stage="stage4"),
+            "resnet20 has no map 'stage4', .*; it has stage1, stage2, stage3",
         ),
         (partial(models.create, "unet", 2, "segmenter", output_stride=4), "unet has no option"),
         (partial(models.create, "unet", 0, "segmenter"), "num_classes must be at least 1"),

@@ -101,7 +101,7 @@ class BoxSource:
             height, width = pixels.shape[:2]
             if scale > 1:
                 header = read_header(image.path)
-                height, width = header.height, header.width
+                height, width = header.size
             boxes = boxes * np.array([width, height, width, height])
         none = np.zeros(len(boxes), bool)
         sides = boxes[:, 2:] - boxes[:, :2]
@@ -310,7 +310,7 @@ def _fit(item: StatedImage, header: Header) -> Fit:
     if found is None:
         raise UserError(
             f"{item.place}: its size is {_by(item.size)}, but {item.path} has "
-            f"{_by((header.height, header.width))}: are these the boxes of another image?"
+            f"{_by(header.size)}: are these the boxes of another image?"
         )
     return found
 
@@ -323,7 +323,7 @@ def _by(size: Size) -> str:
 def _settled(item: StatedImage, found: Fit | None, repairs: Repairs, *, turned: bool) -> BoxedImage:
     size, boxes, area, slack = (1.0, 1.0), item.boxes, item.area, _RELATIVE_SLACK
     if found is not None:
-        size, slack = (found.header.height, found.header.width), _SLACK
+        size, slack = found.header.size, _SLACK
         boxes, scale = found.place(boxes, turned=turned)
         area = None if area is None else area * (scale[0] * scale[1])
     boxes, kept = repairs.repair(boxes, size, item.where, slack)
@@ -386,7 +386,7 @@ def _fit_notices(
         item, found = scaled[0]
         notices.append(
             f"boxes of {_images(len(scaled))} are scaled to the image's own size (the first: "
-            f"{item.path} has {_by((found.header.height, found.header.width))}, {item.place} says "
+            f"{item.path} has {_by(found.header.size)}, {item.place} says "
             f"{_by(item.size)})"
         )
     return notices

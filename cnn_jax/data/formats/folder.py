@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cnn_jax.data.decode import READ
+from cnn_jax.data.decode import READ, read_header
 from cnn_jax.data.image_files import EXTENSIONS, describe_left_out, list_images
 from cnn_jax.data.image_reading import RGB, Reading
 from cnn_jax.data.source import Example, Settings, Split
@@ -55,6 +55,10 @@ class FolderSource:
 
     def describe(self, index: int) -> str:
         return os.path.join(self._root, self._names[index])
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Return rows and columns as the image's header has them."""
+        return read_header(self.describe(index)).size
 
     @property
     def files(self) -> list[str]:

@@ -81,7 +81,7 @@ def fit(stated: Size | None, header: Header) -> Fit | None:
     """
     if stated is None:
         return Fit(header, _SAME, _SAME)
-    upright = _scale(stated, (header.height, header.width))
+    upright = _scale(stated, header.size)
     stored = _scale(stated, header.stored)
     return None if upright is None and stored is None else Fit(header, upright, stored)
 

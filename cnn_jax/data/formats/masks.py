@@ -87,7 +87,7 @@ class MaskSource:
     def size(self, index: int) -> tuple[int, int]:
         """Read the image's rows and columns from the file's header."""
         header = read_header(self.files[index])
-        return header.height, header.width
+        return header.size
 
     @property
     def notices(self) -> tuple[str, ...]:

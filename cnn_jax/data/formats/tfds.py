@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from cnn_jax.data.decode import read_header
 from cnn_jax.data.image_reading import RGB, Reading
 from cnn_jax.data.source import Example, Settings, Source, Split, Subset
 from cnn_jax.data.splits import Kind, kind_of, serving
@@ -69,6 +70,11 @@ class TfdsSource:
 
     def describe(self, index: int) -> str:
         return f"{self._records.title}[{index}]"
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Return rows and columns as the image's header has them."""
+        name = self.describe(index)
+        return read_header(self._records.row(index, name)[self._image_feature], name=name).size
 
 
 @dataclass(frozen=True)

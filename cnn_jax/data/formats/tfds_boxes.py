@@ -60,7 +60,7 @@ class TfdsBoxes:
         boxes = boxes * np.array([width, height, width, height])
         boxes, kept = Repairs().repair(
             turn(boxes, header.stored, header.orientation),
-            (header.height, header.width),
+            header.size,
             lambda number: f"{self.describe(index)}: {self._listed}[{number}]",
         )
         boxes = boxes[kept].astype(np.float32)

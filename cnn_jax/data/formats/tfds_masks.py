@@ -69,7 +69,7 @@ class TfdsMasks:
         """Read the image's rows and columns."""
         name = self.describe(index)
         header = read_header(self._records.row(index, name)[self._image], name=name)
-        return header.height, header.width
+        return header.size
 
     @property
     def notices(self) -> tuple[str, ...]:

@@ -68,6 +68,7 @@ def test_examples_classes_and_order(tmp_path):
     labels = [source[i]["label"] for i in range(4)]
     assert labels == [0, 0, 1, 1] and labels[0].dtype == np.int32
     np.testing.assert_array_equal(source[2]["image"], np.full((5, 7, 3), 3))
+    assert [source.size(i) for i in range(4)] == [(4, 6), (4, 6), (5, 7), (4, 6)]
     with pytest.raises(IndexError):
         source[4]
 

@@ -75,6 +75,7 @@ def test_splits_hold_their_examples(data_dir, split, place):
     assert source.class_names == ("zero", "one", "two")
     assert isinstance(source, data.Source)
     assert sorted(numbers(source)) == list(range(COUNTS[place]))
+    assert source.size(2) == source[2]["image"].shape[:2]
     assert source.describe(2) == f"tfds:tiny {place}[2]"
     assert "tensorflow" not in sys.modules
 
