@@ -3,8 +3,9 @@
 Most of the suite's time is XLA's. Two settings keep it short, for the tests and for the processes
 that they start:
 
-- Programs are compiled without LLVM's optimisations. Tests that compare bits between different
-  programs, or look at what is compiled, are marked `optimized` and compiled as users' programs are.
+- Programs are compiled without LLVM's optimisations, and by the emitters that XLA had before those
+  of whole fusions, which take twice the time. Tests that compare bits between different programs,
+  or look at what is compiled, are marked `optimized` and compiled as users' programs are.
 - What one test compiled is read by the others from a folder that lives as long as the session.
 """
 
@@ -26,6 +27,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 import pytest
+from jax._src import compiler
 from jaxtyping import install_import_hook
 
 jax.config.update("jax_num_cpu_devices", 4)
@@ -39,16 +41,41 @@ install_import_hook("cnn_jax", "beartype.beartype").__enter__()
 gc.set_threshold(100_000, 20, 50)
 
 MEMORY_MAPS = 30_000  # A process may have some 65,000.
+FORMER_EMITTERS = "--xla_cpu_use_fusion_emitters=false"
+
+
+def _set_flags(*added):
+    """Set the flags of XLA for this process, if nothing is compiled yet, and those it starts."""
+    given = os.environ.get("XLA_FLAGS", "").replace(FORMER_EMITTERS, "")
+    os.environ["XLA_FLAGS"] = " ".join([*given.split(), *added])
+
+
+_set_flags(FORMER_EMITTERS)
 
 
 @pytest.fixture(autouse=True)
 def _optimizations(request):
-    """Compile as `optimized` says: LLVM's passes for the modules and tests that are marked."""
+    """Compile as `optimized` says: as users do, in the modules and tests that are marked."""
     disabled = "0" if request.node.get_closest_marker("optimized") else "1"
     if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] != disabled:
         jax.clear_caches()
         jax.config.update("jax_disable_most_optimizations", disabled == "1")
         os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = disabled
+        _set_flags(*[FORMER_EMITTERS] * (disabled == "1"))
+
+
+def _compile_options(*args, **keywords):
+    """JAX's options of a program, with XLA's default emitters in tests that are `optimized`.
+
+    XLA reads XLA_FLAGS once in a process, and JAX has no setting for it, only an option of `jit`.
+    """
+    if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "0":
+        given = keywords.get("env_options_overrides") or {}
+        keywords["env_options_overrides"] = {"xla_cpu_use_fusion_emitters": True, **given}
+    return _jax_s_options(*args, **keywords)
+
+
+_jax_s_options, compiler.get_compile_options = compiler.get_compile_options, _compile_options
 
 
 @pytest.hookimpl(optionalhook=True, tryfirst=True)
