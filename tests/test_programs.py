@@ -68,13 +68,16 @@ def test_an_error_is_not_kept():
 EMITTERS = "xla_cpu_use_fusion_emitters"
 
 
-@pytest.mark.parametrize("marked", [False, pytest.param(True, marks=pytest.mark.optimized)])
-def test_only_marked_tests_compile_as_users_do(marked):
+@pytest.mark.parametrize(
+    "mark",
+    [None, *(pytest.param(m, marks=getattr(pytest.mark, m)) for m in ("fused", "optimized"))],
+)
+def test_only_marked_tests_compile_as_users_do(mark):
     given = compiler.get_compile_options(1, 1)
-    assert dict(given.env_option_overrides).get(EMITTERS, False) == marked
-    assert (f"--{EMITTERS}=false" in os.environ["XLA_FLAGS"]) != marked
+    assert dict(given.env_option_overrides).get(EMITTERS, False) == (mark is not None)
+    assert (f"--{EMITTERS}=false" in os.environ["XLA_FLAGS"]) == (mark is None)
     debug = given.executable_build_options.debug_options
-    assert debug.xla_llvm_disable_expensive_passes != marked
+    assert debug.xla_llvm_disable_expensive_passes == (mark != "optimized")
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="an option of XLA for CPUs")

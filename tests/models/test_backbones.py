@@ -1,7 +1,6 @@
 """The protocol of a backbone, of one network of every family."""
 
 import dataclasses
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -56,6 +55,7 @@ def test_without_classes_a_network_has_no_parameters_of_its_head(name):
         assert {module: whole[collection][module] for module in modules} == modules
 
 
+@pytest.mark.fused
 @pytest.mark.parametrize(
     "name",
     [
@@ -72,8 +72,7 @@ def test_without_classes_a_network_is_the_same_up_to_its_head(name):
     def run(num_classes):
         model = models.create(name, num_classes, **options)
 
-        # XLA's former emitters round the sums before a head otherwise than those before none.
-        @partial(jax.jit, compiler_options={"xla_cpu_use_fusion_emitters": True})
+        @jax.jit
         def outputs(images):
             variables = model.init(keys, images, train=True)
             logits, features = model.apply(variables, images)
