@@ -3,8 +3,11 @@
 Most of the suite's time is XLA's. Two settings keep it short, for the tests and for the processes
 that they start:
 
-- Programs are compiled without LLVM's optimisations. Tests that compare bits between different
-  programs, or look at what is compiled, are marked `optimized` and compiled as users' programs are.
+- Programs are compiled without LLVM's optimisations, and by the emitters that XLA had before those
+  of whole fusions, which take twice the time. The former round otherwise where the same layers
+  stand in different programs, so tests that compare such bits are marked `fused` and compiled with
+  those of fusions. Tests whose bits need LLVM's passes too, or that look at what is compiled, are
+  marked `optimized` and compiled as users' programs are.
 - What one test compiled is read by the others from a folder that lives as long as the session.
 """
 
@@ -26,6 +29,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 import pytest
+from jax._src import compiler
 from jaxtyping import install_import_hook
 
 jax.config.update("jax_num_cpu_devices", 4)
@@ -39,16 +43,47 @@ install_import_hook("cnn_jax", "beartype.beartype").__enter__()
 gc.set_threshold(100_000, 20, 50)
 
 MEMORY_MAPS = 30_000  # A process may have some 65,000.
+FORMER_EMITTERS = "--xla_cpu_use_fusion_emitters=false"
+
+
+def _set_emitters(former):
+    """Choose XLA's emitters for the processes that tests start, and for this one at its start."""
+    given = os.environ.get("XLA_FLAGS", "").replace(FORMER_EMITTERS, "").split()
+    os.environ["XLA_FLAGS"] = " ".join([*given, FORMER_EMITTERS] if former else given)
+
+
+_set_emitters(former=True)
 
 
 @pytest.fixture(autouse=True)
 def _optimizations(request):
-    """Compile as `optimized` says: LLVM's passes for the modules and tests that are marked."""
-    disabled = "0" if request.node.get_closest_marker("optimized") else "1"
-    if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] != disabled:
+    """Compile as the marks `fused` and `optimized` say, in the modules and tests that have one."""
+    optimized = request.node.get_closest_marker("optimized") is not None
+    former = not optimized and request.node.get_closest_marker("fused") is None
+    disabled = str(int(not optimized))
+    if (os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"], _former()) != (disabled, former):
         jax.clear_caches()
-        jax.config.update("jax_disable_most_optimizations", disabled == "1")
+        jax.config.update("jax_disable_most_optimizations", not optimized)
         os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = disabled
+        _set_emitters(former)
+
+
+def _former():
+    return FORMER_EMITTERS in os.environ["XLA_FLAGS"]
+
+
+def _compile_options(*args, **keywords):
+    """JAX's options of a program, with XLA's own emitters in tests that are marked.
+
+    XLA reads XLA_FLAGS once in a process, and JAX has no setting for it, only an option of `jit`.
+    """
+    if not _former():
+        given = keywords.get("env_options_overrides") or {}
+        keywords["env_options_overrides"] = {"xla_cpu_use_fusion_emitters": True, **given}
+    return _jax_s_options(*args, **keywords)
+
+
+_jax_s_options, compiler.get_compile_options = compiler.get_compile_options, _compile_options
 
 
 @pytest.hookimpl(optionalhook=True, tryfirst=True)

@@ -89,4 +89,5 @@ def _plain(leaf: Any) -> Any:
 
 def _settings() -> tuple[Any, ...]:
     """The settings of JAX that change what is traced or compiled."""
-    return jax.config.jax_default_matmul_precision, os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"]
+    compiled = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"], os.environ.get("XLA_FLAGS")
+    return jax.config.jax_default_matmul_precision, compiled

@@ -1,9 +1,13 @@
 """What runs of a module share is what equal arguments give, and nothing else."""
 
+import os
 from functools import partial
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax._src import compiler
 
 from tests import programs
 
@@ -59,3 +63,29 @@ def test_an_error_is_not_kept():
     with pytest.raises(ValueError, match="no"):
         once()
     assert once() == "done"
+
+
+EMITTERS = "xla_cpu_use_fusion_emitters"
+
+
+@pytest.mark.parametrize(
+    "mark",
+    [None, *(pytest.param(m, marks=getattr(pytest.mark, m)) for m in ("fused", "optimized"))],
+)
+def test_only_marked_tests_compile_as_users_do(mark):
+    given = compiler.get_compile_options(1, 1)
+    assert dict(given.env_option_overrides).get(EMITTERS, False) == (mark is not None)
+    assert (f"--{EMITTERS}=false" in os.environ["XLA_FLAGS"]) == (mark is None)
+    debug = given.executable_build_options.debug_options
+    assert debug.xla_llvm_disable_expensive_passes == (mark != "optimized")
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="an option of XLA for CPUs")
+def test_xla_has_the_emitters_of_the_session_and_others_where_asked_for_them():
+    lowered = jax.jit(lambda x: jax.nn.softmax(x.T * 2).sum(0) + x[0]).lower(jnp.ones((8, 8)))
+    former, session, users = (
+        lowered.compile(options).runtime_executable().serialize().count(b"fusion")
+        for options in ({EMITTERS: False}, {}, {EMITTERS: True})
+    )
+    # The option itself is written into a program where it is given, and does not name a kernel.
+    assert former - 1 == session != users - 1

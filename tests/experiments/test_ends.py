@@ -45,14 +45,21 @@ def wait_for(path, processes):
 
 
 STEPS = ["--steps", "200", "--eval-every", "200", "--checkpoint-every", "25", "--keep", "2"]
-STEPS += ["--eval-batch-size", "500"]
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def few(tmp_path_factory):
+    """The flags of runs with few images, which are read and evaluated in no time."""
+    root = tmp_path_factory.mktemp("few") / "data"
+    kills.write_data(root)
+    return [*SMALL, "--data", f"folder:{root / 'classes'}", "--eval-batch-size", "8"]
+
+
+@pytest.fixture(scope="module")
+def whole(few, tmp_path_factory):
     """The folder of a run in two processes that nothing stopped."""
     out = tmp_path_factory.mktemp("whole") / "run"
-    for process in classify(out, *SMALL, *STEPS):
+    for process in classify(out, *few, *STEPS):
         commands.finish(process)
     return out
 
@@ -67,9 +74,9 @@ def resumed(out, whole):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [1, 0])
-def test_a_process_that_dies_ends_the_other_which_names_it(tmp_path, whole, victim):
+def test_a_process_that_dies_ends_the_other_which_names_it(tmp_path, few, whole, victim):
     out = tmp_path / "run"
-    both = classify(out, *SMALL, *STEPS)
+    both = classify(out, *few, *STEPS)
     wait_for(out / "checkpoints" / "25", both)
     both[victim].send_signal(signal.SIGKILL)
     died = time.monotonic()
@@ -84,9 +91,9 @@ def test_a_process_that_dies_ends_the_other_which_names_it(tmp_path, whole, vict
 
 
 @pytest.mark.slow
-def test_a_signal_to_one_process_stops_both_at_one_step(tmp_path, whole):
+def test_a_signal_to_one_process_stops_both_at_one_step(tmp_path, few, whole):
     out = tmp_path / "run"
-    both = classify(out, *SMALL, *STEPS)
+    both = classify(out, *few, *STEPS)
     wait_for(out / "checkpoints" / "25", both)
     both[1].send_signal(signal.SIGUSR1)
     _, errors = commands.finish(both[0], STATUS)
@@ -123,11 +130,10 @@ def test_a_signal_in_an_evaluation_ends_it_and_it_is_made_up_for(tmp_path, proce
 
 
 @pytest.mark.slow
-def test_a_process_that_fails_ends_the_other(tmp_path):
+def test_a_process_that_fails_ends_the_other(tmp_path, few):
     """A mistake that only one process meets has its own line and status there."""
     out = tmp_path / "run"
-    (tmp_path / "images").mkdir()
-    both = classify(out, *SMALL, *STEPS)
+    both = classify(out, *few, *STEPS)
     wait_for(out / "checkpoints" / "25", both)
     # Whatever the first process writes next fails.
     (out / "metrics.jsonl").unlink()
@@ -144,11 +150,11 @@ def test_a_process_that_fails_ends_the_other(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_reader_that_leaves_ends_a_training_which_is_saved(tmp_path):
+def test_a_reader_that_leaves_ends_a_training_which_is_saved(tmp_path, few):
     """As in `classify 2>&1 | head`: whatever thread writes next, it neither hangs nor is lost."""
     out = tmp_path / "run"
-    endless = ["--steps", "1000000", "--eval-every", "10", "--eval-batch-size", "500"]
-    (process,) = classify(out, *SMALL, *endless, processes=1)
+    endless = ["--steps", "1000000", "--eval-every", "10"]
+    (process,) = classify(out, *few, *endless, processes=1)
     while "train" not in process.stderr.readline():
         pass
     process.stderr.close()

@@ -111,6 +111,7 @@ def test_a_training_from_packed_data_is_that_from_the_data(photos, tmp_path, tas
 
 
 @pytest.mark.slow
+@pytest.mark.fused
 def test_every_way_to_read_and_to_keep_gives_the_same_checkpoint(photos, tmp_path):
     verb, data, canvases, others = command("classify", photos)
     packed_at(tmp_path / "packed", "classify", photos)

@@ -21,6 +21,7 @@ from experiments.sweep import jobs, settings, slurm, table
 from experiments.sweep.plan import plan
 from tests.checks import assert_same_bits
 from tests.commands import leaves, rows
+from tests.faults import kills
 
 KNOWN = options.declared(classify.Options)
 GRID = ["learning_rate=.1,.03", "width=0.5,0.25"]
@@ -433,26 +434,28 @@ def test_an_array_is_handed_in_where_sbatch_is(tmp_path, monkeypatch, capsys):
 # Real runs
 
 SMALL = [
-    *("--image-size", "16", "--batch-size", "8", "--eval-batch-size", "500", "--steps", "6"),
+    *("--image-size", "16", "--batch-size", "8", "--eval-batch-size", "8", "--steps", "6"),
     *("--eval-every", "6", "--checkpoint-every", "2", "--report-every", "3"),
     *("--width", "0.1", "--whiten", "10"),
 ]
 
 
 def command(out):
-    seeds = ["--seeds", "0", "1"]
-    line = ["classify", *seeds, "--grid", GRID[0], "--out", str(out), "--jobs", "2", "--", *SMALL]
+    seeds, data = ["--seeds", "0", "1"], ["--data", f"folder:{out.parent}/data/classes"]
+    line = ["classify", *seeds, "--grid", GRID[0], "--out", str(out), "--jobs", "2"]
+    line += ["--", *SMALL, *data]
     return [sys.executable, "-m", "experiments.sweep", *line]
 
 
 @pytest.mark.slow
 def test_a_sweep_that_is_killed_ends_as_one_that_is_not(tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
+    kills.write_data(tmp_path / "data")
     began = time.monotonic()
     subprocess.run(command(whole), check=True, capture_output=True, text=True)
     took = time.monotonic() - began
-    rng, kills = random.Random(0), 0
-    while kills < 4:
+    rng, count = random.Random(0), 0
+    while count < 4:
         process = subprocess.Popen(command(killed), stdout=subprocess.DEVNULL, stderr=-3)
         try:
             process.wait(rng.uniform(3, took / 3))
@@ -461,7 +464,7 @@ def test_a_sweep_that_is_killed_ends_as_one_that_is_not(tmp_path):
         except subprocess.TimeoutExpired:
             process.send_signal(rng.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM]))
             process.wait()
-            kills += 1
+            count += 1
     subprocess.run(command(killed), check=True, capture_output=True, text=True)
     assert (killed / "comparison.json").read_text() == (whole / "comparison.json").read_text()
     for run in whole.glob("*seed=*"):

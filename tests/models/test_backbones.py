@@ -55,6 +55,7 @@ def test_without_classes_a_network_has_no_parameters_of_its_head(name):
         assert {module: whole[collection][module] for module in modules} == modules
 
 
+@pytest.mark.fused
 @pytest.mark.parametrize(
     "name",
     [

@@ -61,7 +61,7 @@ def test_replicas_agree_after_training(model):
     size = 32
     task = Classification(model, CLASSES, size, (0.5,) * 3, (0.5,) * 3)
     optimizer = optax.sgd(0.1, momentum=0.9)
-    state = create(*task.init(jax.random.key(0)), optimizer)
+    state = create(*jax.jit(task.init)(jax.random.key(0)), optimizer)
     step = parallel.compile_train_step(task, optimizer)
     rng = np.random.default_rng(0)
     for number in range(3):

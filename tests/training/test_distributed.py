@@ -7,9 +7,10 @@ import pytest
 from tests import commands
 from tests.checks import assert_same_bits
 from tests.commands import leaves, rows
+from tests.faults import kills
 
 COMMAND = [
-    *("--width", "0.25", "--image-size", "16", "--batch-size", "16", "--eval-batch-size", "200"),
+    *("--width", "0.25", "--image-size", "16", "--batch-size", "16", "--eval-batch-size", "4"),
     *("--steps", "4", "--report-every", "2", "--eval-every", "4"),
     *("--learning-rate", "0.02", "--crop", "pad", "--flip", "--mixup", "0.2"),
     *("--whiten", "10"),
@@ -19,7 +20,8 @@ COMMAND = [
 def classify(out, processes, devices, *extra):
     """Train in so many processes, each with so many devices."""
     flags = ["--distributed"] if processes > 1 else []
-    command = ["-m", "experiments.classify", "--out", str(out), *COMMAND, *flags, *extra]
+    data = ["--data", f"folder:{out.parent / 'data' / 'classes'}"]
+    command = ["-m", "experiments.classify", "--out", str(out), *data, *COMMAND, *flags, *extra]
     return commands.start(command, processes, devices)
 
 
@@ -31,6 +33,7 @@ def assert_close(a, b):
 
 @pytest.mark.slow
 def test_two_processes_equal_one(tmp_path):
+    kills.write_data(tmp_path / "data")
     for name, processes, devices, *extra in (
         ("one", 1, 4),
         ("two", 2, 2),
