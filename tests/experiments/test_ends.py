@@ -52,7 +52,8 @@ def few(tmp_path_factory):
     """The flags of runs with few images, which are read and evaluated in no time."""
     root = tmp_path_factory.mktemp("few") / "data"
     kills.write_data(root)
-    return [*SMALL, "--data", f"folder:{root / 'classes'}", "--eval-batch-size", "8"]
+    data = ["--data", f"folder:{root / 'classes'}", "--eval-batch-size", "8"]
+    return [*SMALL, "--model", "airbench94", *data]
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +156,7 @@ def test_a_reader_that_leaves_ends_a_training_which_is_saved(tmp_path, few):
     out = tmp_path / "run"
     endless = ["--steps", "1000000", "--eval-every", "10"]
     (process,) = classify(out, *few, *endless, processes=1)
-    while "train" not in process.stderr.readline():
+    while "  train  " not in process.stderr.readline():  # a row of the training
         pass
     process.stderr.close()
     process.stdout.close()

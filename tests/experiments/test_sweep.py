@@ -436,7 +436,7 @@ def test_an_array_is_handed_in_where_sbatch_is(tmp_path, monkeypatch, capsys):
 SMALL = [
     *("--image-size", "16", "--batch-size", "8", "--eval-batch-size", "8", "--steps", "6"),
     *("--eval-every", "6", "--checkpoint-every", "2", "--report-every", "3"),
-    *("--width", "0.1", "--whiten", "10"),
+    *("--model", "airbench94", "--width", "0.1", "--whiten", "10"),
 ]
 
 

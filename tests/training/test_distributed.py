@@ -10,6 +10,7 @@ from tests.commands import leaves, rows
 from tests.faults import kills
 
 COMMAND = [
+    *("--model", "airbench94"),
     *("--width", "0.25", "--image-size", "16", "--batch-size", "16", "--eval-batch-size", "4"),
     *("--steps", "4", "--report-every", "2", "--eval-every", "4"),
     *("--learning-rate", "0.02", "--crop", "pad", "--flip", "--mixup", "0.2"),
