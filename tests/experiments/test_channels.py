@@ -65,7 +65,7 @@ def test_a_network_of_four_channels_learns_from_the_fourth(veils, trained, capsy
     file = str(veils / "val/thin/0.png")
     with Image.open(file) as image:
         pixels = np.asarray(image)
-    one, other = predict.load(str(trained)).predict([file, pixels])
+    one, other = (next(predict.load(str(trained)).predict([image])) for image in (file, pixels))
     assert one["predictions"] == other["predictions"]
     with pytest.raises(UserError, match=r"must be uint8 \[height, width, 4\]"):
         list(predict.load(str(trained)).predict([pixels[..., :3].copy()]))

@@ -201,7 +201,7 @@ def test_unpooling_restores_45_rows_from_23():
     np.testing.assert_array_equal(unpooled[kept], np.asarray(x)[kept])
 
 
-@pytest.mark.parametrize("window", [(3, 2), (2, 2), (4, 4)])
+@pytest.mark.parametrize("window", [(3, 2), (2, 2), (5, 5)])
 def test_unpooling_refuses_another_window_than_its_pooling_s(window):
     x = jax.random.normal(jax.random.key(0), (1, 9, 9, 2))
     values, indices = max_pool_with_indices(x, (3, 3), (3, 3))
