@@ -9,21 +9,24 @@ _CAMVID_CLASSES = (
 )
 
 SEGMENTATION: dict[str, dict[str, Any]] = {
-    # The built-in scenes of up to four shapes. Muon learns more from an image than Adam.
+    # The built-in scenes of up to four shapes: a mean IoU of 78 within two minutes of two CPU cores.
+    # Muon learns more from an image than Adam, and more again in steps of few images.
     "shapes": {
-        "model": "airbench94",
+        "model": "airbench95",
         "stem": "imagenet",
-        "width": 0.5,
+        "width": 0.25,
+        "stage": "stage2",
         "image_size": 128,
         "output_stride": 8,
-        "batch_size": 8,
+        "batch_size": 4,
         "eval_batch_size": 100,
-        "steps": 1200,
-        "eval_every": 1200,
+        "steps": 2600,
+        "eval_every": 2600,
         "optimizer": "muon",
         "optimizer_options": ("adam_learning_rate=0.003",),
-        "learning_rate": 0.04,
-        "warmup": 120,
+        "nesterov": True,
+        "learning_rate": 0.03,
+        "warmup": 260,
         "schedule": "cosine",
         "weight_decay": 0.0,
         "flip": True,

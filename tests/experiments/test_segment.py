@@ -246,4 +246,4 @@ def test_another_network_takes_the_place_of_the_built_in_recipe_s():
     segment.build_model(options, 3)
     options = flags.parse(segment.Options, [], presets.SEGMENTATION, "model")
     assert options.run.preset == "shapes"
-    assert options.model.model == "airbench94" and options.model.output_stride == 8
+    assert options.model.model == "airbench95" and options.model.output_stride == 8
