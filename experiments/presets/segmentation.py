@@ -9,7 +9,7 @@ _CAMVID_CLASSES = (
 )
 
 SEGMENTATION: dict[str, dict[str, Any]] = {
-    # The built-in scenes of up to four shapes: a mean IoU of 78 within two minutes of two CPU cores.
+    # The built-in scenes of up to four shapes: a mean IoU of 78 within two minutes of two cores.
     # Muon learns more from an image than Adam, and more again in steps of few images.
     "shapes": {
         "model": "airbench95",
