@@ -1,6 +1,7 @@
 """Measure speed: this project's, and with `--against` that of others who do the same.
 
 python -m experiments.benchmark --models resnet18 vgg16 --against torch
+python -m experiments.benchmark --models segnet yolo --work train --batch-size 2 --against torch
 python -m experiments.benchmark --work data --data folder:DIR --against torch
 python -m experiments.benchmark --work readers --data folder:DIR --workers 2 --against torch
 python -m experiments.benchmark --work readers --data packed:DIR
@@ -28,7 +29,7 @@ from cnn_jax.progress import PipeConsole
 from cnn_jax.ranges import LARGEST_SIDE
 
 from .. import options as flags
-from . import detected, operations, searched, sentences, suite
+from . import detected, operations, scenes, searched, sentences, suite
 from .contest import Job, Measurement, Work, contest, ratios
 
 OURS = f"{__package__}.ours"
@@ -62,7 +63,8 @@ class Options:
     models: tuple[str, ...] = flags.flag(
         ("resnet18",), unless={"work": ("translate", "coco", "readers", "search")}, metavar="NAME"
     )
-    """Architectures; `all` for every one. With --work ops: operations, by default all."""
+    """Architectures; `all` for every classifier. With --work train also segnet, unet, yolo and
+    fast_rcnn (on VGG-16). With --work ops: operations, by default all."""
     work: tuple[Work, ...] = ("train", "inference")
     """Training steps, inference, or reading and augmenting the images of --data; or, measured
     alone, reading the images of --data onto training canvases, the array operations of detection,
@@ -193,6 +195,9 @@ def jobs(options: Options) -> list[Job]:
         ]
     names = models.names() if options.models == ("all",) else options.models
     for name in names:
+        if name in scenes.SIZES:
+            found += [_on_scenes(options, name, work) for work in options.work]
+            continue
         spec = models.input_spec(name)
         for work in options.work:
             folder = ""
@@ -214,6 +219,20 @@ def jobs(options: Options) -> list[Job]:
                 )
             )
     return found
+
+
+def _on_scenes(options: Options, name: str, work: Work) -> Job:
+    if work != "train":
+        raise UserError(f"--work {work}: {name} is measured in training only; --work train")
+    return Job(
+        work=work,
+        model=name,
+        batch_size=options.batch_size,
+        image_size=options.image_size or scenes.SIZES[name],
+        num_classes=scenes.CLASSES,
+        dtype=options.dtype,
+        compiled=options.against == "torch-compile",
+    )
 
 
 def row(job: Job, ours: Measurement, theirs: Measurement | None = None) -> dict[str, Any]:

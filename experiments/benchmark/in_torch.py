@@ -10,7 +10,7 @@ from typing import Any
 from cnn_jax import models
 from cnn_jax.errors import UserError
 
-from . import operations, sentences
+from . import operations, scenes, sentences
 from .contest import Job, Prepared
 
 try:
@@ -33,6 +33,8 @@ def prepare(job: Job) -> Prepared:
             return _operation(job)
         case "translate":
             return _translator(job)
+        case "train" if job.model in scenes.SIZES:
+            return _on_scenes(job)
         case _:
             return _network(job)
 
@@ -52,6 +54,21 @@ def network(name: str, num_classes: int) -> nn.Module:
         raise UserError(f"--against torch: torchvision has no {name}")
     heads = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
     return build(weights=None, num_classes=num_classes, **heads)
+
+
+def network_of_scenes(job: Job) -> nn.Module:
+    """The same segmenter or detector in torch."""
+    # Not before torch is known to be there.
+    from . import detectors_in_torch, segmenters_in_torch
+
+    match job.model:
+        case "segnet":
+            return segmenters_in_torch.SegNet()
+        case "unet":
+            return segmenters_in_torch.UNet()
+        case "yolo":
+            return detectors_in_torch.Yolo(job.image_size)
+    return detectors_in_torch.FastRCNN()
 
 
 class _CifarResNet(nn.Module):
@@ -106,15 +123,12 @@ def _network(job: Job) -> Prepared:
     forward = torch.compile(net) if job.compiled else net
     precision = torch.autocast(device.type, torch.bfloat16, enabled=job.dtype == "bfloat16")
     if job.work == "train":
-        optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
 
-        def step() -> None:
-            optimizer.zero_grad(set_to_none=True)
+        def loss() -> torch.Tensor:
             with precision:
-                loss = _loss(job.model, forward(images), labels)
-            loss.backward()
-            optimizer.step()
+                return _loss(job.model, forward(images), labels)
 
+        step = _trained(net, loss)
     else:
 
         def step() -> None:
@@ -123,6 +137,48 @@ def _network(job: Job) -> Prepared:
 
     facts = {"parameters": parameters, "torch": torch.__version__}
     return Prepared(_repeated(step), lambda: facts, _peak_memory)
+
+
+def _on_scenes(job: Job) -> Prepared:
+    """Training of a segmenter or a detector on one batch of scenes that lies on the device."""
+    # Not before torch is known to be there.
+    from .detectors_in_torch import region_loss, yolo_loss
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(0)
+    net = network_of_scenes(job).to(device, memory_format=torch.channels_last)
+    made = scenes.inputs(job.batch_size, job.image_size, getattr(net, "margin", 0))
+    boxes, regions = (torch.from_numpy(rows).to(device) for rows in (made.boxes, made.regions))
+    labels, mask = (torch.from_numpy(x).long().to(device) for x in (made.labels, made.mask))
+    images = torch.from_numpy(made.image).permute(0, 3, 1, 2).to(device).float() / 127.5 - 1
+    images = images.to(memory_format=torch.channels_last)
+    forward = torch.compile(net) if job.compiled else net
+    precision = torch.autocast(device.type, torch.bfloat16, enabled=job.dtype == "bfloat16")
+
+    def loss() -> torch.Tensor:
+        with precision:
+            outputs = forward(images, regions) if job.model == "fast_rcnn" else forward(images)
+        if job.model == "fast_rcnn":
+            scores, deltas = outputs
+            return region_loss(scores.float(), deltas.float(), regions, boxes, labels)
+        if job.model == "yolo":
+            return yolo_loss(outputs.float(), boxes / job.image_size, labels)
+        return nn.functional.cross_entropy(outputs.float(), mask)
+
+    facts = {"parameters": sum(p.numel() for p in net.parameters()), "torch": torch.__version__}
+    return Prepared(_repeated(_trained(net, loss)), lambda: facts, _peak_memory)
+
+
+def _trained(net: nn.Module, loss: Callable[[], torch.Tensor]) -> Callable[[], None]:
+    """A training step."""
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        loss().backward()
+        optimizer.step()
+
+    return step
 
 
 def _translator(job: Job) -> Prepared:

@@ -37,7 +37,7 @@ from cnn_jax.training.step import Task
 
 from .. import needs
 from ..similarity.search import Search
-from . import detected, operations, searched, sentences
+from . import detected, operations, scenes, scenes_in_jax, searched, sentences
 from .contest import Job, Prepared
 
 
@@ -65,15 +65,19 @@ def prepare(job: Job, transform: parallel.Transform = "pmap") -> Prepared:
 
 def _network(job: Job, transform: parallel.Transform) -> Prepared:
     """Training or inference on one batch that lies on the devices, as a run does it."""
-    spec = models.input_spec(job.model)
-    model = models.create(job.model, job.num_classes, dtype=jnp.dtype(job.dtype))
-    task = Classification(model, job.num_classes, job.image_size, spec.mean, spec.std)
+    if job.model in scenes.SIZES:
+        task, inputs = scenes_in_jax.task(job), scenes_in_jax.inputs(job)
+        rows = scenes_in_jax.batch(job, getattr(task.model, "margin", 0))
+    else:
+        spec = models.input_spec(job.model)
+        model = models.create(job.model, job.num_classes, dtype=jnp.dtype(job.dtype))
+        task = Classification(model, job.num_classes, job.image_size, spec.mean, spec.std)
+        inputs, rows = (task.network_input,), _batch(job)
     optimizer = optax.chain(optax.add_decayed_weights(1e-4), optax.sgd(0.01, momentum=0.9))
     parallel.check_batch_size(job.batch_size)
-    image = jax.ShapeDtypeStruct((1, job.image_size, job.image_size, 3), jnp.float32)
-    state = _state(job, task, optimizer, image)
-    _, batch = next(parallel.prefetch([_batch(job)]))
-    facts = partial(_facts, job, model, image)
+    state = _state(job, task, optimizer, *inputs)
+    _, batch = next(parallel.prefetch([rows]))
+    facts = partial(_facts, job, task.model, *inputs)
     if job.work == "train":
         train = _training(task, optimizer, state, batch, transform)
         return Prepared(train, facts, _peak_memory)

@@ -25,6 +25,8 @@ from cnn_jax.runs.folder import METRICS_FILE, RESULT_FILE, read_object, read_row
 from cnn_jax.runs.names import duration, show
 from cnn_jax.training import checkpoints
 
+from . import scenes
+
 RESULTS_FILE = "suite.json"
 TABLE_FILE = "suite.md"
 
@@ -171,6 +173,10 @@ def parts(scale: Scale, out: Path, data: str | None, cifar10: str | None) -> lis
         Part("shard", 180, partial(_shard, scale=scale)),
         Part("translate", 120, partial(_translator, scale=scale)),
         *(
+            Part(name, 240, partial(_network, name=name, scale=scale, works=("train",)))
+            for name in scenes.SIZES
+        ),
+        *(
             Part(name, 240, partial(_network, name=name, scale=scale))
             for name in models.names()
             if name != scale.network
@@ -257,14 +263,21 @@ def _cifar10(folder: Path, limit: float, *, scale: Scale, data: str | None) -> d
     )
 
 
-def _network(folder: Path, limit: float, *, name: str, scale: Scale) -> dict[str, Any]:
+def _network(
+    folder: Path,
+    limit: float,
+    *,
+    name: str,
+    scale: Scale,
+    works: Sequence[str] = ("train", "inference"),
+) -> dict[str, Any]:
     """Training and inference at the fastest of the batch sizes, against `torch.compile`."""
     began, rates = time.monotonic(), {}
 
     def left() -> float:
         return limit - (time.monotonic() - began)
 
-    size = ["--image-size", str(scale.image_size)] if scale is DRY_RUN else []
+    size = ["--image-size", str(_side(name, scale))] if scale is DRY_RUN else []
     sizes = [*size, "--dtype", scale.dtype, "--seconds", str(scale.seconds)]
     for batch in scale.batches:
         arguments = ["--models", name, "--batch-size", str(batch), *sizes, "--rounds", "1"]
@@ -279,7 +292,7 @@ def _network(folder: Path, limit: float, *, name: str, scale: Scale) -> dict[str
     figures: dict[str, Any] = {"batch": best, "train": rates[best]}
     arguments = ["--models", name, "--batch-size", str(best), *sizes]
     against = ["--rounds", str(scale.rounds), "--against", "torch-compile"]
-    for work in ("train", "inference"):
+    for work in works:
         row = _benchmark(folder / work, [*arguments, *against, "--work", work], left())[0]
         figures |= {
             work: float(np.median(row["ours"]["rates"])),
@@ -287,6 +300,12 @@ def _network(folder: Path, limit: float, *, name: str, scale: Scale) -> dict[str
             f"{work}_first_step": round(row["ours"]["first_step_seconds"], 1),
         }
     return figures
+
+
+def _side(name: str, scale: Scale) -> int:
+    """The scale's pixels on a side, or the fewest that the network of a scene accepts."""
+    least = {"unet": 188, "yolo": 64}
+    return max(scale.image_size, least.get(name, 1))
 
 
 def _shard(folder: Path, limit: float, *, scale: Scale) -> dict[str, Any]:

@@ -5,17 +5,22 @@ import json
 import os
 import signal
 import time
+from functools import partial
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from cnn_jax.conventions import PAD
 from cnn_jax.errors import UserError, check
+from cnn_jax.losses.yolo import yolo_loss
 from cnn_jax.metrics.detection.coco import evaluate_coco
 from cnn_jax.models.seq2seq import Seq2Seq
+from cnn_jax.ops.boxes import iou
+from cnn_jax.tasks.detection.regions import BoxStatistics, RegionSampling, draw, region_loss
 from experiments.benchmark import __main__ as benchmark
-from experiments.benchmark import detected, operations, searched
+from experiments.benchmark import detected, operations, scenes, scenes_in_jax, searched
 from experiments.benchmark.contest import Job, Measurement, Prepared, contest, ratios
 
 JOB = Job(work="train", model="resnet20", batch_size=2, image_size=8)
@@ -124,6 +129,70 @@ def test_the_networks_in_torch_have_as_many_parameters(name):
     expected |= {"googlenet": 9_960_638, "inception_v3": 24_371_444}
     network = in_torch.network(name, 10)
     assert sum(p.numel() for p in network.parameters()) == expected[name]
+
+
+@pytest.mark.parametrize("name", scenes.SIZES)
+def test_segmenters_and_detectors_in_torch_have_as_many_parameters(name):
+    torch = pytest.importorskip("torch")
+    from experiments.benchmark import in_torch
+
+    (job,) = benchmark.jobs(benchmark.Options(models=(name,), work=("train",)))
+    task, inputs = scenes_in_jax.task(job), scenes_in_jax.inputs(job)
+    shapes = jax.eval_shape(partial(task.model.init, jax.random.key(0)), *inputs)
+    with torch.device("meta"):
+        network = in_torch.network_of_scenes(job)
+    counted = sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
+    assert sum(p.numel() for p in network.parameters()) == counted
+    with pytest.raises(UserError, match=f"--work inference: {name} is measured in training only"):
+        benchmark.jobs(benchmark.Options(models=(name,)))
+
+
+def test_scenes_have_an_object_a_cell_and_a_quarter_of_regions_on_objects():
+    made = scenes.inputs(3, 100, margin=10)
+    assert made.image.shape == (3, 100, 100, 3) and made.mask.shape == (3, 80, 80)
+    for boxes, regions in zip(made.boxes, made.regions, strict=True):
+        middle = (boxes[:, :2] + boxes[:, 2:]) / 2
+        assert len(np.unique(middle // (100 / scenes.GRID), axis=0)) == scenes.OBJECTS
+        overlaps = np.asarray(iou(jnp.asarray(regions), jnp.asarray(boxes)))
+        near = np.tile(np.arange(16) < 4, scenes.OBJECTS)
+        own = overlaps[np.arange(64), np.repeat(np.arange(scenes.OBJECTS), 16)]
+        assert (own[near] > 0.8).all() and (own[~near] < 0.45).all() and (own > 0.1).all()
+
+
+def test_the_detectors_losses_in_torch_are_those_of_this_project():
+    torch = pytest.importorskip("torchvision") and importlib.import_module("torch")
+    from experiments.benchmark import detectors_in_torch
+
+    rng, size = np.random.default_rng(0), 96
+    made = scenes.inputs(3, size)
+    boxes, labels, regions = map(torch.from_numpy, (made.boxes, made.labels, made.regions))
+    outputs = rng.normal(0.3, 0.3, (3, 7, 7, 30)).astype(np.float32)
+    outputs[0, ..., [2, 3, 7, 8]] = 0  # no box overlaps its object: the nearest is responsible
+    valid = np.ones(scenes.OBJECTS, bool)
+    expected = [
+        sum(yolo_loss(*map(jnp.asarray, (o, b / size, c, valid)), num_boxes=2))
+        for o, b, c in zip(outputs, made.boxes, made.labels, strict=True)
+    ]
+    found = detectors_in_torch.yolo_loss(torch.from_numpy(outputs), boxes / size, labels.long())
+    assert float(found) == pytest.approx(np.mean(expected), rel=1e-5)
+
+    # The objects of one image are far enough from each other that no region stands for another's.
+    rows, targets = draw(
+        jax.random.key(0),
+        *map(jnp.asarray, (made.regions[0], np.ones(scenes.REGIONS, bool))),
+        *map(jnp.asarray, (made.boxes[0], made.labels[0], valid)),
+        RegionSampling(background_iou=(0.0, 0.5)),
+        BoxStatistics(),
+    )
+    scores = rng.normal(size=(scenes.REGIONS, 21)).astype(np.float32)
+    deltas = rng.normal(size=(scenes.REGIONS, 20, 4)).astype(np.float32)
+    losses = region_loss(jnp.asarray(scores)[rows], jnp.asarray(deltas)[rows], targets)
+    assert sorted(rows.tolist()) == list(range(scenes.REGIONS)) and losses.foreground == 16
+    found = detectors_in_torch.region_loss(
+        *(torch.from_numpy(scores), torch.from_numpy(deltas)),
+        *(regions[:1], boxes[:1], labels[:1].long()),
+    )
+    assert float(found) == pytest.approx(float(losses.classes + losses.boxes), rel=1e-5)
 
 
 @pytest.mark.slow

@@ -1,0 +1,68 @@
+"""The tasks and the batches of this project on `scenes`."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cnn_jax import models
+from cnn_jax.models.registry import Kind
+from cnn_jax.tasks.detection.evaluation import BoxEvaluation
+from cnn_jax.tasks.detection.fast_rcnn import FastRCNN
+from cnn_jax.tasks.detection.yolo import Yolo
+from cnn_jax.tasks.segmentation import Segmentation
+from cnn_jax.training.step import Batch
+
+from . import scenes
+from .contest import Job
+
+_KINDS: dict[str, Kind] = {
+    "segnet": "segmenter",
+    "unet": "segmenter",
+    "yolo": "grid_detector",
+    "fast_rcnn": "region_network",
+}
+
+
+def task(job: Job) -> Segmentation | Yolo | FastRCNN:
+    """Build the task of one of `scenes.SIZES`."""
+    name = "vgg16" if job.model == "fast_rcnn" else job.model
+    kind = _KINDS[job.model]
+    spec = models.input_spec(name, kind)
+    model = models.create(name, scenes.CLASSES, kind, dtype=jnp.dtype(job.dtype))
+    evaluation = BoxEvaluation(scenes.CLASSES, job.image_size)
+    if job.model == "yolo":
+        return Yolo(model, evaluation, spec.mean, spec.std)
+    if job.model == "fast_rcnn":
+        return FastRCNN(model, evaluation, spec.mean, spec.std)
+    size = job.image_size - 2 * model.margin
+    return Segmentation(model, scenes.CLASSES, (size, size), spec.mean, spec.std)
+
+
+def inputs(job: Job) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """The shapes of the network's inputs for one image."""
+    image = jax.ShapeDtypeStruct((1, job.image_size, job.image_size, 3), jnp.float32)
+    regions = jax.ShapeDtypeStruct((1, scenes.REGIONS, 4), jnp.float32)
+    return (image, regions) if job.model == "fast_rcnn" else (image,)
+
+
+def batch(job: Job, margin: int) -> Batch:
+    """The scenes as a reader would give them."""
+    made = scenes.inputs(job.batch_size, job.image_size, margin)
+    objects = made.labels.shape
+    sides = made.boxes[..., 2:] - made.boxes[..., :2]
+    return {
+        "image": made.image,
+        "valid": np.ones(job.batch_size, bool),
+        "ordinal": np.arange(job.batch_size, dtype=np.int32),
+        "index": np.arange(job.batch_size, dtype=np.int32),
+        "size": np.full((job.batch_size, 2), job.image_size, np.float32),
+        "mask": made.mask.astype(np.uint8),
+        "boxes": made.boxes,
+        "labels": made.labels,
+        "object_valid": np.ones(objects, bool),
+        "difficult": np.zeros(objects, bool),
+        "crowd": np.zeros(objects, bool),
+        "area": sides.prod(-1),
+        "proposals": made.regions,
+        "proposal_valid": np.ones(made.regions.shape[:2], bool),
+    }
