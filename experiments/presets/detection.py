@@ -11,6 +11,22 @@ _ONLY_FLIPPED: dict[str, Any] = {
     "exposure": 1.0,
 }
 
+_SMALL_REGIONS = {
+    "model": "resnet18",
+    "width": 0.5,
+    "image_size": 320,
+    "max_objects": 60,
+    "proposals": "grid",
+    "grid_scales": (0.45, 0.3, 0.22, 0.16, 0.09),
+    "grid_ratios": (1.0,),
+    "grid_step": 0.33,
+    "max_proposals": 2200,
+    "nms_threshold": 0.3,
+    "optimizer": "adam",
+    "learning_rate": 1e-3,
+    "weight_decay": 0.0,
+}
+
 DETECTION: dict[str, dict[str, Any]] = {
     # The built-in scenes of one to six shapes; each is seen once, so none is distorted.
     "shapes": {
@@ -165,7 +181,10 @@ DETECTION: dict[str, dict[str, Any]] = {
         "schedule": "cosine",
         "weight_decay": 0.0,
     },
-    # A few hundred images of many small objects, from scratch: blood cells, for one.
+    # A few hundred images of many small objects, from scratch: --data voc:DIR --preset NAME. On
+    # blood cells the mAP at IoU .5 of three seeds, and the time of one CPU core, are: `small_boxes`
+    # 84.3 % (83.0 to 85.2), 23 minutes; `small_boxes_fast_rcnn` 86.4 % (86.3 to 86.6), 20 minutes;
+    # `small_boxes_rcnn` 83.7 % (82.2 to 85.0), 27 minutes.
     "small_boxes": {
         "model": "resnet18",
         "width": 0.5,
@@ -180,5 +199,30 @@ DETECTION: dict[str, dict[str, Any]] = {
         "schedule": "cosine",
         "weight_decay": 0.0,
         "ema": 0.998,
+    },
+    # The same images by regions, proposed at regular places: --data voc:DIR --preset NAME.
+    "small_boxes_fast_rcnn": {
+        **_SMALL_REGIONS,
+        "system": "fast_rcnn",
+        "pooling": "align",
+        "stage": "stage2",
+        "pool_size": 5,
+        "units": 128,
+        "dropout_rate": 0.2,
+        "background_iou": (0.0, 0.5),
+        "batch_size": 8,
+        "epochs": 60.0,
+        "warmup": 100,
+        "eval_every": 512,
+    },
+    "small_boxes_rcnn": {
+        **_SMALL_REGIONS,
+        "system": "rcnn",
+        "crop_size": 48,
+        "batch_size": 128,
+        "eval_batch_size": 8,
+        "steps": 1500,
+        "eval_every": 1500,
+        "warmup": 50,
     },
 }

@@ -81,6 +81,42 @@ SEGMENTATION: dict[str, dict[str, Any]] = {
         "zoom": (0.75, 1.5),
         "color_jitter": 0.2,
     },
+    # Electron microscopy of membranes (ISBI): --data masks:DIR --class-names membrane cell --preset
+    # membranes. Pixel error of 7.66 % on 6 sections (seed 0), seven minutes of one CPU core.
+    "membranes": {
+        "model": "unet_same",
+        "width": 0.25,
+        "cells": True,
+        "crop_size": (192, 192),
+        "batch_size": 4,
+        "eval_batch_size": 1,
+        "steps": 600,
+        "optimizer": "adam",
+        "learning_rate": 3e-3,
+        "warmup": 30,
+        "weight_decay": 0.0,
+        "flip": True,
+        "flip_vertical": True,
+        "color_jitter": 0.2,
+    },
+    # Dubai's aerial images, in squares: --data masks:DIR --eval-folders tile_6 --test-folders
+    # tile_8 --preset aerial_images. Mean IoU of 33.5 % on tile 8 (seed 0), 8 minutes of one core.
+    "aerial_images": {
+        "model": "resnet18",
+        "width": 0.5,
+        "ignore_labels": (255,),
+        "tile": 192,
+        "batch_size": 8,
+        "epochs": 1.5,
+        "optimizer": "adam",
+        "learning_rate": 2e-3,
+        "warmup": 50,
+        "weight_decay": 0.0,
+        "flip": True,
+        "flip_vertical": True,
+        "zoom": (0.75, 1.5),
+        "color_jitter": 0.2,
+    },
     # Ronneberger et al. 2015, section 3: one large tile a step, a momentum of 0.99, elastic
     # deformation, and weights on the borders between cells.
     "unet_cells": {
