@@ -1,5 +1,6 @@
 """The tasks and the batches of this project on `scenes`."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,13 +23,19 @@ _KINDS: dict[str, Kind] = {
     "fast_rcnn": "region_network",
 }
 
+_ARCHITECTURES = {"fast_rcnn": "vgg16"}
+
+
+def network(name: str, dtype: str = "float32") -> nn.Module:
+    """Create one of `scenes.SIZES`."""
+    classifier = _ARCHITECTURES.get(name, name)
+    return models.create(classifier, scenes.CLASSES, _KINDS[name], dtype=jnp.dtype(dtype))
+
 
 def task(job: Job) -> Segmentation | Yolo | FastRCNN:
-    """Build the task of one of `scenes.SIZES`."""
-    name = "vgg16" if job.model == "fast_rcnn" else job.model
-    kind = _KINDS[job.model]
-    spec = models.input_spec(name, kind)
-    model = models.create(name, scenes.CLASSES, kind, dtype=jnp.dtype(job.dtype))
+    """Build the task of a job on scenes."""
+    model = network(job.model, job.dtype)
+    spec = models.input_spec(_ARCHITECTURES.get(job.model, job.model), _KINDS[job.model])
     evaluation = BoxEvaluation(scenes.CLASSES, job.image_size)
     if job.model == "yolo":
         return Yolo(model, evaluation, spec.mean, spec.std)

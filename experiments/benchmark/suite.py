@@ -25,7 +25,7 @@ from cnn_jax.runs.folder import METRICS_FILE, RESULT_FILE, read_object, read_row
 from cnn_jax.runs.names import duration, show
 from cnn_jax.training import checkpoints
 
-from . import scenes
+from . import scenes, scenes_in_jax
 
 RESULTS_FILE = "suite.json"
 TABLE_FILE = "suite.md"
@@ -283,11 +283,12 @@ def _network(
         arguments = ["--models", name, "--batch-size", str(batch), *sizes, "--rounds", "1"]
         try:
             rows = _benchmark(folder / f"batch{batch}", [*arguments, "--work", "train"], left())
-        except _FailedError:  # too large a batch
+        except _FailedError as error:  # too large a batch
+            refusal = error
             continue
         rates[batch] = rows[0]["ours"]["rates"][0]
     if not rates:
-        raise _FailedError(f"no batch size of {scale.batches} worked; see {folder}")
+        raise _FailedError(f"no batch size of {scale.batches} worked: {refusal}")
     best = max(rates, key=rates.__getitem__)
     figures: dict[str, Any] = {"batch": best, "train": rates[best]}
     arguments = ["--models", name, "--batch-size", str(best), *sizes]
@@ -303,9 +304,10 @@ def _network(
 
 
 def _side(name: str, scale: Scale) -> int:
-    """The scale's pixels on a side, or the fewest that the network of a scene accepts."""
-    least = {"unet": 188, "yolo": 64}
-    return max(scale.image_size, least.get(name, 1))
+    """The scale's pixels on a side, or the fewest that the network accepts."""
+    on_scenes = name in scenes.SIZES
+    model = scenes_in_jax.network(name) if on_scenes else models.create(name)
+    return max(scale.image_size, model.minimum_size)
 
 
 def _shard(folder: Path, limit: float, *, scale: Scale) -> dict[str, Any]:

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from cnn_jax import models
 from cnn_jax.errors import UserError
 from experiments import classify, pack
 from experiments import options as flags
 from experiments.benchmark import __main__ as benchmark
-from experiments.benchmark import suite
+from experiments.benchmark import scenes, scenes_in_jax, suite
 
 DEVICE = {"platform": "cpu", "kind": "cpu", "count": 1, "jax": "0"}
 
@@ -61,6 +62,11 @@ def test_a_command_that_fails_or_does_not_end_is_told_in_one_line(tmp_path):
         suite._command("classify", ["--steps", "3"], tmp_path / "log", 0.1)
 
 
+def minimum_size(name):
+    on_scenes = name in scenes.SIZES
+    return (scenes_in_jax.network(name) if on_scenes else models.create(name)).minimum_size
+
+
 @pytest.mark.parametrize("scale", [suite.CARD, suite.DRY_RUN])
 def test_the_commands_of_the_parts_are_legal(tmp_path, monkeypatch, scale):
     options = {
@@ -75,7 +81,10 @@ def test_the_commands_of_the_parts_are_legal(tmp_path, monkeypatch, scale):
 
     def check(verb, arguments, log, limit):
         seen.append(verb)
-        flags.parse_plain(options[verb], arguments)
+        parsed = flags.parse_plain(options[verb], arguments)
+        if verb == "benchmark" and parsed.work != ("translate",):
+            for job in benchmark.jobs(parsed):
+                assert job.image_size >= minimum_size(job.model)
         raise EndedError
 
     monkeypatch.setattr(suite, "_command", check)
