@@ -20,6 +20,7 @@ from experiments import (
     presets,
     segment,
     sweep,
+    trainer,
     translate,
 )
 from experiments import options as flags
@@ -450,3 +451,19 @@ def test_help_shows_each_range_on_one_line():
     assert text.endswith("(in [0, 1))")
     text = flags.help_text(flags.declared(classify.Options)["learning_rate"])
     assert text.endswith("(in [0, 1e6]) (default: 0.1)")
+
+
+@pytest.mark.parametrize(
+    ("verb", "argv", "told"),
+    [
+        (classify, ["--model", "vgg11"], "preset: shapes_others in place of shapes, which is not"),
+        (classify, ["--preset", "shapes"], ""),
+        (classify, ["--data", "folder:x", "--model", "vgg11"], ""),
+        (detect, ["--system", "rcnn"], "shapes_rcnn in place of shapes, which is not for --system"),
+    ],
+)
+def test_a_preset_that_takes_another_s_place_is_told(verb, argv, told, capsys):
+    parsed = flags.parse(verb.Options, argv, verb.COMMAND.presets, verb.COMMAND.variant)
+    trainer.tell_of_preset(parsed, verb.COMMAND, argv)
+    said = capsys.readouterr().err
+    assert told in said and bool(told) == bool(said)
