@@ -105,10 +105,11 @@ def main(argv: Sequence[str] | None, command: Command) -> None:
     if command.suited is not None:
         argv = command.suited(sys.argv[1:] if argv is None else argv)
     parsed = flags.parse(command.options, argv, command.presets, command.variant)
-    tell_of_preset(parsed, command, argv)
     if parsed.model.model == "list":
         print("\n".join(command.model_names(parsed)))
         return
+    if notice := flags.preset_notice(parsed, argv, command.presets, command.variant):
+        print(notice, file=sys.stderr)
     if parsed.run.graph is not None:
         drawn.check_graph(parsed.run.graph)
     check_best(parsed)
@@ -132,19 +133,6 @@ def main(argv: Sequence[str] | None, command: Command) -> None:
         if not parsed.run.eval_only and (folder(parsed) / CONFIG_FILE).exists():
             again = "--resume continues"
         raise UnfinishedError(f"{error}; {again}") from None
-
-
-def tell_of_preset(parsed: Any, command: Command, argv: Sequence[str] | None) -> None:
-    """Say on stderr which preset took the place of the one that was asked for or is the data's."""
-    given = flags.typed(command.options, argv)
-    # A run that is continued, and a file of options, name the preset that they have.
-    if given.keys() & {"resume", "eval_only", "config"}:
-        return
-    chosen, asked = parsed.run.preset, given.get("preset", parsed.data.data)
-    if chosen != asked and asked in command.presets:
-        variant = command.variant
-        own = f"--{variant} {given[variant]}"
-        print(f"preset: {chosen} in place of {asked}, which is not for {own}", file=sys.stderr)
 
 
 def start(parsed: Any, build: Callable[[Any], Run]) -> None:

@@ -26,8 +26,7 @@ class Yolo(nn.Module):
                 layers += [convolution, nn.LeakyReLU(0.1, inplace=True)]
                 channels, side = width, -(-side // stride)
         self.features = nn.Sequential(*layers)
-        self.boxes = net.boxes_per_cell
-        outputs = scenes.GRID**2 * (5 * self.boxes + scenes.CLASSES)
+        outputs = scenes.GRID**2 * (5 * net.boxes_per_cell + scenes.CLASSES)
         hidden = net.hidden[0][0]
         self.outputs = nn.Sequential(
             nn.Flatten(),

@@ -4,7 +4,7 @@ Each group is a frozen dataclass; the options of a command are a dataclass of gr
 flag is its field's, without the group's.
 """
 
-from .command_line import parse, parse_plain, resumable, typed
+from .command_line import parse, parse_plain, preset_notice, resumable, typed
 from .config import described, recorded, stored
 from .data import (
     AUGMENTATION,
@@ -72,6 +72,7 @@ __all__ = [
     "network_options",
     "parse",
     "parse_plain",
+    "preset_notice",
     "program",
     "read_value",
     "recorded",

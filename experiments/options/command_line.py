@@ -158,6 +158,28 @@ def _preset(
     return {**_shortened(presets[preset], given), "preset": preset}
 
 
+def preset_notice(
+    parsed: Any,
+    argv: Sequence[str] | None,
+    presets: Mapping[str, Mapping[str, Any]],
+    variant: str | None,
+) -> str | None:
+    """A line about the preset that took the place of the one asked for, or of the data's own.
+
+    Args:
+        parsed: what `parse` made of the other arguments, which are the same as there.
+    """
+    given = typed(type(parsed), argv)
+    # A run that is continued, and a file of options, name the preset that they have.
+    if given.keys() & {"resume", "eval_only", "config"}:
+        return None
+    chosen, asked = parsed.run.preset, given.get("preset", parsed.data.data)
+    if chosen == asked or asked not in presets:
+        return None
+    own = f"--{variant} {given[variant]}"
+    return f"preset: {chosen} in place of {asked}, which is not for {own}"
+
+
 def _shortened(preset: Mapping[str, Any], given: Mapping[str, Any]) -> Mapping[str, Any]:
     """A preset whose warm-up is the same share of a run of another number of steps."""
     steps = given.get("steps")
