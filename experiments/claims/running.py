@@ -26,6 +26,9 @@ from .rows import Row
 
 ROWS = "rows.csv"
 
+Evaluations = dict[tuple[str, tuple[str, ...]], Mapping[str, Any]]
+"""The metrics of evaluations, by the name of the run and the flags; measures share them."""
+
 _DIVERGED = 3
 """The exit status of a run whose loss was not finite."""
 
@@ -91,10 +94,11 @@ def _carry_out_seed(
     }
     pending = [run for run in runs.values() if _status(run) != _DIVERGED]
     sweep.finish(dataclasses.replace(planned, runs=pending), at_a_time)
-    failed = []
+    failed, evaluations = [], {}
     for variant, measure in missing:
         run = runs[variant.label]
-        value = measured(claim.verb, run, measure, claim.placed(measure.evaluate or ()))
+        evaluate = claim.placed(measure.evaluate or ())
+        value = measured(claim.verb, run, measure, evaluate, evaluations)
         if value is None:
             failed.append(run.name)
             continue
@@ -105,7 +109,13 @@ def _carry_out_seed(
     return list(dict.fromkeys(failed))
 
 
-def measured(verb: str, run: PlannedRun, measure: Measure, evaluate: Sequence[str]) -> float | None:
+def measured(
+    verb: str,
+    run: PlannedRun,
+    measure: Measure,
+    evaluate: Sequence[str],
+    evaluations: Evaluations,
+) -> float | None:
     """The value of a run; None where it failed, or diverged and no value stands for that.
 
     Args:
@@ -113,6 +123,7 @@ def measured(verb: str, run: PlannedRun, measure: Measure, evaluate: Sequence[st
         run: the run.
         measure: what is measured.
         evaluate: the measure's flags, with the folder of the data in them.
+        evaluations: those that were carried out, to which a new one is added.
 
     Raises:
         UserError: the run has no such metric, or its evaluation failed.
@@ -124,9 +135,12 @@ def measured(verb: str, run: PlannedRun, measure: Measure, evaluate: Sequence[st
         module = f"{__package__}.timing"
         return json.loads(_printed(run, [module, verb, str(run.folder), *evaluate]))[measure.metric]
     if measure.evaluate is not None:
-        module = f"{__package__.rpartition('.')[0]}.{verb}"
-        _printed(run, [module, "--eval-only", "--out", str(run.folder), *evaluate])
-        row = read_object(run.folder / RESULT_FILE)
+        key = run.name, tuple(evaluate)
+        if key not in evaluations:
+            module = f"{__package__.rpartition('.')[0]}.{verb}"
+            _printed(run, [module, "--eval-only", "--out", str(run.folder), *evaluate])
+            evaluations[key] = read_object(run.folder / RESULT_FILE)
+        row = evaluations[key]
     else:
         row = _last(read_run(run.folder))
     if measure.reach is not None:

@@ -42,6 +42,7 @@ settings:
 measures:
   test: {metric: top1}
   training: {metric: loss, evaluate: --split train}
+  fit: {metric: top1, evaluate: --split train}
   steps: {metric: top1, reach: 0.9}
   seconds: {metric: seconds_per_image, evaluate: --eval-batch-size 8}
 comparisons:
@@ -221,15 +222,17 @@ def test_runs_are_measured_kept_and_not_repeated(data, tmp_path, monkeypatch, ca
     out = tmp_path / "out"
     claims.examine(claim, out, None, record=False)
     assert "higher is better: not yet run (1 of at least 2 seeds)" in capsys.readouterr().out
+    # Measures of one evaluation share it.
     assert len(started) == 2 + 2 + 2 and started[0] == "setting=low,seed=1"
     found = rows.read(out / "small" / running.ROWS)
-    assert len(found) == 4 * 2
+    assert len(found) == 5 * 2
     folder = out / "small" / "setting=high,seed=1"
     trained = [r for r in reports(folder) if r["split"] == "eval"][-1]
     assert found[claim.key(claim.variants[1], 1, claim.measures["test"])].value == trained["top1"]
     (seen,) = [r for r in reports(folder) if r["split"] == "training_set"]
     training = found[claim.key(claim.variants[1], 1, claim.measures["training"])]
     assert training.value == seen["loss"]
+    assert found[claim.key(claim.variants[1], 1, claim.measures["fit"])].value == seen["top1"]
     assert training.device == json.loads((folder / "environment.json").read_text())["device_kind"]
     times = [r.value for r in found.values() if r.measure == "seconds"]
     assert len(times) == 2 and min(times) > 0
@@ -298,5 +301,5 @@ def test_the_command_runs_a_claim_in_processes_of_their_own(data, tmp_path, monk
     monkeypatch.setattr(rows, "COMMITTED", tmp_path / "results")
     claim = small(tmp_path, SMALL.replace("[0, 1]", "[0]"))
     claims.examine(claim, tmp_path / "out", None, record=False)
-    assert len(rows.read(tmp_path / "out" / "small" / running.ROWS)) == 8
+    assert len(rows.read(tmp_path / "out" / "small" / running.ROWS)) == 10
     assert sys.executable and "not yet run (1 of at least 2 seeds)" in capsys.readouterr().out
