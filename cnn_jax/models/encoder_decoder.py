@@ -1,7 +1,8 @@
 """An encoder that is any registered backbone, and a decoder with any of six ways of upsampling.
 
 The decoder is the U-Net's with two 3x3 convolutions a level, as widely used with pretrained
-encoders. Its way of upsampling, which Badrinarayanan et al. 2017 (table 1) compare, is an option.
+encoders. Its way of upsampling and its skip connections, which Badrinarayanan et al. 2017 (table 1)
+compare, are options.
 """
 
 from functools import partial
@@ -95,6 +96,8 @@ class EncoderDecoder(nn.Module):
         backbone_name: name of its architecture, for messages.
         num_classes: number of classes.
         upsampling: way in which the decoder enlarges maps. `Upsample` describes each.
+        skip_connections: False builds a decoder that receives no map of the encoder but the
+            coarsest, and from "unpool" the places of the maxima (Badrinarayanan et al. 2017).
         stage: name of the map of the backbone at which the encoder ends, by default its last one.
         output_stride: stride in pixels of the map at which the decoder ends. It ends at the first
             map of at most this stride, and logits are enlarged from there by bilinear
@@ -108,6 +111,7 @@ class EncoderDecoder(nn.Module):
     backbone_name: str
     num_classes: int
     upsampling: Upsampling = "bilinear"
+    skip_connections: bool = True
     stage: str | None = None
     output_stride: Count = 1
     width: Factor = 1.0
@@ -169,7 +173,7 @@ class EncoderDecoder(nn.Module):
                 break
             size = images.shape[1:3] if skipped is None else skipped.shape[1:3]
             x = Upsample(self.upsampling, self.dtype, name=f"up{level}")(x, size, skipped)
-            if skipped is not None:
+            if skipped is not None and self.skip_connections:
                 x = jnp.concatenate([x, skipped], axis=-1)
             channels = max(MOST_CHANNELS >> (level - 1), FEWEST_CHANNELS)
             for index in (1, 2):

@@ -9,12 +9,15 @@ from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 from scipy import stats
 
+from cnn_jax import models
 from cnn_jax.errors import UserError
+from cnn_jax.ops import pooling
 from experiments import claims, classify
 from experiments import options as flags
 from experiments.claims import claim as files
@@ -112,6 +115,25 @@ def test_there_is_a_claim_for_each_row_of_the_readme():
         [(each, verdict.verdicts(each, rows.committed(each))) for each in found]
     )
     assert table.strip() == computed.strip(), "python -m experiments.claims --table"
+
+
+def test_the_bytes_that_decoders_keep_are_those_of_their_claim():
+    note = files.load("unpooling").note
+    shape = jax.ShapeDtypeStruct((1, 180, 240, 3), np.float32)
+    network = models.create("vgg11_bn", 11, "segmenter", width=0.25)
+    (_, features), _ = jax.eval_shape(network.init_with_output, jax.random.key(0), shape)
+    maps = [features[f"stage{stage}"] for stage in range(1, 5)]
+    pooled = [
+        jax.eval_shape(
+            lambda x: pooling.max_pool_with_indices(x, (2, 2), (2, 2), ceil_mode=True), x
+        )
+        for x in maps
+    ]
+    kept = sum(x.size * x.dtype.itemsize for x in maps)
+    indices = sum(x.size * x.dtype.itemsize for _, x in pooled)
+    bits = 2 * sum(x.size for _, x in pooled)
+    for size in (kept, indices, bits / 8):
+        assert f"{size / 1000:,.0f} kB" in note
 
 
 def outcome(effects, expected="above", smallest=1.0, ratio=False):

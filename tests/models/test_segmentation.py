@@ -201,6 +201,19 @@ def test_the_decoder_s_way_of_upsampling_is_an_option(method, own):
     assert set(variables["params"].get("up1", {})) == own
 
 
+@pytest.mark.parametrize("method", ["nearest", "unpool"])
+def test_a_decoder_without_skip_connections_receives_no_finer_map(method):
+    options = {"width": 0.25, "upsampling": method}
+    (_, features), joined = traced("vgg11_bn", 2, (32, 48), **options)
+    (logits, _), alone = traced("vgg11_bn", 2, (32, 48), skip_connections=False, **options)
+    assert logits.shape == (1, 32, 48, 2)
+    for level in range(1, 5):
+        channels, fewer = (
+            tree["params"][f"conv{level}_1"]["kernel"].shape[2] for tree in (joined, alone)
+        )
+        assert channels - fewer == features[f"stage{5 - level}"].shape[-1]
+
+
 @pytest.mark.parametrize(("stride", "levels"), [(1, 5), (2, 4), (4, 3), (5, 3), (32, 0), (99, 0)])
 def test_the_decoder_ends_at_the_output_stride(stride, levels):
     (logits, features), variables = traced("resnet18", 3, (70, 90), output_stride=stride)
