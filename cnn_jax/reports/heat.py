@@ -27,6 +27,28 @@ def enlarged(values: Evidence, size: tuple[int, int]) -> Float[np.ndarray, "heig
     return cv2.resize(values.astype(np.float32), size[::-1], interpolation=cv2.INTER_LINEAR)
 
 
+def placed(
+    values: Evidence, place: tuple[int, int, int, int], size: tuple[int, int]
+) -> Float[np.ndarray, "height width"]:
+    """Enlarge a map of evidence to a part of an image; there is no evidence elsewhere.
+
+    Args:
+        values: the map.
+        place: the part's first row and column, which may be negative, its rows and its columns.
+        size: rows and columns of the image; what sticks out of it is cut off.
+    """
+    image = np.zeros(size, np.float32)
+    top, left, rows, columns = place
+    (first_row, last_row), (first, last) = (
+        (max(begin, 0), max(min(begin + length, end), 0))
+        for begin, length, end in zip((top, left), (rows, columns), size, strict=True)
+    )
+    whole = enlarged(values, (rows, columns))
+    seen = whole[first_row - top : last_row - top, first - left : last - left]
+    image[first_row:last_row, first:last] = seen
+    return image
+
+
 def peak(values: Evidence) -> tuple[int, int]:
     """The row and the column of the highest value; of several, the first."""
     row, column = np.unravel_index(np.argmax(values), values.shape)

@@ -25,7 +25,7 @@ from cnn_jax.explanations.occlusion import occlusion
 from cnn_jax.models.starts import convolutions
 from cnn_jax.progress import track
 from cnn_jax.reports.boxes import Mark, Scene, Scenes, draw_boxes, sheet
-from cnn_jax.reports.heat import enlarged, filter_sheet, map_sheet, overlay, peak
+from cnn_jax.reports.heat import enlarged, filter_sheet, map_sheet, overlay, peak, placed
 from cnn_jax.reports.page import render
 from cnn_jax.reports.pictures import save
 from cnn_jax.training.backend import compile_inference
@@ -63,7 +63,7 @@ class Options:
     verb: ClassVar[str] = "explain"
 
     run: str = flags.flag("", positional=True, metavar="RUN")
-    """Folder of a run that classifies, annotates, segments or detects with YOLO."""
+    """Folder of a run that classifies, annotates, detects or segments."""
     images: tuple[str, ...] = flags.flag((), positional=True, metavar="IMAGE")
     """Images: files, folders, patterns such as `**/*.jpg`, and `@FILE` with one in each line."""
     out: str | None = flags.flag(None, aliases="output-dir directory", metavar="DIR")
@@ -147,24 +147,25 @@ class Explainer:
             )
         )
         print(loaded.network.told, file=sys.stderr)
-        self._loaded, state = loaded, loaded.network.state
+        self.outcomes = loaded.network.outcomes
         self._task = loaded.predictor.task
-        self._variables = state.variables
-        self._subject = SUBJECTS[verb](loaded.predictor, self._names)
-        self._outputs = compile_inference(
-            lambda variables, images: self._subject.network(variables)(images)
+        self.variables = loaded.network.state.variables
+        self.subject = SUBJECTS[verb](loaded.predictor, self._names)
+        self._outputs = compile_inference(self.subject.outputs)
+        self._features = compile_inference(
+            lambda variables, images, given: self.subject.network(variables, given)(images)[1]
         )
         self._methods: dict[Any, Callable[..., jax.Array]] = {}
         self.note = ""
 
     def explained(self, inputs: Iterable[str]) -> Iterator[tuple[list[Scene], str]]:
         """Pictures of each image and the explanations of its answers, and a line about them."""
-        for name, content, found in self._loaded.network.outcomes(inputs):
+        for name, content, found in self.outcomes(inputs):
             view = self._seen(str(name), content)
             if self._options.method == "features":
-                yield self._features(view)
+                yield self._mapped(view)
             else:
-                yield self._answers(content, found, view)
+                yield self._answers(found, view)
 
     @property
     def first_layer(self) -> str:
@@ -173,36 +174,37 @@ class Explainer:
 
     def filters(self) -> np.ndarray:
         """The filters of the first convolution, as a picture."""
-        kernels = traverse_util.flatten_dict(self._variables["params"], sep="/")
+        kernels = traverse_util.flatten_dict(self.variables["params"], sep="/")
         return filter_sheet(np.asarray(kernels[f"{self.first_layer}/kernel"], np.float32))
 
     def _seen(self, name: str, content: np.ndarray) -> View:
         try:
-            return self._subject.view(content)
+            return self.subject.view(content)
         except UserError as error:
             raise UserError(f"{name}: {error}") from None
 
-    def _stage(self, images: jax.Array) -> str:
+    def _stage(self, view: View) -> str:
         """The map that is explained."""
-        shapes = map_shapes(self._subject.network(self._variables), images)
+        shapes = map_shapes(self.subject.network(self.variables, view.given), view.images)
         return checked_stage(shapes, self._options.stage)
 
-    def _features(self, view: View) -> tuple[list[Scene], str]:
-        stage = self._stage(view.images)
-        maps = np.asarray(self._outputs(self._variables, view.images)[1][stage][0], np.float32)
+    def _mapped(self, view: View) -> tuple[list[Scene], str]:
+        stage = self._stage(view)
+        features = self._features(self.variables, view.images, view.given)
+        maps = np.asarray(features[stage][0], np.float32)
         rows, columns, count = maps.shape
         self.note = _NOTES["features"].format(stage=stage)
         caption = f"{stage}: {rows} x {columns} x {count}"
         scenes = [_scene(view.picture, "image"), _scene(map_sheet(maps), caption)]
         return scenes, caption
 
-    def _answers(self, content: np.ndarray, found: Found, view: View) -> tuple[list[Scene], str]:
-        outputs, _ = jax.device_get(self._outputs(self._variables, view.images))
-        questions = self._subject.questions(outputs, content, found, self._label)
+    def _answers(self, found: Found, view: View) -> tuple[list[Scene], str]:
+        outputs = jax.device_get(self._outputs(self.variables, view.images, view.given))
+        questions = self.subject.questions(outputs, view, found, self._label)
         questions = questions[: self._options.top]
         scenes = [_scene(view.picture, "image")]
         for question, values in zip(
-            questions, self._evidence(outputs, questions, view), strict=True
+            questions, self.evidence(outputs, questions, view), strict=True
         ):
             heat = overlay(view.picture, values)
             row, column = peak(values)
@@ -211,43 +213,47 @@ class Explainer:
         line = "; ".join(question.caption for question in questions)
         return scenes, line or "no such answer"
 
-    def _evidence(
+    def evidence(
         self, outputs: Any, questions: Sequence[Question], view: View
     ) -> Iterator[np.ndarray]:
         """The evidence for each answer at every pixel of the picture."""
-        method = self._method(view.images)
-        top, left, rows, columns = view.shown
+        rows, columns = view.picture.shape[:2]
         for question in questions:
-            asked = jax.tree.map(lambda x: x[None], self._subject.asked(outputs, question))
-            (values,) = np.asarray(method(self._variables, view.images, asked))
-            whole = enlarged(values, view.images.shape[1:3])
-            yield enlarged(whole[top : top + rows, left : left + columns], view.picture.shape[:2])
+            asked = jax.tree.map(lambda x: x[None], self.subject.asked(outputs, question))
+            seen = self.subject.focused(view, question)
+            method = self._method(seen)
+            (values,) = np.asarray(method(self.variables, seen.images, seen.given, asked))
+            whole = enlarged(values, seen.images.shape[1:3])
+            top, left, height, width = seen.shown
+            shown = whole[top : top + height, left : left + width]
+            yield placed(shown, seen.place or (0, 0, rows, columns), (rows, columns))
 
-    def _method(self, images: jax.Array) -> Callable[..., jax.Array]:
+    def _method(self, view: View) -> Callable[..., jax.Array]:
         """The compiled method for inputs of a shape."""
-        if images.shape in self._methods:
-            return self._methods[images.shape]
-        subject, options = self._subject, self._options
+        shape = view.images.shape
+        if shape in self._methods:
+            return self._methods[shape]
+        subject, options = self.subject, self._options
         if options.method == "grad_cam":
-            stage = self._stage(images)
+            stage = self._stage(view)
             self.note = _NOTES["grad_cam"].format(stage=stage)
 
-            def method(variables: Any, images: jax.Array, asked: Any) -> jax.Array:
-                network = subject.network(variables)
+            def method(variables: Any, images: jax.Array, given: Any, asked: Any) -> jax.Array:
+                network = subject.network(variables, given)
                 return grad_cam(network, subject.score, images, asked, stage, subject.local)
 
         else:
-            side = min(images.shape[1:3])
+            side = min(shape[1:3])
             patch = min(options.patch or max(1, side // _PATCH), side)
             self.note = _NOTES["occlusion"].format(patch=patch)
             squares = {"patch": patch, "step": max(1, patch // _STEP)}
 
-            def method(variables: Any, images: jax.Array, asked: Any) -> jax.Array:
-                network = subject.network(variables)
+            def method(variables: Any, images: jax.Array, given: Any, asked: Any) -> jax.Array:
+                network = subject.network(variables, given)
                 return occlusion(network, subject.probability, images, asked, **squares)
 
-        self._methods[images.shape] = compile_inference(method)
-        return self._methods[images.shape]
+        self._methods[shape] = compile_inference(method)
+        return self._methods[shape]
 
 
 def _scene(picture: np.ndarray, caption: str, marks: Sequence[Mark] = (), where: str = "") -> Scene:

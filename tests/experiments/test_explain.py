@@ -1,5 +1,6 @@
 """`explain` draws what the answers of every task with images rest on."""
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -24,6 +25,16 @@ CASES = {
         {},
     ),
 }
+REGIONS = SMALL | {
+    "image_size": 32,
+    "score_threshold": 0.0,
+    "proposals": "grid",
+    "max_proposals": 40,
+}
+CASES["detect_fast_rcnn"] = (detect, REGIONS | {"system": "fast_rcnn"}, {})
+CROPS = REGIONS | {"system": "rcnn", "crop_size": 16}
+CASES["detect_rcnn"] = (detect, CROPS, {})
+CASES["detect_rcnn_softmax"] = (detect, CROPS | {"classifier": "softmax", "width": 0.5}, {})
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +72,44 @@ def test_answers_of_every_task_are_explained(case, runs, photo, tmp_path, capsys
     page = (tmp_path / "explained.html").read_text()
     assert page.count("<img") == 1 + len(answers) and "Grad-CAM" in page
     assert all(answer in page for answer in answers)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.startswith("detect")])
+def test_an_object_is_explained_by_the_output_that_it_was_found_by(case, runs, photo):
+    options = explain.Options(run=str(runs(case)), images=(str(photo),), top=20)
+    explainer = explain.Explainer(options, "detect", [str(photo)])
+    subject, variables = explainer.subject, explainer.variables
+    (_, content, found), *_ = explainer.outcomes([str(photo)])
+    view = subject.view(content)
+    outputs = jax.device_get(subject.outputs(variables, view.images, view.given))
+    questions = subject.questions(outputs, view, found, None)
+    assert len(questions) == found["counted"].sum() > 3
+    for question, score in zip(questions, found["scores"], strict=False):
+        seen = subject.focused(view, question)
+        own, _ = subject.network(variables, seen.given)(seen.images)
+        asked = subject.asked(outputs, question)
+        one = jax.tree.map(lambda x: x[0], own)
+        np.testing.assert_allclose(subject.probability(one, asked), score, rtol=1e-3)
+
+
+def test_evidence_of_r_cnn_lies_in_the_region_and_its_context(runs, photo):
+    options = explain.Options(
+        run=str(runs("detect_rcnn")), images=(str(photo),), method="occlusion"
+    )
+    explainer = explain.Explainer(options, "detect", [str(photo)])
+    (_, content, found), *_ = explainer.outcomes([str(photo)])
+    view = explainer.subject.view(content)
+    assert view.place == (-1, -2, 23, 34)  # a sixteenth more of 20 x 30 pixels on each side
+    outputs = explainer.subject.outputs(explainer.variables, view.images, view.given)
+    questions = explainer.subject.questions(outputs, view, found, None)
+    small = min(questions, key=lambda q: np.prod(np.subtract(q.box[2:], q.box[:2])))
+    place = explainer.subject.focused(view, small).place
+    (values,) = explainer.evidence(outputs, [small], view)
+    assert values.shape == (20, 30) and values.any()
+    outside = np.ones_like(values, bool)
+    top, left = max(place[0], 0), max(place[1], 0)
+    outside[top : place[0] + place[2], left : place[1] + place[3]] = False
+    assert outside.any() and not values[outside].any()
 
 
 def test_occlusion_explains_the_class_that_is_asked_for(runs, photo, tmp_path, capsys):

@@ -152,12 +152,7 @@ class FastRCNN:
             train=False,
             sides=self.sides,
         )
-        boxes = proposals
-        if self.multi_task and self.regress_boxes:
-            shape = deltas.shape
-            boxes = box_ops.decode(
-                self.statistics.restore(deltas), jnp.broadcast_to(proposals[:, :, None], shape)
-            )
+        boxes = self.boxes(deltas, proposals)
         probabilities = jax.nn.softmax(scores)[..., 1:]
         detections = self.evaluation.detect(boxes, probabilities, batch["size"], filled)
         if "index" not in batch:  # images of a user, not of a set
@@ -166,6 +161,17 @@ class FastRCNN:
             scores, deltas, batch, self.sampling, self.statistics, self.class_weights
         )
         return Predictions(detections, losses)
+
+    def boxes(
+        self,
+        deltas: Float[Array, "batch regions classes 4"],
+        proposals: Float[Array, "batch regions 4"],
+    ) -> Float[Array, "batch regions classes 4"] | Float[Array, "batch regions 4"]:
+        """Move proposals by the network's output, for each class; or leave them as they are."""
+        if not (self.multi_task and self.regress_boxes):
+            return proposals
+        regions = jnp.broadcast_to(proposals[:, :, None], deltas.shape)
+        return box_ops.decode(self.statistics.restore(deltas), regions)
 
     def measure(self, predictions: Predictions, batch: Batch) -> tuple[Sums, Rows]:
         """Sum the losses; rows are those of `BoxEvaluation.rows`."""

@@ -107,7 +107,7 @@ class FineTuning:
     ) -> tuple[Float[Array, ""], tuple[Any, Sums]]:
         """Sum the cross-entropy over the regions."""
         mirrored = jax.vmap(jax.random.fold_in, (None, 0))(keys["augment"], batch["ordinal"])
-        crops = jax.vmap(lambda image, box: self._crops(image, box[None])[0])(
+        crops = jax.vmap(lambda image, box: self.crops(image, box[None])[0])(
             normalize(floating(batch["image"]), self.mean, self.std), batch["box"]
         )
         if self.flip:
@@ -159,15 +159,7 @@ class FineTuning:
         filled = jnp.pad(filled, ((0, 0), missing))
 
         def of_regions(image: Array, regions: Array) -> RegionFeatures:
-            logits, features = self.model.apply(
-                {"params": params, **model_state}, self._crops(image, regions), train=False
-            )
-            last = by_resolution(features)[-1]
-            cells = tuple(min(side, _BOX_MAP) for side in last.shape[1:3])
-            pooled = adaptive_avg_pool(last, cells).reshape(len(regions), -1)
-            return RegionFeatures(
-                logits, *(x.astype(jnp.float32) for x in (features["pre_logits"], pooled))
-            )
+            return self.apply(params, model_state, self.crops(image, regions))[0]
 
         def of_image(row: tuple[Array, Array, Array]) -> RegionFeatures:
             image, regions, filled = row
@@ -182,6 +174,17 @@ class FineTuning:
             return jax.tree.map(lambda x: x.reshape(-1, x.shape[-1])[:count], parts)
 
         return lax.map(of_image, (images, padded, filled))
+
+    def apply(
+        self, params: Any, model_state: Any, crops: Float[Array, "batch crop crop channels"]
+    ) -> tuple[RegionFeatures, dict[str, Any]]:
+        """Apply the network to warped regions: what they are scored by, and its maps by name."""
+        logits, features = self.model.apply({"params": params, **model_state}, crops, train=False)
+        last = by_resolution(features)[-1]
+        cells = tuple(min(side, _BOX_MAP) for side in last.shape[1:3])
+        pooled = adaptive_avg_pool(last, cells).reshape(len(crops), -1)
+        hidden = (x.astype(jnp.float32) for x in (features["pre_logits"], pooled))
+        return RegionFeatures(logits, *hidden), features
 
     def detections(
         self,
@@ -200,7 +203,7 @@ class FineTuning:
         )
         return Predictions(detections, regions._replace(boxes=jnp.zeros_like(regions.boxes)))
 
-    def _crops(
+    def crops(
         self, image: Float[Array, "height width channels"], boxes: Float[Array, "boxes 4"]
     ) -> Float[Array, "boxes crop crop channels"]:
         """Warp regions of a normalised image to squares; outside the image lies the mean, 0."""
@@ -239,6 +242,11 @@ class RCNN:
     def mean(self) -> tuple[float, ...]:
         """The mean of the network's input, per channel, for images in 0..1."""
         return self.network.mean
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """The deviation of the network's input, likewise."""
+        return self.network.std
 
     @property
     def network_input(self) -> jax.ShapeDtypeStruct:
@@ -284,16 +292,34 @@ class RCNN:
 
         Scores are the softmax's probabilities, or the SVMs' margins as numbers in 0..1.
         """
+        boxes, scores, features = self.scored(params, model_state, batch)
+        return self.network.detections(features.logits, scores, boxes, batch)
+
+    def scored(
+        self, params: Any, model_state: Any, batch: Batch
+    ) -> tuple[Array, Float[Array, "batch regions classes"], RegionFeatures]:
+        """Compute the boxes (for each class, where they are moved) and scores of the proposals."""
         features = self.network.features(params["network"], model_state, batch)
-        if self.classifier == "svm":
-            scores = jax.nn.sigmoid(margins(params["classes"], features.classes))
-        else:
-            scores = jax.nn.softmax(features.logits)[..., 1:]
+        scores = self.probabilities(self.evidence(params, features))
         boxes = batch["proposals"]
         if self.regress_boxes:
             deltas = regressed(params["boxes"], features.boxes)
             boxes = box_ops.decode(deltas, jnp.broadcast_to(boxes[:, :, None], deltas.shape))
-        return self.network.detections(features.logits, scores, boxes, batch)
+        return boxes, scores, features
+
+    def evidence(self, params: Any, features: RegionFeatures) -> Float[Array, "*batch scores"]:
+        """Compute the SVMs' margins of the classes, or the logits, the background's first."""
+        if self.classifier == "svm":
+            return margins(params["classes"], features.classes)
+        return features.logits
+
+    def probabilities(
+        self, evidence: Float[Array, "*batch scores"]
+    ) -> Float[Array, "*batch classes"]:
+        """Turn the evidence for the classes into numbers in 0..1."""
+        if self.classifier == "svm":
+            return jax.nn.sigmoid(evidence)
+        return jax.nn.softmax(evidence)[..., 1:]
 
     def measure(self, predictions: Predictions, batch: Batch) -> tuple[Sums, Rows]:
         """Measure as the network does."""
