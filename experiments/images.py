@@ -18,6 +18,9 @@ from . import options as flags
 
 T = TypeVar("T", bound="ImageOptions")
 
+# The canvas by the side of a crop that leaves a part of it out.
+_MARGINS = {"resized": 8 / 7, "random": 8 / 7}
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -51,12 +54,14 @@ class ImageOptions:
         """The sizes that the flags give; others are the architecture's, or suit the rest."""
         spec = models.input_spec(self.model.model)
         evaluation = self.data.image_size or (32 if self.model.stem == "small" else spec.image_size)
-        # Scenes are rendered at the size that is asked for: there is nothing to crop.
-        given = self.data.resize is not None
-        built_in = not given and original(self.data.data) == flags.BUILT_IN
-        scale = 1.0 if built_in else spec.resize / spec.image_size
+        # An evaluation crops the middle of the image only where training crops, too: else its
+        # objects would be larger than those that the network has learnt. Scenes are rendered at
+        # the size that is asked for: there is nothing to crop.
+        crops = self.augmentation.crop in _MARGINS or self.data.ten_crop
+        built_in = original(self.data.data) == flags.BUILT_IN
+        scale = spec.resize / spec.image_size if crops and not built_in else 1.0
         training = self.augmentation.output_size or evaluation
-        margin = {"resized": 8 / 7, "random": 8 / 7}.get(self.augmentation.crop, 1.0)
+        margin = _MARGINS.get(self.augmentation.crop, 1.0)
         return Sizes(
             evaluation=evaluation,
             resize=self.data.resize or round(evaluation * scale),

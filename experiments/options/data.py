@@ -98,7 +98,9 @@ class WholeImageOptions(DataOptions):
     """The examples, and how they are read."""
 
     resize: int | None = flag(None, minimum=1, maximum=LARGEST_SIDE, aliases="val-resize-size")
-    """Shorter side in pixels before the centre crop of an evaluation. Default: the model's own."""
+    """Shorter side in pixels before the centre crop of an evaluation. Default: the model's own with
+    `--crop random` or `resized` and with `--ten-crop`; else the side of the crop, so that an
+    evaluation shows objects as large as training does."""
     canvas_size: int | None = flag(None, minimum=1, maximum=LARGEST_SIDE)
     """Pixels on a side of the images that are augmented on the device."""
     ten_crop: bool = flag(False, resumable=True)
