@@ -4,6 +4,7 @@ Simonyan & Zisserman 2015 ("Very deep convolutional networks for large-scale ima
 """
 
 from functools import partial
+from typing import Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -43,6 +44,9 @@ class VGG(nn.Module, Backbone):
         stem: entry of the network, "imagenet" as published or "small" for images of about 32
             pixels. The first pools the last map to 7x7 cells for the classifier, the second to the
             one cell that 32 pixels leave. The convolutions are the same.
+        subsampling: what halves a map: "pooling" as published, or "strides" of 2 in the next
+            stage's first convolution, with as many parameters (Springenberg et al. 2015, "Striving
+            for simplicity: the all convolutional net"). The last map is then not halved.
         width: multiplier of the number of channels. Hidden units are multiplied too.
         dropout_rate: share of units that dropout sets to zero while training. It
             follows each of the two hidden linear layers.
@@ -54,6 +58,7 @@ class VGG(nn.Module, Backbone):
     batch_norm: bool
     num_classes: int = 1000
     stem: Stem = "imagenet"
+    subsampling: Literal["pooling", "strides"] = "pooling"
     width: Factor = 1.0
     dropout_rate: Rate = 0.5
     dtype: Dtype = jnp.float32
@@ -77,6 +82,7 @@ class VGG(nn.Module, Backbone):
         )
         dropout = partial(nn.Dropout, self.dropout_rate, deterministic=not train)
         hidden = scaled(4096, self.width)
+        pooling = self.subsampling == "pooling"
         features = {}
 
         x = images
@@ -85,13 +91,17 @@ class VGG(nn.Module, Backbone):
         ):
             for index in range(1, convolutions + 1):
                 x = Conv(
-                    scaled(channels, self.width), dtype=self.dtype, name=f"conv{stage}_{index}"
+                    scaled(channels, self.width),
+                    strides=2 if index == 1 < stage and not pooling else 1,
+                    dtype=self.dtype,
+                    name=f"conv{stage}_{index}",
                 )(x)
                 if self.batch_norm:
                     x = norm(name=f"norm{stage}_{index}")(x)
                 x = nn.relu(x)
             features[f"stage{stage}"] = x
-            x = max_pool(x, (2, 2), (2, 2))
+            if pooling:
+                x = max_pool(x, (2, 2), (2, 2))
         if not self.num_classes:
             return None, features
 

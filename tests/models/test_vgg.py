@@ -50,6 +50,30 @@ def test_small_stem_leaves_one_cell_to_the_classifier():
     assert parameters["dense1"]["kernel"].shape == (7, 7, 512, 4096)
 
 
+@pytest.mark.parametrize("stem", ["imagenet", "small"])
+def test_strides_halve_the_maps_that_pooling_halves_without_further_parameters(stem):
+    pooled, maps = trace(models.create("vgg11_bn", 10, stem=stem), 64)
+    parameters, own = trace(models.create("vgg11_bn", 10, stem=stem, subsampling="strides"), 64)
+    assert jax.tree.map(lambda x: x.shape, parameters) == jax.tree.map(lambda x: x.shape, pooled)
+    assert {k: x.shape for k, x in own.items()} == {k: x.shape for k, x in maps.items()}
+
+
+def test_a_strided_stage_is_a_convolution_of_the_whole_map_before():
+    model = models.create("vgg11", 10, width=0.1, subsampling="strides")
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(1, 32, 32, 3)), jnp.float32)
+    (_, maps), variables = model.init_with_output(jax.random.key(0), images)
+    own = variables["params"]["conv2_1"]
+    expected = jax.lax.conv_general_dilated(
+        maps["stage1"],
+        own["kernel"],
+        (2, 2),
+        [(1, 1)] * 2,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    expected = jnp.maximum(expected + own["bias"][None, None, None], 0)
+    np.testing.assert_allclose(maps["stage2"], expected, atol=1e-5)
+
+
 def test_initial_weights_are_torchvisions():
     model = models.create("vgg11", 1000, width=0.25, stem="small")
     parameters = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"]
