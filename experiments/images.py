@@ -18,8 +18,10 @@ from . import options as flags
 
 T = TypeVar("T", bound="ImageOptions")
 
-# The canvas by the side of a crop that leaves a part of it out.
-_MARGINS = {"resized": 8 / 7, "random": 8 / 7}
+_CROPS = ("resized", "random")
+"""The crops that leave a part of the image out."""
+_MARGIN = 8 / 7
+"""The side of an image by that of a crop, as most networks for ImageNet have it: 256 by 224."""
 
 
 @dataclass(frozen=True)
@@ -54,17 +56,19 @@ class ImageOptions:
         """The sizes that the flags give; others are the architecture's, or suit the rest."""
         spec = models.input_spec(self.model.model)
         evaluation = self.data.image_size or (32 if self.model.stem == "small" else spec.image_size)
+        training = self.augmentation.output_size or evaluation
+        own = spec.resize / spec.image_size
+        if own == 1.0 and (self.augmentation.crop == "random" or self.data.ten_crop):
+            own = _MARGIN
         # An evaluation crops the middle of the image only where training crops, too: else its
         # objects would be larger than those that the network has learnt. Scenes are rendered at
         # the size that is asked for: there is nothing to crop.
-        crops = self.augmentation.crop in _MARGINS or self.data.ten_crop
+        crops = self.augmentation.crop in _CROPS or self.data.ten_crop
         built_in = original(self.data.data) == flags.BUILT_IN
-        scale = spec.resize / spec.image_size if crops and not built_in else 1.0
-        training = self.augmentation.output_size or evaluation
-        margin = _MARGINS.get(self.augmentation.crop, 1.0)
+        margin = {"resized": _MARGIN, "random": own}.get(self.augmentation.crop, 1.0)
         return Sizes(
             evaluation=evaluation,
-            resize=self.data.resize or round(evaluation * scale),
+            resize=self.data.resize or round(evaluation * (own if crops and not built_in else 1.0)),
             training=training,
             canvas=self.data.canvas_size or round(training * margin),
         )

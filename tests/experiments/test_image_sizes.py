@@ -1,4 +1,4 @@
-"""An image is as large at evaluation as in training, unless training cuts parts out of it."""
+"""An evaluation shows objects as large as training does, whatever the network and the crop."""
 
 import numpy as np
 import pytest
@@ -39,3 +39,10 @@ def test_evaluation_crops_the_middle_where_training_crops_or_ten_crops_are_asked
         typed = ("--model", "vgg11", "--image-size", "32", *typed)
         sizes = options_of(classify, "folder:a", *typed).sizes
         assert (sizes.resize, sizes.evaluation) == (resized, 32), typed
+
+
+@pytest.mark.parametrize("network", [*NETWORKS, "alexnet_paper", "inception_v3", "airbench94"])
+def test_a_random_window_is_of_an_image_as_large_as_at_evaluation(network):
+    sizes = options_of(classify, "folder:a", "--model", network, "--crop", "random").sizes
+    assert sizes.resize > sizes.evaluation
+    assert sizes.canvas / sizes.training == pytest.approx(sizes.resize / sizes.evaluation)
