@@ -11,7 +11,6 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -22,7 +21,7 @@ from cnn_jax.data import TAG_FORMATS
 from cnn_jax.data.augment import Augmentation
 from cnn_jax.data.batches import TrainingBatches
 from cnn_jax.data.packed import prepared
-from cnn_jax.data.source import Source
+from cnn_jax.data.source import Source, Split
 from cnn_jax.errors import UserError
 from cnn_jax.ranges import COUNTED
 from cnn_jax.reports import annotation as report
@@ -31,7 +30,7 @@ from cnn_jax.reports.rows import RowsFile
 from cnn_jax.runs.folder import read_object
 from cnn_jax.tasks.annotation import Annotation, Decision, LossName, Thresholds
 
-from . import images, presets, states, trainer
+from . import images, presets, states, suited, trainer
 from . import options as flags
 from .channels import fitting, normalization
 from .run import Run, chooses, evaluated_split, predictions, reads_training_set
@@ -138,18 +137,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     trainer.main(argv, COMMAND)
 
 
+def open_split(options: Options, split: Split, image_size: int) -> Source:
+    """One split of the data."""
+    return trainer.open_source(
+        options,
+        split,
+        image_size=image_size,
+        formats=TAG_FORMATS,
+        **dataclasses.asdict(options.tags),
+    )
+
+
 def build(options: Options) -> Run:
     """The run that the options describe."""
     options = images.with_packed_sizes(options)
     sizes, out = options.sizes, trainer.folder(options)
-    open_split = partial(
-        trainer.open_source, options, formats=TAG_FORMATS, **dataclasses.asdict(options.tags)
-    )
     split = evaluated_split(options)
-    held_out = open_split(split, image_size=sizes.resize)
+    held_out = open_split(options, split, image_size=sizes.resize)
     training = None
     if reads_training_set(options.run):
-        training = open_split("train", image_size=sizes.canvas)
+        training = open_split(options, "train", image_size=sizes.canvas)
     thresholds = None
     if split != "eval" and options.rule.decision in ("tuned", "per-label"):
         kept = states.kept(out, options.run.state)
@@ -338,8 +345,24 @@ def _score(entry: Mapping[str, Any]) -> float:
     return float(score)
 
 
+def with_recipe(argv: Sequence[str]) -> Sequence[str]:
+    """The command line with a recipe that suits its data, where it has none."""
+
+    def opened(options: Options) -> Source:
+        return open_split(options, "train", image_size=suited.TINY)
+
+    beside = {field.name for field in dataclasses.fields(TagOptions)}
+    choose = suited.by_images(opened, suited.annotation)
+    return suited.suited(Options, argv, choose, beside)
+
+
 COMMAND = trainer.Command(
-    Options, presets.ANNOTATION, build, lambda _: models.names(), variant="model"
+    Options,
+    presets.ANNOTATION,
+    build,
+    lambda _: models.names(),
+    variant="model",
+    suited=with_recipe,
 )
 
 

@@ -192,7 +192,7 @@ def build_task(
 def with_recipe(argv: Sequence[str]) -> Sequence[str]:
     """The command line with a recipe that suits its data, where it has none."""
     opened = partial(trainer.open_source, split="train", image_size=suited.TINY)
-    return suited.suited(Options, argv, opened)
+    return suited.suited(Options, argv, suited.by_images(opened, suited.classification))
 
 
 COMMAND = trainer.Command(

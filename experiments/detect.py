@@ -27,7 +27,7 @@ from cnn_jax.reports.rows import RowsFile
 from cnn_jax.tasks.detection.evaluation import DetectionRule
 from cnn_jax.tasks.detection.regions import RegionSampling
 
-from . import class_weights, presets, states, trainer
+from . import class_weights, presets, states, suited, trainer
 from . import options as flags
 from .balance import balanced
 from .detection.common import (
@@ -222,12 +222,40 @@ class Report:
             self._predictions.write(report.rows(details.whole, self._source))
 
 
+# By system: the preset, and the images that its training sees; R-CNN's length is in regions.
+_RECIPES = {
+    "yolo": ("small_boxes", 24_600),
+    "fast_rcnn": ("small_boxes_fast_rcnn", 12_300),
+    "rcnn": ("small_boxes_rcnn", None),
+}
+
+
+def recipe(options: Options) -> suited.Recipe:
+    """The recipe for a detector on the data that options name."""
+    preset, seen = _RECIPES[options.detector.system]
+    examples = len(YoloSystem(options).open("train"))  # without proposals
+    chosen = ["--preset", preset]
+    if seen is not None:
+        chosen += ["--epochs", str(suited.passes(examples, seen, 10, 200))]
+    return suited.Recipe(
+        "a small network for some hundred images of small objects",
+        tuple(chosen),
+        f"there are {examples:,} training images",
+    )
+
+
+def with_recipe(argv: Sequence[str]) -> Sequence[str]:
+    """The command line with a recipe that suits its data, where it has none."""
+    return suited.suited(Options, argv, recipe, {"system"})
+
+
 COMMAND = trainer.Command(
     Options,
     presets.DETECTION,
     build,
     lambda options: SYSTEMS[options.detector.system].model_names(),
     variant="system",
+    suited=with_recipe,
 )
 
 

@@ -7,6 +7,7 @@ python -m experiments.segment --data masks:DIR --tile 256           # large imag
 python -m experiments.segment --out runs/NAME --eval-only --split test --recalibrate
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -32,7 +33,7 @@ from cnn_jax.reports.segmentation import SegmentationReport
 from cnn_jax.runs.names import metric, show
 from cnn_jax.tasks.segmentation import CELL_ERRORS, LossName, Segmentation, Size
 
-from . import class_weights, images, presets, trainer
+from . import class_weights, images, presets, suited, trainer
 from . import options as flags
 from .balance import SURVEYED
 from .channels import fitting, normalization
@@ -314,12 +315,21 @@ def _cut(source: Source, tile: int | None, margin: int) -> Source:
     return source if tile is None else Tiles(source, tile, margin)
 
 
+def with_recipe(argv: Sequence[str]) -> Sequence[str]:
+    """The command line with a recipe that suits its data, where it has none."""
+    beside = {field.name for field in dataclasses.fields(MaskOptions)} - {"tile", "image_shape"}
+    opened = partial(open_split, split="train")
+    choose = suited.by_images(opened, suited.segmentation)
+    return suited.suited(Options, argv, choose, beside)
+
+
 COMMAND = trainer.Command(
     Options,
     presets.SEGMENTATION,
     build,
     lambda _: models.names("segmenter"),
     variant="model",
+    suited=with_recipe,
 )
 
 

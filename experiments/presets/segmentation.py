@@ -99,6 +99,21 @@ SEGMENTATION: dict[str, dict[str, Any]] = {
         "flip_vertical": True,
         "color_jitter": 0.2,
     },
+    # What `--data masks:DIR` alone chooses (`experiments.suited`).
+    "few_masks": {
+        "model": "unet_same",
+        "width": 0.25,
+        "crop_size": (192, 192),
+        "batch_size": 4,
+        "eval_batch_size": 1,
+        "epochs": 100.0,
+        "optimizer": "adam",
+        "learning_rate": 3e-3,
+        "warmup": 30,
+        "weight_decay": 0.0,
+        "flip": True,
+        "color_jitter": 0.2,
+    },
     # Dubai's aerial images, in squares: --data masks:DIR --eval-folders tile_6 --test-folders
     # tile_8 --preset aerial_images. Mean IoU of 33.5 % on tile 8 (seed 0), 8 minutes of one core.
     "aerial_images": {

@@ -11,10 +11,12 @@ from PIL import Image
 from cnn_jax.data import open_source
 from cnn_jax.data.source import Subset
 from cnn_jax.errors import UserError
-from experiments import classify, pack
-from experiments.suited import FEW, median_side, recipe, suited
+from experiments import annotate, classify, detect, pack, segment
+from experiments import options as parsing
+from experiments.suited import FEW, by_images, classification, median_side, suited
 from tests.checks import assert_same_bits
 from tests.commands import leaves, rows
+from tests.faults import kills
 
 pytestmark = pytest.mark.usefixtures("shared_programs")
 
@@ -40,7 +42,7 @@ class Sized:
 
 
 def chosen(source, *argv):
-    return list(suited(classify.Options, argv, lambda _: source))
+    return list(suited(classify.Options, argv, by_images(lambda _: source, classification)))
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +86,42 @@ def test_the_choice_follows_the_number_and_the_size(examples, size, flags, capsy
     told = f"{examples:,} training images of {min(size)} pixels on the shorter side"
     assert first.startswith("recipe: ") and first.endswith(told)
     assert second == f"the same as: python -m experiments.classify {shlex.join(argv)} {flags}"
+
+
+@pytest.mark.parametrize(
+    ("module", "typed", "flags"),
+    [
+        (
+            annotate,
+            "csv:{data}/tags.csv,{data}/images --test-every 5",
+            "--preset small_photos --image-size {size} --epochs 100",
+        ),
+        (
+            segment,
+            "masks:{data} --class-names ground square --cells",
+            "--preset few_masks --crop-size 32 32 --epochs 100",
+        ),
+        (detect, "coco:{boxes}", "--preset small_boxes --epochs 200"),
+        (
+            detect,
+            "coco:{boxes} --system fast_rcnn",
+            "--preset small_boxes_fast_rcnn --epochs 200",
+        ),
+        (detect, "coco:{boxes} --system rcnn", "--preset small_boxes_rcnn"),
+    ],
+)
+def test_other_commands_choose_too(module, typed, flags, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(kills, "SIZE", 32)
+    kills.write_data(tmp_path)
+    boxes = f"{tmp_path}/train.json,{tmp_path}/coco,{tmp_path}/val.json,{tmp_path}/coco"
+    places = {"data": tmp_path, "boxes": boxes, "size": kills.SIZE}
+    argv = ["--data", *typed.format(**places).split()]
+    assert module.with_recipe(argv) == [*argv, *flags.format(**places).split()]
+    assert capsys.readouterr().err.count("recipe: a small ") == 1
+    # Each choice is a legal command.
+    parsing.parse(module.Options, module.with_recipe(argv), module.COMMAND.presets)
+    other = [*argv, "--learning-rate", "0.2"]
+    assert module.with_recipe(other) == other
 
 
 @pytest.mark.parametrize(
@@ -135,7 +173,7 @@ def test_the_median_is_that_of_images_from_all_over_that_can_be_read():
 
 def test_lengths_are_those_of_a_run_of_minutes():
     def epochs(examples, side):
-        return int(recipe(examples, side).flags[-1])
+        return int(classification(examples, side).flags[-1])
 
     for side, images in ((32, 250_000), (200, 60_000)):
         found = [epochs(examples, side) for examples in (100, 1500, 5900)]

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool
 
+from cnn_jax.data.decode import read_header
 from cnn_jax.data.finding import plain_forms
 from cnn_jax.data.formats.folder import hold_out
 from cnn_jax.data.image_files import EXTENSIONS
@@ -65,6 +66,10 @@ class CsvTagsSource:
 
     def describe(self, index: int) -> str:
         return self.files[index]
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Return rows and columns as the image's header has them."""
+        return read_header(self.files[index]).size
 
 
 def open_csv_tags(argument: str, split: Split, settings: Settings) -> CsvTagsSource:

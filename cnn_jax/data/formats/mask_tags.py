@@ -61,6 +61,10 @@ class MaskTagsSource:
             "labels": self.labels[index],
         }
 
+    def size(self, index: int) -> tuple[int, int]:
+        """Return rows and columns of a patch."""
+        return (self._patches[index].size,) * 2
+
     def describe(self, index: int) -> str:
         number, top, left, _ = self._patches[index]
         return f"{self._masked.describe(number)} at row {top}, column {left}"
