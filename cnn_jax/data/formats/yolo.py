@@ -54,7 +54,7 @@ def open_yolo(argument: str, split: Split, settings: Settings) -> BoxSource:
         raise UserError("--data yolo: lacks a file, give yolo:DATA.yaml")
     if settings.holdout_groups is not None:
         raise UserError("--holdout-groups: yolo names its own splits, so omit it")
-    path = user_path(argument)
+    path = _yaml_of(user_path(argument))
     content = read_yaml(path)
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected keys 'names', 'train' and 'val'")
@@ -66,6 +66,23 @@ def open_yolo(argument: str, split: Split, settings: Settings) -> BoxSource:
     settled, repairs = settle(items, relative=True, keep_bad_images=settings.keep_bad_images)
     notices = [*data.notices, *labels.notices(), *repairs]
     return BoxSource(class_names, settled, notices, relative=True, reading=settings.reading)
+
+
+def _yaml_of(path: Path) -> Path:
+    """The YAML file: the path itself, or the only one in a folder.
+
+    Raises:
+        UserError: a folder has none, or several.
+    """
+    if not path.is_dir():
+        return path
+    found = sorted(p for p in path.iterdir() if p.suffix in (".yaml", ".yml"))
+    if len(found) != 1:
+        raise UserError(
+            f"{path}: is a folder with {len(found)} YAML files; name the one with 'names', 'train' "
+            f"and 'val'"
+        )
+    return found[0]
 
 
 @dataclass

@@ -44,6 +44,18 @@ def test_boxes_are_shares_of_the_image(place):
         assert len(held_out) == 1 and len(held_out[0]["labels"]) == 0
 
 
+def test_a_folder_stands_for_the_only_yaml_file_in_it(place):
+    def open_folder():
+        return data.open_source(f"yolo:{place}", "train", formats=data.BOX_FORMATS)
+
+    assert [open_folder().describe(i) for i in range(2)] == [
+        open_boxes(place).describe(i) for i in range(2)
+    ]
+    (place / "other.yml").write_text(YAML)
+    with pytest.raises(UserError, match="2 YAML files"):
+        open_folder()
+
+
 def test_an_outline_stands_for_its_box(place):
     (place / "labels/train/a.txt").write_text("0 0.1 0.5 0.9 0.25 0.5 1.0\n")
     np.testing.assert_allclose(open_boxes(place)[0]["boxes"], [[4, 5, 36, 20]], atol=1e-5)
