@@ -90,6 +90,7 @@ class Comparison:
         effect: the weight of each term, a setting and a measure; the sum is above 0 where the claim
             holds.
         smallest: the paper's effect, or the smallest that matters.
+        stated: whether the paper has a figure for it; without, `smallest` was chosen here.
         expected: `above` 0; or `not_below`: not below 0 by as much as the smallest effect.
         ratio: whether logarithms are added: the effect is then a ratio, and so is the smallest.
     """
@@ -99,6 +100,7 @@ class Comparison:
     smallest: float
     expected: Literal["above", "not_below"] = "above"
     ratio: bool = False
+    stated: bool = True
 
 
 @dataclass(frozen=True)
@@ -383,6 +385,7 @@ def _comparison(content: Any, term: Any) -> Comparison:
         smallest=read.text("smallest", Annotated[float, Range(0, 1e9, above=True)]),
         expected=read.text("expected", Literal["above", "not_below"], default="above"),
         ratio=read.text("ratio", bool, default=False),
+        stated=read.text("stated", bool, default=True),
     )
     read.end()
     return found

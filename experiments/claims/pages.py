@@ -145,5 +145,9 @@ def markdown(found: Sequence[tuple[Claim, Sequence[Verdict]]]) -> str:
 def _paper(outcome: Verdict) -> str:
     comparison = outcome.comparison
     if comparison.expected == "not_below":
-        return f"not below by {comparison.smallest:g}"
-    return f"{comparison.smallest:g} times" if comparison.ratio else f"{comparison.smallest:+g}"
+        figure = f"not below by {comparison.smallest:g}"
+    else:
+        figure = (
+            f"{comparison.smallest:g} times" if comparison.ratio else f"{comparison.smallest:+g}"
+        )
+    return figure if comparison.stated else f"none ({figure} matters)"

@@ -103,7 +103,8 @@ class Verdict:
                 f"{math.exp(x):.3g} times" if ratio else f"{x:.3g}"
                 for x in (self.half_width, self.smallest)
             )
-            text += f"; an effect above {seen} would have been seen, the paper's is {paper}"
+            source = "the paper's" if self.comparison.stated else "the smallest that matters"
+            text += f"; an effect above {seen} would have been seen, {source} is {paper}"
         return text
 
 
