@@ -35,7 +35,8 @@ from ..predict import LoadedRun, verb_of
 from ..predict.inputs import expanded
 from ..predict.names import output_names, require_other_files
 from ..predict.predictor import Found, class_names
-from .subjects import SUBJECTS, Question, View
+from .subject import Question, View
+from .subjects import SUBJECTS
 
 PAGE = "explained.html"
 FOLDER = "explained"
