@@ -183,3 +183,5 @@ densenet201 = partial(DenseNet, block_sizes=(6, 12, 48, 32), growth_rate=32)
 # Table 2, L = 100, k = 12: the first convolution, 3 blocks of 16 layers of two convolutions,
 # 2 transitions and the classifier.
 densenet_bc_100_12 = partial(DenseNet, block_sizes=(16, 16, 16), growth_rate=12, stem="small")
+# L = 40: 6 layers a block.
+densenet_bc_40_12 = partial(DenseNet, block_sizes=(6, 6, 6), growth_rate=12, stem="small")

@@ -134,6 +134,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "densenet161": Architecture(densenet.densenet161, _IMAGENET),
     "densenet169": Architecture(densenet.densenet169, _IMAGENET),
     "densenet201": Architecture(densenet.densenet201, _IMAGENET),
+    "densenet_bc_40_12": Architecture(densenet.densenet_bc_40_12, _CIFAR),
     "densenet_bc_100_12": Architecture(densenet.densenet_bc_100_12, _CIFAR),
     "airbench94": Architecture(airbench.airbench94, _CIFAR),
     "airbench95": Architecture(airbench.airbench95, _CIFAR),

@@ -163,7 +163,7 @@ def test_a_flag_that_does_nothing_is_refused_by_its_name(options):
             classify,
             "--compression 0.5 --model vgg16",
             "--compression: only used with --model densenet121, densenet161, densenet169, "
-            "densenet201 or densenet_bc_100_12, not with --model vgg16",
+            "densenet201, densenet_bc_40_12 or densenet_bc_100_12, not with --model vgg16",
         ),
         (annotate, "--warp-ranks sampled", "--warp-ranks: only used with --loss warp, not with"),
         (annotate, "--k 3", "--k: only used with --decision topk, not with --decision tuned"),

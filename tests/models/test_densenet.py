@@ -27,23 +27,27 @@ def trace(name, shape, **options):
     return model, variables, outputs
 
 
-def test_counts_of_densenet_bc_100_12():
-    """Parameters and running statistics with 10 classes, layer by layer; 0.8M in the paper."""
+@pytest.mark.parametrize(
+    ("name", "layers", "expected"),
+    [("densenet_bc_40_12", 6, 176_122), ("densenet_bc_100_12", 16, 769_162)],
+)
+def test_counts_of_networks_for_cifar(name, layers, expected):
+    """Parameters and running statistics with 10 classes, layer by layer; 0.8M for 100 in the paper."""
     channels, growth_rate = 24, 12
     weights, normalised = 9 * 3 * channels, 0
     for block in range(3):
         if block > 0:
             weights, normalised = weights + channels * (channels // 2), normalised + channels
             channels //= 2
-        for _ in range(16):
+        for _ in range(layers):
             weights += channels * 4 * growth_rate + 9 * 4 * growth_rate * growth_rate
             normalised += channels + 4 * growth_rate
             channels += growth_rate
     normalised += channels
     parameters = weights + 2 * normalised + (channels + 1) * 10
-    assert parameters == 769_162
+    assert parameters == expected
 
-    _, variables, _ = trace("densenet_bc_100_12", (1, 32, 32, 3), num_classes=10)
+    _, variables, _ = trace(name, (1, 32, 32, 3), num_classes=10)
     sizes = {
         collection: sum(x.size for x in jax.tree.leaves(tree))
         for collection, tree in variables.items()

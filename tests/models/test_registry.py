@@ -61,7 +61,7 @@ def test_every_architecture_of_the_house_is_registered():
         *("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d"),
         *("wide_resnet50_2", "wide_resnet101_2"),
         *(f"densenet{depth}" for depth in (121, 161, 169, 201)),
-        "densenet_bc_100_12",
+        *("densenet_bc_40_12", "densenet_bc_100_12"),
         *("airbench94", "airbench95", "airbench96"),
     } == set(models.names())
 
