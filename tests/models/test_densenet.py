@@ -32,7 +32,7 @@ def trace(name, shape, **options):
     [("densenet_bc_40_12", 6, 176_122), ("densenet_bc_100_12", 16, 769_162)],
 )
 def test_counts_of_networks_for_cifar(name, layers, expected):
-    """Parameters and running statistics with 10 classes, layer by layer; 0.8M for 100 in the paper."""
+    """Parameters and statistics with 10 classes, layer by layer; 0.8M for 100 in the paper."""
     channels, growth_rate = 24, 12
     weights, normalised = 9 * 3 * channels, 0
     for block in range(3):
