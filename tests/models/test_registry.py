@@ -198,7 +198,7 @@ def test_input_specs():
         (partial(models.input_spec, "???"), r"unknown model '\?\?\?'; .*names\(\)"),
         (
             partial(models.create, "vgg11", widht=2.0),
-            "vgg11 has no option 'widht', did you mean width.*stem, subsampling, width, dropout_rate",
+            "vgg11 has no option 'widht', did you mean width.*subsampling, width, dropout_rate",
         ),
         (partial(models.create, "resnet50", stage_sizes=(1,)), "no option 'stage_sizes'"),
         (
