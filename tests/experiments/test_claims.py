@@ -298,6 +298,7 @@ def test_mistakes_in_a_file_are_told_with_its_name(old, new, message, tmp_path):
 
 def test_other_mistakes_are_told_in_one_line(tmp_path, monkeypatch):
     monkeypatch.delenv(files.DATA, raising=False)
+    monkeypatch.setattr(rows, "COMMITTED", tmp_path / "results")
     with pytest.raises(UserError, match="no such claim, did you mean dropout"):
         claims.main(["dropot", "--out", str(tmp_path)])
     with pytest.raises(UserError, match="--out: name the folder"):
