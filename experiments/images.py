@@ -60,15 +60,18 @@ class ImageOptions:
         own = spec.resize / spec.image_size
         if own == 1.0 and (self.augmentation.crop == "random" or self.data.ten_crop):
             own = _MARGIN
-        # An evaluation crops the middle of the image only where training crops, too: else its
-        # objects would be larger than those that the network has learnt. Scenes are rendered at
-        # the size that is asked for: there is nothing to crop.
-        crops = self.augmentation.crop in _CROPS or self.data.ten_crop
-        built_in = original(self.data.data) == flags.BUILT_IN
         margin = {"resized": _MARGIN, "random": own}.get(self.augmentation.crop, 1.0)
+        resize = self.data.resize
+        if resize is None:
+            # An evaluation crops the middle of the image only where training crops, too: else its
+            # objects would be larger than those that the network has learnt. Scenes are rendered
+            # at the size that is asked for: there is nothing to crop.
+            crops = self.augmentation.crop in _CROPS or self.data.ten_crop
+            built_in = original(self.data.data) == flags.BUILT_IN
+            resize = round(evaluation * (own if crops and not built_in else 1.0))
         return Sizes(
             evaluation=evaluation,
-            resize=self.data.resize or round(evaluation * (own if crops and not built_in else 1.0)),
+            resize=resize,
             training=training,
             canvas=self.data.canvas_size or round(training * margin),
         )
