@@ -97,8 +97,9 @@ def by_images(opened: Opener, recipe: Callable[[int, int], Recipe]) -> Choice:
         if side is None:
             data = options.data.data
             return Recipe("the defaults", reason=f"the size of the images of {data} is not known")
+        chosen = recipe(len(source), side)
         reason = f"there are {len(source):,} training images of {side} pixels on the shorter side"
-        return recipe(len(source), side)._replace(reason=reason)
+        return chosen if chosen.reason else chosen._replace(reason=reason)
 
     return choose
 
