@@ -29,7 +29,12 @@ def total_steps(options: OptimizerOptions, steps_per_epoch: float) -> int:
         return options.steps
     epochs = options.epochs or DEFAULT_EPOCHS
     steps = round(epochs * steps_per_epoch)
-    if not 1 <= steps <= LARGEST_INT:
+    if steps == 0:
+        raise UserError(
+            f"--epochs {epochs:g}: less than half a batch of examples in all; "
+            "must be more epochs, a smaller --batch-size, or --steps"
+        )
+    if steps > LARGEST_INT:
         raise UserError(f"--epochs {epochs:g}: {steps} steps; there must be 1 to {LARGEST_INT}")
     return steps
 

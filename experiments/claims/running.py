@@ -6,9 +6,12 @@ verdict. A run whose rows are known, committed or measured here, is not carried 
 
 import dataclasses
 import json
+import os
+import queue
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +29,8 @@ from .rows import Row
 
 ROWS = "rows.csv"
 
-Evaluations = dict[tuple[str, tuple[str, ...]], Mapping[str, Any]]
-"""The metrics of evaluations, by the name of the run and the flags; measures share them."""
+Evaluations = dict[tuple[str, ...], Mapping[str, Any]]
+"""The metrics of a run's evaluations, by their flags; measures share them."""
 
 _DIVERGED = 3
 """The exit status of a run whose loss was not finite."""
@@ -94,11 +97,9 @@ def _carry_out_seed(
     }
     pending = [run for run in runs.values() if _status(run) != _DIVERGED]
     sweep.finish(dataclasses.replace(planned, runs=pending), at_a_time)
-    failed, evaluations = [], {}
+    values, failed = _values(claim, runs, missing, jobs.places(at_a_time)), []
     for variant, measure in missing:
-        run = runs[variant.label]
-        evaluate = claim.placed(measure.evaluate or ())
-        value = measured(claim.verb, run, measure, evaluate, evaluations)
+        run, value = runs[variant.label], values[variant.label, measure.name]
         if value is None:
             failed.append(run.name)
             continue
@@ -109,12 +110,46 @@ def _carry_out_seed(
     return list(dict.fromkeys(failed))
 
 
+def _values(
+    claim: Claim,
+    runs: Mapping[str, PlannedRun],
+    wanted: Sequence[tuple[Variant, Measure]],
+    places: Sequence[Mapping[str, str]],
+) -> dict[tuple[str, str], float | None]:
+    """What is measured of runs, by the labels of their variants and the names of the measures.
+
+    As many runs are evaluated at a time as there are places. Times are taken afterwards, alone.
+    """
+    free: queue.SimpleQueue[Mapping[str, str]] = queue.SimpleQueue()
+    for place in places:
+        free.put(place)
+    values: dict[tuple[str, str], float | None] = {}
+
+    def take(label: str, timed: bool) -> None:
+        place, evaluations = free.get(), {}
+        try:
+            for measure in [m for v, m in wanted if v.label == label and m.timed == timed]:
+                evaluate = claim.placed(measure.evaluate or ())
+                values[label, measure.name] = measured(
+                    claim.verb, runs[label], measure, evaluate, evaluations, place
+                )
+        finally:
+            free.put(place)
+
+    with ThreadPoolExecutor(len(places)) as pool:
+        list(pool.map(take, runs, [False] * len(runs)))
+    for label in runs:
+        take(label, True)
+    return values
+
+
 def measured(
     verb: str,
     run: PlannedRun,
     measure: Measure,
     evaluate: Sequence[str],
     evaluations: Evaluations,
+    place: Mapping[str, str],
 ) -> float | None:
     """The value of a run; None where it failed, or diverged and no value stands for that.
 
@@ -123,7 +158,8 @@ def measured(
         run: the run.
         measure: what is measured.
         evaluate: the measure's flags, with the folder of the data in them.
-        evaluations: those that were carried out, to which a new one is added.
+        evaluations: those of the run that were carried out, to which a new one is added.
+        place: the environment variables that show an evaluation its device.
 
     Raises:
         UserError: the run has no such metric, or its evaluation failed.
@@ -133,12 +169,13 @@ def measured(
         return measure.diverged if status == _DIVERGED else None
     if measure.timed:
         module = f"{__package__}.timing"
-        return json.loads(_printed(run, [module, verb, str(run.folder), *evaluate]))[measure.metric]
+        line = [module, verb, str(run.folder), *evaluate]
+        return json.loads(_printed(run, line, place))[measure.metric]
     if measure.evaluate is not None:
-        key = run.name, tuple(evaluate)
+        key = tuple(evaluate)
         if key not in evaluations:
             module = f"{__package__.rpartition('.')[0]}.{verb}"
-            _printed(run, [module, "--eval-only", "--out", str(run.folder), *evaluate])
+            _printed(run, [module, "--eval-only", "--out", str(run.folder), *evaluate], place)
             evaluations[key] = read_object(run.folder / RESULT_FILE)
         row = evaluations[key]
     else:
@@ -172,7 +209,7 @@ def _status(run: PlannedRun) -> int | None:
     return int(text) if text.lstrip("-").isdigit() else None
 
 
-def _printed(run: PlannedRun, module: Sequence[str]) -> str:
+def _printed(run: PlannedRun, module: Sequence[str], place: Mapping[str, str]) -> str:
     """The output of a module on a run's folder; its other lines go to the run's log.
 
     Raises:
@@ -180,7 +217,13 @@ def _printed(run: PlannedRun, module: Sequence[str]) -> str:
     """
     line = [sys.executable, "-m", *module]
     with run.log.open("ab") as log:
-        ended = subprocess.run(line, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log)
+        ended = subprocess.run(
+            line,
+            env={**os.environ, **place},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log,
+        )
     if ended.returncode:
         raise UserError(f"{run.name}: {' '.join(module[1:])} failed ({jobs.last_line(run)})")
     return ended.stdout.decode()

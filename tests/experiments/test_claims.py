@@ -225,7 +225,7 @@ def in_this_process(monkeypatch, started):
                 run.status_file.write_text("0\n")
         return {}
 
-    def printed(run, module):
+    def printed(run, module, place):
         told = StringIO()
         with redirect_stdout(told):
             (timing if module[0].endswith("timing") else classify).main(list(module[1:]))
