@@ -2,11 +2,13 @@
 
 from functools import partial
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cnn_jax.data.augment import masks
 from cnn_jax.data.augment.masks import MaskAugmentation, augment_with_mask, displacements
 from cnn_jax.errors import UserError
 
@@ -100,6 +102,28 @@ def test_zooming_out_ignores_what_lies_outside_and_mirrors_the_image():
     np.testing.assert_allclose(images[0, 0, 15], original[11:13, 15:17].mean((0, 1)), atol=1e-5)
 
 
+def test_interpolation_is_that_of_opencv():
+    image = np.random.default_rng(0).random((20, 24, 3), np.float32)
+    shifts = np.random.default_rng(1).integers(-31, 32, (2, 20, 24)) / 32  # OpenCV's finest places
+    rows, columns = (
+        (grid + shift).astype(np.float32)
+        for grid, shift in zip(np.indices((20, 24)), shifts, strict=True)
+    )
+    for name, method in (("bilinear", cv2.INTER_LINEAR), ("bicubic", cv2.INTER_CUBIC)):
+        expected = cv2.remap(image, columns, rows, method, borderMode=cv2.BORDER_REFLECT_101)
+        found = masks._interpolated(*map(jnp.asarray, (image, rows, columns)), name)
+        np.testing.assert_allclose(found, expected.clip(0, 1), atol=1e-5, err_msg=name)
+
+
+def test_bicubic_keeps_more_noise_than_bilinear():
+    noise = jnp.asarray(np.random.default_rng(0).normal(0.5, 0.1, (64, 64, 1)), jnp.float32)
+    mask, kept = jnp.zeros((64, 64), jnp.int32), {}
+    for name in ("bilinear", "bicubic"):
+        config = MaskAugmentation(elastic=3.0, interpolation=name)
+        kept[name] = float(augment_with_mask(KEY, noise, mask, None, config)[0].std() / 0.1)
+    assert kept["bilinear"] < 0.72 and kept["bicubic"] > 0.85
+
+
 def test_displacements_are_normal_at_the_grids_points():
     """A field of 3 x 3 pixels is the grid itself."""
     fields = jax.jit(jax.vmap(lambda k: displacements(k, (3, 3), 10.0)))(jax.random.split(KEY, 500))
@@ -137,6 +161,7 @@ def test_colours_change_in_the_image_alone():
         ({"rotate": -1.0}, r"^rotate -1.0: must be in \[0, 360\]"),
         ({"crop_size": (0, 5)}, r"^crop_size 0 5: must be in \[1, 16384\]"),
         ({"elastic_grid": 1}, r"^elastic_grid 1: must be in \[2, 100\]"),
+        ({"interpolation": "bicubic"}, "^interpolation bicubic: must be given with rotate, zoom"),
     ],
 )
 def test_values_that_make_no_sense(options, message):
