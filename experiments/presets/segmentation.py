@@ -145,6 +145,7 @@ SEGMENTATION: dict[str, dict[str, Any]] = {
         "weight_decay": 0.0,
         "border_weight": 10.0,
         "elastic": 10.0,
+        "interpolation": "bicubic",
         "rotate": 180.0,
         "flip": True,
         "color_jitter": 0.1,
