@@ -10,12 +10,13 @@
     minutes: about the time of a run on two CPU cores
     seeds: [0, 1, 2, 3, 4]
     settings: {NAME: flags, ...}
-    tune: {learning_rate: [0.01, 0.1], by: MEASURE}     # each setting at its best value
+    tune: {learning_rate: [0.01, 0.1], by: MEASURE, seeds: [0]}   # each setting at its best value
     measures: {NAME: {metric: KEY, ...}, ...}           # see `Measure`
     comparisons: [{sentence: ..., effect: {SETTING: 1, OTHER: -1}, ...}, ...]    # see `Comparison`
     plot: {measure: NAME, x: label, lines: {LABEL: {X: SETTING, ...}, ...}}
 
-`{data}` in flags stands for the folder that the variable CNN_JAX_DATA names.
+`{data}` in flags stands for the folder that the variable CNN_JAX_DATA names. The seeds of `tune`
+choose the values, by default all do; the other seeds are run with these values alone.
 """
 
 import dataclasses
@@ -47,6 +48,7 @@ DATA = "CNN_JAX_DATA"
 _INCIDENTAL = (compare.INCIDENTAL - {"seed", "eval_every"}) | {"preset", "config"}
 _Verb = Literal["classify", "annotate", "detect", "segment", "translate"]
 _Number = Annotated[float, Range(-1e9, 1e9)]
+_Seeds = Annotated[tuple[int, ...], Range(0, 2**32 - 1)]
 
 
 @dataclass(frozen=True)
@@ -160,6 +162,7 @@ class Claim:
     seeds: Sequence[int]
     variants: Sequence[Variant]
     tuned_by: str | None
+    tuned_on: Sequence[int]
     measures: Mapping[str, Measure]
     comparisons: Sequence[Comparison]
     plot: Plot
@@ -305,7 +308,9 @@ class _Reader:
 def _claim(name: str, read: _Reader) -> Claim:
     verb = read.text("verb", _Verb)
     tune = dict(read.mapping("tune", {}))
-    tuned_by = tune.pop("by", None)
+    tuned_by, seeds = tune.pop("by", None), read.text("seeds", _Seeds)
+    tuned_on = _Reader("tune", tune).text("seeds", _Seeds, default=seeds)
+    tune.pop("seeds", None)
     measures = {k: _measure(k, v) for k, v in read.mapping("measures").items()}
     variants = [
         variant
@@ -315,6 +320,8 @@ def _claim(name: str, read: _Reader) -> Claim:
     known = {name for variant in variants for name in (variant.setting, variant.label)}
     if bool(tune) != (tuned_by in measures):
         raise UserError("tune: must have flags and, as 'by', the measure that chooses")
+    if not tuned_on or not set(tuned_on) <= set(seeds):
+        raise UserError("tune: 'seeds' must be some of the claim's seeds")
 
     def term(text: str, measure: str | None) -> tuple[str, str]:
         setting, slash, own = text.partition("/")
@@ -336,9 +343,10 @@ def _claim(name: str, read: _Reader) -> Claim:
         verb=verb,
         flags=read.flags("flags") or (),
         minutes=read.text("minutes", Annotated[float, Range(0, 600)]),
-        seeds=read.text("seeds", Annotated[tuple[int, ...], Range(0, 2**32 - 1)]),
+        seeds=seeds,
         variants=variants,
         tuned_by=tuned_by,
+        tuned_on=tuned_on,
         measures=measures,
         comparisons=[_comparison(each, term) for each in read.items("comparisons")],
         plot=_plot(_Reader("plot", read.mapping("plot")), term),

@@ -1,7 +1,8 @@
 """A claim's runs, carried out as a sweep, and what is measured of them.
 
 Seeds come one after another, each with all settings, so that every finished seed adds to the
-verdict. A run whose rows are known, committed or measured here, is not carried out.
+verdict. Those that choose what is tuned come first; the others have the chosen variants alone. A
+run whose rows are known, committed or measured here, is not carried out.
 """
 
 import dataclasses
@@ -24,6 +25,7 @@ from .. import sweep
 from ..sweep import jobs, table
 from ..sweep.plan import LOGS, Plan, PlannedRun, of_settings
 from . import rows as kept
+from . import verdict
 from .claim import Claim, Measure, Variant
 from .rows import Row
 
@@ -53,16 +55,16 @@ def carry_out(claim: Claim, out: Path, at_a_time: int | None) -> list[str]:
     """
     folder = out / claim.name
     found, committed = known(claim, out), kept.committed(claim)
-    wanted = [seed for seed in claim.seeds if _missing(claim, seed, found)]
-    if not wanted:
+    seeds = sorted(claim.seeds, key=lambda seed: seed not in claim.tuned_on)
+    if not any(_missing(claim, seed, found) for seed in seeds):
         return []
-    planned = planned_runs(claim, folder, wanted)
+    planned = planned_runs(claim, folder, seeds)
     failed: list[str] = []
     with files.writing(folder / LOGS):
         (folder / LOGS).mkdir(parents=True, exist_ok=True)
     with claimed(folder / LOGS):
         planned.keep()
-        for seed in wanted:
+        for seed in seeds:
             failed += _carry_out_seed(claim, planned, seed, at_a_time, found)
             kept.write(folder / ROWS, (r for r in found.values() if committed.get(r.key) != r))
         _compare(planned)
@@ -77,11 +79,21 @@ def planned_runs(claim: Claim, folder: Path, seeds: Sequence[int]) -> Plan:
 
 def _missing(claim: Claim, seed: int, found: Mapping[str, Row]) -> list[tuple[Variant, Measure]]:
     """The measures of a seed that lack. Times belong together: all of them, or none."""
-    missing = [pair for pair in claim.measured if claim.key(pair[0], seed, pair[1]) not in found]
+    wanted = _wanted(claim, seed, found)
+    missing = [pair for pair in wanted if claim.key(pair[0], seed, pair[1]) not in found]
     if any(measure.timed for _, measure in missing):
-        timed = [pair for pair in claim.measured if pair[1].timed]
+        timed = [pair for pair in wanted if pair[1].timed]
         missing = [pair for pair in missing if not pair[1].timed] + timed
     return missing
+
+
+def _wanted(claim: Claim, seed: int, found: Mapping[str, Row]) -> list[tuple[Variant, Measure]]:
+    """What is measured of a seed; nothing while it is not known which variants are the chosen."""
+    if seed in claim.tuned_on:
+        return claim.measured
+    settings = dict.fromkeys(variant.setting for variant in claim.variants)
+    best = {c.label for s in settings if (c := verdict.chosen(claim, s, found)) is not None}
+    return [(variant, measure) for variant, measure in claim.measured if variant.label in best]
 
 
 def _carry_out_seed(
@@ -89,6 +101,8 @@ def _carry_out_seed(
 ) -> list[str]:
     """Carry out the runs of a seed, and add what is measured of them; return those that failed."""
     missing = _missing(claim, seed, found)
+    if not missing:
+        return []
     runs = {
         variant.label: next(
             run for run in planned.runs if run.seed == seed and run.setting == variant.named
@@ -231,7 +245,8 @@ def _printed(run: PlannedRun, module: Sequence[str], place: Mapping[str, str]) -
 
 def _compare(planned: Plan) -> None:
     """Write the sweep's table and page of the runs that are here and have finished."""
-    finished = [run for run in planned.runs if run.finished]
-    unfinished = {run.name: "not finished" for run in planned.runs if not run.finished}
-    if finished:
-        print(f"page: {table.write(table.compared(planned, unfinished, None))}")
+    begun = [run for run in planned.runs if run.status_file.exists()]
+    unfinished = {run.name: "not finished" for run in begun if not run.finished}
+    if len(unfinished) < len(begun):
+        here = dataclasses.replace(planned, runs=begun)
+        print(f"page: {table.write(table.compared(here, unfinished, None))}")

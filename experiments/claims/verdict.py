@@ -132,9 +132,9 @@ def _verdict(claim: Claim, comparison: Comparison, rows: Rows) -> Verdict:
 
 
 def chosen(claim: Claim, setting: str, rows: Rows) -> Variant | None:
-    """The best variant of a setting by the mean of the claim's tuning measure, over all seeds.
+    """The best variant of a setting by the mean of the claim's tuning measure, over its seeds.
 
-    None where a seed of a variant is not known, so that no choice depends on what came first.
+    None where one of these seeds lacks of a variant, so that no choice depends on what came first.
     """
     variants = claim.of(setting)
     if len(variants) == 1:
@@ -142,7 +142,7 @@ def chosen(claim: Claim, setting: str, rows: Rows) -> Variant | None:
     sign = 1 if claim.measures[claim.tuned_by].higher_is_better else -1
 
     def mean(variant: Variant) -> float | None:
-        values = [value(claim, rows, variant, seed, claim.tuned_by) for seed in claim.seeds]
+        values = [value(claim, rows, variant, seed, claim.tuned_by) for seed in claim.tuned_on]
         return None if None in values else sign * statistics.fmean(values)
 
     means = {variant.label: mean(variant) for variant in variants}

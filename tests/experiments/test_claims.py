@@ -201,6 +201,23 @@ def test_a_tuned_setting_is_the_one_with_the_best_mean_of_all_seeds(tmp_path):
     assert verdict.chosen(claim, "low,momentum=0.8", found).tuned == {"momentum": 0.8}
 
 
+def test_seeds_that_do_not_choose_are_run_with_the_chosen_values_alone(tmp_path, monkeypatch, data):
+    monkeypatch.setenv(files.DATA, str(data))
+    monkeypatch.setattr(rows, "COMMITTED", tmp_path / "results")
+    tune = "tune: {momentum: [0.5, 0.9], by: training, seeds: [1]}\nmeasures:"
+    claim, started = small(tmp_path, SMALL.replace("measures:", tune)), []
+    in_this_process(monkeypatch, started)
+    assert claims.examine(claim, tmp_path / "out", None, record=True) == []
+    runs = [name for name in started if name.startswith("setting=")]
+    best = {s: verdict.chosen(claim, s, rows.committed(claim)).tuned for s in ("low", "high")}
+    chosen = [f"setting={s},momentum={t['momentum']},seed=0" for s, t in best.items()]
+    assert runs[4:] == chosen and all(run.endswith("seed=1") for run in runs[:4])
+    assert all(len(each.effects) == 2 for each in verdict.verdicts(claim, rows.committed(claim)))
+    done = len(started)
+    claims.examine(claim, tmp_path / "out", None, record=False)
+    assert len(started) == done
+
+
 def test_a_key_is_of_what_decides_a_value(tmp_path, monkeypatch):
     claim = small(tmp_path)
     (low, high), measure = claim.variants, claim.measures["test"]
@@ -288,6 +305,11 @@ def test_runs_are_measured_kept_and_not_repeated(data, tmp_path, monkeypatch, ca
         ("metric: top1, reach", "metrik: top1, reach", "lacks 'metric'"),
         ("smallest: 2", "smallest: 0", "smallest 0.0: must be a number"),
         ("measures:", "tune: {momentum: [0.1, 0.2]}\nmeasures:", "tune: must have flags and"),
+        (
+            "measures:",
+            "tune: {momentum: [0.1], by: test, seeds: [7]}\nmeasures:",
+            "tune: 'seeds' must be some of the claim's seeds",
+        ),
     ],
 )
 def test_mistakes_in_a_file_are_told_with_its_name(old, new, message, tmp_path):
