@@ -27,6 +27,9 @@ from .values import fitting, flat, replace
 
 T = TypeVar("T")
 
+_ARGUMENTS = ("momentum", "nesterov", "optimizer_options")
+"""The flags that are arguments of the optimizer."""
+
 
 def parse(
     options: type[T],
@@ -42,6 +45,7 @@ def parse(
         options: a dataclass of groups, a `RunOptions` called `run` among them.
         argv: the command line; None for the process's own.
         presets: values by flag, by the preset's name. One with the name of `--data` is its default.
+            Where another optimizer is given, the arguments of the preset's own do not count.
         variant: a flag by whose value there are presets of their own: with `--system rcnn`,
             `shapes_rcnn` takes the place of `shapes`, and `shapes_others` where it is given
             another value than in `shapes`.
@@ -155,7 +159,10 @@ def _preset(
     if value is not None and value != presets[preset].get(variant):
         own = (f"{preset}_{value}", f"{preset}_others")
         preset = next((name for name in own if name in presets), preset)
-    return {**_shortened(presets[preset], given), "preset": preset}
+    values = _shortened(presets[preset], given)
+    if "optimizer" in given and given["optimizer"] != {**defaults, **values}["optimizer"]:
+        values = {k: v for k, v in values.items() if k not in _ARGUMENTS}  # another one's
+    return {**values, "preset": preset}
 
 
 def preset_notice(

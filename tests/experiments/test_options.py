@@ -319,6 +319,25 @@ def test_a_flag_takes_the_place_of_the_preset_s_other_form():
     assert (options.data.image_size, options.masks.image_shape) == (64, None)
 
 
+def test_another_optimizer_does_not_get_the_arguments_of_the_presets_own():
+    """Muon's would be refused, and Nesterov's momentum would make Adam another one."""
+    for verb, own in (
+        (segment, "SEGMENTATION"),
+        (detect, "DETECTION"),
+        (classify, "CLASSIFICATION"),
+    ):
+        known = getattr(presets, own)
+        for optimizer in ("adam", "rmsprop"):
+            options = flags.parse(verb.Options, ["--optimizer", optimizer], known)
+            assert options.optimizer.nesterov is False and not options.optimizer.optimizer_options
+            assert options.optimizer.learning_rate == known["shapes"]["learning_rate"]
+        same = flags.parse(
+            verb.Options, ["--optimizer", known["shapes"].get("optimizer", "sgd")], known
+        )
+        assert same == flags.parse(verb.Options, [], known)
+        assert same.optimizer.nesterov is True
+
+
 def test_the_built_in_data_has_its_own_preset():
     assert parse().run.preset == "shapes"
     assert parse("--model", "airbench94").run.preset == "shapes"
