@@ -179,9 +179,11 @@ def _cells(
         value = row.figures.get(key)
         return "" if value is None else show_spread(key, value.mean, value.spread)
 
+    planned = {run.seed for run in _of(found.plan, row.setting)}
+
     def of_seed(seed: int) -> str:
         if seed not in row.runs:
-            return "failed"
+            return "failed" if seed in planned else ""
         last = row.runs[seed].last(found.split) or {}
         return show(found.key, last.get(found.key))
 

@@ -213,6 +213,7 @@ def test_seeds_that_do_not_choose_are_run_with_the_chosen_values_alone(tmp_path,
     chosen = [f"setting={s},momentum={t['momentum']},seed=0" for s, t in best.items()]
     assert runs[4:] == chosen and all(run.endswith("seed=1") for run in runs[:4])
     assert all(len(each.effects) == 2 for each in verdict.verdicts(claim, rows.committed(claim)))
+    assert "failed" not in (tmp_path / "out" / "small" / "comparison.html").read_text()
     done = len(started)
     claims.examine(claim, tmp_path / "out", None, record=False)
     assert len(started) == done
