@@ -39,7 +39,7 @@ DETECTION: dict[str, dict[str, Any]] = {
         "batch_size": 16,
         "eval_batch_size": 100,
         "steps": 1200,
-        "eval_every": 1200,
+        "eval_every": 600,
         "optimizer": "muon",
         "optimizer_options": ("adam_learning_rate=0.003",),
         "nesterov": True,
