@@ -79,10 +79,7 @@ def examine(claim: Claim, out: Path, at_a_time: int | None, record: bool) -> lis
         UnfinishedError: it was asked to end early; the page has what was measured before.
         UserError: see `running.carry_out`.
     """
-    settings = len({variant.setting for variant in claim.variants})
-    tuned = len(claim.tuned_on)
-    runs = tuned * len(claim.variants) + (len(claim.seeds) - tuned) * settings
-    budget = duration(60 * claim.minutes * runs)
+    budget = duration(60 * claim.minutes * claim.runs)
     print(f"{claim.name}: {claim.minutes:g} minutes a run, {budget} in all", file=sys.stderr)
     stopped, failed = None, []
     try:

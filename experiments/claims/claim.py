@@ -182,6 +182,13 @@ class Claim:
         ]
 
     @property
+    def runs(self) -> int:
+        """The number of runs: all variants with the seeds that choose, then one of each setting."""
+        settings = {variant.setting for variant in self.variants}
+        chosen = len(self.seeds) - len(self.tuned_on)
+        return len(self.tuned_on) * len(self.variants) + chosen * len(settings)
+
+    @property
     def needs_data(self) -> bool:
         """Tell whether it reads data below the folder of CNN_JAX_DATA."""
         return any("{data}" in text for v in self.variants for text in (*self.flags, *v.typed))

@@ -88,7 +88,7 @@ def _missing(claim: Claim, seed: int, found: Mapping[str, Row]) -> list[tuple[Va
 
 
 def _wanted(claim: Claim, seed: int, found: Mapping[str, Row]) -> list[tuple[Variant, Measure]]:
-    """What is measured of a seed; nothing while it is not known which variants are the chosen."""
+    """List the measures of a seed; none while it is not known which variants are chosen."""
     if seed in claim.tuned_on:
         return claim.measured
     settings = dict.fromkeys(variant.setting for variant in claim.variants)
@@ -130,7 +130,7 @@ def _values(
     wanted: Sequence[tuple[Variant, Measure]],
     places: Sequence[Mapping[str, str]],
 ) -> dict[tuple[str, str], float | None]:
-    """What is measured of runs, by the labels of their variants and the names of the measures.
+    """Measure runs; return the values by the label of the variant and the name of the measure.
 
     As many runs are evaluated at a time as there are places. Times are taken afterwards, alone.
     """

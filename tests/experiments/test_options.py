@@ -321,12 +321,11 @@ def test_a_flag_takes_the_place_of_the_preset_s_other_form():
 
 def test_another_optimizer_does_not_get_the_arguments_of_the_presets_own():
     """Muon's would be refused, and Nesterov's momentum would make Adam another one."""
-    for verb, own in (
-        (segment, "SEGMENTATION"),
-        (detect, "DETECTION"),
-        (classify, "CLASSIFICATION"),
+    for verb, known in (
+        (segment, presets.SEGMENTATION),
+        (detect, presets.DETECTION),
+        (classify, presets.CLASSIFICATION),
     ):
-        known = getattr(presets, own)
         for optimizer in ("adam", "rmsprop"):
             options = flags.parse(verb.Options, ["--optimizer", optimizer], known)
             assert options.optimizer.nesterov is False and not options.optimizer.optimizer_options

@@ -44,8 +44,8 @@ class MaskAugmentation:
     elastic_grid: Annotated[int, Range(2, 100)] = 3
     """The points on a side of the grid of random displacements for the elastic deformation."""
     interpolation: Interpolation = "bilinear"
-    """How rotation, zoom and elastic deformation read an image between its pixels. `bilinear`
-    smooths noise, which the images of an evaluation keep; `bicubic` smooths it less."""
+    """The interpolation of images that are rotated, zoomed or deformed. `bilinear` smooths noise,
+    which the images of an evaluation keep; `bicubic` smooths it less."""
     color_jitter: Annotated[float, Range(0, 10)] = 0.0
     """The largest relative change of brightness, contrast and saturation."""
 
@@ -186,7 +186,7 @@ def displacements(
 def _weights(
     share: Float[Array, "*shape"], interpolation: Interpolation
 ) -> dict[int, Float[Array, "*shape"]]:
-    """The weights of the pixels around a place, by their distance from the one before it.
+    """Compute the weights of the pixels around a place, by their distance from the one before it.
 
     Bicubic: Keys 1981, with the a of OpenCV and torch, which keeps more of what is fine than -1/2.
     """
