@@ -146,8 +146,7 @@ class Classification:
         crops = images.reshape(-1, *images.shape[-3:])
 
         def network(images: Array) -> Array:
-            variables = {"params": params, **model_state}
-            return self._scored(params, *self.model.apply(variables, images, train=False))
+            return self.apply(params, model_state, images)[0]
 
         logits = averaged_logits(network, crops, self.views)
         log_probabilities = jax.nn.log_softmax(self.logit_scale * logits)
@@ -156,10 +155,25 @@ class Classification:
         by_crop = log_probabilities.reshape(*images.shape[:2], self.num_classes)
         return jax.nn.logsumexp(by_crop, axis=1) - jnp.log(images.shape[1])
 
+    def apply(
+        self,
+        params: Any,
+        model_state: Any,
+        images: Float[Array, "batch height width channels"],
+    ) -> tuple[Float[Array, "batch classes"], dict[str, Any]]:
+        """Apply the network to normalised images, without dropout.
+
+        Returns:
+            The logits, or the cosines with the classes' proxies; and the features by name.
+        """
+        variables = {"params": params, **model_state}
+        logits, features = self.model.apply(variables, images, train=False)
+        return self._scored(params, logits, features), features
+
     def probabilities(
         self, logits: Float[Array, "*batch classes"]
     ) -> Float[Array, "*batch classes"]:
-        """Convert the network's logits to the probabilities of the classes."""
+        """Convert logits, or cosines with proxies, to the probabilities of the classes."""
         return jax.nn.softmax(self.logit_scale * logits)
 
     def embed(self, params: Any, model_state: Any, batch: Batch) -> Float[Array, "batch size"]:

@@ -15,7 +15,7 @@ from cnn_jax.tasks.detection.rcnn import RCNN
 from cnn_jax.tasks.detection.yolo import Yolo
 
 from ..predict.predictor import Found, Predictor
-from .subject import Box, OfTask, Question, View
+from .subject import Box, OfTask, Question, View, parts
 
 
 class Objects(OfTask):
@@ -134,7 +134,7 @@ class Crops(Objects):
 
     def network(self, variables: Any, given: Any) -> Network:
         """The network of a warped region, to what its classes are scored by."""
-        params, model_state = _parts(variables)
+        params, model_state = parts(variables)
 
         def apply(crops: jax.Array) -> tuple[Any, Any]:
             hidden, maps = self._task.network.apply(params["network"], model_state, crops)
@@ -151,7 +151,7 @@ class Crops(Objects):
 
     def outputs(self, variables: Any, images: jax.Array, given: Any) -> Any:
         """The boxes and scores of all proposals."""
-        return self._task.scored(*_parts(variables), given)[:2]
+        return self._task.scored(*parts(variables), given)[:2]
 
     def focused(self, view: View, question: Question) -> View:
         """The proposal, warped."""
@@ -190,11 +190,6 @@ class Crops(Objects):
         columns, rows = np.maximum(np.round(2 * half).astype(int), 1)
         place = int(top), int(left), int(rows), int(columns)
         return View(crops, (0, 0, *crops.shape[1:3]), picture, given, place)
-
-
-def _parts(variables: Any) -> tuple[Any, Any]:
-    """The parameters and the rest of the variables."""
-    return variables["params"], {k: v for k, v in variables.items() if k != "params"}
 
 
 def _row(boxes: np.ndarray, scores: np.ndarray, box: np.ndarray, label: int) -> int:

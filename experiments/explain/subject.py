@@ -129,3 +129,8 @@ class OfTask:
     def _normalized(self, image: np.ndarray) -> jax.Array:
         """A batch of one image as the network gets it."""
         return normalize(floating(jnp.asarray(image[None])), self._task.mean, self._task.std)
+
+
+def parts(variables: Any) -> tuple[Any, Any]:
+    """The parameters and the rest of the variables."""
+    return variables["params"], {k: v for k, v in variables.items() if k != "params"}

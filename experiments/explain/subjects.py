@@ -1,6 +1,7 @@
 """Each task as `explain` sees it: classes, labels, classes of a mask, or detected objects."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,10 +10,11 @@ import numpy as np
 
 from cnn_jax.data.decode import as_rgb
 from cnn_jax.errors import UserError
+from cnn_jax.explanations.maps import Network
 
 from ..predict.predictor import Found, Predictor
 from .objects import detector
-from .subject import OfTask, Question, Subject, View
+from .subject import OfTask, Question, Subject, View, parts
 
 
 class WholeImage(OfTask):
@@ -45,12 +47,20 @@ class WholeImage(OfTask):
         return jnp.int32(question.label)
 
     def score(self, outputs: Any, asked: Any) -> jax.Array:
-        """The logit."""
+        """The logit, or the cosine with the class's proxy."""
         return outputs[asked]
 
     def probability(self, outputs: Any, asked: Any) -> jax.Array:
         """The probability of the class or label."""
         return self._task.probabilities(outputs)[asked]
+
+
+class Class(WholeImage):
+    """A class of a whole image."""
+
+    def network(self, variables: Any, given: Any) -> Network:
+        """The network that the task scores classes by."""
+        return partial(self._task.apply, *parts(variables))
 
 
 class Pixels(OfTask):
@@ -105,7 +115,7 @@ class Pixels(OfTask):
 
 SUBJECTS: dict[str, Callable[[Predictor, Sequence[str]], Subject]] = {
     "annotate": WholeImage,
-    "classify": WholeImage,
+    "classify": Class,
     "detect": detector,
     "segment": Pixels,
 }

@@ -13,6 +13,7 @@ NAMES = ("circle", "square", "star")
 SMALL = {"model": "resnet20", "width": 0.25, "image_size": 16}
 CASES = {
     "classify": (classify, SMALL, {}),
+    "classify_proxies": (classify, SMALL | {"loss": "proxy", "logit_scale": 4.0}, {}),
     "annotate": (annotate, SMALL, {}),
     "segment": (
         segment,
@@ -90,6 +91,21 @@ def test_an_object_is_explained_by_the_output_that_it_was_found_by(case, runs, p
         asked = subject.asked(outputs, question)
         one = jax.tree.map(lambda x: x[0], own)
         np.testing.assert_allclose(subject.probability(one, asked), score, rtol=1e-3)
+
+
+@pytest.mark.parametrize("case", ["classify", "classify_proxies", "annotate"])
+def test_a_class_is_explained_by_the_output_that_predict_takes(case, runs, photo):
+    options = explain.Options(run=str(runs(case)), images=(str(photo),))
+    explainer = explain.Explainer(options, case.partition("_")[0], [str(photo)])
+    subject, variables = explainer.subject, explainer.variables
+    (_, content, found), *_ = explainer.outcomes([str(photo)])
+    view = subject.view(content)
+    outputs = subject.outputs(variables, view.images, view.given)
+    asked = [subject.asked(outputs, explain.Question(label, "")) for label in range(len(NAMES))]
+    explained = [subject.probability(outputs[0], label) for label in asked]
+    given = found["probabilities"]
+    predicted = [given[name] for name in NAMES] if "tags" in found else given
+    np.testing.assert_allclose(explained, predicted, rtol=1e-5)
 
 
 def test_evidence_of_r_cnn_lies_in_the_region_and_its_context(runs, photo):
