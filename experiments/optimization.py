@@ -109,9 +109,12 @@ def _steps_by_path(items: Sequence[str], steps_per_epoch: float) -> dict[str, in
 
 
 def optimizer_options(options: OptimizerOptions) -> dict[str, Any]:
-    """`--momentum`, `--nesterov` where the optimizer has them, and `--optimizer-options`."""
+    """`--momentum` and a given `--nesterov` where the optimizer has them, and
+    `--optimizer-options`."""
     own = optimizers.legal_options(options.optimizer)
-    named = {"momentum": options.momentum, "nesterov": options.nesterov}
+    named = {"momentum": options.momentum}
+    if options.nesterov is not None:
+        named["nesterov"] = options.nesterov
     values: dict[str, Any] = {k: v for k, v in named.items() if k in own}
     for item in options.optimizer_options:
         name, _, text = item.partition("=")

@@ -46,8 +46,9 @@ class OptimizerOptions:
         0.9, minimum=0, maximum=1, only={"optimizer": optimizers.names("momentum")}
     )
     """Momentum of the gradient."""
-    nesterov: bool = flag(False, only={"optimizer": optimizers.names("nesterov")})
-    """Use Nesterov's form of momentum."""
+    nesterov: bool | None = flag(None, only={"optimizer": optimizers.names("nesterov")})
+    """Use Nesterov's form of momentum. Default: what the optimizer has, on for muon and optimistic
+    adam, off for the others."""
     optimizer_options: tuple[str, ...] = flag((), aliases="opt-args", metavar="NAME=VALUE")
     """Further arguments of the optimizer: `b2=0.99 eps=1e-6`."""
     schedule: Literal["constant", "step", "cosine", "polynomial"] = flag(
