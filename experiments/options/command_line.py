@@ -171,7 +171,10 @@ def preset_notice(
     presets: Mapping[str, Mapping[str, Any]],
     variant: str | None,
 ) -> str | None:
-    """A line about the preset that took the place of the one asked for, or of the data's own.
+    """Lines about what a preset gave that was not asked for; None where there are none.
+
+    It may have taken the place of the one asked for, or of the data's own; or its learning rate may
+    be that of another optimizer.
 
     Args:
         parsed: what `parse` made of the other arguments, which are the same as there.
@@ -181,10 +184,18 @@ def preset_notice(
     if given.keys() & {"resume", "eval_only", "config"}:
         return None
     chosen, asked = parsed.run.preset, given.get("preset", parsed.data.data)
-    if chosen == asked or asked not in presets:
+    if asked not in presets:
         return None
-    own = f"--{variant} {given[variant]}"
-    return f"preset: {chosen} in place of {asked}, which is not for {own}"
+    lines = []
+    if chosen != asked:
+        own = f"--{variant} {given[variant]}"
+        lines.append(f"preset: {chosen} in place of {asked}, which is not for {own}")
+    tuned = {**flat(type(parsed)()), **presets[chosen]}
+    optimizer, rate = parsed.optimizer.optimizer, "learning_rate"
+    if optimizer != tuned["optimizer"] and rate in presets[chosen] and rate not in given:
+        own = f"{tuned[rate]:g}, which preset {chosen} has for {tuned['optimizer']}"
+        lines.append(f"learning rate: {own}; --learning-rate sets that of {optimizer}")
+    return "\n".join(lines) or None
 
 
 def _shortened(preset: Mapping[str, Any], given: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -489,9 +489,13 @@ def test_help_shows_each_range_on_one_line():
         (classify, ["--preset", "shapes"], ""),
         (classify, ["--data", "folder:x", "--model", "vgg11"], ""),
         (detect, ["--system", "rcnn"], "shapes_rcnn in place of shapes, which is not for --system"),
+        (segment, ["--optimizer", "adam"], "has for muon; --learning-rate sets that of adam"),
+        (classify, ["--model", "vgg11", "--optimizer", "adam"], "shapes_others has for sgd"),
+        (segment, ["--optimizer", "adam", "--learning-rate", "1e-3"], ""),
+        (segment, ["--optimizer", "muon"], ""),
     ],
 )
-def test_a_preset_that_takes_another_s_place_is_told(verb, argv, told):
+def test_what_a_preset_gives_unasked_is_told(verb, argv, told):
     parsed = flags.parse(verb.Options, argv, verb.COMMAND.presets, verb.COMMAND.variant)
     said = flags.preset_notice(parsed, argv, verb.COMMAND.presets, verb.COMMAND.variant) or ""
     assert told in said and bool(told) == bool(said)
