@@ -25,7 +25,7 @@ from cnn_jax.errors import UserError
 
 from . import onnx_programs, states
 from . import options as flags
-from .predict import PREDICTORS, verb_of
+from .predict import PREDICTORS, trained_by, verb_of
 
 DESCRIPTION = "model.json"
 FOLDER = "exported"
@@ -52,13 +52,22 @@ class Options:
         ("cpu", "cuda", "tpu"), only={"format": ("stablehlo",)}
     )
     """Platforms that the program can run on."""
+    score_threshold: float | None = flags.flag(
+        None,
+        minimum=0,
+        maximum=1,
+        only={"verb": ("detect",)},
+        aliases="conf conf-thres confidence-threshold",
+    )
+    """Lowest score of a detection that counts, as `model.json` says it. Default: the run's own,
+    which was chosen on its evaluation data."""
     state: Literal["best", "last"] | None = None
     """State that is exported. Default: the best where the run keeps one, else the last."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the flags, and export the run's best or newest state."""
-    options = flags.parse_plain(Options, argv)
+    options = flags.parse_plain(Options, argv, trained_by)
     if not options.run:
         raise UserError("give a run's folder: export RUN")
     run = Path(options.run)
@@ -79,7 +88,12 @@ def exported(run: Path, verb: str, options: Options) -> tuple[bytes, dict[str, A
     Raises:
         UserError: the run cannot be read, a library is missing, or ONNX lacks an operation.
     """
-    predictor = PREDICTORS[verb](run, flags.PredictOptions(run=str(run), state=options.state))
+    predictor = PREDICTORS[verb](
+        run,
+        flags.PredictOptions(
+            run=str(run), state=options.state, score_threshold=options.score_threshold
+        ),
+    )
     kept = states.kept(run, options.state)
     state, notices = states.restored(predictor.task, kept.directory)
     print(kept.told(state), file=sys.stderr)

@@ -31,7 +31,7 @@ from cnn_jax.reports.pictures import save
 from cnn_jax.training.backend import compile_inference
 
 from .. import options as flags
-from ..predict import LoadedRun, verb_of
+from ..predict import LoadedRun, trained_by, verb_of
 from ..predict.inputs import expanded
 from ..predict.names import output_names, require_other_files
 from ..predict.predictor import Found, class_names
@@ -86,13 +86,23 @@ class Options:
         3, minimum=1, maximum=1000, only={"method": ("grad_cam", "occlusion")}, aliases="topk top-k"
     )
     """Answers that are explained of each image, at most: classes, labels or objects."""
+    score_threshold: float | None = flags.flag(
+        None,
+        minimum=0,
+        maximum=1,
+        only={"verb": ("detect",)},
+        unless={"method": ("features", "filters")},
+        aliases="conf conf-thres confidence-threshold",
+    )
+    """Lowest score of a detection that is explained. Default: the run's own, which was chosen on
+    its evaluation data."""
     state: Literal["best", "last"] | None = None
     """State of the run that is explained. Default: the best, where the run keeps it."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the flags, and draw what they ask for."""
-    options = flags.parse_plain(Options, argv)
+    options = flags.parse_plain(Options, argv, trained_by)
     pictures = options.method != "filters"
     if not options.run or bool(options.images) != pictures:
         raise UserError(
@@ -141,7 +151,10 @@ class Explainer:
         run = Path(options.run)
         self._options, self._names = options, class_names(run)
         self._label = _label(options.answer, self._names)
-        settings = {"top": options.top} if verb == "classify" else {}
+        settings = {
+            "classify": {"top": options.top},
+            "detect": {"score_threshold": options.score_threshold},
+        }.get(verb, {})
         loaded = LoadedRun(
             flags.PredictOptions(
                 run=options.run, images=tuple(inputs), state=options.state, batch_size=1, **settings

@@ -41,7 +41,7 @@ class Objects(OfTask):
         return [
             Question(
                 label=int(found["labels"][i]),
-                caption=f"{found['names'][i]} {found['scores'][i]:.2f}",
+                caption=f"{found['names'][i]} {min(found['scores'][i], 1):.2f}",
                 row=_row(boxes, scores, found["boxes"][i], found["labels"][i]),
                 box=tuple(found["boxes"][i]),
             )

@@ -141,7 +141,19 @@ def _facts(values: Mapping[str, Any]) -> Mapping[str, Any]:
         raise UserError(
             "give a run's folder and at least one image (or sentence): predict RUN IMAGE..."
         )
-    return {"verb": verb_of(values["run"])}
+    return trained_by(values)
+
+
+def trained_by(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The verb that trained the run of a command, on which its flags depend.
+
+    Args:
+        values: those of the flags.
+
+    Raises:
+        UserError: the folder holds no run of a verb that predicts.
+    """
+    return {"verb": verb_of(values["run"])} if values["run"] else {}
 
 
 def use_precision(run: Path) -> None:

@@ -157,12 +157,21 @@ def test_maps_and_filters_are_drawn(runs, photo, tmp_path, capsys):
         (["--stage", "stage9"], "stage stage9: no map of this network.*stage1, stage2, stage3"),
         (["--method", "filters"], "a run's folder alone"),
         (["--method", "occlusion", "--stage", "stage1"], "--stage: only used with --method"),
+        (["--score-threshold", "0.5"], "--score-threshold: only used with a run of detect"),
     ],
 )
 def test_mistakes_are_told_in_a_line(arguments, message, runs, photo, tmp_path):
     with pytest.raises(UserError, match=message):
         explain.main([str(runs("classify")), str(photo), *arguments, "--out", str(tmp_path)])
     assert not list(tmp_path.iterdir())
+
+
+def test_objects_are_those_that_reach_a_given_score(runs, photo, tmp_path, capsys):
+    out = ["--out", str(tmp_path)]
+    explain.main([str(runs("detect_fast_rcnn")), str(photo), *out, "--top", "1"])
+    assert " -> " in capsys.readouterr().out
+    explain.main([str(runs("detect_fast_rcnn")), str(photo), *out, "--score-threshold", "1"])
+    assert "no such answer" in capsys.readouterr().out
 
 
 def test_what_is_missing_is_named(runs, photo, tmp_path):

@@ -157,6 +157,15 @@ def test_the_description_says_how_inputs_are_made_and_what_outputs_mean(run, pro
     assert description.get("score_threshold") == (0.0 if boxed else None)
 
 
+def test_a_given_score_is_the_least_of_an_object(tmp_path):
+    given = ["--platforms", "cpu", "--score-threshold", "0.25"]
+    export.main([str(written("yolo", tmp_path)), *given])
+    description = json.loads((tmp_path / "yolo/exported/model.json").read_text())
+    assert description["score_threshold"] == 0.25
+    with pytest.raises(UserError, match="--score-threshold: only used with a run of detect"):
+        export.main([str(written("classify", tmp_path)), *given])
+
+
 CONVERTED = ("classify", "annotate")
 """The runs that jax2onnx can convert."""
 
