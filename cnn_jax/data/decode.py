@@ -115,7 +115,7 @@ def decode_scaled(
     if channels not in (1, 3):
         bands = decode_bands(content, name, channels)
         if bands.dtype != np.uint8:
-            raise UserError(f"{name}: bands of 16 bits; --bits 16 reads them as they are")
+            raise UserError(f"{name}: bands of 16 bits; a run with --bits 16 reads them")
         return bands, 1
     pixels, scale = _decode_colors(content, name, draft_size)
     if channels == 1:

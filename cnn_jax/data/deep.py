@@ -118,7 +118,7 @@ def _stored_tiff(
     if colors and samples > 1 and not rgb:
         raise UserError(
             f"{name}: a TIFF file of 16 bits with {samples} bands that are not RGB; convert it, or "
-            f"read its bands with --channels {samples}"
+            f"let a run with --channels {samples} read its bands"
         )
     transparent = ""
     if samples == 4 and image.has_transparency_data:

@@ -88,4 +88,4 @@ def require_no_deep_planes(image: Image.Image, name: str) -> None:
     if image.format != "TIFF" or image.tag_v2.get(SAMPLES_TAG, 1) == 1:
         return
     if in_planes(image) and 16 in image.tag_v2.get(BITS_TAG, ()):
-        raise UserError(f"{name}: a TIFF file of 16 bits in planes; --bits 16 reads it")
+        raise UserError(f"{name}: a TIFF file of 16 bits in planes; a run with --bits 16 reads it")

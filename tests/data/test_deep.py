@@ -81,7 +81,7 @@ def test_every_low_byte_reaches_the_network(kind):
     np.testing.assert_array_equal(deep(content), colored)
     if "planes" in kind:
         for channels in (3, 4):
-            with pytest.raises(UserError, match="in planes; --bits 16 reads it"):
+            with pytest.raises(UserError, match="in planes; a run with --bits 16 reads it"):
                 decode(content, channels=channels)
     else:
         assert np.abs(decode(content).astype(int) - as_rgb(deep(content))).max() <= 1
@@ -197,7 +197,7 @@ def test_grey_jpeg_2000_is_read_and_its_colours_are_refused():
         (by_opencv(GREY)[:500], 1, "photo: damaged image"),
         (b"", 3, "photo: the file is empty"),
         (b"hello", 3, "photo: not an image"),
-        (planes(RGBA, "separated"), 3, "4 bands that are not RGB; convert it, or read its bands"),
+        (planes(RGBA, "separated"), 3, "4 bands that are not RGB; convert it, or let a run with --channels 4"),
         (tiff(GREY.astype(np.float32), "minisblack"), 1, "floating-point pixels"),
     ],
     ids=["bands", "cut PNG", "cut TIFF", "cut grey", "empty", "text", "inks", "floats"],
@@ -210,7 +210,7 @@ def test_what_cannot_be_read_is_told_in_a_line(content, channels, message):
 
 def test_bands_of_16_bits_name_the_flag_that_reads_them():
     content = contiguous(RGBA, "minisblack")
-    with pytest.raises(UserError, match="photo: bands of 16 bits; --bits 16 reads them"):
+    with pytest.raises(UserError, match="photo: bands of 16 bits; a run with --bits 16 reads them"):
         decode(content, name="photo", channels=4)
 
 
