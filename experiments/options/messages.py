@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import dataclasses
 import difflib
 import errno
 import functools
@@ -303,14 +304,24 @@ def _docs(owner: type) -> dict[str, str]:
     """The texts below the fields of a dataclass and of what it inherits from."""
     texts: dict[str, str] = {}
     for cls in reversed(owner.__mro__):
-        if "__dataclass_fields__" not in vars(cls) or cls.__module__ == "types":
-            continue  # made by `model_group`, whose fields have their help declared
-        body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body
-        for field, below in itertools.pairwise(body):
-            match field, below:
-                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(ast.Constant(str(text))):
-                    texts[name] = " ".join(text.split())
+        # A class without a statement is made by `model_group`; its fields have their help declared.
+        written = _classes(cls.__module__) if dataclasses.is_dataclass(cls) else {}
+        if cls.__name__ in written:
+            for field, below in itertools.pairwise(written[cls.__name__].body):
+                match field, below:
+                    case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(ast.Constant(str(text))):
+                        texts[name] = " ".join(text.split())
     return texts
+
+
+@functools.cache
+def _classes(module: str) -> dict[str, ast.ClassDef]:
+    """The statements of a module's classes, by name.
+
+    `inspect.getsource` of a class fails from Python 3.13 on where it was made without one.
+    """
+    body = ast.parse(inspect.getsource(sys.modules[module])).body
+    return {one.name: one for one in body if isinstance(one, ast.ClassDef)}
 
 
 def program(verb: str) -> str:

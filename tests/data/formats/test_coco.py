@@ -266,7 +266,7 @@ def test_images_by_other_paths(place):
         ("/dev/zero", r"images\[1\]: /dev/zero: is a device, not a file"),
         ("../../../../../../dev/zero", r"images\[1\]: .*/dev/zero: is a device, not a file"),
         ("pipe", r"images\[1\]: .*pipe: is a named pipe, not a file"),
-        ("a\0b", r"images\[1\]: .*a\\x00b: cannot be read \(embedded null byte\)"),
+        ("a\0b", r"images\[1\]: .*a\\x00b: cannot be read \(.*embedded null .*\)"),
         ("x" * 300, r"images\[1\]: .*: cannot be read \(File name too long\)"),
         ("x" * 5000, r"images\[1\]: the name of an image has 5,000 characters"),
         ("a/" * 2000, r"images\[1\]: .*: cannot be read \(No such file"),
