@@ -197,7 +197,7 @@ def test_grey_jpeg_2000_is_read_and_its_colours_are_refused():
         (by_opencv(GREY)[:500], 1, "photo: damaged image"),
         (b"", 3, "photo: the file is empty"),
         (b"hello", 3, "photo: not an image"),
-        (planes(RGBA, "separated"), 3, "4 bands that are not RGB; convert it, or let a run with --channels 4"),
+        (planes(RGBA, "separated"), 3, "4 bands that are not RGB; .* a run with --channels 4"),
         (tiff(GREY.astype(np.float32), "minisblack"), 1, "floating-point pixels"),
     ],
     ids=["bands", "cut PNG", "cut TIFF", "cut grey", "empty", "text", "inks", "floats"],
