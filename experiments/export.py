@@ -52,13 +52,7 @@ class Options:
         ("cpu", "cuda", "tpu"), only={"format": ("stablehlo",)}
     )
     """Platforms that the program can run on."""
-    score_threshold: float | None = flags.flag(
-        None,
-        minimum=0,
-        maximum=1,
-        only={"verb": ("detect",)},
-        aliases="conf conf-thres confidence-threshold",
-    )
+    score_threshold: float | None = flags.least_score(only={"verb": ("detect",)})
     """Lowest score of a detection that counts, as `model.json` says it. Default: the run's own,
     which was chosen on its evaluation data."""
     state: Literal["best", "last"] | None = None

@@ -47,13 +47,7 @@ class Options:
     """Examples of the data that are indexed."""
     objects: str | None = flags.flag(None, unless={"data": flags.GIVEN}, metavar="RUN")
     """Run of a detector, each of whose objects is a row."""
-    score_threshold: float | None = flags.flag(
-        None,
-        minimum=0,
-        maximum=1,
-        only={"objects": flags.GIVEN},
-        aliases="conf conf-thres confidence-threshold",
-    )
+    score_threshold: float | None = flags.least_score(only={"objects": flags.GIVEN})
     """Lowest score of an object. Default: the detector's own."""
     out: str | None = flags.flag(None, aliases="output-dir output", metavar="DIR")
     """Folder of the index."""

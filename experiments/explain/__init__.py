@@ -86,13 +86,8 @@ class Options:
         3, minimum=1, maximum=1000, only={"method": ("grad_cam", "occlusion")}, aliases="topk top-k"
     )
     """Answers that are explained of each image, at most: classes, labels or objects."""
-    score_threshold: float | None = flags.flag(
-        None,
-        minimum=0,
-        maximum=1,
-        only={"verb": ("detect",)},
-        unless={"method": ("features", "filters")},
-        aliases="conf conf-thres confidence-threshold",
+    score_threshold: float | None = flags.least_score(
+        only={"verb": ("detect",)}, unless={"method": ("features", "filters")}
     )
     """Lowest score of a detection that is explained. Default: the run's own, which was chosen on
     its evaluation data."""

@@ -34,7 +34,7 @@ from .declare import (
 from .messages import as_flags, entry, help_text, program, warn
 from .model import ModelOptions, model_group, network_options
 from .optimizer import OptimizerOptions
-from .predict import PredictOptions
+from .predict import PredictOptions, least_score
 from .run import Precision, RunOptions
 from .values import flat, replace
 
@@ -68,6 +68,7 @@ __all__ = [
     "group",
     "help_text",
     "idle",
+    "least_score",
     "model_group",
     "network_options",
     "parse",

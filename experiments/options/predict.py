@@ -1,13 +1,23 @@
 """The options of `predict`."""
 
 import dataclasses
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from cnn_jax.errors import check
 from cnn_jax.ranges import LARGEST_INT
 
 from .data import LARGEST_BATCH
 from .declare import GIVEN, flag
+
+
+def least_score(**conditions: Any) -> Any:
+    """The field of `--score-threshold`: the lowest score of a detection, None for the run's own.
+
+    Args:
+        **conditions: when the flag has an effect, `only` and `unless`.
+    """
+    names = "conf conf-thres confidence-threshold"
+    return flag(None, minimum=0, maximum=1, aliases=names, **conditions)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,13 +59,7 @@ class PredictOptions:
     """Folder for pictures and arrays. Default: RUN/predictions."""
     probabilities: bool = flag(False, only={"verb": ("segment",)})
     """Write the probabilities of every pixel too."""
-    score_threshold: float | None = flag(
-        None,
-        minimum=0,
-        maximum=1,
-        only={"verb": ("detect",)},
-        aliases="conf conf-thres confidence-threshold",
-    )
+    score_threshold: float | None = least_score(only={"verb": ("detect",)})
     """Lowest score of a detection that is named, drawn, counted or cut out. Default: the run's
     own, which was chosen on its evaluation data."""
     count: bool = flag(False, only={"verb": ("detect",)})

@@ -15,7 +15,6 @@ from experiments import (
     classify,
     compare,
     detect,
-    optimization,
     pack,
     predict,
     presets,
@@ -318,35 +317,6 @@ def test_a_flag_takes_the_place_of_the_preset_s_other_form():
     assert (options.masks.tile, options.masks.image_shape) == (64, None)
     options = flags.parse(segment.Options, [*argv, "--image-size", "64"], presets.SEGMENTATION)
     assert (options.data.image_size, options.masks.image_shape) == (64, None)
-
-
-def test_another_optimizer_does_not_get_the_arguments_of_the_presets_own():
-    """Muon's would be refused, and Nesterov's momentum would make Adam another one."""
-    for verb, known in (
-        (segment, presets.SEGMENTATION),
-        (detect, presets.DETECTION),
-        (classify, presets.CLASSIFICATION),
-    ):
-        for optimizer in ("adam", "rmsprop"):
-            options = flags.parse(verb.Options, ["--optimizer", optimizer], known)
-            assert options.optimizer.nesterov is None and not options.optimizer.optimizer_options
-            assert options.optimizer.learning_rate == known["shapes"]["learning_rate"]
-        same = flags.parse(
-            verb.Options, ["--optimizer", known["shapes"].get("optimizer", "sgd")], known
-        )
-        assert same == flags.parse(verb.Options, [], known)
-        assert same.optimizer.nesterov is True
-
-
-def test_nesterov_is_the_optimizer_s_own_unless_it_is_given():
-    def arguments(*argv):
-        return optimization.optimizer_options(parse("--model", "resnet18", *argv).optimizer)
-
-    assert arguments("--optimizer", "muon") == {}  # optax's Muon has Nesterov's form
-    assert arguments("--optimizer", "muon", "--no-nesterov") == {"nesterov": False}
-    assert arguments("--optimizer", "sgd", "--no-nesterov")["nesterov"] is False
-    assert arguments("--optimizer", "adam", "--nesterov") == {"nesterov": True}
-    assert "nesterov" not in arguments("--optimizer", "adam")
 
 
 def test_the_built_in_data_has_its_own_preset():
