@@ -16,6 +16,7 @@ import pytest
 
 from cnn_jax.errors import UnfinishedError, UserError
 from cnn_jax.runs.claim import claimed, is_claimed
+from cnn_jax.training import stopping
 from experiments import classify, compare, options, sweep
 from experiments.sweep import jobs, settings, slurm, table
 from experiments.sweep.plan import plan
@@ -228,17 +229,18 @@ def comparison(out):
 def test_a_stopped_sweep_ends_as_one_that_was_not(toy, tmp_path, jobs):
     started_sweep(tmp_path / "whole")
     rng, stops = random.Random(jobs), 0
-    for _ in range(100):
-        # SIGTERM to the sweep: it asks its runs to end, which die of it, and ends itself.
-        stopping = stopped_after(tmp_path / "stopped", rng.randrange(3), rng.uniform(0, 0.2))
-        try:
-            started_sweep(tmp_path / "stopped", "--jobs", jobs)
-            break
-        except UnfinishedError as error:
-            assert "runs have finished; the same command goes on" in str(error)
-            stops += 1
-        finally:
-            stopping.set()
+    with stopping.noted(signal.SIGTERM):  # one that comes as the sweep ends, which no longer hears
+        for _ in range(100):
+            # SIGTERM to the sweep: it asks its runs to end, which die of it, and ends itself.
+            over = stopped_after(tmp_path / "stopped", rng.randrange(3), rng.uniform(0, 0.2))
+            try:
+                started_sweep(tmp_path / "stopped", "--jobs", jobs)
+                break
+            except UnfinishedError as error:
+                assert "runs have finished; the same command goes on" in str(error)
+                stops += 1
+            finally:
+                over.set()
     assert stops > 1
     assert comparison(tmp_path / "stopped") == comparison(tmp_path / "whole")
     found = comparison(tmp_path / "whole")
