@@ -18,6 +18,7 @@ from cnn_jax import files
 from cnn_jax.data import BOX_FORMATS
 from cnn_jax.data.augment.boxes import BoxAugmentation
 from cnn_jax.data.batches import EvaluationBatches
+from cnn_jax.data.single_class import SingleClass
 from cnn_jax.data.source import Example, Source, Split, Transform
 from cnn_jax.data.surveys import boxes as box_survey
 from cnn_jax.data.surveys.boxes import BoxSurvey
@@ -48,6 +49,8 @@ class DetectorOptions:
     max_objects: int = flags.flag(50, minimum=1, maximum=10_000)
     """Largest number of objects of an image that are trained on; the command reports what is left
     out. All objects are evaluated."""
+    single_class: str | None = flags.flag(None, metavar="NAME")
+    """All objects are of one class of this name, whatever class the data gives them."""
     similar: tuple[str, ...] = flags.flag((), metavar="NAME,NAME")
     """Groups of similar classes: cat,dog,horse car,bus. The report counts confusions within a group
     apart from other mistakes."""
@@ -193,6 +196,8 @@ class System:
             formats=BOX_FORMATS,
             draft_size=self.draft_size,
         )
+        if options.detector.single_class is not None:
+            source = SingleClass(source, options.detector.single_class)
         # A wrong name ends the command before proposals are searched.
         options.detector.similar_labels(source.class_names)
         return self.extended(source, split)

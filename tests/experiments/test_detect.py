@@ -383,6 +383,23 @@ def test_mistakes_are_told_in_one_line_and_leave_nothing_behind(
     assert not out.exists()
 
 
+def test_objects_are_of_one_class_where_that_is_asked_for(photos, tmp_path, capsys):
+    out = tmp_path / "out"
+    train(photos, out, "--single-class", "thing", "--best", "map50")
+    assert "1 class of 23 training images (training + evaluation: thing 23 + 7)" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    assert list(per_class(out)) == ["thing"]
+    photo = photos / "images" / "val0.png"
+    predict.main([str(out), str(photo), "--count", "--csv", "--directory", str(tmp_path)])
+    (counted,) = csv.DictReader(capsys.readouterr().out.splitlines())
+    assert [name for name in counted if name.startswith("counts.")] == ["counts.thing"]
+    with pytest.raises(UserError, match="no class 'red'; there are thing"):
+        train(photos, tmp_path / "b", "--single-class", "thing", "--similar", "red,blue")
+    with pytest.raises(UserError, match="must be a name"):
+        train(photos, tmp_path / "c", "--single-class", " ")
+
+
 def test_classes_that_are_alike_are_groups_of_labels():
     names = ["cat", "car", "dog", "bus"]
     options = DetectorOptions(similar=("dog,cat", "car,bus"))
