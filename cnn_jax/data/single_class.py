@@ -34,6 +34,9 @@ class SingleClass(Subset):
         example = super().__getitem__(index)
         return {**example, "labels": np.zeros_like(example["labels"])}
 
+    # Examples that are copied by the source itself would keep their classes.
+    gather = None
+
     @property
     def present(self) -> Bool[np.ndarray, "images 1"] | None:
         """Tell which images have objects, of sources that know it without reading images."""

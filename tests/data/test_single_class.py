@@ -7,6 +7,7 @@ from PIL import Image
 from cnn_jax import data
 from cnn_jax.data.formats.boxes import BoxedImage, BoxSource
 from cnn_jax.data.single_class import SingleClass
+from cnn_jax.data.source import Subset
 from cnn_jax.data.surveys.classes import survey
 from cnn_jax.errors import UserError
 
@@ -45,6 +46,12 @@ def test_all_objects_are_of_the_one_class_and_else_the_same(photos):
     assert survey(source).counts(1).tolist() == [3]
     assert source.object_counts().tolist() == [2, 0, 2] and source.object_count(2) == 2
     assert source.notices == ("1 box dropped",) and source.files == photos.files
+
+
+def test_no_example_is_copied_past_the_one_class(photos):
+    photos.gather = lambda indices, into: None  # as packed data has it
+    assert Subset(photos, [0]).gather is not None
+    assert SingleClass(photos, "animal").gather is None
 
 
 def test_generated_scenes_too():
