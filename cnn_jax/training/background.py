@@ -51,8 +51,12 @@ class Background:
         self._jobs.join()
 
     def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
+        job: Callable[[], None] | None
+        while True:
+            job = self._jobs.get()
             try:
+                if job is None:
+                    return
                 if self.failure is None:
                     job()
             except BaseException as error:

@@ -20,3 +20,4 @@ def test_a_job_that_fails_keeps_nobody_waiting(failure):
         assert background.failure is failure
         assert background.idle
     assert done == [1]
+    assert background.idle  # so that a join afterwards ends
