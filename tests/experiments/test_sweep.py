@@ -303,8 +303,9 @@ def test_the_runs_end_with_a_sweep_that_is_killed(tmp_path):
     """The process between lets Linux send SIGTERM to the run when its parent dies."""
     heard = tmp_path / "heard"
     child = (
-        f"import signal, pathlib, time; p = pathlib.Path({str(heard)!r}); p.touch(); "
-        "signal.signal(signal.SIGTERM, lambda *_: (p.write_text('ended'), exit())); time.sleep(60)"
+        f"import signal, pathlib, time; p = pathlib.Path({str(heard)!r}); "
+        "signal.signal(signal.SIGTERM, lambda *_: (p.write_text('ended'), exit())); "
+        "p.touch(); time.sleep(60)"
     )
     code = (
         "import os, subprocess, sys, time; "
@@ -315,7 +316,6 @@ def test_the_runs_end_with_a_sweep_that_is_killed(tmp_path):
     deadline = time.monotonic() + 60
     while not heard.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
-    time.sleep(0.3)  # until the signal's handler stands
     parent.kill()
     parent.wait()
     while not heard.read_text() and time.monotonic() < deadline:
