@@ -293,6 +293,9 @@ def equation_multiply_adds(equation: JaxprEqn) -> int:
         case "conv":  # `cnn_jax.ops.convolution.conv_p`
             kernel = equation.invars[1].aval
             return equation.outvars[0].aval.size * kernel.size // kernel.shape[3]
+        case "conv_input_gradient":  # a transposed convolution
+            cells, kernel = (operand.aval for operand in equation.invars)
+            return cells.size * kernel.size // kernel.shape[3]
         case "conv_general_dilated":
             kernel = equation.invars[1].aval
             out_channels = kernel.shape[params["dimension_numbers"].rhs_spec[0]]

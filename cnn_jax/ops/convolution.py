@@ -52,6 +52,46 @@ def conv(
         dilation=tuple(dilation),
         groups=groups,
     )
+    return _bind(conv_p, x, kernel, window)
+
+
+def transposed_conv(
+    x: Float[Array, "batch height width in_channels"],
+    kernel: Float[Array, "kernel_height kernel_width in_channels out_channels"],
+    *,
+    strides: tuple[int, int],
+    padding: tuple[int, int],
+) -> Float[Array, "batch out_height out_width out_channels"]:
+    """Add `cell * kernel` to the output for every cell, `strides` apart.
+
+    This is the gradient of a convolution with respect to its images, for the output gradient `x`;
+    n rows become `(n - 1) * stride + kernel_height - 2 * padding`.
+
+    Args:
+        x: feature maps.
+        kernel: filters, [rows, columns, channels of `x`, channels of the output].
+        strides: distances in rows and columns between the contributions of neighbouring cells.
+        padding: numbers of rows and columns that are cut off on each side of the output.
+    """
+    size = [
+        (cells - 1) * stride + taps - 2 * cut
+        for cells, stride, taps, cut in zip(
+            x.shape[1:3], strides, kernel.shape[:2], padding, strict=True
+        )
+    ]
+    rows, columns = padding
+    window = Window(
+        image_size=(size[0], size[1]),
+        kernel_size=kernel.shape[:2],
+        strides=strides,
+        padding=((rows, rows), (columns, columns)),
+        dilation=(1, 1),
+        groups=1,
+    )
+    return _bind(input_gradient_p, x, kernel.swapaxes(2, 3), window)
+
+
+def _bind(primitive: Primitive, x: Array, kernel: Array, window: Window) -> Array:
     # Read here: `with jax.default_matmul_precision(...)` may have ended when this is compiled.
     precision = jax.config.jax_default_matmul_precision
     # Within `jax.shard_map` images differ between devices; the kernel is marked as if it did too.
@@ -60,7 +100,7 @@ def conv(
         lax.pcast(a, tuple((own[0] | own[1]) - axes), to="varying")
         for a, axes in zip((x, kernel), own, strict=True)
     )
-    return conv_p.bind(x, kernel, window=window, precision=precision)
+    return primitive.bind(x, kernel, window=window, precision=precision)
 
 
 def _bilinear(

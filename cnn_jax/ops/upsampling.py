@@ -11,6 +11,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from cnn_jax.ops import convolution
+
 Pair = tuple[int, int]
 
 
@@ -189,13 +191,8 @@ def transposed_conv(
         batch, rows, columns, *_, channels = y.shape
         y = y.transpose(0, 1, 3, 2, 4, 5)
         return y.reshape(batch, rows * stride, columns * stride, channels)
-    return lax.conv_general_dilated(
-        x,
-        lax.rev(kernel, (0, 1)),
-        (1, 1),
-        [(size - 1 - padding,) * 2 for size in (height, width)],
-        lhs_dilation=(stride, stride),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    return convolution.transposed_conv(
+        x, kernel, strides=(stride, stride), padding=(padding, padding)
     )
 
 

@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from cnn_jax import models
+from cnn_jax.models.encoder_decoder import Upsample
 from cnn_jax.models.layers import Conv
 from cnn_jax.models.summary import print_summary, summarize, totals, trace
 
@@ -58,6 +59,7 @@ class Small(nn.Module):
     def __call__(self, x, train: bool):
         x = nn.Conv(8, (3, 5), strides=2, feature_group_count=2, name="grouped")(x)  # 4x4x8
         x = nn.ConvTranspose(6, (2, 2), strides=(2, 2), name="up")(x)  # 8x8x6
+        x = Upsample("transposed", name="double")(x, (16, 16))[:, ::2, ::2]  # 8x8x6
         x = nn.BatchNorm(use_running_average=not train, name="norm")(x)
         x = nn.Dense(10, name="mix")(x)  # 8x8x10
         x = nn.relu(nn.Dropout(0.5, deterministic=not train)(x))
@@ -70,9 +72,10 @@ class Small(nn.Module):
 def test_counts_of_a_small_model_by_hand():
     summary = summarize(trace(Small(), image(8, channels=4)), optax.adam(1e-3))
     modules = {module.name: module for module in summary.modules}
-    assert list(modules) == ["grouped", "up", "norm", "mix", "recurrent"]
+    assert list(modules) == ["grouped", "up", "double", "norm", "mix", "recurrent"]
     assert modules["grouped"].multiply_adds == 4 * 4 * 8 * (3 * 5 * 2)
     assert modules["up"].multiply_adds == 4 * 4 * (2 * 2) * 8 * 6
+    assert modules["double"].multiply_adds == 8 * 8 * (4 * 4) * 6 * 6
     assert modules["norm"].multiply_adds == 0
     assert modules["mix"].multiply_adds == 8 * 8 * 6 * 10
     assert modules["recurrent"].multiply_adds == 64 * (10 * 7 + 7 * 7)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax import lax
 from scipy import signal
 
 from cnn_jax.errors import UserError
@@ -162,6 +163,43 @@ def test_transposed_convolution_equals_torch(name):
     kernel = jnp.asarray(GOLDEN[f"{name}/kernel"])
     y = upsampling.transposed_conv(X, kernel, stride, padding)
     np.testing.assert_allclose(y, GOLDEN[name], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "padding"), [(4, 2, 1), (2, 2, 0), (3, 2, 1), (2, 3, 0)]
+)
+def test_a_transposed_convolution_has_the_derivatives_of_its_definition(size, stride, padding):
+    """A convolution over the map with zeros between its cells, the kernel turned by 180 degrees."""
+
+    def defined(x, kernel):
+        margin = (size - 1 - padding,) * 2
+        return lax.conv_general_dilated(
+            x,
+            lax.rev(kernel, (0, 1)),
+            (1, 1),
+            [margin, margin],
+            lhs_dilation=(stride, stride),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+
+    def function(x, kernel):
+        return upsampling.transposed_conv(x, kernel, stride, padding)
+
+    keys = jax.random.split(jax.random.key(0), 5)
+    shapes = (2, 5, 4, 3), (size, size, 3, 6)
+    point, tangent = (
+        [jax.random.normal(k, shape) for k, shape in zip(pair, shapes, strict=True)]
+        for pair in (keys[:2], keys[2:4])
+    )
+    expected, expected_pushed = jax.jvp(defined, point, tangent)
+    y, pushed = jax.jvp(function, point, tangent)
+    cotangent = jax.random.normal(keys[4], y.shape)
+    pulled = jax.vjp(function, *point)[1](cotangent)
+    expected_pulled = jax.vjp(defined, *point)[1](cotangent)
+    for ours, theirs in zip(
+        (y, pushed, *pulled), (expected, expected_pushed, *expected_pulled), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("factor", [2, 3, 4])
