@@ -55,40 +55,14 @@ def conv(
     return _bind(conv_p, x, kernel, window)
 
 
-def transposed_conv(
-    x: Float[Array, "batch height width in_channels"],
-    kernel: Float[Array, "kernel_height kernel_width in_channels out_channels"],
+def input_gradient(
+    g: Float[Array, "batch out_height out_width out_channels"],
+    kernel: Float[Array, "kernel_height kernel_width in_channels_per_group out_channels"],
     *,
-    strides: tuple[int, int],
-    padding: tuple[int, int],
-) -> Float[Array, "batch out_height out_width out_channels"]:
-    """Add `cell * kernel` to the output for every cell, `strides` apart.
-
-    This is the gradient of a convolution with respect to its images, for the output gradient `x`;
-    n rows become `(n - 1) * stride + kernel_height - 2 * padding`.
-
-    Args:
-        x: feature maps.
-        kernel: filters, [rows, columns, channels of `x`, channels of the output].
-        strides: distances in rows and columns between the contributions of neighbouring cells.
-        padding: numbers of rows and columns that are cut off on each side of the output.
-    """
-    size = [
-        (cells - 1) * stride + taps - 2 * cut
-        for cells, stride, taps, cut in zip(
-            x.shape[1:3], strides, kernel.shape[:2], padding, strict=True
-        )
-    ]
-    rows, columns = padding
-    window = Window(
-        image_size=(size[0], size[1]),
-        kernel_size=kernel.shape[:2],
-        strides=strides,
-        padding=((rows, rows), (columns, columns)),
-        dilation=(1, 1),
-        groups=1,
-    )
-    return _bind(input_gradient_p, x, kernel.swapaxes(2, 3), window)
+    window: Window,
+) -> Float[Array, "batch height width in_channels"]:
+    """Compute the gradient of `conv` with respect to its images from `g`, that of its output."""
+    return _bind(input_gradient_p, g, kernel, window)
 
 
 def _bind(primitive: Primitive, x: Array, kernel: Array, window: Window) -> Array:

@@ -11,7 +11,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from cnn_jax.ops import convolution
+from cnn_jax.ops.convolution import input_gradient
+from cnn_jax.ops.convolution_definition import Window
 
 Pair = tuple[int, int]
 
@@ -191,9 +192,20 @@ def transposed_conv(
         batch, rows, columns, *_, channels = y.shape
         y = y.transpose(0, 1, 3, 2, 4, 5)
         return y.reshape(batch, rows * stride, columns * stride, channels)
-    return convolution.transposed_conv(
-        x, kernel, strides=(stride, stride), padding=(padding, padding)
+    rows, columns = (
+        (cells - 1) * stride + taps - 2 * padding
+        for cells, taps in zip(x.shape[1:3], (height, width), strict=True)
     )
+    window = Window(
+        image_size=(rows, columns),
+        kernel_size=(height, width),
+        strides=(stride, stride),
+        padding=((padding, padding), (padding, padding)),
+        dilation=(1, 1),
+        groups=1,
+    )
+    # The convolution whose gradient this is goes from the output to `x`.
+    return input_gradient(x, kernel.swapaxes(2, 3), window=window)
 
 
 def bilinear_kernel(
